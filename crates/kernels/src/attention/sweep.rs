@@ -1,0 +1,132 @@
+//! One unit's way over the pages of one split.
+
+use super::mix::Mix;
+use super::plan::SPLIT_PAGES;
+use super::soften::{Seen, Sight, Soften};
+use super::state::State;
+use super::tiles::{Tile, Tiles};
+use crate::panel::{MAX_TILE_ROWS, PageElement, PanelProducts};
+use crate::simd::Isa;
+use crate::{LaneView, PAGE_ENTRIES};
+
+/// Pages of a block: one maximum, one rescaling and one pass over the values per 256 entries, whose scores for a
+/// tile (12 KiB) stay in the first-level cache.
+pub(super) const BLOCK_PAGES: usize = 8;
+
+/// Entries of a block.
+pub(super) const BLOCK: usize = BLOCK_PAGES * PAGE_ENTRIES;
+
+/// A unit and the lane that it reads.
+pub(super) struct Sweep<'a> {
+    pub(super) isa: Isa,
+    pub(super) lane: &'a LaneView<'a>,
+    /// Head of the lane's layout.
+    pub(super) head: usize,
+    /// Position of the unit's first query.
+    pub(super) first_position: u32,
+    pub(super) tiles: &'a Tiles,
+}
+
+/// A page of a block, as the kernels read it.
+#[derive(Clone, Copy)]
+struct Page<'a, E> {
+    keys: &'a [E],
+    values: &'a [E],
+    positions: &'a [u32],
+    expires_at: &'a [u32],
+}
+
+impl Sweep<'_> {
+    /// What the unit's rows gather from pages `split * SPLIT_PAGES..` of the lane.
+    pub(super) fn split<E: PageElement>(&self, split: usize) -> State {
+        let mut state = State::new(self.tiles);
+        let mut scores =
+            vec![0.0; self.tiles.tiles.iter().map(|tile| tile.padded).max().unwrap_or(0) * BLOCK];
+        let first_page = split * SPLIT_PAGES;
+        let last_page = self.lane.len().div_ceil(PAGE_ENTRIES).min(first_page + SPLIT_PAGES);
+        for block in (first_page..last_page).step_by(BLOCK_PAGES) {
+            let pages = block..last_page.min(block + BLOCK_PAGES);
+            let mut held = [const { None }; BLOCK_PAGES];
+            held.iter_mut().zip(pages).for_each(|(held, page)| *held = self.page::<E>(page));
+            for tile in &self.tiles.tiles {
+                self.block(&held, tile, &mut scores, &mut state);
+            }
+        }
+        state
+    }
+
+    /// One tile over one block.
+    fn block<E: PageElement>(
+        &self,
+        pages: &[Option<Page<'_, E>>; BLOCK_PAGES],
+        tile: &Tile,
+        scores: &mut [f32],
+        state: &mut State,
+    ) {
+        let group = self.tiles.group;
+        let (first, last) = (tile.first / group, (tile.first + tile.rows - 1) / group);
+        // Fits: check() bounded the item's last position.
+        let query = self.first_position + first as u32;
+        let mut sights = [Sight::NOTHING; BLOCK_PAGES];
+        let mut keys: [&[E]; BLOCK_PAGES] = [&[]; BLOCK_PAGES];
+        let mut values: [&[E]; BLOCK_PAGES] = [&[]; BLOCK_PAGES];
+        let mut seen = 0;
+        for page in pages.iter().flatten() {
+            let mut counts = [0; MAX_TILE_ROWS];
+            let seen_by = &mut counts[..last - first + 1];
+            let (positions, expires_at) = (page.positions, page.expires_at);
+            if self.isa.run(Seen { positions, expires_at, query, counts: seen_by }) {
+                sights[seen] = Sight { positions, expires_at, counts };
+                (keys[seen], values[seen]) = (page.keys, page.values);
+                seen += 1;
+            }
+        }
+        if seen == 0 {
+            return;
+        }
+        let count = tile.padded;
+        self.isa.run(PanelProducts {
+            rows: self.tiles.rows(tile),
+            count,
+            panels: &keys[..seen],
+            products: scores,
+            stride: BLOCK,
+        });
+        let mut corrections = [1.0; crate::simd::MAX_LANES];
+        self.isa.run(Soften {
+            scores,
+            sights: &sights[..seen],
+            query,
+            group,
+            offset: tile.first % group,
+            maxima: &mut state.maxima[tile.at..][..tile.rows],
+            sums: &mut state.sums[tile.at..][..tile.rows],
+            corrections: &mut corrections,
+        });
+        let stride = state.stride;
+        self.isa.run(Mix {
+            weights: scores,
+            count,
+            values: &values[..seen],
+            head_dim: self.tiles.head_dim,
+            entries: sights.map(|sight| sight.positions.len()),
+            corrections: &corrections,
+            mixed: state.mixed_of(tile),
+            stride,
+        });
+    }
+
+    /// Page `index` of the lane; nothing only for pages of another dtype, which check() refused.
+    fn page<E: PageElement>(&self, index: usize) -> Option<Page<'_, E>> {
+        let layout = self.lane.layout;
+        let elements = E::of(self.lane.pages[index])?;
+        let size = PAGE_ENTRIES * layout.head_dim();
+        let entries = index * PAGE_ENTRIES..self.lane.len().min((index + 1) * PAGE_ENTRIES);
+        Some(Page {
+            keys: &elements[layout.key_offset(self.head)..][..size],
+            values: &elements[layout.value_offset(self.head)..][..size],
+            positions: &self.lane.positions[entries.clone()],
+            expires_at: &self.lane.expires_at[entries],
+        })
+    }
+}

@@ -1,0 +1,69 @@
+//! One slice cut into pieces that the threads of a team write.
+
+use std::marker::PhantomData;
+
+use crate::Team;
+
+/// Elements that a task should have at least: a few microseconds of simple arithmetic, well above a fork-join.
+pub(crate) const TASK_ELEMENTS: usize = 1 << 14;
+
+/// Calls `body(first_row, rows)` for pieces of `data`, cut between rows of `width`, on the threads of the team; a
+/// small slice is one piece, on the calling thread.
+pub(crate) fn for_each_piece(
+    team: &Team,
+    data: &mut [f32],
+    width: usize,
+    body: &(dyn Fn(usize, &mut [f32]) + Sync),
+) {
+    let rows_each = (TASK_ELEMENTS / width.max(1)).max(1);
+    let piece = rows_each * width;
+    if piece == 0 || data.len() <= piece {
+        return body(0, data);
+    }
+    let pieces = Pieces { start: data.as_mut_ptr(), len: data.len(), owner: PhantomData };
+    team.run(data.len().div_ceil(piece), &|task| {
+        // SAFETY: each task is handed out once, so each range is borrowed once.
+        body(task * rows_each, unsafe { pieces.range(task * piece, piece) });
+    });
+}
+
+struct Pieces<'a> {
+    start: *mut f32,
+    len: usize,
+    owner: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: the only access is `range`, whose contract keeps threads apart.
+unsafe impl Sync for Pieces<'_> {}
+
+impl<'a> Pieces<'a> {
+    /// Up to `count` elements from `at`.
+    ///
+    /// # Safety
+    /// No element may be in two living ranges.
+    unsafe fn range(&self, at: usize, count: usize) -> &'a mut [f32] {
+        let at = at.min(self.len);
+        // SAFETY: inside the slice; exclusive by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(at), count.min(self.len - at)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_is_in_one_piece() {
+        let team = Team::new(2).unwrap();
+        for (rows, width) in [(0, 3), (1, 1), (7, 5), (40, 1000), (3, 40_000), (20_001, 2)] {
+            let mut data = vec![0.0; rows * width];
+            for_each_piece(&team, &mut data, width, &|first, piece| {
+                for (i, row) in piece.chunks_mut(width).enumerate() {
+                    assert_eq!(row.len(), width);
+                    row.iter_mut().for_each(|x| *x += (first + i) as f32 + 1.0);
+                }
+            });
+            assert!(data.iter().enumerate().all(|(i, &x)| x == (i / width) as f32 + 1.0));
+        }
+    }
+}

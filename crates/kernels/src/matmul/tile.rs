@@ -1,0 +1,115 @@
+//! The register tile: a few rows of x times one panel, over a run of inputs.
+
+use super::packed::PANEL;
+use super::rows::LINE;
+use crate::simd::{Element, Simd};
+
+/// Elements that weights are asked for ahead of their use: 1 KB of f32, which hides a miss while a panel streams.
+const AHEAD: usize = 16 * PANEL;
+
+/// Adds `x W^T` over `inputs` inputs to `sums`, `[rows][32]`, or starts it when `fresh`.
+///
+/// Every element is one chain of fused multiply-adds in the order of the inputs, so neither the tile's shape nor
+/// where the run of inputs was cut shows in the result.
+///
+/// # Safety
+/// `rows` is 1 to `S::TILE_ROWS`. Readable: `x`, lines of 16 inputs `[inputs / 16][rows][16]` (the last line only up
+/// to its inputs), and `weights`, `[inputs][32]`. `sums` is writable, and readable unless `fresh`.
+#[inline(always)]
+pub(super) unsafe fn accumulate<S: Simd, W: Element>(
+    simd: S,
+    rows: usize,
+    x: *const f32,
+    weights: *const W,
+    inputs: usize,
+    sums: *mut f32,
+    fresh: bool,
+) {
+    macro_rules! by_rows {
+        ($($rows:literal)*) => {
+            match rows {
+                // SAFETY: the caller's promise; the guard leaves out tiles that this machine never asks for.
+                $($rows if $rows <= S::TILE_ROWS => unsafe {
+                    panel::<S, W, $rows>(simd, x, weights, inputs, sums, fresh)
+                },)*
+                _ => debug_assert!(false, "no tile of {rows} rows"),
+            }
+        };
+    }
+    by_rows!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+}
+
+/// All 32 outputs, at once where the registers allow it.
+///
+/// # Safety
+/// As [`accumulate`].
+#[inline(always)]
+unsafe fn panel<S: Simd, W: Element, const ROWS: usize>(
+    simd: S,
+    x: *const f32,
+    weights: *const W,
+    inputs: usize,
+    sums: *mut f32,
+    fresh: bool,
+) {
+    // SAFETY: the caller's promise; columns 0..32 and 0..16 plus 16..32 are the panel.
+    unsafe {
+        if S::LANES == 16 {
+            columns::<S, W, ROWS, 2>(simd, x, weights, inputs, sums, fresh);
+        } else if ROWS <= 2 {
+            columns::<S, W, ROWS, 4>(simd, x, weights, inputs, sums, fresh);
+        } else {
+            columns::<S, W, ROWS, 2>(simd, x, weights, inputs, sums, fresh);
+            columns::<S, W, ROWS, 2>(simd, x, weights.add(PANEL / 2), inputs, sums.add(PANEL / 2), fresh);
+        }
+    }
+}
+
+/// # Safety
+/// As [`accumulate`], for the first `VECTORS * LANES` columns.
+#[inline(always)]
+unsafe fn columns<S: Simd, W: Element, const ROWS: usize, const VECTORS: usize>(
+    simd: S,
+    x: *const f32,
+    weights: *const W,
+    inputs: usize,
+    sums: *mut f32,
+    fresh: bool,
+) {
+    let mut tile = [[simd.splat(0.0); VECTORS]; ROWS];
+    if !fresh {
+        for (r, row) in tile.iter_mut().enumerate() {
+            for (v, sum) in row.iter_mut().enumerate() {
+                // SAFETY: inside [ROWS][32].
+                *sum = unsafe { simd.load(sums.add(r * PANEL + v * S::LANES)) };
+            }
+        }
+    }
+    for first in (0..inputs).step_by(LINE) {
+        for i in 0..LINE.min(inputs - first) {
+            // SAFETY: input first + i < inputs is in both operands; its line of x is block first / 16.
+            let (x, weights) = unsafe { (x.add(first * ROWS + i), weights.add((first + i) * PANEL)) };
+            let mut w = [simd.splat(0.0); VECTORS];
+            for (v, w) in w.iter_mut().enumerate() {
+                // SAFETY: the weights of one input are 32 elements.
+                *w = unsafe { W::load(simd, weights.add(v * S::LANES)) };
+            }
+            for line in 0..size_of::<W>() * PANEL / 64 {
+                simd.prefetch(weights.wrapping_add(AHEAD + line * 64 / size_of::<W>()));
+            }
+            for (r, row) in tile.iter_mut().enumerate() {
+                // SAFETY: line r of this block, at this input.
+                let x = simd.splat(unsafe { *x.add(r * LINE) });
+                for (sum, w) in row.iter_mut().zip(w) {
+                    *sum = simd.mul_add(x, w, *sum);
+                }
+            }
+        }
+    }
+    for (r, row) in tile.iter().enumerate() {
+        for (v, sum) in row.iter().enumerate() {
+            // SAFETY: inside [ROWS][32].
+            unsafe { simd.store(sums.add(r * PANEL + v * S::LANES), *sum) };
+        }
+    }
+}
