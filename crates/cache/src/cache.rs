@@ -1,0 +1,169 @@
+//! The cache of one sequence.
+
+use dropcap_kernels::LaneView;
+
+use crate::lane::METADATA_BYTES;
+use crate::{CacheError, Death, KvReport, Lane, LayerIdx, PagePool};
+
+/// Keys and values of t new tokens, as they lie in a wider activation such as the fused `[q | k | v]`.
+#[derive(Debug, Clone, Copy)]
+pub struct KeyValueRows<'a> {
+    /// The activation, from the first of the tokens' rows on.
+    pub data: &'a [f32],
+    /// Elements from one row to the next.
+    pub stride: usize,
+    /// First element of the keys `[g * d]` in a row.
+    pub key_offset: usize,
+    /// First element of the values `[g * d]` in a row.
+    pub value_offset: usize,
+    /// Tokens t.
+    pub count: usize,
+}
+
+/// All lanes of one sequence: `layers` times `groups`, where a group is the whole layer or one KV head.
+///
+/// A step of t tokens is, per layer: [`KvCache::append`], then the policy on [`KvCache::lanes_mut`], then
+/// attention on [`KvCache::views`], then [`KvCache::reclaim`]; and after the last layer [`KvCache::advance`].
+/// A step that failed on the way is undone by [`KvCache::rewind`] to [`KvCache::next_position`].
+#[derive(Debug)]
+pub struct KvCache {
+    pool: PagePool,
+    layers: Vec<Vec<Lane>>,
+    groups: usize,
+    next_position: u32,
+}
+
+impl KvCache {
+    /// The empty cache of a sequence; it takes pages from the pool as it grows. The pool's layout says how many
+    /// KV heads a group holds.
+    pub fn new(pool: &PagePool, layers: usize, groups: usize) -> Self {
+        let lanes = || (0..groups).map(|_| Lane::new(pool)).collect();
+        Self { pool: pool.clone(), layers: (0..layers).map(|_| lanes()).collect(), groups, next_position: 0 }
+    }
+
+    /// Number of layers.
+    pub fn layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// Lanes of each layer.
+    pub fn groups(&self) -> usize {
+        self.groups
+    }
+
+    /// A layer's lanes `[groups]`; none where there is no such layer.
+    pub fn lanes(&self, layer: LayerIdx) -> &[Lane] {
+        self.layers.get(layer.0).map_or(&[], Vec::as_slice)
+    }
+
+    /// A layer's lanes `[groups]`, to be changed; none where there is no such layer.
+    pub fn lanes_mut(&mut self, layer: LayerIdx) -> &mut [Lane] {
+        self.layers.get_mut(layer.0).map_or(&mut [], Vec::as_mut_slice)
+    }
+
+    /// A layer's lanes as the attention kernel reads them `[groups]`.
+    pub fn views(&self, layer: LayerIdx) -> Vec<LaneView<'_>> {
+        self.lanes(layer).iter().map(Lane::view).collect()
+    }
+
+    /// Position of the next token: the number of tokens that went through all layers.
+    pub fn next_position(&self) -> u32 {
+        self.next_position
+    }
+
+    /// Counts `tokens` more tokens, after all layers have them.
+    pub fn advance(&mut self, tokens: usize) {
+        let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
+        self.next_position = self.next_position.saturating_add(tokens);
+    }
+
+    /// Appends t tokens from [`KvCache::next_position`] on to all lanes of a layer; group i gets the i-th part
+    /// of the keys and values. In each lane they are [`Lane::newest`]`(t)`.
+    ///
+    /// Errors: as [`Lane::append`], and [`CacheError::Bounds`] without such a layer; then nothing has changed.
+    pub fn append(
+        &mut self,
+        layer: LayerIdx,
+        rows: KeyValueRows<'_>,
+        window: Option<u32>,
+    ) -> Result<(), CacheError> {
+        let width = self.pool.layout().heads() * self.pool.layout().head_dim();
+        let position = self.next_position;
+        let lanes = self.layer_mut("append", layer)?;
+        for group in 0..lanes.len() {
+            let part = |offset: usize| {
+                rows.data.get(offset.saturating_add(group.saturating_mul(width))..).unwrap_or_default()
+            };
+            let (keys, values) = (part(rows.key_offset), part(rows.value_offset));
+            if let Err(error) = lanes[group].append(position, rows.count, keys, values, rows.stride, window) {
+                // The rows of the lanes before are their newest.
+                for lane in &mut lanes[..group] {
+                    lane.truncate(lane.newest(rows.count).start);
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees what no query from `now` on sees in a layer, tells `died` of the group and death of each, and gives
+    /// their number; after a step of t tokens `now` is `next_position() + t`.
+    ///
+    /// Errors: as [`Lane::reclaim`], and [`CacheError::Bounds`] without such a layer.
+    pub fn reclaim(
+        &mut self,
+        layer: LayerIdx,
+        now: u32,
+        died: &mut dyn FnMut(usize, Death),
+    ) -> Result<usize, CacheError> {
+        let mut freed = 0;
+        for (group, lane) in self.layer_mut("reclaim", layer)?.iter_mut().enumerate() {
+            freed += lane.reclaim(now, &mut |death| died(group, death))?;
+        }
+        Ok(freed)
+    }
+
+    /// Pages that a step of `tokens` tokens takes from the pool at most: what a scheduler asks before it starts
+    /// one. What the step itself frees is not counted.
+    pub fn pages_wanted(&self, tokens: usize) -> usize {
+        self.layers.iter().flatten().map(|lane| lane.pages_wanted(tokens)).sum()
+    }
+
+    /// Forgets every token from `position` on in all lanes, as [`Lane::rewind`] does.
+    ///
+    /// Errors: as [`Lane::rewind`]; lanes before the one that failed have been rewound, and rewinding again goes
+    /// on from there.
+    pub fn rewind(&mut self, position: u32) -> Result<(), CacheError> {
+        self.layers.iter_mut().flatten().try_for_each(|lane| lane.rewind(position))?;
+        self.next_position = self.next_position.min(position);
+        Ok(())
+    }
+
+    /// A second sequence with the same past, which shares all pages until one of both writes them.
+    pub fn fork(&self) -> Self {
+        let layers = self.layers.iter().map(|lanes| lanes.iter().map(Lane::fork).collect()).collect();
+        Self { pool: self.pool.clone(), layers, groups: self.groups, next_position: self.next_position }
+    }
+
+    /// How much memory the sequence takes and spares.
+    pub fn report(&self) -> KvReport {
+        let lanes = || self.layers.iter().flatten();
+        let layout = self.pool.layout();
+        let live_entries = lanes().map(Lane::len).sum::<usize>() as u64;
+        let logical_entries = u64::from(self.next_position) * (self.layers.len() * self.groups) as u64;
+        let key_value_bytes = 2 * layout.heads() * layout.head_dim() * layout.dtype().bytes();
+        KvReport {
+            logical_entries,
+            live_entries,
+            live_bytes: live_entries * (layout.entry_bytes() + METADATA_BYTES) as u64,
+            held_bytes: lanes().map(Lane::held_bytes).sum::<usize>() as u64,
+            dense_bytes: logical_entries * key_value_bytes as u64,
+        }
+    }
+
+    fn layer_mut(&mut self, op: &'static str, layer: LayerIdx) -> Result<&mut [Lane], CacheError> {
+        let limit = self.layers.len();
+        let lanes = self.layers.get_mut(layer.0).map(Vec::as_mut_slice);
+        lanes.ok_or(CacheError::Bounds { op, what: "a layer", limit, got: layer.0 })
+    }
+}

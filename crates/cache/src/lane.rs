@@ -1,0 +1,156 @@
+//! The live entries of one sequence in one layer and head group.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use dropcap_kernels::{LaneView, PAGE_ENTRIES};
+
+use crate::error::CacheError;
+use crate::{NEVER, Page, PagePool};
+
+mod grow;
+mod shrink;
+
+/// Bytes that an entry takes beside its page: position, lifetime and killer.
+pub(crate) const METADATA_BYTES: usize = 12;
+
+/// The entries of one (sequence, layer, head group), dense: entry i is slot `i % 32` of page `i / 32`.
+///
+/// A head group is the whole layer for layer-wise methods, one KV head for head-wise ones. The order of entries
+/// means nothing: [`Lane::reclaim`] moves the last live entries into the places of the dead. New entries come at
+/// the end ([`Lane::newest`]).
+///
+/// Invariants: a lifetime never grows; an entry is visible at least to its own token's query; e entries occupy
+/// `ceil(e / 32)` pages; side channels move with their entry.
+#[derive(Debug)]
+pub struct Lane {
+    pool: PagePool,
+    pages: Vec<Arc<Page>>,
+    positions: Vec<u32>,
+    expires_at: Vec<u32>,
+    killers: Vec<u32>,
+    /// No entry expires before this: what makes a reclaim that frees nothing cost nothing.
+    soonest: u32,
+}
+
+impl Lane {
+    /// A lane without entries; it takes pages as it grows.
+    pub fn new(pool: &PagePool) -> Self {
+        Self {
+            pool: pool.clone(),
+            pages: Vec::new(),
+            positions: Vec::new(),
+            expires_at: Vec::new(),
+            killers: Vec::new(),
+            soonest: NEVER,
+        }
+    }
+
+    /// Number of live entries e.
+    pub fn len(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// Whether there is no entry.
+    pub fn is_empty(&self) -> bool {
+        self.positions.is_empty()
+    }
+
+    /// Position of each entry's token `[e]`, in any order.
+    pub fn positions(&self) -> &[u32] {
+        &self.positions
+    }
+
+    /// First query position that no longer sees each entry `[e]`; [`NEVER`] where nothing condemned it.
+    pub fn expires_at(&self) -> &[u32] {
+        &self.expires_at
+    }
+
+    /// The query that condemned each entry `[e]`; [`NEVER`] where none did.
+    pub fn killers(&self) -> &[u32] {
+        &self.killers
+    }
+
+    /// The last `count` entries: after an append of `count`, and until the next reclaim, the new ones.
+    pub fn newest(&self, count: usize) -> Range<usize> {
+        self.len().saturating_sub(count)..self.len()
+    }
+
+    /// Pages that the lane holds, those included that it shares with a fork.
+    pub fn pages(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// Bytes of the lane's pages and of what it holds beside them.
+    pub fn held_bytes(&self) -> usize {
+        let metadata = self.positions.capacity() + self.expires_at.capacity() + self.killers.capacity();
+        self.pages.len() * self.pool.layout().bytes() + metadata * size_of::<u32>()
+    }
+
+    /// The lane as kernels read it.
+    pub fn view(&self) -> LaneView<'_> {
+        LaneView {
+            layout: self.pool.layout(),
+            pages: self.pages.iter().map(|page| page.buffer()).collect(),
+            positions: &self.positions,
+            expires_at: &self.expires_at,
+        }
+    }
+
+    /// Lowers an entry's lifetime and says whether that changed anything.
+    ///
+    /// A lifetime never grows, and a token never kills itself: `expires_at` is raised to the entry's position +
+    /// 1 first. `killer` is the query that decides; it is brought into `position..=expires_at`. Without such an
+    /// entry nothing changes.
+    pub fn lower(&mut self, entry: usize, expires_at: u32, killer: u32) -> bool {
+        let (Some(&position), Some(current)) = (self.positions.get(entry), self.expires_at.get_mut(entry))
+        else {
+            return false;
+        };
+        let expires_at = expires_at.max(position + 1);
+        if expires_at >= *current {
+            return false;
+        }
+        *current = expires_at;
+        self.soonest = self.soonest.min(expires_at);
+        if let Some(current) = self.killers.get_mut(entry) {
+            *current = killer.clamp(position, expires_at);
+        }
+        true
+    }
+
+    /// A second lane with the same entries, which shares the pages until one of both writes them.
+    pub fn fork(&self) -> Self {
+        Self {
+            pool: self.pool.clone(),
+            pages: self.pages.clone(),
+            positions: self.positions.clone(),
+            expires_at: self.expires_at.clone(),
+            killers: self.killers.clone(),
+            soonest: self.soonest,
+        }
+    }
+
+    /// One entry's key for one head `[d]`, widened: slow, for inspection and tests.
+    pub fn read_key(&self, entry: usize, head: usize) -> Result<Vec<f32>, CacheError> {
+        Ok(self.pool.layout().read_key(self.page_of(entry)?.buffer(), entry % PAGE_ENTRIES, head)?)
+    }
+
+    /// One entry's value for one head `[d]`, widened: slow, for inspection and tests.
+    pub fn read_value(&self, entry: usize, head: usize) -> Result<Vec<f32>, CacheError> {
+        Ok(self.pool.layout().read_value(self.page_of(entry)?.buffer(), entry % PAGE_ENTRIES, head)?)
+    }
+
+    /// One entry's row of a side channel `[width]`, widened: slow, for policies that keep a few numbers.
+    pub fn read_side(&self, entry: usize, channel: usize) -> Result<Vec<f32>, CacheError> {
+        Ok(self.pool.layout().read_side(self.page_of(entry)?.buffer(), entry % PAGE_ENTRIES, channel)?)
+    }
+
+    fn page_of(&self, entry: usize) -> Result<&Page, CacheError> {
+        let bounds = CacheError::Bounds { op: "read entry", what: "an entry", limit: self.len(), got: entry };
+        if entry >= self.len() {
+            return Err(bounds);
+        }
+        self.pages.get(entry / PAGE_ENTRIES).map(|page| &**page).ok_or(bounds)
+    }
+}
