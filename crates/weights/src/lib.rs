@@ -1,0 +1,33 @@
+//! Strict reading of safetensors files: one file, or the shards of one model directory.
+//!
+//! What a file claims is checked against what the file holds before anything is allocated: the header's length,
+//! the number of tensors, every rank, shape, dtype and byte range. Tensors are read with positional reads, never
+//! mapped: a file that is truncated while it is open gives an error instead of a SIGBUS.
+//!
+//! The checks are those of the `safetensors` crate plus what it lets through: duplicate names, a header that does
+//! not begin with `{`, shapes such as `[0, 2^64-1]`, and hundreds of thousands of empty tensors.
+
+mod confine;
+mod convert;
+mod digest;
+mod error;
+mod fingerprint;
+mod finite;
+pub mod fuzzing;
+mod header;
+mod index;
+mod layout;
+mod shards;
+mod stored_type;
+mod tensor_file;
+
+pub use confine::confine;
+pub use digest::ContentDigest;
+pub use error::WeightsError;
+pub use fingerprint::{Fingerprint, FingerprintError};
+pub use finite::NonFinite;
+pub use header::{MAX_HEADER_BYTES, MAX_RANK, MAX_TENSORS};
+pub use layout::TensorInfo;
+pub use shards::{MAX_SHARDS, ShardedTensors};
+pub use stored_type::StoredType;
+pub use tensor_file::TensorFile;
