@@ -1,0 +1,146 @@
+//! What every policy must hold, checked on random ragged steps.
+//!
+//! [`check`] plays a small decoder without attention: it appends tokens with made-up hidden states, lets the
+//! policy decide, and reclaims. A method's tests call it; an engine never needs it.
+
+mod play;
+mod rules;
+
+use dropcap_cache::CacheError;
+use dropcap_kernels::{KernelError, Team};
+
+use crate::{EvictionPolicy, Floors, Granularity, PolicyError, Protected};
+pub use play::Lifetimes;
+use play::Plan;
+
+/// What to play: the shape of the model, and how much text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scene {
+    /// Number of layers.
+    pub layers: usize,
+    /// KV heads g.
+    pub kv_heads: usize,
+    /// Hidden size c.
+    pub hidden: usize,
+    /// How many sequences share the steps; their prompts differ in length.
+    pub sequences: usize,
+    /// Tokens of the longest prompt.
+    pub prompt: usize,
+    /// Tokens decoded after each prompt, one per step.
+    pub decoded: usize,
+    /// Decides hidden states, lengths and chunks.
+    pub seed: u64,
+}
+
+impl Scene {
+    /// The made-up hidden state `[c]` of one token, uniform in [-1, 1): it depends on the token alone, never on
+    /// the step that the token came in.
+    #[must_use]
+    pub fn hidden_state(&self, sequence: usize, layer: usize, position: usize) -> Vec<f32> {
+        let dimension = |dimension| {
+            let bits = mix(self.seed, &[sequence, layer, position, dimension]) >> 40;
+            bits as f32 / (1_u64 << 23) as f32 - 1.0
+        };
+        (0..self.hidden).map(dimension).collect()
+    }
+}
+
+/// A rule of [`EvictionPolicy`] that was broken, or a decision that failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Violation {
+    /// The policy did what no policy may.
+    #[error("{rule}: {detail}")]
+    Rule {
+        /// The rule, as a claim.
+        rule: &'static str,
+        /// Where it was broken.
+        detail: String,
+    },
+    /// The policy failed.
+    #[error("the policy failed: {0}")]
+    Policy(#[from] PolicyError),
+    /// The cache failed; the scene may be too large.
+    #[error("the cache failed: {0}")]
+    Cache(#[from] CacheError),
+    /// The pages could not be laid out, or the threads not started.
+    #[error("the scene could not be set: {0}")]
+    Kernel(#[from] KernelError),
+}
+
+/// Plays `scene` under `policy` in several ways and compares.
+///
+/// Checked in every step: a lifetime never grows; no token ends before the query after its own; no lifetime is
+/// lowered into the past; the policy writes no side channel but its own. Checked over whole runs: lifetimes and
+/// killers depend neither on the chunks nor on which sequences share a step; a layer-wise policy treats all lanes
+/// of a layer alike; floors hold when the policy is protected.
+///
+/// # Errors
+/// The first violation found.
+pub fn check(policy: &dyn EvictionPolicy, scene: &Scene) -> Result<(), Violation> {
+    let team = Team::new(2)?;
+    let lanes = lanes_of(policy, scene);
+    let whole = play::play(policy, scene, lanes, Plan::OneByOne, Floors::default(), &team)?;
+    for round in 0..3 {
+        let chunked = play::play(policy, scene, lanes, Plan::Ragged { round }, Floors::default(), &team)?;
+        same("chunking changes nothing", &whole, &chunked, |lane| lane)?;
+    }
+    if lanes == 1 && scene.kv_heads > 1 {
+        let plan = Plan::Ragged { round: 3 };
+        let heads = play::play(policy, scene, scene.kv_heads, plan, Floors::default(), &team)?;
+        same("a layer-wise policy treats every lane of a layer alike", &heads, &whole, |_| 0)?;
+    }
+    let floors = Floors { sinks: 3, recent: 5 };
+    let protected = Protected::new(policy, floors.sinks, floors.recent);
+    play::play(&protected, scene, lanes, Plan::Ragged { round: 4 }, floors, &team)?;
+    Ok(())
+}
+
+/// Plays `scene` once, each sequence alone with its prompt in one step, and gives every lifetime: what a slow twin
+/// of a method is compared with. Sequence 0 has the longest prompt; there is one lane per layer, or one per KV head
+/// for a policy that needs them.
+///
+/// # Errors
+/// The first violation found.
+pub fn lifetimes(policy: &dyn EvictionPolicy, scene: &Scene) -> Result<Lifetimes, Violation> {
+    play::play(policy, scene, lanes_of(policy, scene), Plan::OneByOne, Floors::default(), &Team::new(1)?)
+}
+
+fn lanes_of(policy: &dyn EvictionPolicy, scene: &Scene) -> usize {
+    match policy.granularity() {
+        Granularity::Layer => 1,
+        Granularity::KvHead => scene.kv_heads,
+    }
+}
+
+/// Compares two runs; `lane_of` says which lane of `right` a lane of `left` answers to.
+fn same(
+    rule: &'static str,
+    left: &Lifetimes,
+    right: &Lifetimes,
+    lane_of: impl Fn(usize) -> usize,
+) -> Result<(), Violation> {
+    for (&(sequence, layer, lane, position), life) in left {
+        let other = right.get(&(sequence, layer, lane_of(lane), position));
+        if other != Some(life) {
+            let detail = format!(
+                "sequence {sequence}, layer {layer}, lane {lane}, position {position}: (expires_at, killer) is {life:?} in one run and {other:?} in the other"
+            );
+            return Err(Violation::Rule { rule, detail });
+        }
+    }
+    Ok(())
+}
+
+/// A hash of the seed and the indices: SplitMix64's finaliser, folded over them.
+fn mix(seed: u64, indices: &[usize]) -> u64 {
+    indices.iter().fold(seed, |state, &index| {
+        let mut bits = state.wrapping_add(index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^ (bits >> 31)
+    })
+}
+
+#[cfg(test)]
+mod tests;

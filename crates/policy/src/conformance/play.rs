@@ -1,0 +1,219 @@
+//! A decoder without attention: append, decide, reclaim.
+
+use std::collections::BTreeMap;
+
+use dropcap_cache::{Death, KvCache, Lane, LayerIdx, PagePool};
+use dropcap_kernels::{DType, PageLayout, Team};
+
+use super::rules::Before;
+use super::{Scene, Violation, mix};
+use crate::{EvictionPolicy, Floors, Lanes, Observation, Span};
+
+/// `(expires_at, killer)` of every entry that ever was, by sequence, layer, lane and position.
+pub type Lifetimes = BTreeMap<(usize, usize, usize, u32), (u32, u32)>;
+
+/// How the tokens are cut into steps.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Plan {
+    /// Each sequence alone, its prompt in one step.
+    OneByOne,
+    /// All sequences together, prompts in random chunks; every round cuts differently.
+    Ragged {
+        /// Which of the random ways.
+        round: u64,
+    },
+}
+
+/// Plays the whole scene with `lanes` lanes per layer, holding the policy to `floors`, and gives every lifetime.
+pub(super) fn play(
+    policy: &dyn EvictionPolicy,
+    scene: &Scene,
+    lanes: usize,
+    plan: Plan,
+    floors: Floors,
+    team: &Team,
+) -> Result<Lifetimes, Violation> {
+    // A channel of one number before and after the policy's own, to see whether it stays within its own.
+    let own = policy.side_channels();
+    let widths: Vec<usize> =
+        [1].into_iter().chain(own.iter().map(|channel| channel.width)).chain([1]).collect();
+    let heads = (scene.kv_heads / lanes).max(1);
+    let pool = PagePool::new(PageLayout::new(heads, 1, widths, DType::F32)?, None);
+    let sequences: Vec<Sequence> = (0..scene.sequences)
+        .map(|index| {
+            let shorter =
+                if index == 0 { 0 } else { mix(scene.seed, &[index]) as usize % scene.prompt.max(1) };
+            let prompt = (scene.prompt - shorter).max(1);
+            Sequence { index, cache: KvCache::new(&pool, scene.layers, lanes), prompt, done: 0 }
+        })
+        .collect();
+    let mut stage = Stage { policy, scene, heads, floors, team, sequences, lifetimes: Lifetimes::new() };
+    match plan {
+        Plan::OneByOne => {
+            for index in 0..scene.sequences {
+                let prompt = stage.sequences[index].prompt;
+                stage.step(&[(index, prompt)])?;
+                for _ in 0..scene.decoded {
+                    stage.step(&[(index, 1)])?;
+                }
+            }
+        }
+        Plan::Ragged { round } => {
+            let mut number = 0;
+            while stage.sequences.iter().any(|sequence| sequence.done < sequence.prompt + scene.decoded) {
+                let shares = stage.random_shares(round, number);
+                stage.step(&shares)?;
+                number += 1;
+            }
+        }
+    }
+    stage.finish()
+}
+
+struct Sequence {
+    index: usize,
+    cache: KvCache,
+    prompt: usize,
+    done: usize,
+}
+
+struct Stage<'a> {
+    policy: &'a dyn EvictionPolicy,
+    scene: &'a Scene,
+    heads: usize,
+    floors: Floors,
+    team: &'a Team,
+    sequences: Vec<Sequence>,
+    lifetimes: Lifetimes,
+}
+
+/// One sequence's part of a step: its index and how many new tokens.
+type Share = (usize, usize);
+
+impl Stage<'_> {
+    /// Some of the unfinished sequences, each with a random part of its prompt or one decoded token.
+    fn random_shares(&self, round: u64, number: usize) -> Vec<Share> {
+        let mut shares = Vec::new();
+        for sequence in &self.sequences {
+            let random = mix(self.scene.seed ^ (round + 1), &[number, sequence.index]) as usize;
+            let left_of_prompt = sequence.prompt.saturating_sub(sequence.done);
+            let finished = sequence.done >= sequence.prompt + self.scene.decoded;
+            if finished || random.is_multiple_of(4) {
+                continue;
+            }
+            // Pages hold 32 entries: chunks around that size meet every case of their borders.
+            let chunk = [1, 7, 31, 32, 33, 64][random / 4 % 6];
+            shares.push((sequence.index, chunk.min(left_of_prompt).max(1)));
+        }
+        shares
+    }
+
+    fn step(&mut self, shares: &[Share]) -> Result<(), Violation> {
+        let mut spans = Vec::new();
+        let mut rows = 0;
+        for &(index, queries) in shares {
+            let sequence = &self.sequences[index];
+            let end = sequence.done + queries;
+            let prompt_ends = end == sequence.prompt;
+            spans.push(Span { first_row: rows, queries, first_position: sequence.done as u32, prompt_ends });
+            rows += queries;
+        }
+        let mut died_below: Vec<Vec<Death>> = vec![Vec::new(); spans.len()];
+        for layer in 0..self.scene.layers {
+            self.layer(layer, shares, &spans, &mut died_below)?;
+        }
+        for &(index, queries) in shares {
+            self.sequences[index].cache.advance(queries);
+            self.sequences[index].done += queries;
+        }
+        Ok(())
+    }
+
+    fn layer(
+        &mut self,
+        layer: usize,
+        shares: &[Share],
+        spans: &[Span],
+        died_below: &mut [Vec<Death>],
+    ) -> Result<(), Violation> {
+        let hidden = self.hidden(layer, shares);
+        let mut taking_part: Vec<&mut Sequence> = self
+            .sequences
+            .iter_mut()
+            .filter(|sequence| shares.iter().any(|&(index, _)| index == sequence.index))
+            .collect();
+        for (sequence, span) in taking_part.iter_mut().zip(spans) {
+            let (zeros, marks) = (vec![0.0; span.queries * self.heads], Before::marks(span));
+            for lane in sequence.cache.lanes_mut(LayerIdx(layer)) {
+                let new = lane.append(span.first_position, span.queries, &zeros, &zeros, self.heads, None)?;
+                let last_channel = lane.view().layout.side_widths().len() - 1;
+                for channel in [0, last_channel] {
+                    lane.write_side(new.clone(), channel, &marks, 1)?;
+                }
+            }
+        }
+        let before: Vec<Vec<Before>> = taking_part
+            .iter()
+            .map(|sequence| sequence.cache.lanes(LayerIdx(layer)).iter().map(Before::of).collect())
+            .collect();
+        let mut lanes: Vec<Lanes<'_>> = taking_part
+            .iter_mut()
+            .zip(spans)
+            .map(|(sequence, span)| Lanes::new(sequence.cache.lanes_mut(LayerIdx(layer)), span.queries))
+            .collect();
+        let seen =
+            Observation { team: self.team, layer, hidden: &hidden, spans, died_below, first_channel: 1 };
+        self.policy.decide(&seen, &mut lanes)?;
+        drop(lanes);
+        for (which, sequence) in taking_part.iter_mut().enumerate() {
+            for (before, lane) in before[which].iter().zip(sequence.cache.lanes(LayerIdx(layer))) {
+                before.check(lane, &spans[which], self.floors)?;
+            }
+            died_below[which].clear();
+            for (number, lane) in sequence.cache.lanes_mut(LayerIdx(layer)).iter_mut().enumerate() {
+                let index = sequence.index;
+                lane.reclaim(spans[which].next_position(), &mut |death| {
+                    let life = (death.expires_at, death.killer);
+                    self.lifetimes.insert((index, layer, number, death.position), life);
+                    died_below[which].push(death);
+                })?;
+            }
+            keep_dead_everywhere(sequence.cache.lanes(LayerIdx(layer)), &mut died_below[which]);
+        }
+        Ok(())
+    }
+
+    fn hidden(&self, layer: usize, shares: &[Share]) -> Vec<f32> {
+        let mut rows = Vec::new();
+        for &(index, queries) in shares {
+            let done = self.sequences[index].done;
+            for position in done..done + queries {
+                rows.extend(self.scene.hidden_state(index, layer, position));
+            }
+        }
+        rows
+    }
+
+    /// Adds what is still alive.
+    fn finish(mut self) -> Result<Lifetimes, Violation> {
+        for sequence in &self.sequences {
+            for layer in 0..self.scene.layers {
+                for (number, lane) in sequence.cache.lanes(LayerIdx(layer)).iter().enumerate() {
+                    let lives = lane.expires_at().iter().zip(lane.killers());
+                    for (&position, (&expires_at, &killer)) in lane.positions().iter().zip(lives) {
+                        let entry = (sequence.index, layer, number, position);
+                        self.lifetimes.insert(entry, (expires_at, killer));
+                    }
+                }
+            }
+        }
+        Ok(self.lifetimes)
+    }
+}
+
+/// Leaves the deaths of tokens that no lane of the layer holds any more, once each.
+fn keep_dead_everywhere(lanes: &[Lane], died: &mut Vec<Death>) {
+    died.retain(|death| lanes.iter().all(|lane| !lane.positions().contains(&death.position)));
+    died.sort_unstable_by_key(|death| (death.position, std::cmp::Reverse(death.expires_at)));
+    died.dedup_by_key(|death| death.position);
+}

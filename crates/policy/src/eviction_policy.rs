@@ -1,0 +1,57 @@
+//! Which entries leave the cache, and when?
+
+use std::fmt::Debug;
+use std::ops::Deref;
+
+use crate::{Granularity, Lanes, Observation, PolicyError, SideChannel};
+
+/// A pruning method as the engine sees it.
+///
+/// The decoder calls [`decide`](Self::decide) once per layer and step, after the new tokens' keys and values were
+/// appended and before the layer attends. A policy lowers lifetimes; the cache frees what they end.
+///
+/// # What an implementation must hold
+/// - **No state.** `decide` depends on its arguments only; memory goes into side channels.
+/// - **Chunking changes nothing.** However a sequence is cut into steps, and whichever sequences share a step,
+///   every entry ends up with the same lifetime and killer once the same queries have been processed.
+/// - **A lifetime is final once it lies in the past.** Lower an entry only to a position of this step or later;
+///   queries before it have already seen the entry.
+///
+/// [`crate::conformance`] checks these on random ragged steps, with what [`Lanes`] enforces by itself.
+pub trait EvictionPolicy: Send + Sync + Debug {
+    /// Whether this policy needs one lane per KV head. A [`Granularity::Layer`] policy may be shown several
+    /// lanes (when another policy beside it needs them) and then acts on each alike.
+    fn granularity(&self) -> Granularity {
+        Granularity::Layer
+    }
+
+    /// The numbers to store with every entry, the same in every layer; none by default.
+    fn side_channels(&self) -> Vec<SideChannel> {
+        Vec::new()
+    }
+
+    /// Writes the new entries' side channels and lowers lifetimes; `lanes` holds one editor per span.
+    ///
+    /// # Errors
+    /// Shapes that do not fit what the policy was built for. A policy never fails because of values: whatever
+    /// the numbers, the floors of [`Lanes`] hold.
+    fn decide(&self, seen: &Observation<'_>, lanes: &mut [Lanes<'_>]) -> Result<(), PolicyError>;
+}
+
+/// A borrowed or shared policy is a policy.
+impl<D> EvictionPolicy for D
+where
+    D: Deref<Target: EvictionPolicy> + Send + Sync + Debug,
+{
+    fn granularity(&self) -> Granularity {
+        (**self).granularity()
+    }
+
+    fn side_channels(&self) -> Vec<SideChannel> {
+        (**self).side_channels()
+    }
+
+    fn decide(&self, seen: &Observation<'_>, lanes: &mut [Lanes<'_>]) -> Result<(), PolicyError> {
+        (**self).decide(seen, lanes)
+    }
+}

@@ -1,0 +1,86 @@
+//! The lanes of one sequence in one layer, as an editor that enforces the floors.
+
+use std::ops::Range;
+
+use dropcap_cache::Lane;
+
+use crate::{Floors, PolicyError};
+
+/// What a policy may do to one sequence's entries in one layer: write their side channels, lower their lifetimes.
+///
+/// Whatever is asked of it, a lifetime never grows, no token ends before the query after its own, and the floors
+/// hold: a policy with poisoned parameters can forget too much, never the sinks or the recent window.
+#[derive(Debug)]
+pub struct Lanes<'a> {
+    lanes: &'a mut [Lane],
+    appended: usize,
+    floors: Floors,
+}
+
+impl<'a> Lanes<'a> {
+    /// An editor of `lanes` (one, or one per KV head), whose last `appended` entries are this step's tokens.
+    #[must_use]
+    pub fn new(lanes: &'a mut [Lane], appended: usize) -> Self {
+        Self { lanes, appended, floors: Floors::default() }
+    }
+
+    /// The same lanes under higher floors, until the borrow ends; floors can be raised here, never lowered.
+    #[must_use]
+    pub fn guarded(&mut self, floors: Floors) -> Lanes<'_> {
+        Lanes { lanes: self.lanes, appended: self.appended, floors: self.floors.and(floors) }
+    }
+
+    /// How many lanes there are: one for the layer, or one per KV head.
+    #[must_use]
+    pub fn groups(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// The entries of one lane, to read.
+    ///
+    /// # Panics
+    /// If `group` is not below [`groups`](Self::groups).
+    #[must_use]
+    pub fn lane(&self, group: usize) -> &Lane {
+        &self.lanes[group]
+    }
+
+    /// This step's entries within a lane, in the order of their positions: always the lane's last ones.
+    ///
+    /// # Panics
+    /// If `group` is not below [`groups`](Self::groups).
+    #[must_use]
+    pub fn new_entries(&self, group: usize) -> Range<usize> {
+        self.lanes[group].newest(self.appended)
+    }
+
+    /// Stores this step's rows in one side channel of one lane: row i belongs to the i-th new entry and starts
+    /// at `rows[i * stride]`.
+    ///
+    /// # Errors
+    /// A channel that the pages do not have, or too few numbers.
+    pub fn write_side(
+        &mut self,
+        group: usize,
+        channel: usize,
+        rows: &[f32],
+        stride: usize,
+    ) -> Result<(), PolicyError> {
+        let entries = self.new_entries(group);
+        Ok(self.lanes[group].write_side(entries, channel, rows, stride)?)
+    }
+
+    /// Lets an entry end at the query `expires_at` (or at its floor, if that is later) and notes which query
+    /// decided so; false if the entry was to end no later anyway, and then nothing changes.
+    ///
+    /// # Panics
+    /// If `group` or `entry` is out of range.
+    pub fn lower(&mut self, group: usize, entry: usize, expires_at: u32, killer: u32) -> bool {
+        let lane = &mut self.lanes[group];
+        let floor = self.floors.of(lane.positions()[entry]);
+        lane.lower(entry, expires_at.max(floor), killer)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,47 @@
+//! What a policy may look at when it decides.
+
+use dropcap_cache::Death;
+use dropcap_kernels::Team;
+
+/// One sequence's rows in a ragged step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    /// Row of this sequence's first new token in [`Observation::hidden`].
+    pub first_row: usize,
+    /// New tokens of this sequence in this step, at least one; each is a query and a new entry.
+    pub queries: usize,
+    /// Position of the first new token in its sequence; the others follow one by one.
+    pub first_position: u32,
+    /// Whether this step holds the last token of the prompt (of this turn, in a conversation).
+    pub prompt_ends: bool,
+}
+
+impl Span {
+    /// The position after this step's last token: the first query that later steps will bring.
+    #[must_use]
+    pub fn next_position(&self) -> u32 {
+        let queries = u32::try_from(self.queries).unwrap_or(u32::MAX);
+        self.first_position.saturating_add(queries)
+    }
+}
+
+/// One layer of one step, seen by a policy before the layer's attention runs.
+///
+/// The new tokens' keys and values are already in the lanes, so a lifetime set now already holds for the
+/// attention of this step.
+#[derive(Debug, Clone, Copy)]
+pub struct Observation<'a> {
+    /// The threads to compute with.
+    pub team: &'a Team,
+    /// Index of the layer, counted from the embedding.
+    pub layer: usize,
+    /// Input of the attention block (after the norm) for all spans, f32 `[t, c]`.
+    pub hidden: &'a [f32],
+    /// The sequences of this step, in the order of the lanes.
+    pub spans: &'a [Span],
+    /// Per span, what was freed in the layer below during this step, from every lane of that layer; empty for
+    /// layer 0.
+    pub died_below: &'a [Vec<Death>],
+    /// Index, in the pages, of this policy's first side channel; the rest follow in the declared order.
+    pub first_channel: usize,
+}

@@ -1,0 +1,36 @@
+//! A policy under floors.
+
+use crate::{EvictionPolicy, Floors, Granularity, Lanes, Observation, PolicyError, SideChannel};
+
+/// A policy that may not touch the first tokens and the most recent ones.
+///
+/// The floors bind the inner policy only: beside another policy in [`crate::Both`], that one is still free.
+/// Protect the pair to bind both.
+#[derive(Debug, Clone)]
+pub struct Protected<P> {
+    inner: P,
+    floors: Floors,
+}
+
+impl<P: EvictionPolicy> Protected<P> {
+    /// `inner`, never dropping positions below `sinks` nor any of the last `recent` tokens.
+    #[must_use]
+    pub fn new(inner: P, sinks: u32, recent: u32) -> Self {
+        Self { inner, floors: Floors { sinks, recent } }
+    }
+}
+
+impl<P: EvictionPolicy> EvictionPolicy for Protected<P> {
+    fn granularity(&self) -> Granularity {
+        self.inner.granularity()
+    }
+
+    fn side_channels(&self) -> Vec<SideChannel> {
+        self.inner.side_channels()
+    }
+
+    fn decide(&self, seen: &Observation<'_>, lanes: &mut [Lanes<'_>]) -> Result<(), PolicyError> {
+        let mut guarded: Vec<Lanes<'_>> = lanes.iter_mut().map(|lanes| lanes.guarded(self.floors)).collect();
+        self.inner.decide(seen, &mut guarded)
+    }
+}
