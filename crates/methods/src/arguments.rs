@@ -1,0 +1,125 @@
+//! The arguments of one method in a spec, checked and typed.
+
+use crate::spec::parse_count;
+use crate::{Amount, Method, MethodError, ParameterKind, Term, nearest::nearest};
+
+/// What was said about one method; every key is known and every value is in its range.
+#[derive(Debug, Clone, Copy)]
+pub struct Arguments<'a> {
+    method: &'static Method,
+    term: &'a Term,
+}
+
+impl<'a> Arguments<'a> {
+    /// Checks the keys and values of `term` against the parameters of `method`, but not against each other.
+    ///
+    /// # Errors
+    /// An unknown key, a value outside its range, or an amount for a method that takes none.
+    pub fn new(method: &'static Method, term: &'a Term) -> Result<Self, MethodError> {
+        let arguments = Self { method, term };
+        for (key, value) in term.arguments() {
+            let Some(parameter) = method.parameters.iter().find(|parameter| parameter.name == key) else {
+                return Err(arguments.unknown(key, value));
+            };
+            match parameter.kind {
+                ParameterKind::Count { least, most } => drop(parse_count(key, value, least, most)?),
+                ParameterKind::Share => drop(parse_share(key, value)?),
+                ParameterKind::Flag => drop(parse_word(key, value, &["true", "false"])?),
+                ParameterKind::Choice(words) => drop(parse_word(key, value, words)?),
+                ParameterKind::File if value.is_empty() => {
+                    return Err(out_of_range(key, value, "the path of a file"));
+                }
+                ParameterKind::File => {}
+            }
+        }
+        match (method.amount, term.amount()) {
+            (None, Some(given)) => Err(MethodError::NoAmount { method: method.name, given }),
+            _ => Ok(arguments),
+        }
+    }
+
+    /// What follows the `@`.
+    #[must_use]
+    pub fn amount(&self) -> Option<Amount> {
+        self.term.amount()
+    }
+
+    /// Whether the key was written, rather than left to its default.
+    #[must_use]
+    pub fn is_given(&self, key: &str) -> bool {
+        self.term.arguments().iter().any(|(name, _)| name == key)
+    }
+
+    /// A value as text: what was written, or the parameter's default.
+    ///
+    /// # Errors
+    /// A key that the method does not declare, which is a mistake in the method.
+    pub fn text(&self, key: &str) -> Result<&'a str, MethodError> {
+        if let Some((_, value)) = self.term.arguments().iter().find(|(name, _)| name == key) {
+            return Ok(value);
+        }
+        let declared = self.method.parameters.iter().find(|parameter| parameter.name == key);
+        declared.map(|parameter| parameter.default).ok_or_else(|| self.unknown(key, ""))
+    }
+
+    /// The value of a [`ParameterKind::Count`].
+    ///
+    /// # Errors
+    /// As [`text`](Self::text).
+    pub fn count(&self, key: &str) -> Result<u32, MethodError> {
+        parse_count(key, self.text(key)?, 0, u32::MAX)
+    }
+
+    /// The value of a [`ParameterKind::Share`].
+    ///
+    /// # Errors
+    /// As [`text`](Self::text).
+    pub fn share(&self, key: &str) -> Result<f64, MethodError> {
+        parse_share(key, self.text(key)?)
+    }
+
+    /// The value of a [`ParameterKind::Flag`].
+    ///
+    /// # Errors
+    /// As [`text`](Self::text).
+    pub fn flag(&self, key: &str) -> Result<bool, MethodError> {
+        Ok(self.text(key)? == "true")
+    }
+
+    fn unknown(&self, key: &str, value: &str) -> MethodError {
+        if key == "compression_ratio" {
+            return MethodError::CompressionRatio {
+                instead: match value.parse::<f64>() {
+                    Ok(removed) if (0.0..1.0).contains(&removed) => {
+                        // Rounded for reading: 1 - 0.8 is 0.19999999999999996.
+                        format!("@{:?}", ((1.0 - removed) * 1e9).round() / 1e9)
+                    }
+                    _ => "@0.25 where others write 0.75".into(),
+                },
+                given: value.into(),
+            };
+        }
+        let known = || self.method.parameters.iter().map(|parameter| parameter.name);
+        MethodError::UnknownParameter {
+            method: self.method.name,
+            key: key.into(),
+            known: known().collect(),
+            nearest: nearest(key, known()),
+        }
+    }
+}
+
+fn parse_share(key: &str, value: &str) -> Result<f64, MethodError> {
+    match value.parse::<f64>() {
+        Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
+        _ => Err(out_of_range(key, value, "a share above 0 and up to 1")),
+    }
+}
+
+fn parse_word<'a>(key: &str, value: &'a str, words: &[&str]) -> Result<&'a str, MethodError> {
+    if words.contains(&value) { Ok(value) } else { Err(out_of_range(key, value, &words.join(" or "))) }
+}
+
+fn out_of_range(key: &str, value: &str, allowed: &str) -> MethodError {
+    MethodError::OutOfRange { key: key.into(), given: value.into(), allowed: allowed.into() }
+}

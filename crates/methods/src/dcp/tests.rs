@@ -1,0 +1,138 @@
+use std::collections::BTreeMap;
+
+use dropcap_policy::Both;
+use dropcap_policy::conformance::{Scene, check, lifetimes};
+
+use super::*;
+use crate::{LayerGates, PromptBudget, StreamingLlm, When};
+
+const NEVER: u32 = u32::MAX;
+const SCENE: Scene =
+    Scene { layers: 3, kv_heads: 2, hidden: 24, sequences: 3, prompt: 150, decoded: 60, seed: 5 };
+/// A raw score closer to 0 than this may fall on either side in f32.
+const UNDECIDABLE: f64 = 1e-5;
+
+fn gates(bias: f32) -> Gates {
+    let random = Gates::random(SCENE.layers, SCENE.hidden, 16, 11).unwrap();
+    let layers: Vec<LayerGates> =
+        random.layers().iter().map(|layer| LayerGates { bias, ..layer.clone() }).collect();
+    Gates::new(SCENE.hidden, 16, layers).unwrap()
+}
+
+/// The rule of the paper in hard mode, one (query, key) pair at a time, in f64: per layer and position the first
+/// query that refuses. `None` if a score is too close to call.
+fn refusals(gates: &Gates, sequence: usize, layer: usize, tokens: usize) -> Vec<Option<u32>> {
+    let (width, hidden) = (gates.width(), gates.hidden());
+    let maps = &gates.layers()[layer];
+    let project = |matrix: &[f32], position: usize| -> Vec<f64> {
+        let state = SCENE.hidden_state(sequence, layer, position);
+        let dot = |row: &[f32]| row.iter().zip(&state).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+        matrix.chunks_exact(hidden).map(dot).collect()
+    };
+    let queries: Vec<Vec<f64>> = (0..tokens).map(|position| project(&maps.query, position)).collect();
+    let keys: Vec<Vec<f64>> = (0..tokens).map(|position| project(&maps.key, position)).collect();
+    (0..tokens)
+        .map(|j| {
+            for (n, query) in queries.iter().enumerate().skip(j + 1) {
+                let dot: f64 = query.iter().zip(&keys[j]).map(|(a, b)| a * b).sum();
+                let raw = dot / (width as f64).sqrt() + f64::from(maps.bias);
+                if raw.abs() < UNDECIDABLE {
+                    return None;
+                }
+                if raw <= 0.0 {
+                    return Some(n as u32);
+                }
+            }
+            Some(NEVER)
+        })
+        .collect()
+}
+
+fn tokens_of(lives: &BTreeMap<(usize, usize, usize, u32), (u32, u32)>, sequence: usize) -> usize {
+    lives.keys().filter(|key| key.0 == sequence && key.1 == 0).count()
+}
+
+#[test]
+fn lifetimes_are_those_of_the_naive_rule() {
+    let gates = gates(0.6);
+    let lives = lifetimes(&Dcp::new(&gates, false).unwrap(), &SCENE).unwrap();
+    let (mut compared, mut died) = (0, 0);
+    for sequence in 0..SCENE.sequences {
+        for layer in 0..SCENE.layers {
+            let expected = refusals(&gates, sequence, layer, tokens_of(&lives, sequence));
+            for (position, refused_by) in expected.iter().enumerate() {
+                let Some(refused_by) = *refused_by else { continue };
+                let life = lives[&(sequence, layer, 0, position as u32)];
+                assert_eq!(life, (refused_by, refused_by), "layer {layer}, position {position}");
+                compared += 1;
+                died += usize::from(refused_by != NEVER);
+            }
+        }
+    }
+    // A scene in which nothing or everything dies would prove little.
+    assert!(died > compared / 4 && died < compared, "{died} of {compared} died");
+}
+
+#[test]
+fn in_depth_an_entry_dies_with_the_first_layer_that_refuses_it() {
+    let gates = gates(0.6);
+    let lives = lifetimes(&Dcp::new(&gates, true).unwrap(), &SCENE).unwrap();
+    let tokens = SCENE.prompt + SCENE.decoded;
+    let mut so_far = vec![Some(NEVER); tokens];
+    for layer in 0..SCENE.layers {
+        for (position, own) in refusals(&gates, 0, layer, tokens).into_iter().enumerate() {
+            so_far[position] = so_far[position].zip(own).map(|(below, own)| below.min(own));
+            let Some(expected) = so_far[position] else { continue };
+            assert_eq!(lives[&(0, layer, 0, position as u32)], (expected, expected), "layer {layer}");
+        }
+    }
+}
+
+#[test]
+fn it_conforms_whatever_the_bias() {
+    for bias in [-1e30, 0.0, 0.6, 1e30] {
+        for in_depth in [false, true] {
+            let policy = Dcp::new(&gates(bias), in_depth).unwrap();
+            check(&policy, &SCENE).unwrap_or_else(|violation| panic!("bias {bias}: {violation}"));
+        }
+    }
+}
+
+#[test]
+fn it_conforms_beside_a_window() {
+    let window = StreamingLlm { sinks: 4, when: When::Rolling { recent: 40 } };
+    let policy = Dcp::new(&gates(0.6), true).unwrap();
+    check(&Both::new(window, &policy), &SCENE).unwrap();
+    check(&Both::new(&policy, window), &SCENE).unwrap();
+    let cut = StreamingLlm { sinks: 4, when: When::PrefillEnd(PromptBudget::Share(0.3)) };
+    check(&Both::new(&policy, cut), &SCENE).unwrap();
+    check(&Both::new(&policy, Dcp::new(&gates(0.4), false).unwrap()), &SCENE).unwrap();
+}
+
+#[test]
+fn gates_that_refuse_everything_leave_each_token_itself_and_the_floors() {
+    let policy = Dcp::new(&gates(-1e30), false).unwrap();
+    for ((_, _, _, position), life) in lifetimes(&policy, &SCENE).unwrap() {
+        assert!(life.0 == position + 1 || life.0 == NEVER, "{position}: {life:?}");
+    }
+    let protected = Protected::new(policy, 3, 9);
+    for ((sequence, _, _, position), life) in lifetimes(&protected, &SCENE).unwrap() {
+        let refused = position >= 3 && (sequence > 0 || position < (SCENE.prompt + SCENE.decoded - 1) as u32);
+        if refused && life.0 != NEVER {
+            assert_eq!(life, (position + 9, position + 1));
+        } else if sequence == 0 {
+            assert_eq!(life, (NEVER, NEVER), "{position}");
+        }
+    }
+}
+
+#[test]
+fn another_model_is_refused_with_both_numbers() {
+    let policy = Dcp::new(&gates(0.0), false).unwrap();
+    let wider = Scene { hidden: 32, ..SCENE };
+    let message = check(&policy, &wider).unwrap_err().to_string();
+    assert!(message.contains("hidden states"), "{message}");
+    let deeper = Scene { layers: 4, ..SCENE };
+    let message = check(&policy, &deeper).unwrap_err().to_string();
+    assert!(message.contains("number of layers in layer 3: expected 3, got 4"), "{message}");
+}

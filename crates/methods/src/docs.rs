@@ -1,0 +1,124 @@
+//! `docs/methods.md` and the help text, generated from [`METHODS`].
+
+use std::fmt::Write;
+
+use crate::{METHODS, Method, ParameterKind};
+
+/// The command that writes `docs/methods.md` anew.
+pub const REGENERATE: &str = "cargo run -q -p dropcap-methods --example methods_md > docs/methods.md";
+
+/// The whole of `docs/methods.md`.
+#[must_use]
+pub fn markdown() -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = write_markdown(&mut out);
+    out
+}
+
+/// All methods with their parameters as plain text, for a command's long help.
+#[must_use]
+pub fn help() -> String {
+    let mut out = String::new();
+    let _ = write_help(&mut out);
+    out
+}
+
+/// How a method is written with all its defaults, such as `streaming_llm(sinks=4, recent=508, when=rolling)`.
+#[must_use]
+pub fn usage(method: &Method) -> String {
+    if method.parameters.is_empty() {
+        return method.name.to_owned();
+    }
+    let pairs: Vec<String> = method
+        .parameters
+        .iter()
+        .map(|parameter| format!("{}={}", parameter.name, parameter.default))
+        .collect();
+    format!("{}({})", method.name, pairs.join(", "))
+}
+
+fn values(kind: ParameterKind) -> String {
+    match kind {
+        ParameterKind::Count { least, most } => format!("{least} to {most}"),
+        ParameterKind::Share => "above 0, up to 1".into(),
+        ParameterKind::Flag => "true, false".into(),
+        ParameterKind::File => "a path".into(),
+        ParameterKind::Choice(words) => words.join(", "),
+    }
+}
+
+fn write_help(out: &mut String) -> std::fmt::Result {
+    for method in METHODS {
+        writeln!(out, "{}\n    {}", usage(method), method.summary)?;
+        for parameter in method.parameters {
+            writeln!(out, "      {}: {} ({})", parameter.name, parameter.help, values(parameter.kind))?;
+        }
+        if let Some(amount) = method.amount {
+            writeln!(out, "      @: {amount}")?;
+        }
+    }
+    writeln!(
+        out,
+        "Join methods by & to apply all. @2048 or @2K is a budget in tokens; @0.5 is the share KEPT (with a point)."
+    )
+}
+
+fn write_markdown(out: &mut String) -> std::fmt::Result {
+    writeln!(out, "# Methods\n")?;
+    writeln!(
+        out,
+        "<!-- Generated from METHODS in crates/methods. Do not edit; run:\n     {REGENERATE} -->\n"
+    )?;
+    writeln!(
+        out,
+        "A method says which entries leave the cache, and when. It is named by a specification such as"
+    )?;
+    writeln!(out, "`streaming_llm(sinks=4, recent=508)`; the grammar is in [formats.md](formats.md).\n")?;
+    writeln!(out, "| method | what it does | `@amount` |\n|---|---|---|")?;
+    for method in METHODS {
+        let amount = method.amount.unwrap_or("-");
+        writeln!(out, "| [`{0}`](#{0}) | {1} | {amount} |", method.name, method.summary)?;
+    }
+    for method in METHODS {
+        writeln!(out, "\n## {}\n\n{}\n", method.name, method.summary)?;
+        writeln!(out, "    {}\n", usage(method))?;
+        for paragraph in method.details.split("\n\n") {
+            writeln!(out, "{paragraph}\n")?;
+        }
+        writeln!(out, "Source: {}.", method.source)?;
+        if method.parameters.is_empty() {
+            continue;
+        }
+        writeln!(out, "\n| parameter | default | values | meaning |\n|---|---|---|---|")?;
+        for parameter in method.parameters {
+            let values = values(parameter.kind);
+            writeln!(
+                out,
+                "| `{}` | `{}` | {values} | {} |",
+                parameter.name, parameter.default, parameter.help
+            )?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MethodSpec;
+
+    #[test]
+    fn the_checked_in_page_is_the_generated_one() {
+        let checked_in = include_str!("../../../docs/methods.md");
+        assert!(checked_in == markdown(), "docs/methods.md is out of date; run: {REGENERATE}");
+    }
+
+    #[test]
+    fn every_usage_line_is_a_valid_spec() {
+        for method in METHODS {
+            let spec: MethodSpec = usage(method).parse().unwrap();
+            assert_eq!(spec.to_string(), usage(method));
+        }
+    }
+}

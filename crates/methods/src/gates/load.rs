@@ -1,0 +1,131 @@
+//! Reading a gate file: nothing is believed, and nothing large is read before every shape is known to fit.
+
+use std::path::Path;
+
+use dropcap_weights::{Fingerprint, StoredType, TensorFile};
+
+use super::layout::{FORMAT, VERSION, is_published_gate};
+use super::{GateLayout, Gates, LayerGates, MAX_GATE_WIDTH};
+use crate::MethodError;
+
+/// Differences shown in one message; a file for another model differs in every tensor.
+const MAX_SHOWN: usize = 24;
+
+impl Gates {
+    /// Reads the gates of a model of `layers` layers over hidden states of width `hidden`, in either
+    /// [`GateLayout`]. F16 and BF16 are widened.
+    ///
+    /// With `model`, a file of our own layout must have been trained for exactly that model; the published layout
+    /// names no model and is checked by its shapes alone. The file is read, not mapped, so replacing it later
+    /// harms nobody.
+    ///
+    /// # Errors
+    /// What [`TensorFile`] refuses; neither layout; another version; missing, unknown or misshapen tensors, all at
+    /// once; another model, field by field; NaN or infinity, with tensor and index.
+    pub fn load(
+        path: &Path,
+        layers: usize,
+        hidden: usize,
+        model: Option<&Fingerprint>,
+    ) -> Result<Self, MethodError> {
+        let file = TensorFile::open(path)?;
+        let layout = layout_of(&file)?;
+        if let (GateLayout::Dropcap, Some(model)) = (layout, model) {
+            check_fingerprint(&file, model)?;
+        }
+        let width = check_shapes(&file, layout, layers, hidden)?;
+        let mut gates = Vec::with_capacity(layers);
+        for index in 0..layers {
+            let [query, key, bias] = layout.names(index);
+            for name in [&query, &key, &bias] {
+                if let Some(found) = file.first_non_finite(name)? {
+                    return Err(MethodError::GateNotFinite { path: path.into(), found });
+                }
+            }
+            let bias = file.read_f32(&bias)?.first().copied().unwrap_or_default();
+            gates.push(LayerGates { query: file.read_f32(&query)?, key: file.read_f32(&key)?, bias });
+        }
+        Self::new(hidden, width, gates)
+    }
+}
+
+fn layout_of(file: &TensorFile) -> Result<GateLayout, MethodError> {
+    let (path, metadata) = (file.path(), file.metadata());
+    if metadata.get("format").is_some_and(|format| format == FORMAT) {
+        let found = metadata.get("version").cloned().unwrap_or_default();
+        if found != VERSION.to_string() {
+            return Err(MethodError::GateVersion { path: path.into(), expected: VERSION, found });
+        }
+        return Ok(GateLayout::Dropcap);
+    }
+    if file.names().any(is_published_gate) {
+        return Ok(GateLayout::Published);
+    }
+    let mut found = format!("{} tensors", file.names().len());
+    if let Some(first) = file.names().next() {
+        found.push_str(&format!(", the first named {}", quoted(first)));
+    }
+    Err(MethodError::NoGates { path: path.into(), found })
+}
+
+fn check_fingerprint(file: &TensorFile, model: &Fingerprint) -> Result<(), MethodError> {
+    let differences = match file.metadata().get("fingerprint").map(|text| text.parse::<Fingerprint>()) {
+        Some(Ok(found)) => model.differences(&found),
+        Some(Err(error)) => vec![error.to_string()],
+        None => vec![format!("fingerprint: expected {model}, found none")],
+    };
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(MethodError::GateFingerprint { path: file.path().into(), differences })
+}
+
+/// Compares every tensor with what the model asks for and gives the gate width r, the same in all layers.
+fn check_shapes(
+    file: &TensorFile,
+    layout: GateLayout,
+    layers: usize,
+    hidden: usize,
+) -> Result<usize, MethodError> {
+    let mut differences = Vec::new();
+    let first = layout.names(0);
+    let width = file.info(&first[0]).and_then(|info| info.shape.first().copied()).unwrap_or_default();
+    if !(1..=MAX_GATE_WIDTH).contains(&width) && file.info(&first[0]).is_some() {
+        differences
+            .push(format!("{}: expected a gate width from 1 to {MAX_GATE_WIDTH}, found {width}", first[0]));
+    }
+    let mut expected_names = std::collections::HashSet::new();
+    for layer in 0..layers {
+        for (part, name) in layout.names(layer).into_iter().enumerate() {
+            let shape = if part == 2 { vec![1] } else { vec![width, hidden] };
+            match file.info(&name) {
+                None => differences.push(format!("{name}: expected {shape:?}, found no such tensor")),
+                Some(info) if info.shape != shape => {
+                    differences.push(format!("{name}: expected {shape:?}, found {:?}", info.shape));
+                }
+                Some(info) if !matches!(info.dtype, StoredType::F32 | StoredType::F16 | StoredType::Bf16) => {
+                    differences.push(format!("{name}: expected F32, F16 or BF16, found {}", info.dtype));
+                }
+                Some(_) => {}
+            }
+            expected_names.insert(name);
+        }
+    }
+    for name in file.names().filter(|name| layout.claims(name) && !expected_names.contains(*name)) {
+        differences.push(format!("{}: not a gate of a model of {layers} layers", quoted(name)));
+    }
+    if differences.is_empty() {
+        return Ok(width);
+    }
+    if differences.len() > MAX_SHOWN {
+        let more = differences.len() - MAX_SHOWN;
+        differences.truncate(MAX_SHOWN);
+        differences.push(format!("and {more} more"));
+    }
+    Err(MethodError::GateShape { path: file.path().into(), differences })
+}
+
+/// A name from a file as it may stand in a message.
+fn quoted(name: &str) -> String {
+    format!("{:?}", name.chars().take(120).collect::<String>())
+}

@@ -1,0 +1,32 @@
+//! L3: the pruning methods, one file each, and the grammar that names them.
+//!
+//! [`METHODS`] is the single source of truth: what a user may write, what `--help` says, the table in
+//! `docs/methods.md` and the matrix of the tests all come from it. A new method is its file, one line there and
+//! its tests.
+
+mod arguments;
+mod dcp;
+pub mod docs;
+mod error;
+mod facts;
+pub mod fuzzing;
+mod gates;
+mod method;
+mod nearest;
+mod none;
+mod registry;
+mod simulate;
+mod spec;
+mod streaming_llm;
+mod voting;
+
+pub use arguments::Arguments;
+pub use dcp::Dcp;
+pub use error::MethodError;
+pub use facts::ModelFacts;
+pub use gates::{GateLayout, Gates, LayerGates, MAX_GATE_WIDTH};
+pub use method::{Build, Method, Parameter, ParameterKind};
+pub use registry::{METHODS, build, find};
+pub use simulate::Simulate;
+pub use spec::{Amount, MAX_COUNT, MAX_SPEC_BYTES, MAX_TERMS, MethodSpec, Term};
+pub use streaming_llm::{PromptBudget, StreamingLlm, When};

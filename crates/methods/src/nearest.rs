@@ -1,0 +1,44 @@
+//! "Did you mean": the known name closest to a mistyped one.
+
+/// The candidate within two edits (or a third of the length) of `given`, if there is one.
+pub(crate) fn nearest<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // Names are short; what is much longer is not a slip of the fingers and not worth a quadratic comparison.
+    if given.len() > 64 {
+        return None;
+    }
+    let allowed = (given.chars().count() / 3).max(2);
+    let distances = candidates.into_iter().map(|candidate| (edits(given, candidate), candidate));
+    let (distance, candidate) = distances.min_by_key(|(distance, _)| *distance)?;
+    (distance <= allowed && distance < candidate.chars().count()).then_some(candidate)
+}
+
+/// Levenshtein distance, case ignored.
+fn edits(a: &str, b: &str) -> usize {
+    let (a, b) = (a.to_lowercase(), b.to_lowercase());
+    let b: Vec<char> = b.chars().collect();
+    let mut above: Vec<usize> = (0..=b.len()).collect();
+    for (row, left) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut above[0], row + 1);
+        for (column, &right) in b.iter().enumerate() {
+            let changed = diagonal + usize::from(left != right);
+            diagonal = above[column + 1];
+            above[column + 1] = changed.min(diagonal + 1).min(above[column] + 1);
+        }
+    }
+    above[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_finds_its_name_and_a_stranger_does_not() {
+        let known = ["none", "dcp", "streaming_llm"];
+        assert_eq!(nearest("streamingllm", known), Some("streaming_llm"));
+        assert_eq!(nearest("DCP", known), Some("dcp"));
+        assert_eq!(nearest("recant", ["recent", "sinks"]), Some("recent"));
+        assert_eq!(nearest("quantize", known), None);
+        assert_eq!(nearest(&"x".repeat(10_000), known), None);
+    }
+}

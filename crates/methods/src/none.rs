@@ -1,0 +1,18 @@
+//! `none`: dense attention.
+
+use std::sync::Arc;
+
+use dropcap_policy::KeepAll;
+
+use crate::Method;
+
+pub(crate) const METHOD: Method = Method {
+    name: "none",
+    summary: "Keeps every entry: dense attention.",
+    details: "The baseline of every comparison: bit for bit what the model computes without this project.",
+    source: "the model itself",
+    amount: None,
+    parameters: &[],
+    check: |_| Ok(()),
+    build: |_, _| Ok(Arc::new(KeepAll)),
+};

@@ -1,0 +1,56 @@
+//! All methods, and the way from a spec to a policy.
+
+use std::sync::Arc;
+
+use dropcap_policy::{Both, EvictionPolicy};
+
+use crate::{Arguments, Method, MethodError, MethodSpec, ModelFacts, nearest::nearest};
+use crate::{dcp, none, simulate, streaming_llm};
+
+/// Every method there is. Grammar, help, documentation and tests are made from this slice.
+pub const METHODS: &[Method] = &[none::METHOD, dcp::METHOD, streaming_llm::METHOD, simulate::METHOD];
+
+/// The method of that name.
+///
+/// # Errors
+/// No such method: the message lists all and suggests the nearest.
+pub fn find(name: &str) -> Result<&'static Method, MethodError> {
+    let names = || METHODS.iter().map(|method| method.name);
+    METHODS.iter().find(|method| method.name == name).ok_or_else(|| MethodError::UnknownMethod {
+        name: name.into(),
+        known: names().collect(),
+        nearest: nearest(name, names()),
+    })
+}
+
+/// Looks up names and keys, and checks values and combinations; everything that needs no model.
+pub(crate) fn check(spec: &MethodSpec) -> Result<(), MethodError> {
+    for term in spec.terms() {
+        let method = find(term.name())?;
+        (method.check)(&Arguments::new(method, term)?)?;
+    }
+    Ok(())
+}
+
+/// The policy that `spec` names, for one model; several terms combine to the smaller lifetime.
+///
+/// # Errors
+/// What [`MethodSpec`]'s parser refuses, gate files that cannot be read or belong to another model, and
+/// dimensions that do not fit.
+pub fn build(spec: &MethodSpec, facts: &ModelFacts) -> Result<Arc<dyn EvictionPolicy>, MethodError> {
+    check(spec)?;
+    let mut combined: Option<Arc<dyn EvictionPolicy>> = None;
+    for term in spec.terms() {
+        let method = find(term.name())?;
+        let policy = (method.build)(&Arguments::new(method, term)?, facts)?;
+        combined = Some(match combined {
+            None => policy,
+            Some(first) => Arc::new(Both::new(first, policy)),
+        });
+    }
+    // The grammar has no empty spec; keeping everything is what one would mean.
+    Ok(combined.unwrap_or_else(|| Arc::new(dropcap_policy::KeepAll)))
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,184 @@
+use std::path::Path;
+
+use dropcap_policy::conformance::{Scene, check};
+use dropcap_weights::Fingerprint;
+use proptest::prelude::*;
+
+use super::*;
+use crate::{Gates, fuzzing};
+
+const SCENE: Scene =
+    Scene { layers: 2, kv_heads: 2, hidden: 8, sequences: 3, prompt: 80, decoded: 30, seed: 2 };
+
+pub(crate) fn fingerprint(layers: usize, hidden: usize) -> Fingerprint {
+    Fingerprint {
+        family: "gpt2".into(),
+        layers,
+        hidden,
+        heads: 2,
+        kv_heads: 2,
+        head_dim: 4,
+        vocabulary: 97,
+        content: 0x5eed,
+    }
+}
+
+pub(crate) fn facts(layers: usize, hidden: usize, directory: Option<&Path>) -> ModelFacts {
+    ModelFacts {
+        layers,
+        hidden,
+        kv_heads: 2,
+        head_dim: 4,
+        family: "gpt2".into(),
+        fingerprint: fingerprint(layers, hidden),
+        directory: directory.map(Path::to_owned),
+    }
+}
+
+/// A model folder with gates in it.
+fn model() -> (tempfile::TempDir, ModelFacts) {
+    let folder = tempfile::tempdir().unwrap();
+    let gates = Gates::random(SCENE.layers, SCENE.hidden, 4, 1).unwrap();
+    for name in ["pruning.safetensors", "a, b.safetensors"] {
+        gates.save(&folder.path().join(name), &fingerprint(SCENE.layers, SCENE.hidden)).unwrap();
+    }
+    let facts = facts(SCENE.layers, SCENE.hidden, Some(folder.path()));
+    (folder, facts)
+}
+
+#[test]
+fn every_method_conforms_with_its_defaults() {
+    let (_folder, facts) = model();
+    for method in METHODS {
+        let policy = build(&method.name.parse().unwrap(), &facts).unwrap();
+        check(&policy, &SCENE).unwrap_or_else(|violation| panic!("{}: {violation}", method.name));
+    }
+}
+
+#[test]
+fn combinations_conform() {
+    let (_folder, facts) = model();
+    for text in [
+        "streaming_llm(sinks=2, recent=20)",
+        "streaming_llm(sinks=2, when=prefill_end)@0.3",
+        "dcp(sinks=2, recent=6)",
+        "dcp(propagate_in_depth=true) & streaming_llm@40",
+        "dcp & dcp(gates=\"a, b.safetensors\") & none",
+        "simulate(keep=0.5, width=3) & streaming_llm@24 & dcp",
+    ] {
+        let policy = build(&text.parse().unwrap(), &facts).unwrap();
+        check(&policy, &SCENE).unwrap_or_else(|violation| panic!("{text}: {violation}"));
+    }
+}
+
+#[test]
+fn every_method_is_documented_and_its_defaults_are_allowed() {
+    for (index, method) in METHODS.iter().enumerate() {
+        assert!(METHODS[..index].iter().all(|other| other.name != method.name), "{} twice", method.name);
+        for text in [method.summary, method.details, method.source] {
+            assert!(!text.is_empty() && !text.contains("  "), "{}: {text}", method.name);
+        }
+        let pairs =
+            method.parameters.iter().map(|parameter| (parameter.name.into(), parameter.default.into()));
+        let term = crate::Term { name: method.name.into(), arguments: pairs.collect(), amount: None };
+        (method.check)(&Arguments::new(method, &term).unwrap()).unwrap();
+    }
+}
+
+#[test]
+fn unknown_names_are_answered_with_what_there_is() {
+    let message = |text: &str| text.parse::<MethodSpec>().unwrap_err().to_string();
+    let unknown = message("streamingllm@2048");
+    assert!(unknown.contains("did you mean `streaming_llm`") && unknown.contains("none, dcp"), "{unknown}");
+    let unknown = message("dcp(gate=x)");
+    assert!(unknown.contains("did you mean `gates`") && unknown.contains("propagate_in_depth"), "{unknown}");
+    assert!(message("none(sinks=4)").contains("none takes no parameters"));
+    assert!(message("dcp@0.5").contains("dcp takes no amount, got @0.5"));
+    assert!(message("dcp(propagate_in_depth=yes)").contains("true or false"));
+    assert!(message("simulate(keep=NaN)").contains("`NaN`"));
+    assert!(message("simulate(keep=0)").contains("above 0"));
+    assert!(message("simulate(width=0)").contains("from 1 to 4096"));
+}
+
+#[test]
+fn compression_ratio_is_answered_with_the_share_kept() {
+    for (given, instead) in
+        [("0.8", "@0.2"), ("0.25", "@0.75"), ("0.0", "@1.0"), ("NaN", "@0.25"), ("x", "@0.25")]
+    {
+        let text = format!("streaming_llm(compression_ratio={given})");
+        let message = text.parse::<MethodSpec>().unwrap_err().to_string();
+        assert!(message.contains("KEPT") && message.contains(instead), "{message}");
+    }
+}
+
+#[test]
+fn a_relative_gate_path_starts_at_the_models_folder() {
+    let (folder, facts) = model();
+    let missing = build(&"dcp(gates=no.safetensors)".parse().unwrap(), &facts).unwrap_err().to_string();
+    assert!(missing.contains(&folder.path().join("no.safetensors").display().to_string()), "{missing}");
+    let absolute = folder.path().join("pruning.safetensors");
+    let elsewhere = ModelFacts { directory: Some("/nowhere".into()), ..facts };
+    let text = format!("dcp(gates=\"{}\")", absolute.display());
+    assert!(build(&text.parse().unwrap(), &elsewhere).is_ok());
+}
+
+#[test]
+fn gates_of_another_model_are_refused_unless_told_otherwise() {
+    let (_folder, mut facts) = model();
+    facts.fingerprint.content = 1;
+    facts.fingerprint.vocabulary = 98;
+    let message = build(&"dcp".parse().unwrap(), &facts).unwrap_err().to_string();
+    assert!(message.contains("vocabulary: expected 98, found 97"), "{message}");
+    assert!(message.contains("digest"), "{message}");
+    assert!(build(&"dcp(fingerprint=ignore)".parse().unwrap(), &facts).is_ok());
+}
+
+fn term() -> impl Strategy<Value = (String, Vec<(String, String)>, Option<crate::Amount>)> {
+    let name = "[a-zA-Z_][a-zA-Z0-9_-]{0,12}";
+    // Anything but control characters may stand in quotes.
+    let value = "[^\\p{Cc}]{0,20}";
+    let pairs = proptest::collection::btree_map(name, value, 0..5).prop_map(|map| map.into_iter().collect());
+    let amount = prop_oneof![
+        Just(None),
+        (1..=crate::MAX_COUNT).prop_map(|tokens| Some(crate::Amount::Tokens(tokens))),
+        (f64::MIN_POSITIVE..=1.0).prop_map(|share| Some(crate::Amount::Share(share))),
+    ];
+    (name, pairs, amount)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn what_is_written_reads_back_the_same(terms in proptest::collection::vec(term(), 1..4)) {
+        let written: Vec<String> = terms
+            .iter()
+            .map(|(name, arguments, amount)| {
+                crate::Term { name: name.clone(), arguments: arguments.clone(), amount: *amount }.to_string()
+            })
+            .collect();
+        let spec = MethodSpec::parse_grammar(&written.join(" & ")).unwrap();
+        prop_assert_eq!(spec.to_string(), written.join(" & "));
+        for (term, (name, arguments, amount)) in spec.terms().iter().zip(&terms) {
+            prop_assert_eq!((&term.name, &term.arguments, &term.amount), (name, arguments, amount));
+        }
+    }
+
+    #[test]
+    fn any_text_is_read_or_refused(text in any::<String>()) {
+        fuzzing::spec(text.as_bytes());
+    }
+
+    #[test]
+    fn any_text_of_the_grammars_own_characters_is_read_or_refused(
+        text in "(none|dcp|streaming_llm|sinks|recent|gates|when|[a-c0-9KMk.,()&@=\"\\\\ -]){0,24}",
+    ) {
+        fuzzing::spec(text.as_bytes());
+    }
+
+    #[test]
+    fn any_bytes_are_gates_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let folder = tempfile::tempdir().unwrap();
+        fuzzing::gate_file(&bytes, &folder.path().join("gates"));
+    }
+}

@@ -1,0 +1,114 @@
+//! What a user writes to name a method: `dcp(gates=run7.safetensors) & streaming_llm@2048`.
+
+mod amount;
+mod parser;
+
+pub(crate) use amount::parse_count;
+pub use amount::{Amount, MAX_COUNT};
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::{MethodError, registry};
+
+/// The longest spec that is read, in bytes.
+pub const MAX_SPEC_BYTES: usize = 4096;
+/// The most methods that one spec may combine.
+pub const MAX_TERMS: usize = 8;
+
+/// A checked method specification: one method, or several of which an entry must satisfy all.
+///
+/// ```text
+/// spec   = term { "&" term }                       an entry lives as long as every term lets it
+/// term   = name [ "(" [ pair { "," pair } ] ")" ] [ "@" amount ]
+/// pair   = name "=" value
+/// value  = bare | '"' { character | '\"' | '\\' } '"'
+/// amount = tokens (2048, 2K = 2048, 2k = 2000)  |  share kept (0.5)
+/// ```
+/// A spec that parses names known methods and known parameters, with values in their ranges that do not
+/// contradict each other. [`fmt::Display`] writes the canonical form, which parses to the same spec.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MethodSpec {
+    terms: Vec<Term>,
+}
+
+/// One method of a spec, with what was said about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Term {
+    pub(crate) name: String,
+    pub(crate) arguments: Vec<(String, String)>,
+    pub(crate) amount: Option<Amount>,
+}
+
+impl MethodSpec {
+    /// The methods combined, at least one, in the order written.
+    #[must_use]
+    pub fn terms(&self) -> &[Term] {
+        &self.terms
+    }
+
+    /// Reads the grammar alone: names, parameters and ranges are not looked up.
+    pub(crate) fn parse_grammar(text: &str) -> Result<Self, MethodError> {
+        parser::parse(text).map(|terms| Self { terms })
+    }
+}
+
+impl Term {
+    /// The method's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Keys and values as written, unquoted, in the order written.
+    #[must_use]
+    pub fn arguments(&self) -> &[(String, String)] {
+        &self.arguments
+    }
+
+    /// What follows the `@`.
+    #[must_use]
+    pub fn amount(&self) -> Option<Amount> {
+        self.amount
+    }
+}
+
+impl FromStr for MethodSpec {
+    type Err = MethodError;
+
+    fn from_str(text: &str) -> Result<Self, MethodError> {
+        let spec = Self::parse_grammar(text)?;
+        registry::check(&spec)?;
+        Ok(spec)
+    }
+}
+
+impl fmt::Display for MethodSpec {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, term) in self.terms.iter().enumerate() {
+            if index > 0 {
+                out.write_str(" & ")?;
+            }
+            term.fmt(out)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Term {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.name)?;
+        if !self.arguments.is_empty() {
+            out.write_str("(")?;
+            for (index, (key, value)) in self.arguments.iter().enumerate() {
+                let comma = if index > 0 { ", " } else { "" };
+                write!(out, "{comma}{key}={}", parser::quoted_if_needed(value))?;
+            }
+            out.write_str(")")?;
+        }
+        match self.amount {
+            Some(amount) => write!(out, "@{amount}"),
+            None => Ok(()),
+        }
+    }
+}

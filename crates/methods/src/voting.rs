@@ -1,0 +1,104 @@
+//! The votes of gates: what the learned method and its benchmark double compute in every layer and step.
+
+use dropcap_kernels::matmul::{Epilogue, Orientation, PackedMatrix, Part, TensorBytes, matmul};
+use dropcap_kernels::vote::{VoteJob, first_refusals};
+use dropcap_kernels::{DType, Team};
+use dropcap_policy::{Lanes, Observation, PolicyError};
+
+use crate::{Gates, MethodError};
+
+/// The gates of all layers, packed for this machine.
+#[derive(Debug)]
+pub(crate) struct VotingGates {
+    width: usize,
+    layers: Vec<VotingLayer>,
+}
+
+#[derive(Debug)]
+struct VotingLayer {
+    /// W_q above W_k, `[2r, c]`: one product gives both gates of a token.
+    both: PackedMatrix,
+    bias: f32,
+}
+
+/// The votes cast in one lane during one step.
+#[derive(Debug)]
+pub(crate) struct Ballot {
+    /// Index of the sequence among the spans.
+    pub(crate) span: usize,
+    /// Index of the lane within the layer.
+    pub(crate) group: usize,
+    /// Per entry the first query of this step that refuses it, or `u32::MAX`.
+    pub(crate) refused_by: Vec<u32>,
+}
+
+impl VotingGates {
+    pub(crate) fn new(gates: &Gates) -> Result<Self, MethodError> {
+        let team = Team::new(1)?;
+        let pack = |layer: &crate::LayerGates| {
+            let parts = [&layer.query, &layer.key].map(|matrix| rows_of(matrix, gates.width()));
+            let both = PackedMatrix::pack(&team, &parts, gates.hidden(), DType::F32)?;
+            Ok(VotingLayer { both, bias: layer.bias })
+        };
+        let layers = gates.layers().iter().map(pack).collect::<Result<_, MethodError>>()?;
+        Ok(Self { width: gates.width(), layers })
+    }
+
+    /// Gate width r.
+    pub(crate) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Computes the gates of all new tokens, stores their key gates with their entries, and lets every new token
+    /// vote on every live entry before it: one ballot per sequence and lane.
+    pub(crate) fn vote(
+        &self,
+        seen: &Observation<'_>,
+        lanes: &mut [Lanes<'_>],
+    ) -> Result<Vec<Ballot>, PolicyError> {
+        let mismatch = |what, expected, got| PolicyError::Mismatch { what, layer: seen.layer, expected, got };
+        let Some(layer) = self.layers.get(seen.layer) else {
+            return Err(mismatch("number of layers", self.layers.len(), seen.layer + 1));
+        };
+        let (width, hidden) = (self.width, layer.both.inputs());
+        let tokens = seen.spans.iter().map(|span| span.first_row + span.queries).max().unwrap_or(0);
+        if seen.hidden.len() != tokens * hidden {
+            return Err(mismatch("numbers in the hidden states", tokens * hidden, seen.hidden.len()));
+        }
+        let mut gates = vec![0.0; tokens * 2 * width];
+        matmul(seen.team, seen.hidden, &layer.both, None, Epilogue::Store, &mut gates)?;
+        let query_gates: Vec<f32> =
+            gates.chunks_exact(2 * width).flat_map(|row| &row[..width]).copied().collect();
+
+        let mut ballots = Vec::with_capacity(lanes.len());
+        for (index, (span, lanes)) in seen.spans.iter().zip(lanes.iter_mut()).enumerate() {
+            let key_gates = &gates[(2 * span.first_row + 1) * width..];
+            for group in 0..lanes.groups() {
+                lanes.write_side(group, seen.first_channel, key_gates, 2 * width)?;
+                let refused_by = vec![u32::MAX; lanes.lane(group).len()];
+                ballots.push(Ballot { span: index, group, refused_by });
+            }
+        }
+        let mut jobs: Vec<VoteJob<'_>> = Vec::with_capacity(ballots.len());
+        for ballot in &mut ballots {
+            let span = &seen.spans[ballot.span];
+            jobs.push(VoteJob {
+                first_row: span.first_row,
+                queries: span.queries,
+                first_position: span.first_position,
+                lane: lanes[ballot.span].lane(ballot.group).view(),
+                channel: seen.first_channel,
+                refused_by: &mut ballot.refused_by,
+            });
+        }
+        first_refusals(seen.team, &query_gates, layer.bias, &mut jobs)?;
+        drop(jobs);
+        Ok(ballots)
+    }
+}
+
+/// A row-major f32 matrix `[outputs, c]`, to be packed.
+fn rows_of(matrix: &[f32], outputs: usize) -> Part<'_> {
+    let source = TensorBytes { dtype: DType::F32, bytes: bytemuck::cast_slice(matrix) };
+    Part { source, orientation: Orientation::OutputsByInputs, outputs }
+}
