@@ -1,0 +1,207 @@
+//! A model directory whose config and weights are known to fit each other.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use dropcap_kernels::DType;
+use dropcap_weights::{ContentDigest, Fingerprint, ShardedTensors, StoredType};
+
+use crate::decoder_config::DecoderConfig;
+use crate::error::ModelError;
+use crate::weight_plan::{VectorPart, WeightPlan};
+
+/// A Hugging Face checkpoint, opened and compared, with no weight read yet.
+///
+/// Every tensor of its plan is stored, in the planned shape, as F32, F16 or BF16, and nothing else is stored but
+/// known buffers.
+#[derive(Debug)]
+pub struct Checkpoint {
+    directory: PathBuf,
+    config: DecoderConfig,
+    tensors: ShardedTensors,
+    plan: WeightPlan,
+}
+
+impl Checkpoint {
+    /// Opens a directory that holds `config.json` and safetensors weights, in one file or in shards.
+    ///
+    /// # Errors
+    /// A config or weight file that is refused on its own; [`ModelError::Mismatches`] with every tensor that is
+    /// missing, unexpected, or of the wrong shape or dtype.
+    pub fn open(directory: &Path) -> Result<Self, ModelError> {
+        let config = DecoderConfig::open(directory)?;
+        let tensors = ShardedTensors::open(directory)?;
+        let plan = WeightPlan::of(&config, &|name| tensors.info(name).is_some());
+        let checkpoint = Self { directory: directory.to_path_buf(), config, tensors, plan };
+        let problems = checkpoint.mismatches()?;
+        if problems.is_empty() {
+            Ok(checkpoint)
+        } else {
+            Err(ModelError::Mismatches { path: directory.to_path_buf(), problems })
+        }
+    }
+
+    /// The directory that was opened.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// What its `config.json` says.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// The stored tensors.
+    pub fn tensors(&self) -> &ShardedTensors {
+        &self.tensors
+    }
+
+    /// Which tensor goes into which slot.
+    pub fn plan(&self) -> &WeightPlan {
+        &self.plan
+    }
+
+    /// The dtype that most bytes of the weights are stored in.
+    pub fn stored_dtype(&self) -> DType {
+        let bytes = |dtype| -> u64 {
+            let infos = self.plan.tensors().filter_map(|tensor| self.tensors.info(tensor.name));
+            infos.filter(|info| computable(info.dtype) == Some(dtype)).map(|info| info.bytes()).sum()
+        };
+        DType::ALL.into_iter().max_by_key(|&dtype| bytes(dtype)).unwrap_or(DType::F32)
+    }
+
+    /// Reads one planned matrix part's bytes as stored, replacing the content of `bytes`, and says their dtype.
+    ///
+    /// # Errors
+    /// A tensor that is not of the plan; a file that became shorter or unreadable.
+    pub fn read_matrix(&self, tensor: &str, bytes: &mut Vec<u8>) -> Result<DType, ModelError> {
+        let file = self.tensors.file_of(tensor)?;
+        file.read_bytes(tensor, bytes)?;
+        let dtype = file.info(tensor).and_then(|info| computable(info.dtype));
+        dtype.ok_or_else(|| ModelError::Mismatches {
+            path: self.directory.clone(),
+            problems: vec![format!("{tensor}: not stored as {COMPUTABLE}")],
+        })
+    }
+
+    /// Reads vectors one after the other as f32: a norm, or the biases of a fused projection.
+    ///
+    /// # Errors
+    /// A tensor that is not of the plan; a file that became shorter or unreadable.
+    pub fn read_vectors<'a>(
+        &self,
+        parts: impl IntoIterator<Item = &'a VectorPart>,
+    ) -> Result<Vec<f32>, ModelError> {
+        let mut all = Vec::new();
+        for part in parts {
+            all.extend(self.tensors.read_f32(&part.tensor)?);
+        }
+        Ok(all)
+    }
+
+    /// The model's identity: family, dimensions, and a digest over samples of the stored weights.
+    ///
+    /// It does not depend on how the weights are split into files, nor on buffers stored beside them; it does
+    /// depend on the dtype that they are stored in.
+    ///
+    /// # Errors
+    /// A file that became shorter or unreadable.
+    pub fn fingerprint(&self) -> Result<Fingerprint, ModelError> {
+        let mut digest = ContentDigest::new();
+        for tensor in self.plan.tensors() {
+            digest.tensor(self.plan.label(tensor.name), &self.tensors, tensor.name)?;
+        }
+        let config = &self.config;
+        Ok(Fingerprint {
+            family: config.family.name().to_owned(),
+            layers: config.layers,
+            hidden: config.hidden,
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            vocabulary: config.vocabulary,
+            content: digest.finish(),
+        })
+    }
+
+    /// Reads every weight once and refuses NaN and infinity.
+    ///
+    /// # Errors
+    /// [`ModelError::NonFinite`] with each tensor at fault and the first place in it; a file that became shorter
+    /// or unreadable.
+    pub fn check_finite(&self) -> Result<(), ModelError> {
+        let mut problems = Vec::new();
+        for tensor in self.plan.tensors() {
+            if let Some(found) = self.tensors.first_non_finite(tensor.name)? {
+                problems.push(found.to_string());
+            }
+        }
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(ModelError::NonFinite { path: self.directory.clone(), problems })
+        }
+    }
+
+    /// Everything in which the stored tensors differ from the plan, one line each.
+    fn mismatches(&self) -> Result<Vec<String>, ModelError> {
+        let mut problems = Vec::new();
+        let mut planned = BTreeSet::new();
+        for tensor in self.plan.tensors() {
+            planned.insert(tensor.name);
+            let (name, shape) = (tensor.name, &tensor.shape);
+            match self.tensors.info(name) {
+                None => problems.push(format!("{name}: missing, expected shape {shape:?}")),
+                Some(info) => {
+                    if info.shape != *shape {
+                        problems.push(format!("{name}: expected shape {shape:?}, found {:?}", info.shape));
+                    }
+                    if computable(info.dtype).is_none() {
+                        problems.push(format!("{name}: expected {COMPUTABLE}, found {}", info.dtype));
+                    }
+                }
+            }
+        }
+        for name in self.tensors.names() {
+            if planned.contains(name) || self.plan.is_buffer(name) {
+                continue;
+            }
+            if self.plan.tied_copy == Some(name) {
+                if !self.copies_embedding(name)? {
+                    problems.push(format!(
+                        "{name}: differs from the embedding, but config.json ties them: set tie_word_embeddings to false"
+                    ));
+                }
+                continue;
+            }
+            problems.push(format!("{name:.200}: unexpected, no part of this model"));
+        }
+        Ok(problems)
+    }
+
+    /// Whether a tensor holds what the embedding holds, by samples of their bytes.
+    fn copies_embedding(&self, name: &str) -> Result<bool, ModelError> {
+        let digest = |name: &str| {
+            let mut digest = ContentDigest::new();
+            digest.tensor("", &self.tensors, name).map(|()| digest.finish())
+        };
+        let embedding = self.plan.embedding.parts.first().map(|part| part.tensor.as_str());
+        match embedding.filter(|name| self.tensors.info(name).is_some()) {
+            Some(embedding) => Ok(digest(embedding)? == digest(name)?),
+            // Its absence is reported by itself.
+            None => Ok(true),
+        }
+    }
+}
+
+const COMPUTABLE: &str = "F32, F16 or BF16";
+
+/// The kernels' name of a stored format, for those that they can read.
+fn computable(dtype: StoredType) -> Option<DType> {
+    match dtype {
+        StoredType::F32 => Some(DType::F32),
+        StoredType::F16 => Some(DType::F16),
+        StoredType::Bf16 => Some(DType::Bf16),
+        _ => None,
+    }
+}

@@ -1,0 +1,188 @@
+//! Everything that can be wrong with a model, its text or its input.
+
+use std::path::{Path, PathBuf};
+
+use dropcap_weights::WeightsError;
+
+use crate::families::Family;
+
+/// Why a model could not be loaded or run.
+///
+/// Every message names the file or the argument at fault, the limit, the value found, and where there is
+/// something to do, what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// The weights were refused.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// An operation refused its operands.
+    #[error("the model's computation failed: {0}")]
+    Kernel(#[from] dropcap_kernels::KernelError),
+    /// The cache refused an edit.
+    #[error(transparent)]
+    Cache(#[from] dropcap_cache::CacheError),
+    /// The pruning policy failed.
+    #[error(transparent)]
+    Policy(#[from] dropcap_policy::PolicyError),
+    /// The operating system refused an operation.
+    #[error("cannot {op} {}: {source}", path.display())]
+    Io {
+        /// What was tried, as a verb.
+        op: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A configuration file is longer than any configuration is.
+    #[error("{} is longer than the limit of {limit} bytes", path.display())]
+    FileTooLong {
+        /// The file.
+        path: PathBuf,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// A configuration file is not a JSON object.
+    #[error("{} is not a JSON object: {reason}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// The parser's reason, with line and column.
+        reason: String,
+    },
+    /// A configuration value is missing, of the wrong kind, or out of bounds.
+    #[error("{key} in {} is {got}, and it must be {expected}", path.display())]
+    ConfigValue {
+        /// The file.
+        path: PathBuf,
+        /// The key, with the key it stands under.
+        key: String,
+        /// What would be accepted.
+        expected: String,
+        /// The value found.
+        got: String,
+    },
+    /// The model is of a family that is not supported.
+    #[error("{} describes {got}, and the models supported are {}", path.display(), Family::list())]
+    UnsupportedArchitecture {
+        /// The file.
+        path: PathBuf,
+        /// The architecture found.
+        got: String,
+    },
+    /// The model needs something that is not supported.
+    #[error("{} asks for {feature}, which is not supported: {supported}", path.display())]
+    UnsupportedFeature {
+        /// The file.
+        path: PathBuf,
+        /// The key and the value found.
+        feature: String,
+        /// What is supported in its place.
+        supported: String,
+    },
+    /// The tensors are not those that the configuration describes.
+    #[error("the weights in {} do not fit its config.json, in {} places:{}", path.display(), problems.len(), lines(problems))]
+    Mismatches {
+        /// The model's directory.
+        path: PathBuf,
+        /// One line each.
+        problems: Vec<String>,
+    },
+    /// Weights that are NaN or infinite.
+    #[error("{} tensors of {} hold NaN or infinity:{}", problems.len(), path.display(), lines(problems))]
+    NonFinite {
+        /// The model's directory.
+        path: PathBuf,
+        /// One line per tensor.
+        problems: Vec<String>,
+    },
+    /// The model has no `tokenizer.json`.
+    #[error("{} is missing: save it there with AutoTokenizer.from_pretrained(...).save_pretrained(...) (tokenizer.model and vocab.json are not read), or give token ids instead of text", path.display())]
+    NoTokenizer {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// `tokenizer.json` is not a tokenizer.
+    #[error("{} is not a tokenizer: {reason}", path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// The tokenizer library's reason.
+        reason: String,
+    },
+    /// The tokenizer has tokens that the model lacks.
+    #[error("{} has token {token} with id {id}, and the model's vocabulary has {vocabulary} tokens: it belongs to another model", path.display())]
+    TokenizerVocabulary {
+        /// The tokenizer's file.
+        path: PathBuf,
+        /// The token with the largest id, quoted.
+        token: String,
+        /// Its id.
+        id: u32,
+        /// Size of the model's vocabulary, v.
+        vocabulary: usize,
+    },
+    /// More text than is tokenized at once.
+    #[error("the text is {got} bytes long, and the limit is {limit}: split it")]
+    TextTooLong {
+        /// The limit in bytes.
+        limit: usize,
+        /// Length of the text in bytes.
+        got: usize,
+    },
+    /// The tokenizer failed on a text.
+    #[error("the text cannot be tokenized: {reason}")]
+    Encode {
+        /// The tokenizer library's reason.
+        reason: String,
+    },
+    /// The tokenizer failed on token ids.
+    #[error("the tokens cannot be turned into text: {reason}")]
+    Decode {
+        /// The tokenizer library's reason.
+        reason: String,
+    },
+    /// Text became a control token although it must stay text.
+    #[error("the text holds {token}, which this tokenizer turns into a control token: remove it from the text")]
+    ControlToken {
+        /// The control token, quoted.
+        token: String,
+    },
+    /// A step without tokens.
+    #[error("a step needs at least one token, and none was given")]
+    EmptyInput,
+    /// A position past the last one that the model knows.
+    #[error("{wanted} positions are needed, and the model has {limit}: shorten the prompt or the completion")]
+    TooManyPositions {
+        /// Positions needed.
+        wanted: usize,
+        /// Positions of the model.
+        limit: usize,
+    },
+    /// A token id that the embedding has no row for.
+    #[error("token id {id} is outside the vocabulary of {vocabulary} tokens")]
+    TokenOutsideVocabulary {
+        /// The id given.
+        id: u32,
+        /// Size of the vocabulary, v.
+        vocabulary: usize,
+    },
+}
+
+impl ModelError {
+    /// Wraps a refusal of the operating system.
+    pub(crate) fn io(op: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Self::Io { op, path: path.to_path_buf(), source }
+    }
+}
+
+/// One line per problem, so many that a wrong model is recognised and a terminal is not flooded.
+fn lines(problems: &[String]) -> String {
+    const MOST: usize = 40;
+    let mut text: String = problems.iter().take(MOST).map(|problem| format!("\n  {problem}")).collect();
+    if let Some(more @ 1..) = problems.len().checked_sub(MOST) {
+        text.push_str(&format!("\n  and {more} more"));
+    }
+    text
+}

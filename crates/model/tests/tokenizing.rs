@@ -1,0 +1,240 @@
+//! Text to tokens and back, on a small byte-level tokenizer made here.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use dropcap_model::{IncrementalText, MAX_TEXT_BYTES, ModelError, Tokenizer};
+use proptest::prelude::*;
+use proptest::test_runner::Config;
+use serde_json::{Value, json};
+
+/// Llama 3's splitting pattern, which looks ahead after white space.
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const BOS: u32 = 300;
+const END: u32 = 301;
+
+/// A tokenizer of 256 bytes and a few merges, with two control tokens; every text begins with one of them.
+fn file() -> Value {
+    let bytes: Vec<u8> = (0..=255).collect();
+    let mut vocabulary = serde_json::Map::new();
+    let mut symbols: Vec<char> = tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect();
+    symbols.sort_unstable();
+    assert_eq!(symbols.len(), bytes.len());
+    for (id, symbol) in symbols.iter().enumerate() {
+        vocabulary.insert(symbol.to_string(), id.into());
+    }
+    let merges = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("Ġ", "c"), ("a", "t"), ("Ġc", "at")];
+    for (id, (left, right)) in merges.iter().enumerate() {
+        vocabulary.insert(format!("{left}{right}"), (256 + id).into());
+    }
+    let special = |id: u32, content: &str| {
+        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true})
+    };
+    json!({
+        "version": "1.0",
+        "truncation": {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0},
+        "padding": {"strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0,
+            "pad_type_id": 0, "pad_token": "!"},
+        "added_tokens": [special(BOS, "<|begin|>"), special(END, "<|end|>")],
+        "normalizer": null,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": LLAMA3}, "behavior": "Isolated", "invert": false},
+            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
+        ]},
+        "post_processor": {"type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<|begin|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"<|begin|>": {"id": "<|begin|>", "ids": [BOS], "tokens": ["<|begin|>"]}}},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+            "vocab": vocabulary, "merges": merges.map(|(left, right)| format!("{left} {right}"))},
+    })
+}
+
+fn parse(file: &Value) -> Result<Tokenizer, ModelError> {
+    Tokenizer::parse(Path::new("dir/tokenizer.json"), file.to_string().as_bytes())
+}
+
+fn tokenizer() -> Tokenizer {
+    parse(&file()).unwrap()
+}
+
+/// A tokenizer as Llama 2's: spaces are `▁`, unknown characters fall back to bytes, a first space is stripped.
+fn sentence_pieces() -> Tokenizer {
+    let mut vocabulary = serde_json::Map::new();
+    for (id, token) in ["<unk>", "<s>", "</s>"].iter().enumerate() {
+        vocabulary.insert((*token).to_owned(), id.into());
+    }
+    for byte in 0..256 {
+        vocabulary.insert(format!("<0x{byte:02X}>"), (3 + byte).into());
+    }
+    for (id, token) in ["▁", "a", "b", "▁a", "<", "/", "s", ">"].iter().enumerate() {
+        vocabulary.insert((*token).to_owned(), (259 + id).into());
+    }
+    let special = |id: u32, content: &str| {
+        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": true, "special": true})
+    };
+    parse(&json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": [special(0, "<unk>"), special(1, "<s>"), special(2, "</s>")],
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+        "pre_tokenizer": null, "post_processor": null,
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"},
+            {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+        "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
+            "vocab": vocabulary, "merges": ["▁ a"]},
+    }))
+    .unwrap()
+}
+
+fn streamed(tokenizer: &Arc<Tokenizer>, ids: &[u32]) -> String {
+    let mut stream = IncrementalText::new(Arc::clone(tokenizer));
+    let mut text: String = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
+    text.push_str(&stream.finish().unwrap());
+    text
+}
+
+#[test]
+fn text_survives_its_tokens_and_begins_with_the_tokenizers_token() {
+    let tokenizer = tokenizer();
+    // Longer than the 8 tokens to which the file would cut it.
+    let text = "the cat's cat, the other cat, 12345 \u{1f600} and\n\n  more";
+    let ids = tokenizer.encode(text).unwrap();
+    assert_eq!(ids[0], BOS);
+    assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+    assert_eq!(tokenizer.encode("").unwrap(), [BOS]);
+    assert_eq!(tokenizer.decode(&[]).unwrap(), "");
+    assert_eq!((tokenizer.token(257).as_deref(), tokenizer.id("the")), (Some("the"), Some(257)));
+    // An id that is no token is no reason to fail.
+    assert_eq!(tokenizer.decode(&[257, 4_000_000_000]).unwrap(), "the");
+}
+
+#[test]
+fn special_tokens_in_user_text_stay_text() {
+    for tokenizer in [tokenizer(), sentence_pieces()] {
+        for text in ["<|end|>", "a<|begin|><|end|>b", "</s>", "a </s><s>b"] {
+            let ids = tokenizer.encode(text).unwrap();
+            let text_ids = ids.strip_prefix(&[BOS]).unwrap_or(&ids);
+            assert!(text_ids.iter().all(|&id| !tokenizer.is_control(id)), "{text}: {ids:?}");
+            assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+        }
+    }
+}
+
+#[test]
+fn a_control_token_that_the_model_itself_makes_of_text_is_refused() {
+    let mut file = file();
+    // A vocabulary in which plain merging arrives at a control token.
+    file["added_tokens"][1]["content"] = json!("the");
+    file["added_tokens"][1]["id"] = json!(257);
+    let error = parse(&file).unwrap().encode("see the").unwrap_err();
+    assert!(parse(&file).unwrap().encode("see").is_ok());
+    let also = parse(&file).unwrap().encode("the");
+    assert!(matches!(also, Err(ModelError::ControlToken { ref token }) if token == "\"the\""), "{also:?} {error}");
+}
+
+#[test]
+fn the_vocabulary_must_fit_the_model() {
+    let tokenizer = tokenizer();
+    tokenizer.check_vocabulary(302).unwrap();
+    tokenizer.check_vocabulary(50_000).unwrap();
+    let text = tokenizer.check_vocabulary(301).unwrap_err().to_string();
+    assert!(text.contains("\"<|end|>\"") && text.contains("301") && text.contains("dir/tokenizer.json"), "{text}");
+}
+
+#[test]
+fn a_missing_or_broken_file_is_named() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let error = Tokenizer::open(directory.path()).unwrap_err();
+    assert!(matches!(error, ModelError::NoTokenizer { .. }));
+    assert!(error.to_string().contains("tokenizer.json"), "{error}");
+    for text in ["", "{}", "[]", "null", "{\"version\":\"1.0\",\"model\":{\"type\":\"BPE\"}}"] {
+        std::fs::write(directory.path().join("tokenizer.json"), text).unwrap();
+        let error = Tokenizer::open(directory.path()).unwrap_err();
+        assert!(matches!(error, ModelError::Tokenizer { .. }), "{text}: {error}");
+    }
+    std::fs::write(directory.path().join("tokenizer.json"), file().to_string()).unwrap();
+    assert_eq!(Tokenizer::open(directory.path()).unwrap().encode("the").unwrap(), [BOS, 257]);
+}
+
+#[test]
+fn long_runs_of_one_character_neither_panic_nor_hang_nor_lose_the_split() {
+    let tokenizer = tokenizer();
+    let tail = " the cat's cat";
+    let expected = tokenizer.encode(&format!("!{tail}")).unwrap();
+    for character in ["a", "^", "\n", "1", "\u{200b}", "\u{e9}", " \n"] {
+        let text = format!("{}!{tail}", character.repeat(200_000 / character.len()));
+        let ids = tokenizer.encode(&text).unwrap();
+        assert!(ids.ends_with(&expected[2..]), "{character:?}");
+    }
+    let blank = |n: usize| tokenizer.encode(&format!("{}!{tail}", " ".repeat(n)));
+    assert!(blank(250_000).unwrap().ends_with(&expected[2..]));
+    let text = blank(250_001).unwrap_err().to_string();
+    assert!(text.contains("250001") && text.contains("250000"), "{text}");
+}
+
+#[test]
+fn more_text_than_the_limit_is_refused_before_it_is_tokenized() {
+    let error = tokenizer().encode(&"a".repeat(MAX_TEXT_BYTES + 1)).unwrap_err();
+    assert!(matches!(error, ModelError::TextTooLong { limit: MAX_TEXT_BYTES, got } if got == MAX_TEXT_BYTES + 1));
+}
+
+#[test]
+fn no_piece_holds_half_a_character() {
+    let tokenizer = Arc::new(tokenizer());
+    let ids = tokenizer.encode("\u{1f600}\u{e9}!").unwrap();
+    let mut stream = IncrementalText::new(Arc::clone(&tokenizer));
+    let pieces: Vec<String> = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
+    assert_eq!(pieces, ["", "", "", "", "\u{1f600}", "", "\u{e9}", "!"]);
+    assert_eq!(stream.finish().unwrap(), "");
+    // Cut off within a character, the rest says so; then the text begins anew.
+    for &id in &ids[..3] {
+        assert_eq!(stream.push(id).unwrap(), "");
+    }
+    assert_eq!(stream.finish().unwrap(), "\u{fffd}");
+    assert_eq!(stream.push(257).unwrap(), "the");
+}
+
+#[test]
+fn bytes_that_are_no_text_are_not_held_for_ever() {
+    let tokenizer = Arc::new(tokenizer());
+    let mut stream = IncrementalText::new(Arc::clone(&tokenizer));
+    let lone = tokenizer.encode("\u{e9}").unwrap()[2];
+    let text: String = (0..100).map(|_| stream.push(lone).unwrap()).collect();
+    assert!(text.chars().count() >= 90 && text.chars().all(|c| c == '\u{fffd}'), "{text:?}");
+}
+
+#[test]
+fn control_tokens_give_no_text_and_cost_nothing() {
+    let tokenizer = Arc::new(tokenizer());
+    let mut ids = vec![257];
+    ids.extend(vec![END; 20_000]);
+    ids.extend([258, 4_000_000_000, 258]);
+    assert_eq!(streamed(&tokenizer, &ids), "the the the");
+}
+
+proptest! {
+    #![proptest_config(Config { cases: 200, failure_persistence: None, ..Config::default() })]
+
+    #[test]
+    fn pieces_together_are_the_text(text in "(the|cat| |a|b|\n|é|😀|▁|\u{fffd}|.){0,30}") {
+        for tokenizer in [tokenizer(), sentence_pieces()] {
+            let tokenizer = Arc::new(tokenizer);
+            let ids = tokenizer.encode(&text).unwrap();
+            prop_assert_eq!(streamed(&tokenizer, &ids), tokenizer.decode(&ids).unwrap());
+        }
+    }
+
+    #[test]
+    fn any_tokens_can_be_streamed(ids in proptest::collection::vec(0u32..310, 0..40)) {
+        for tokenizer in [tokenizer(), sentence_pieces()] {
+            streamed(&Arc::new(tokenizer), &ids);
+        }
+    }
+}
