@@ -1,0 +1,23 @@
+//! From prompts to tokens: sequences, scheduling, ragged batches, sampling.
+//!
+//! [`Engine::submit`] queues a request; each [`Engine::step`] runs one ragged batch of prompt chunks and
+//! single tokens through the decoder and reports what came out. Sequences join and leave between steps.
+
+mod engine;
+mod error;
+mod evaluate;
+mod request;
+mod sampler;
+mod schedule;
+mod sequence;
+mod stop;
+mod text;
+mod tracing;
+
+pub use engine::{Engine, EngineOptions};
+pub use error::EngineError;
+pub use evaluate::{Evaluation, evaluate};
+pub use request::{FinishReason, Finished, Output, Request, SequenceId, Timings};
+pub use sampler::{Sampler, Sampling};
+pub use stop::StopMatcher;
+pub use text::TextStream;

@@ -1,0 +1,95 @@
+//! What goes into the engine and what comes out of it.
+
+use std::time::Duration;
+
+use dropcap_cache::KvReport;
+
+use crate::{EngineError, Sampling};
+
+/// Names a sequence for as long as the engine lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SequenceId(pub u64);
+
+/// A prompt and how to continue it.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Token ids of the prompt, at least one.
+    pub prompt: Vec<u32>,
+    /// Most tokens to generate, at least 1; the model's positions bound it too.
+    pub max_tokens: usize,
+    /// How to choose each token.
+    pub sampling: Sampling,
+    /// Ids that end the text; such an id is reported but belongs to no text. Stop strings are the caller's
+    /// (see [`crate::StopMatcher`] and [`crate::Engine::finish`]): the engine knows no text.
+    pub stop_tokens: Vec<u32>,
+}
+
+/// Why a generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinishReason {
+    /// An end-of-text token or a stop string.
+    Stop,
+    /// `max_tokens`, or the model's last position.
+    Length,
+    /// Cancelled by the caller.
+    Cancelled,
+}
+
+impl FinishReason {
+    /// The word that APIs of the field use.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FinishReason::Stop => "stop",
+            FinishReason::Length => "length",
+            FinishReason::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// How long the two phases of one sequence took, waiting in the queue apart.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Timings {
+    /// From its first prompt chunk to its first token.
+    pub prefill: Duration,
+    /// From its first token to its last.
+    pub decode: Duration,
+}
+
+/// A sequence that is over.
+#[derive(Debug)]
+pub struct Finished {
+    /// Which.
+    pub id: SequenceId,
+    /// Why.
+    pub reason: FinishReason,
+    /// Prompt tokens.
+    pub prompt_tokens: usize,
+    /// Generated ids, the end-of-text id included.
+    pub token_ids: Vec<u32>,
+    /// Its cache at the end, before it was freed.
+    pub report: KvReport,
+    /// How long it took.
+    pub timings: Timings,
+}
+
+/// One thing that a step brought.
+#[derive(Debug)]
+pub enum Output {
+    /// A new token.
+    Token {
+        /// Whose.
+        id: SequenceId,
+        /// The token.
+        token: u32,
+    },
+    /// The last word on a sequence.
+    Finished(Finished),
+    /// A sequence that had to be given up; the others go on.
+    Failed {
+        /// Which.
+        id: SequenceId,
+        /// Why.
+        error: EngineError,
+    },
+}

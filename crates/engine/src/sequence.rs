@@ -1,0 +1,141 @@
+//! One request on its way: how much of the prompt is in, what has been generated, its cache.
+
+use std::time::Instant;
+
+use dropcap_cache::{KvCache, LayerIdx};
+
+use crate::{EngineError, FinishReason, Finished, Request, Sampler, SequenceId, Timings};
+
+#[derive(Debug)]
+pub(crate) struct Sequence {
+    pub(crate) id: SequenceId,
+    /// Prompt, then generated tokens.
+    text: Vec<u32>,
+    prompt_tokens: usize,
+    max_tokens: usize,
+    stop_tokens: Vec<u32>,
+    sampler: Sampler,
+    pub(crate) cache: KvCache,
+    /// Positions that the trace has; a restarted sequence repeats itself and is not told twice.
+    pub(crate) traced: u32,
+    started: Option<Instant>,
+    first_token: Option<Instant>,
+    last_token: Option<Instant>,
+}
+
+impl Sequence {
+    /// A sequence that has not run yet; `positions` is the model's limit.
+    pub(crate) fn new(id: SequenceId, request: Request, cache: KvCache, positions: usize) -> Result<Self, EngineError> {
+        let prompt_tokens = request.prompt.len();
+        Ok(Sequence {
+            id,
+            prompt_tokens,
+            // The last generated token is never fed back, so it needs no position of its own.
+            max_tokens: request.max_tokens.min(positions + 1 - prompt_tokens),
+            text: request.prompt,
+            stop_tokens: request.stop_tokens,
+            sampler: Sampler::new(request.sampling)?,
+            cache,
+            traced: 0,
+            started: None,
+            first_token: None,
+            last_token: None,
+        })
+    }
+
+    /// Tokens that are known but not yet in the cache: the rest of the prompt, or the last one generated.
+    pub(crate) fn pending(&self) -> &[u32] {
+        &self.text[self.cache.next_position() as usize..]
+    }
+
+    /// The next `count` pending tokens, beside the cache that they go into.
+    pub(crate) fn feed(&mut self, count: usize) -> (&[u32], &mut KvCache) {
+        let first = self.cache.next_position() as usize;
+        (&self.text[first..first + count], &mut self.cache)
+    }
+
+    /// Tokens already fed, from position `first` on.
+    pub(crate) fn fed(&self, first: u32, count: usize) -> &[u32] {
+        &self.text[first as usize..first as usize + count]
+    }
+
+    pub(crate) fn prompt_tokens(&self) -> usize {
+        self.prompt_tokens
+    }
+
+    /// Live entries of each layer, summed over its lanes.
+    pub(crate) fn live_entries(&self) -> Vec<u64> {
+        (0..self.cache.layers()).map(|layer| self.cache.lanes(LayerIdx(layer)).iter().map(|lane| lane.len() as u64).sum()).collect()
+    }
+
+    /// Whether several tokens are known but not in the cache: a prompt, or the text of a restarted sequence.
+    pub(crate) fn is_prefilling(&self) -> bool {
+        self.pending().len() > 1 || self.generated().is_empty()
+    }
+
+    /// Most tokens that one step may feed: a chunk never crosses the prompt's end, where policies may act.
+    pub(crate) fn feedable(&self) -> usize {
+        let fed = self.cache.next_position() as usize;
+        if fed < self.prompt_tokens { self.prompt_tokens - fed } else { self.pending().len() }
+    }
+
+    /// Whether feeding `count` more tokens feeds the prompt's last one.
+    pub(crate) fn prompt_ends_within(&self, count: usize) -> bool {
+        let fed = self.cache.next_position() as usize;
+        fed < self.prompt_tokens && fed + count >= self.prompt_tokens
+    }
+
+    fn generated(&self) -> &[u32] {
+        &self.text[self.prompt_tokens..]
+    }
+
+    /// Gives all memory back; the text stays, and goes through the model again when there is room.
+    pub(crate) fn restart(&mut self, empty: KvCache) {
+        self.cache = empty;
+    }
+
+    /// Pages that `count` more tokens can need at most: nothing is reclaimed before it is appended.
+    pub(crate) fn pages_for(&self, count: usize) -> usize {
+        self.cache.pages_wanted(count)
+    }
+
+    pub(crate) fn mark_started(&mut self) {
+        self.started.get_or_insert_with(Instant::now);
+    }
+
+    /// Samples the next token from `logits` `[v]` and says whether it was the last.
+    pub(crate) fn extend(&mut self, logits: &[f32]) -> Result<(u32, Option<FinishReason>), EngineError> {
+        let token = self.sampler.sample(logits, &self.text)?;
+        self.text.push(token);
+        let now = Instant::now();
+        self.first_token.get_or_insert(now);
+        self.last_token = Some(now);
+        let reason = if self.stop_tokens.contains(&token) {
+            Some(FinishReason::Stop)
+        } else if self.generated().len() >= self.max_tokens {
+            Some(FinishReason::Length)
+        } else {
+            None
+        };
+        Ok((token, reason))
+    }
+
+    /// The account of a sequence that is over; its pages go back as it drops.
+    pub(crate) fn finish(self, reason: FinishReason) -> Finished {
+        let between = |from: Option<Instant>, to: Option<Instant>| match (from, to) {
+            (Some(from), Some(to)) => to.saturating_duration_since(from),
+            _ => std::time::Duration::ZERO,
+        };
+        Finished {
+            id: self.id,
+            reason,
+            prompt_tokens: self.prompt_tokens,
+            report: self.cache.report(),
+            timings: Timings {
+                prefill: between(self.started, self.first_token),
+                decode: between(self.first_token, self.last_token),
+            },
+            token_ids: self.generated().to_vec(),
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! A pruned run equals a dense run under the mask built from its lifetimes, for every family and chunking.
+
+mod support;
+
+use dropcap_cache::NEVER;
+use dropcap_policy::{EvictionPolicy, Granularity, KeepAll, Lanes, Observation, PolicyError};
+use support::naive::Naive;
+use support::{Model, distance};
+
+/// Float32 with online softmax against float64 with a full matrix.
+const LOGITS: f32 = 1e-4;
+const CHUNKS: [usize; 4] = [1, 31, 32, 33];
+
+/// Gives every entry an arbitrary lifetime at birth: short, long or endless, differing by layer and lane.
+#[derive(Debug)]
+struct Arbitrary(Granularity);
+
+fn lifetime(layer: usize, group: usize, position: u32) -> u32 {
+    let mix = |value: u32, factor: u32| (value + 1).wrapping_mul(factor);
+    let mut word = mix(layer as u32, 0x9e37_79b9) ^ mix(group as u32, 0x85eb_ca6b) ^ mix(position, 0xc2b2_ae35);
+    word ^= word >> 15;
+    word = word.wrapping_mul(0x2c1b_3c6d);
+    word ^= word >> 12;
+    match word % 4 {
+        0 => 1,
+        1 => 1 + word / 4 % 8,
+        2 => 1 + word / 4 % 60,
+        _ => NEVER,
+    }
+}
+
+impl EvictionPolicy for Arbitrary {
+    fn granularity(&self) -> Granularity {
+        self.0
+    }
+
+    fn decide(&self, seen: &Observation<'_>, lanes: &mut [Lanes<'_>]) -> Result<(), PolicyError> {
+        for lanes in lanes {
+            for group in 0..lanes.groups() {
+                for entry in lanes.new_entries(group) {
+                    let position = lanes.lane(group).positions()[entry];
+                    let expiry = position.saturating_add(lifetime(seen.layer, group, position));
+                    lanes.lower(group, entry, expiry, expiry);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_pruned_run_equals_a_dense_run_under_the_mask_of_its_lifetimes() {
+    let text: Vec<u32> = (0..97).map(|i| i * 29 % 97).collect();
+    for folder in support::MODELS {
+        let model = Model::open(folder);
+        let naive = Naive::open(folder, model.checkpoint.config());
+        for granularity in [Granularity::Layer, Granularity::KvHead] {
+            let policy = Arbitrary(granularity);
+            let whole = model.evaluate(&policy, &text, text.len());
+            assert!(whole.report.keep_ratio() < 0.6, "something was forgotten");
+            let expected = naive.logits(&text, &whole.expires_at, whole.lanes);
+            let off = distance(&whole.logits, &expected);
+            assert!(off <= LOGITS, "{folder} {granularity:?} whole: logits off by {off}");
+            for chunk in CHUNKS {
+                let found = model.evaluate(&policy, &text, chunk);
+                assert_eq!(found.expires_at, whole.expires_at, "{folder} {granularity:?} chunks of {chunk}");
+                let off = distance(&found.logits, &expected);
+                assert!(off <= LOGITS, "{folder} {granularity:?} chunks of {chunk}: logits off by {off}");
+            }
+        }
+    }
+}
+
+#[test]
+fn streaming_llm_equals_its_mask_in_any_chunks() {
+    let text: Vec<u32> = (0..97).map(|i| i * 31 % 97).collect();
+    for folder in support::MODELS {
+        let model = Model::open(folder);
+        let naive = Naive::open(folder, model.checkpoint.config());
+        let policy = model.method("streaming_llm(sinks=3, recent=17)");
+        let expected = naive.logits(&text, &model.evaluate(policy.as_ref(), &text, 97).expires_at, 1);
+        for chunk in [1, 31, 32, 33, 97] {
+            let found = model.evaluate(policy.as_ref(), &text, chunk);
+            let off = distance(&found.logits, &expected);
+            assert!(off <= LOGITS, "{folder} chunks of {chunk}: logits off by {off}");
+            let layers = model.checkpoint.config().layers as u64;
+            assert!(found.report.live_entries <= 20 * layers, "{folder}: {:?}", found.report);
+        }
+    }
+}
+
+/// Keeps everything, one lane per KV head.
+#[derive(Debug)]
+struct KeepAllHeads;
+
+impl EvictionPolicy for KeepAllHeads {
+    fn granularity(&self) -> Granularity {
+        Granularity::KvHead
+    }
+
+    fn decide(&self, _: &Observation<'_>, _: &mut [Lanes<'_>]) -> Result<(), PolicyError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn keeping_everything_is_dense_to_the_bit() {
+    let text: Vec<u32> = (0..97).map(|i| i * 53 % 97).collect();
+    for folder in support::WITHOUT_WINDOW {
+        let model = Model::open(folder);
+        let dense = model.evaluate(&KeepAll, &text, 97).logits;
+        let keepers: [Box<dyn EvictionPolicy>; 3] = [
+            Box::new(KeepAllHeads),
+            Box::new(model.method("simulate(keep=1)")),
+            Box::new(model.method("streaming_llm(sinks=4, recent=1000)")),
+        ];
+        for policy in &keepers {
+            for chunk in [1, 33, 97] {
+                assert!(model.evaluate(policy, &text, chunk).logits == dense, "{folder} {policy:?} {chunk}");
+            }
+        }
+    }
+}
