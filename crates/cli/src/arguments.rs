@@ -1,0 +1,46 @@
+//! Flags that several verbs share.
+
+use clap::Args;
+use dropcap_kernels::DType;
+
+use crate::size;
+
+/// Which model, and how it is held in memory.
+#[derive(Args, Debug)]
+pub struct ModelArguments {
+    /// A directory as `save_pretrained` writes it, or a Hugging Face id such as `openai-community/gpt2`.
+    #[arg(short, long, value_name = "DIR|ORG/NAME", env = "DROPCAP_MODEL", help_heading = "Model")]
+    pub model: String,
+    /// Branch, tag or commit of a hub id.
+    #[arg(long, value_name = "REV", help_heading = "Model")]
+    pub revision: Option<String>,
+    /// Use only what is in the local cache of the hub (as HF_HUB_OFFLINE=1 does).
+    #[arg(long, help_heading = "Model")]
+    pub offline: bool,
+    /// How weights are held in memory: f32, bf16 or f16.
+    #[arg(long, value_name = "DTYPE", default_value = "f32", help_heading = "Model")]
+    pub dtype: DType,
+    #[command(flatten)]
+    pub machine: MachineArguments,
+}
+
+/// What of the machine to use.
+#[derive(Args, Debug)]
+pub struct MachineArguments {
+    /// How keys and values are stored: f32, bf16 or f16.
+    #[arg(long, value_name = "DTYPE", default_value = "f32", help_heading = "Machine")]
+    pub kv_dtype: DType,
+    /// Threads to compute with [default: all processors].
+    #[arg(short, long, value_name = "N", help_heading = "Machine")]
+    pub threads: Option<usize>,
+    /// Cap on the KV cache of all sequences together, such as 4GiB [default: none].
+    #[arg(long, value_name = "SIZE", value_parser = size::bytes, help_heading = "Machine")]
+    pub kv_limit: Option<usize>,
+}
+
+impl MachineArguments {
+    /// The number of threads to use.
+    pub fn threads(&self) -> usize {
+        self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+    }
+}

@@ -1,0 +1,167 @@
+//! `dropcap generate`: text from a model that forgets, and an account of its memory.
+
+mod account;
+mod batch;
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use dropcap_engine::{Engine, EngineOptions, Request, Sampling};
+use dropcap_methods::MethodSpec;
+use dropcap_model::{GenerationConfig, Tokenizer};
+use dropcap_policy::Granularity;
+use dropcap_trace::{TraceHeader, TraceWriter};
+
+pub use account::kv_json;
+
+use crate::arguments::ModelArguments;
+use crate::loading::{self, Loaded};
+use crate::prompts::{self, Prompt};
+use crate::size;
+
+/// Flags of `dropcap generate`.
+#[derive(Args)]
+pub struct Arguments {
+    /// Text to continue; `-` or nothing reads standard input.
+    #[arg(value_name = "PROMPT", conflicts_with_all = ["prompt", "prompt_file"])]
+    text: Option<String>,
+    #[command(flatten)]
+    model: ModelArguments,
+    /// Text to continue.
+    #[arg(short, long, value_name = "TEXT", conflicts_with = "prompt_file")]
+    prompt: Option<String>,
+    /// Many prompts at once: JSON lines with `prompt` (or `ids`) and optionally `max_tokens`, `temperature`,
+    /// `seed`, `stop`.
+    #[arg(short = 'f', long, value_name = "FILE")]
+    prompt_file: Option<PathBuf>,
+    /// Pruning method; see `dropcap methods`.
+    #[arg(long, value_name = "SPEC", default_value = "none")]
+    method: MethodSpec,
+    /// Most tokens to generate.
+    #[arg(short = 'n', long, value_name = "N", default_value = "256", value_parser = size::count)]
+    max_tokens: usize,
+    /// 0 always takes the likeliest token.
+    #[arg(long, value_name = "X", default_value_t = 0.0, help_heading = "Sampling")]
+    temperature: f32,
+    /// Only the K likeliest tokens; 0 keeps all.
+    #[arg(long, value_name = "K", default_value_t = 0, help_heading = "Sampling")]
+    top_k: usize,
+    /// Only the likeliest tokens whose probabilities reach this sum.
+    #[arg(long, value_name = "X", default_value_t = 1.0, help_heading = "Sampling")]
+    top_p: f32,
+    /// Only tokens at least this share as likely as the likeliest.
+    #[arg(long, value_name = "X", default_value_t = 0.0, help_heading = "Sampling")]
+    min_p: f32,
+    /// Above 1, tokens already in the text become less likely.
+    #[arg(long, value_name = "X", default_value_t = 1.0, help_heading = "Sampling")]
+    repetition_penalty: f32,
+    /// Equal seeds give equal texts.
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Sampling")]
+    seed: u64,
+    /// End the text before this string; may be given several times.
+    #[arg(long, value_name = "TEXT", help_heading = "Sampling")]
+    stop: Vec<String>,
+    /// Go on past the model's end-of-text tokens.
+    #[arg(long, help_heading = "Sampling")]
+    ignore_eos: bool,
+    /// Most prompt tokens per step.
+    #[arg(long, value_name = "N", default_value = "256", value_parser = size::count, help_heading = "Machine")]
+    chunk: usize,
+    /// Most sequences at once; the rest wait.
+    #[arg(long, value_name = "N", default_value = "64", value_parser = size::count, help_heading = "Machine")]
+    max_batch: usize,
+    /// Record what was forgotten, when, and by which token, as JSON lines.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// Print one JSON object per prompt instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Generates for every prompt.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let prompts = read_prompts(arguments)?;
+    let loaded = loading::load(&arguments.model, &arguments.method)?;
+    let tokenizer = tokenizer_for(&prompts, arguments, &loaded.directory)?;
+    let stop_tokens = if arguments.ignore_eos {
+        Vec::new()
+    } else {
+        GenerationConfig::open(&loaded.directory, loaded.decoder.config())?.eos_token_ids
+    };
+    let mut engine = engine(arguments, &loaded)?;
+    let mut run = batch::Batch::new(arguments.json, prompts.len());
+    for prompt in prompts {
+        let ids = match (&prompt.ids, &prompt.prompt, &tokenizer) {
+            (Some(ids), ..) => ids.clone(),
+            (None, Some(text), Some(tokenizer)) => tokenizer.encode(text)?,
+            _ => Vec::new(),
+        };
+        let sampling = Sampling {
+            repetition_penalty: arguments.repetition_penalty,
+            temperature: prompt.temperature.unwrap_or(arguments.temperature),
+            top_k: arguments.top_k,
+            top_p: arguments.top_p,
+            min_p: arguments.min_p,
+            seed: prompt.seed.unwrap_or(arguments.seed),
+        };
+        let max_tokens = prompt.max_tokens.unwrap_or(arguments.max_tokens);
+        let request = Request { prompt: ids, max_tokens, sampling, stop_tokens: stop_tokens.clone() };
+        let stops = prompt.stop.unwrap_or_else(|| arguments.stop.clone());
+        run.submit(&mut engine, request, tokenizer.clone(), stops)?;
+    }
+    run.drive(&mut engine)
+}
+
+fn read_prompts(arguments: &Arguments) -> Result<Vec<Prompt>> {
+    match (&arguments.text, &arguments.prompt, &arguments.prompt_file) {
+        (_, _, Some(path)) => prompts::from_file(path),
+        (_, Some(text), None) => Ok(vec![Prompt::text(text.clone())]),
+        (Some(text), None, None) if text != "-" => Ok(vec![Prompt::text(text.clone())]),
+        _ => Ok(vec![prompts::from_stdin()?]),
+    }
+}
+
+/// The tokenizer, unless nothing needs one: prompts of ids, JSON output without text, no stop strings.
+fn tokenizer_for(prompts: &[Prompt], arguments: &Arguments, directory: &Path) -> Result<Option<Arc<Tokenizer>>> {
+    let only_ids = prompts.iter().all(|prompt| prompt.ids.is_some() && prompt.stop.is_none());
+    match Tokenizer::open(directory) {
+        Ok(tokenizer) => Ok(Some(Arc::new(tokenizer))),
+        Err(_) if only_ids && arguments.json && arguments.stop.is_empty() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn engine(arguments: &Arguments, loaded: &Loaded) -> Result<Engine> {
+    let options = EngineOptions {
+        chunk: arguments.chunk,
+        max_batch: arguments.max_batch,
+        kv_dtype: arguments.model.machine.kv_dtype,
+        kv_limit: arguments.model.machine.kv_limit,
+    };
+    let (decoder, policy, team) = (loaded.decoder.clone(), loaded.policy.clone(), loaded.team.clone());
+    let mut engine = Engine::new(decoder, policy, team, options)?;
+    if let Some(path) = &arguments.trace {
+        let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+        let config = loaded.decoder.config();
+        let header = TraceHeader {
+            version: dropcap_trace::VERSION,
+            model: arguments.model.model.clone(),
+            method: arguments.method.to_string(),
+            layers: config.layers,
+            kv_heads: config.kv_heads,
+            granularity: match loaded.policy.granularity() {
+                Granularity::Layer => dropcap_trace::Granularity::Layer,
+                Granularity::KvHead => dropcap_trace::Granularity::KvHead,
+            },
+            vocabulary: config.vocabulary,
+        };
+        let writer: Box<dyn Write + Send> = Box::new(BufWriter::new(file));
+        engine.trace_to(TraceWriter::new(writer, &header)?);
+    }
+    Ok(engine)
+}

@@ -1,0 +1,172 @@
+//! Drives the engine until every prompt is answered, and shows what comes out.
+//!
+//! One prompt streams its text as it grows. Several show a bar while they run and then their texts in the
+//! order in which they were given.
+
+use std::collections::HashMap;
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Result;
+use dropcap_cache::KvReport;
+use dropcap_engine::{
+    Engine, EngineError, FinishReason, Finished, Output, Request, SequenceId, TextStream, Timings,
+};
+use dropcap_model::Tokenizer;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use super::account;
+
+/// How one prompt stands.
+struct Entry {
+    stream: Option<TextStream>,
+    text: String,
+    outcome: Option<Result<Finished, EngineError>>,
+}
+
+/// All prompts of one run, in the order in which they were given.
+pub(super) struct Batch {
+    json: bool,
+    streams: bool,
+    entries: Vec<Entry>,
+    index: HashMap<SequenceId, usize>,
+    bar: ProgressBar,
+}
+
+impl Batch {
+    pub(super) fn new(json: bool, prompts: usize) -> Self {
+        let bar = if prompts > 1 && std::io::stderr().is_terminal() {
+            ProgressBar::new(prompts as u64)
+        } else {
+            ProgressBar::hidden()
+        };
+        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} prompts, {msg}, {elapsed}") {
+            bar.set_style(style);
+        }
+        let (entries, index) = (Vec::with_capacity(prompts), HashMap::new());
+        Batch { json, streams: prompts == 1 && !json, entries, index, bar }
+    }
+
+    /// Queues one prompt. One that the engine refuses fails alone if there are others.
+    pub(super) fn submit(
+        &mut self,
+        engine: &mut Engine,
+        request: Request,
+        tokenizer: Option<Arc<Tokenizer>>,
+        stops: Vec<String>,
+    ) -> Result<()> {
+        let (prompt, stop_tokens) = (&request.prompt, &request.stop_tokens);
+        let stream = tokenizer.map(|tokenizer| TextStream::new(tokenizer, prompt, stop_tokens, stops));
+        let stream = stream.transpose()?;
+        let mut entry = Entry { stream, text: String::new(), outcome: None };
+        match engine.submit(request) {
+            Ok(id) => {
+                self.index.insert(id, self.entries.len());
+            }
+            Err(error) => entry.outcome = Some(Err(error)),
+        }
+        self.entries.push(entry);
+        Ok(())
+    }
+
+    /// Runs to the end and prints; fails if any prompt failed.
+    pub(super) fn drive(mut self, engine: &mut Engine) -> Result<ExitCode> {
+        let mut tokens = 0usize;
+        while !engine.is_idle() {
+            for output in engine.step()? {
+                match output {
+                    Output::Token { id, token } => {
+                        tokens += 1;
+                        self.take(engine, id, token)?;
+                    }
+                    Output::Finished(finished) => self.end(finished)?,
+                    Output::Failed { id, error } => {
+                        self.entries[self.index[&id]].outcome = Some(Err(error));
+                        self.bar.inc(1);
+                    }
+                }
+            }
+            self.bar.set_message(format!("{} running, {tokens} tokens", engine.running()));
+        }
+        self.bar.finish_and_clear();
+        self.print()
+    }
+
+    fn take(&mut self, engine: &mut Engine, id: SequenceId, token: u32) -> Result<()> {
+        let entry = &mut self.entries[self.index[&id]];
+        let Some(stream) = &mut entry.stream else { return Ok(()) };
+        let (piece, stopped) = stream.push(token)?;
+        show(self.streams, &piece)?;
+        entry.text.push_str(&piece);
+        if stopped && let Some(finished) = engine.finish(id, FinishReason::Stop)? {
+            self.end(finished)?;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, mut finished: Finished) -> Result<()> {
+        let entry = &mut self.entries[self.index[&finished.id]];
+        if let Some(stream) = &mut entry.stream {
+            let (rest, stopped) = stream.finish()?;
+            show(self.streams, &rest)?;
+            entry.text.push_str(&rest);
+            if stopped {
+                finished.reason = FinishReason::Stop;
+            }
+        }
+        // A stop string on the very last token ends a sequence twice; the first word stands.
+        entry.outcome.get_or_insert(Ok(finished));
+        self.bar.inc(1);
+        Ok(())
+    }
+
+    fn print(self) -> Result<ExitCode> {
+        let mut out = std::io::stdout().lock();
+        let single = self.entries.len() == 1;
+        let mut totals = (0, 0, Timings::default(), KvReport::default());
+        let mut failures = Vec::new();
+        for (number, entry) in self.entries.iter().enumerate() {
+            match &entry.outcome {
+                Some(Ok(finished)) if self.json => {
+                    writeln!(out, "{}", account::finished_json(finished, &entry.text))?;
+                }
+                Some(Ok(finished)) => {
+                    if single {
+                        writeln!(out)?;
+                    } else {
+                        writeln!(out, "--- {}\n{}", number + 1, entry.text)?;
+                    }
+                    totals.0 += finished.prompt_tokens;
+                    totals.1 += finished.token_ids.len();
+                    totals.2.prefill += finished.timings.prefill;
+                    totals.2.decode += finished.timings.decode;
+                    totals.3 = totals.3 + finished.report;
+                }
+                Some(Err(error)) => {
+                    if self.json {
+                        writeln!(out, "{}", json!({"error": error.to_string()}))?;
+                    }
+                    failures.push(if single { error.to_string() } else { format!("prompt {}: {error}", number + 1) });
+                }
+                None => failures.push(format!("prompt {}: never finished", number + 1)),
+            }
+        }
+        if !self.json && totals.0 > 0 {
+            let (prompt_tokens, completion_tokens, timings, report) = &totals;
+            writeln!(out, "\n{}", account::line(*prompt_tokens, *completion_tokens, timings, report))?;
+        }
+        if failures.is_empty() { Ok(ExitCode::SUCCESS) } else { Err(anyhow::anyhow!(failures.join("\n"))) }
+    }
+}
+
+/// Shows a piece of the streaming text at once.
+fn show(streams: bool, piece: &str) -> Result<()> {
+    if streams && !piece.is_empty() {
+        let mut out = std::io::stdout().lock();
+        out.write_all(piece.as_bytes())?;
+        out.flush()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! From flags to a decoder, its tokenizer and its policy, with progress for people.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use dropcap_kernels::Team;
+use dropcap_methods::{MethodSpec, ModelFacts};
+use dropcap_model::hub::{self, Freshness, HubOptions, HubProgress, OfflineCause, Origin};
+use dropcap_model::{Checkpoint, Decoder, DecoderConfig};
+use dropcap_policy::EvictionPolicy;
+use dropcap_weights::Fingerprint;
+
+use crate::arguments::ModelArguments;
+use crate::progress::{Downloads, spinner, warn};
+
+/// A model in memory, ready to run.
+pub struct Loaded {
+    pub directory: PathBuf,
+    pub team: Arc<Team>,
+    pub decoder: Arc<Decoder>,
+    pub policy: Arc<dyn EvictionPolicy>,
+}
+
+/// Finds the model (downloading it if it is a hub id), checks it, packs its weights, builds the method.
+pub fn load(arguments: &ModelArguments, method: &MethodSpec) -> Result<Loaded> {
+    let directory = find(&arguments.model, arguments.revision.as_deref(), arguments.offline)?;
+    let team = Arc::new(Team::new(arguments.machine.threads())?);
+    let checkpoint = Checkpoint::open(&directory)?;
+    // The method first: a mistyped spec should not cost a minute of loading.
+    let folder = Some(checkpoint.directory().to_path_buf());
+    let facts = facts_of(checkpoint.config(), checkpoint.fingerprint()?, folder);
+    let policy = dropcap_methods::build(method, &facts)
+        .with_context(|| format!("cannot use --method \"{method}\""))?;
+    let bar = spinner("packing weights");
+    let decoder = Arc::new(Decoder::load(&team, &checkpoint, arguments.dtype)?);
+    bar.finish_and_clear();
+    Ok(Loaded { directory, team, decoder, policy })
+}
+
+/// The model's directory on this machine; a hub id is downloaded with a bar, and what a person should know of it
+/// is said on standard error.
+pub fn find(model: &str, revision: Option<&str>, offline: bool) -> Result<PathBuf> {
+    let mut options = HubOptions::from_env();
+    options.revision = revision.map(str::to_owned);
+    if offline {
+        options.offline = Some(OfflineCause::Flag);
+    }
+    let bars = Arc::new(Downloads::default());
+    let told = Arc::clone(&bars);
+    options.progress = HubProgress::new(move |event| told.tell(event));
+    let resolved = hub::resolve(model, &options)?;
+    bars.clear();
+    if let Origin::Hub { freshness: Freshness::Stale(reason), .. } = &resolved.origin {
+        warn(&format!("the hub could not be asked ({reason}); using what the cache holds"));
+    }
+    Ok(resolved.directory)
+}
+
+/// What methods may know of a model.
+pub fn facts_of(config: &DecoderConfig, fingerprint: Fingerprint, directory: Option<PathBuf>) -> ModelFacts {
+    ModelFacts {
+        layers: config.layers,
+        hidden: config.hidden,
+        kv_heads: config.kv_heads,
+        head_dim: config.head_dim,
+        family: config.family.to_string(),
+        fingerprint,
+        directory,
+    }
+}

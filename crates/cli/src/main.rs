@@ -1,0 +1,63 @@
+//! The `dropcap` command: generate with a model that forgets.
+
+mod arguments;
+mod bench;
+mod forward;
+mod generate;
+mod loading;
+mod methods;
+mod progress;
+mod prompts;
+mod size;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Language models that forget what they no longer need, and free its memory.
+#[derive(Parser)]
+#[command(name = "dropcap", version, max_term_width = 100, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Continue prompts with a model while it forgets what it no longer needs.
+    Generate(Box<generate::Arguments>),
+    /// Write the logits of a text, and when each of its tokens was forgotten, to a safetensors file.
+    Forward(Box<forward::Arguments>),
+    /// Measure prompt and generation speed over lists of lengths, depths, batches and methods.
+    Bench(Box<bench::Arguments>),
+    /// List the pruning methods with their parameters, defaults and sources.
+    Methods(methods::Arguments),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Generate(arguments) => generate::run(&arguments),
+        Command::Forward(arguments) => forward::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
+        Command::Methods(arguments) => methods::run(&arguments),
+    };
+    match result {
+        Ok(code) => code,
+        // A reader that closed its end (`| head`) has what it wanted.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            #[expect(clippy::print_stderr, reason = "the one place where the command reports its error")]
+            {
+                eprintln!("error: {error:#}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+}
