@@ -225,7 +225,7 @@ impl Engine {
             sequence.mark_started();
             let prompt_ends = sequence.prompt_ends_within(share.tokens);
             let whole = share.tokens == sequence.pending().len();
-            told.push((sequence.id.0, sequence.traced));
+            told.push((sequence.id.0, sequence.is_replaying()));
             let (tokens, cache) = sequence.feed(share.tokens);
             let logits = if whole { Logits::Last } else { Logits::None };
             segments.push(Segment { cache, ids: tokens, prompt_ends, logits });
@@ -233,8 +233,8 @@ impl Engine {
         let per_head = self.policy.granularity() == Granularity::KvHead;
         let recorder = &mut self.recorder;
         let mut died = |segment: usize, layer, lane, death: Death| {
-            let (id, traced) = told[segment];
-            if let Some(recorder) = recorder.as_mut().filter(|_| death.expires_at > traced) {
+            let (id, replaying) = told[segment];
+            if let Some(recorder) = recorder.as_mut().filter(|_| !replaying) {
                 recorder.died(id, layer, per_head.then_some(lane), death);
             }
         };

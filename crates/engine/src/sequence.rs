@@ -16,7 +16,7 @@ pub(crate) struct Sequence {
     stop_tokens: Vec<u32>,
     sampler: Sampler,
     pub(crate) cache: KvCache,
-    /// Positions that the trace has; a restarted sequence repeats itself and is not told twice.
+    /// Positions that the trace has.
     pub(crate) traced: u32,
     started: Option<Instant>,
     first_token: Option<Instant>,
@@ -73,10 +73,17 @@ impl Sequence {
         self.pending().len() > 1 || self.generated().is_empty()
     }
 
-    /// Most tokens that one step may feed: a chunk never crosses the prompt's end, where policies may act.
+    /// Most tokens that one step may feed: a chunk never crosses the prompt's end, where policies may act, nor
+    /// the place up to which the trace has heard it all.
     pub(crate) fn feedable(&self) -> usize {
         let fed = self.cache.next_position() as usize;
-        if fed < self.prompt_tokens { self.prompt_tokens - fed } else { self.pending().len() }
+        let ends = [self.prompt_tokens, self.traced as usize, self.text.len()];
+        ends.into_iter().filter(|&end| end > fed).min().unwrap_or(fed) - fed
+    }
+
+    /// Whether the trace has heard the next step already: a restarted sequence repeats itself.
+    pub(crate) fn is_replaying(&self) -> bool {
+        self.cache.next_position() < self.traced
     }
 
     /// Whether feeding `count` more tokens feeds the prompt's last one.

@@ -152,3 +152,73 @@ fn requests_that_cannot_run_are_refused_with_both_numbers() {
     }
     assert_eq!(tokens, 29);
 }
+
+/// A sink that the test can read while the engine owns it.
+#[derive(Clone, Default)]
+struct Shared(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_sequence_that_gave_way_starts_again_with_the_same_text_and_is_traced_once() {
+    let model = Model::open("gpt2_dcp");
+    let spec = "dcp(gates=pruning.safetensors)";
+    let policy = model.method(spec);
+    let page = model.decoder.page_pool(policy.as_ref(), DType::F32, None).unwrap().layout().bytes();
+    let run = |limit: Option<usize>| {
+        let options = EngineOptions { kv_limit: limit, chunk: 16, ..EngineOptions::default() };
+        let mut engine = engine(&model, policy.clone(), options);
+        let sink = Shared::default();
+        let config = model.checkpoint.config();
+        let header = dropcap_trace::TraceHeader {
+            version: dropcap_trace::VERSION,
+            model: "gpt2_dcp".into(),
+            method: spec.into(),
+            layers: config.layers,
+            kv_heads: config.kv_heads,
+            granularity: dropcap_trace::Granularity::Layer,
+            vocabulary: config.vocabulary,
+        };
+        let writer: Box<dyn std::io::Write + Send> = Box::new(sink.clone());
+        engine.trace_to(dropcap_trace::TraceWriter::new(writer, &header).unwrap());
+        let ids: Vec<_> = (0..4).map(|seed| engine.submit(request(30, 60, seed)).unwrap()).collect();
+        let (mut texts, mut most, mut least) = (vec![Vec::new(); 4], 0, usize::MAX);
+        while !engine.is_idle() {
+            for output in engine.step().unwrap() {
+                match output {
+                    Output::Finished(done) => {
+                        texts[ids.iter().position(|id| *id == done.id).unwrap()] = done.token_ids;
+                    }
+                    Output::Failed { error, .. } => panic!("{error}"),
+                    Output::Token { .. } => {}
+                }
+            }
+            if engine.running() >= most {
+                most = engine.running();
+            } else {
+                least = least.min(engine.running());
+            }
+        }
+        let trace = sink.0.lock().unwrap().clone();
+        (texts, dropcap_trace::Timeline::read(&trace[..]).unwrap(), most > 1 && least < 4)
+    };
+    let (free, narrow) = (run(None), run(Some(10 * page)));
+    assert!(narrow.2, "the narrow run had to make room");
+    assert_eq!(free.0, narrow.0);
+    for (id, sequence) in &free.1.sequences {
+        let other = &narrow.1.sequences[id];
+        assert_eq!(sequence.ids, other.ids);
+        for layer in 0..3 {
+            assert!(sequence.fates(layer, 0).eq(other.fates(layer, 0)), "sequence {id} layer {layer}");
+        }
+    }
+}

@@ -87,7 +87,7 @@ fn head_dim(json: &ConfigJson, hidden: usize, heads: usize, defaults: &Defaults)
 }
 
 /// The tensors of a decoder with the layout of Llama.
-pub(super) fn plan(config: &DecoderConfig, _has: &dyn Fn(&str) -> bool) -> WeightPlan {
+pub(super) fn plan(config: &DecoderConfig, has: &dyn Fn(&str) -> bool) -> WeightPlan {
     let (hidden, wide) = (config.hidden, config.intermediate);
     let (queries, keys) = (config.query_width(), config.key_width());
     let linear = |at: &str, names: &[(&str, usize)], inputs: usize, bias: bool| {
@@ -113,8 +113,10 @@ pub(super) fn plan(config: &DecoderConfig, _has: &dyn Fn(&str) -> bool) -> Weigh
         }
     };
     let table = |name: &str| MatrixPlan::table(name.to_owned(), config.vocabulary, hidden);
+    // Of two tied tensors some writers store only the head.
+    let only_head = config.tied_embeddings && !has(EMBEDDING) && has(HEAD);
     WeightPlan {
-        embedding: table("model.embed_tokens.weight"),
+        embedding: table(if only_head { HEAD } else { EMBEDDING }),
         positions: None,
         layers: (0..config.layers).map(layer).collect(),
         final_norm: norm("model.norm.weight".to_owned(), hidden),
@@ -125,4 +127,5 @@ pub(super) fn plan(config: &DecoderConfig, _has: &dyn Fn(&str) -> bool) -> Weigh
     }
 }
 
+const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
