@@ -97,25 +97,28 @@ impl Lane {
         }
     }
 
-    /// Lowers an entry's lifetime and says whether that changed anything.
+    /// Lowers an entry's lifetime and says whether it now ends earlier.
     ///
     /// A lifetime never grows, and a token never kills itself: `expires_at` is raised to the entry's position +
-    /// 1 first. `killer` is the query that decides; it is brought into `position..=expires_at`. Without such an
+    /// 1 first. `killer` is the query that decides; it is brought into `position..=expires_at`. Of two that end
+    /// an entry at the same query the earlier one is its killer, whichever was told first. Without such an
     /// entry nothing changes.
     pub fn lower(&mut self, entry: usize, expires_at: u32, killer: u32) -> bool {
-        let (Some(&position), Some(current)) = (self.positions.get(entry), self.expires_at.get_mut(entry))
-        else {
+        let found = (self.positions.get(entry), self.expires_at.get_mut(entry), self.killers.get_mut(entry));
+        let (Some(&position), Some(ends), Some(decided)) = found else {
             return false;
         };
         let expires_at = expires_at.max(position + 1);
-        if expires_at >= *current {
+        let killer = killer.clamp(position, expires_at);
+        if expires_at == NEVER || expires_at > *ends {
             return false;
         }
-        *current = expires_at;
-        self.soonest = self.soonest.min(expires_at);
-        if let Some(current) = self.killers.get_mut(entry) {
-            *current = killer.clamp(position, expires_at);
+        if expires_at == *ends {
+            *decided = killer.min(*decided);
+            return false;
         }
+        (*ends, *decided) = (expires_at, killer);
+        self.soonest = self.soonest.min(expires_at);
         true
     }
 

@@ -210,8 +210,11 @@ impl World {
                         naive.lanes[lane_index].iter_mut().find(|entry| entry.position == position).unwrap();
                     let wanted = now.max(position + 1);
                     assert_eq!(changed, wanted < entry.expires_at);
+                    let killer = now.clamp(position, wanted);
                     if changed {
-                        (entry.expires_at, entry.killer) = (wanted, now.clamp(position, wanted));
+                        (entry.expires_at, entry.killer) = (wanted, killer);
+                    } else if wanted == entry.expires_at && wanted != NEVER {
+                        entry.killer = entry.killer.min(killer);
                     }
                     assert!(lane.expires_at()[index] <= before, "a lifetime never grows");
                     assert!(lane.expires_at()[index] > position, "a token never kills itself");

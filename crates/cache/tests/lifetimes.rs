@@ -49,12 +49,21 @@ fn assert_whole(lane: &Lane) {
 fn a_lifetime_never_grows() {
     let mut lane = lane(&pool(None), 3);
     assert!(lane.lower(0, 9, 8));
-    assert!(!lane.lower(0, 9, 4));
     assert!(!lane.lower(0, 10, 4));
     assert!(!lane.lower(0, NEVER, 4));
     assert_eq!((lane.expires_at()[0], lane.killers()[0]), (9, 8));
     assert!(lane.lower(0, 7, 7));
     assert_eq!((lane.expires_at()[0], lane.killers()[0]), (7, 7));
+}
+
+#[test]
+fn of_two_killers_at_one_query_the_earlier_counts_in_either_order() {
+    for order in [[3, 8], [8, 3]] {
+        let mut lane = lane(&pool(None), 2);
+        let lowered = order.map(|killer| lane.lower(0, 9, killer));
+        assert_eq!(lowered, [true, false]);
+        assert_eq!((lane.expires_at()[0], lane.killers()[0]), (9, 3));
+    }
 }
 
 #[test]

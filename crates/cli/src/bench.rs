@@ -32,7 +32,13 @@ use sweep::Sweep;
     `pp512` rows time a prompt of 512 tokens, `tg16` rows 16 generated tokens per sequence; both start at the given depth.")]
 pub struct Arguments {
     /// A model directory or hub id.
-    #[arg(short, long, value_name = "DIR|ORG/NAME", required_unless_present = "shape", conflicts_with = "shape")]
+    #[arg(
+        short,
+        long,
+        value_name = "DIR|ORG/NAME",
+        required_unless_present = "shape",
+        conflicts_with = "shape"
+    )]
     model: Option<String>,
     /// Random weights of a known shape: gpt2, gpt2-medium, gpt2-large, gpt2-xl, llama-1b, llama-3b, llama-8b, qwen3-0.6b.
     #[arg(long, value_name = "NAME")]

@@ -58,7 +58,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let report = &evaluation.report;
     let kept = report.keep_ratio();
     let line = if arguments.json {
-        json!({"tokens": ids.len(), "output": arguments.output, "kv": crate::generate::kv_json(report)}).to_string()
+        json!({"tokens": ids.len(), "output": arguments.output, "kv": crate::generate::kv_json(report)})
+            .to_string()
     } else {
         let (live, logical) = (report.live_entries, report.logical_entries);
         format!("{} tokens, KV {live} of {logical} entries live ({:.1} %)", ids.len(), 100.0 * kept)

@@ -46,19 +46,43 @@ pub struct Arguments {
     #[arg(short = 'n', long, value_name = "N", default_value = "256", value_parser = size::count)]
     max_tokens: usize,
     /// 0 always takes the likeliest token.
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true, help_heading = "Sampling")]
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 0.0,
+        allow_negative_numbers = true,
+        help_heading = "Sampling"
+    )]
     temperature: f32,
     /// Only the K likeliest tokens; 0 keeps all.
     #[arg(long, value_name = "K", default_value_t = 0, help_heading = "Sampling")]
     top_k: usize,
     /// Only the likeliest tokens whose probabilities reach this sum.
-    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true, help_heading = "Sampling")]
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 1.0,
+        allow_negative_numbers = true,
+        help_heading = "Sampling"
+    )]
     top_p: f32,
     /// Only tokens at least this share as likely as the likeliest.
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true, help_heading = "Sampling")]
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 0.0,
+        allow_negative_numbers = true,
+        help_heading = "Sampling"
+    )]
     min_p: f32,
     /// Above 1, tokens already in the text become less likely.
-    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true, help_heading = "Sampling")]
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 1.0,
+        allow_negative_numbers = true,
+        help_heading = "Sampling"
+    )]
     repetition_penalty: f32,
     /// Equal seeds give equal texts.
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Sampling")]
@@ -127,7 +151,11 @@ fn read_prompts(arguments: &Arguments) -> Result<Vec<Prompt>> {
 }
 
 /// The tokenizer, unless nothing needs one: prompts of ids, JSON output without text, no stop strings.
-fn tokenizer_for(prompts: &[Prompt], arguments: &Arguments, directory: &Path) -> Result<Option<Arc<Tokenizer>>> {
+fn tokenizer_for(
+    prompts: &[Prompt],
+    arguments: &Arguments,
+    directory: &Path,
+) -> Result<Option<Arc<Tokenizer>>> {
     let only_ids = prompts.iter().all(|prompt| prompt.ids.is_some() && prompt.stop.is_none());
     match Tokenizer::open(directory) {
         Ok(tokenizer) => Ok(Some(Arc::new(tokenizer))),

@@ -37,10 +37,17 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     for method in METHODS {
         writeln!(out, "{}\n    {}\n    source: {}", method.name, method.summary, method.source)?;
         for parameter in method.parameters {
-            writeln!(out, "      {:<20} {} [default: {}]", parameter.name, parameter.help, parameter.default)?;
+            writeln!(
+                out,
+                "      {:<20} {} [default: {}]",
+                parameter.name, parameter.help, parameter.default
+            )?;
         }
         writeln!(out)?;
     }
-    writeln!(out, "Write a method as name(key=value, ...), with @2048 (tokens) or @0.5 (share kept) for a budget;\n`a & b` keeps only what both keep. Example: --method \"streaming_llm(sinks=4, recent=508)\"")?;
+    writeln!(
+        out,
+        "Write a method as name(key=value, ...), with @2048 (tokens) or @0.5 (share kept) for a budget;\n`a & b` keeps only what both keep. Example: --method \"streaming_llm(sinks=4, recent=508)\""
+    )?;
     Ok(ExitCode::SUCCESS)
 }

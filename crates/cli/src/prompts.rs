@@ -61,7 +61,10 @@ pub fn from_file(path: &Path) -> Result<Vec<Prompt>> {
         }
     }
     if prompts.is_empty() {
-        bail!("{} holds no prompt: write one JSON object per line, such as {{\"prompt\": \"Once\"}}", path.display());
+        bail!(
+            "{} holds no prompt: write one JSON object per line, such as {{\"prompt\": \"Once\"}}",
+            path.display()
+        );
     }
     Ok(prompts)
 }
@@ -69,7 +72,11 @@ pub fn from_file(path: &Path) -> Result<Vec<Prompt>> {
 /// All of standard input as one prompt, a final line break apart.
 pub fn from_stdin() -> Result<Prompt> {
     let mut bytes = Vec::new();
-    std::io::stdin().lock().take(MOST_BYTES + 1).read_to_end(&mut bytes).context("cannot read standard input")?;
+    std::io::stdin()
+        .lock()
+        .take(MOST_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .context("cannot read standard input")?;
     if bytes.len() as u64 > MOST_BYTES {
         bail!("standard input is longer than {MOST_BYTES} bytes");
     }
@@ -92,7 +99,9 @@ mod tests {
 
     #[test]
     fn lines_carry_their_own_settings() {
-        let prompts = read(b"{\"prompt\":\"a\",\"max_tokens\":3}\n\n{\"ids\":[1,2],\"seed\":9,\"stop\":[\"x\"]}").unwrap();
+        let prompts =
+            read(b"{\"prompt\":\"a\",\"max_tokens\":3}\n\n{\"ids\":[1,2],\"seed\":9,\"stop\":[\"x\"]}")
+                .unwrap();
         assert_eq!(prompts.len(), 2);
         assert_eq!(prompts[0].max_tokens, Some(3));
         assert_eq!(prompts[1].ids, Some(vec![1, 2]));

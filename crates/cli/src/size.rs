@@ -5,8 +5,11 @@
 /// # Errors
 /// What is not such a number, or does not fit.
 pub fn count(text: &str) -> Result<usize, String> {
-    parse(text, &[("k", 1e3), ("K", 1024.0), ("m", 1e6), ("M", 1_048_576.0), ("g", 1e9), ("G", 1_073_741_824.0)])
-        .ok_or_else(|| format!("'{text}' is not a count: write a number, or one like 32K (32768) or 32k (32000)"))
+    parse(
+        text,
+        &[("k", 1e3), ("K", 1024.0), ("m", 1e6), ("M", 1_048_576.0), ("g", 1e9), ("G", 1_073_741_824.0)],
+    )
+    .ok_or_else(|| format!("'{text}' is not a count: write a number, or one like 32K (32768) or 32k (32000)"))
 }
 
 /// A number of bytes: plain, or with `KB`, `MB`, `GB` (powers of 1000) or `KiB`, `MiB`, `GiB` (powers of 1024).
@@ -23,7 +26,8 @@ pub fn bytes(text: &str) -> Result<usize, String> {
         ("GB", 1e9),
         ("B", 1.0),
     ];
-    parse(text, &units).ok_or_else(|| format!("'{text}' is not a size: write bytes, or a number with MiB, GiB, MB or GB"))
+    parse(text, &units)
+        .ok_or_else(|| format!("'{text}' is not a size: write bytes, or a number with MiB, GiB, MB or GB"))
 }
 
 fn parse(text: &str, units: &[(&str, f64)]) -> Option<usize> {
@@ -31,7 +35,8 @@ fn parse(text: &str, units: &[(&str, f64)]) -> Option<usize> {
     if let Ok(plain) = text.parse::<usize>() {
         return Some(plain);
     }
-    let (number, factor) = units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)))?;
+    let (number, factor) =
+        units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)))?;
     let digits = number.trim();
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
         return None;
@@ -50,7 +55,13 @@ pub fn human(bytes: u64) -> String {
         value /= 1024.0;
         unit += 1;
     }
-    let digits = if unit == 0 || value >= 100.0 { 0 } else if value >= 10.0 { 1 } else { 2 };
+    let digits = if unit == 0 || value >= 100.0 {
+        0
+    } else if value >= 10.0 {
+        1
+    } else {
+        2
+    };
     format!("{value:.digits$} {}", units[unit])
 }
 
@@ -71,7 +82,9 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_and_quoted() {
-        for text in ["", "K", "-1K", "1e9G", "nan", "0.3", "1.0001K", "99999999999999999999", "4 GiBs", "infK"] {
+        for text in
+            ["", "K", "-1K", "1e9G", "nan", "0.3", "1.0001K", "99999999999999999999", "4 GiBs", "infK"]
+        {
             assert!(count(text).is_err_and(|error| error.contains(text)), "{text}");
             assert!(bytes(text).is_err(), "{text}");
         }
@@ -79,6 +92,9 @@ mod tests {
 
     #[test]
     fn bytes_show_three_digits() {
-        assert_eq!([human(0), human(1023), human(1536), human(12 << 20), human(300 << 20)].join(" "), "0 B 1023 B 1.50 KiB 12.0 MiB 300 MiB");
+        assert_eq!(
+            [human(0), human(1023), human(1536), human(12 << 20), human(300 << 20)].join(" "),
+            "0 B 1023 B 1.50 KiB 12.0 MiB 300 MiB"
+        );
     }
 }

@@ -1,4 +1,10 @@
 //! Whatever is wrong with an input, the command says which file, limit and value, and never panics.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that cannot go on should fail"
+)]
 
 mod support;
 
@@ -33,7 +39,10 @@ fn damaged_weights_are_named() {
     all(&damaged(truncated), &["model.safetensors"]);
     let mut long = bytes.clone();
     long[..8].copy_from_slice(&(1u64 << 60).to_le_bytes());
-    all(&damaged(|folder| std::fs::write(weights(folder), &long).unwrap()), &["model.safetensors", "1152921504606846976"]);
+    all(
+        &damaged(|folder| std::fs::write(weights(folder), &long).unwrap()),
+        &["model.safetensors", "1152921504606846976"],
+    );
     all(&damaged(|folder| std::fs::write(weights(folder), b"no").unwrap()), &["model.safetensors"]);
     let pickle = |folder: &Path| {
         std::fs::rename(weights(folder), folder.join("pytorch_model.bin")).unwrap();
@@ -67,7 +76,9 @@ fn a_missing_or_foreign_tokenizer_is_named() {
 #[test]
 fn method_specs_are_refused_with_the_allowed_values() {
     let model = golden("gpt2_dcp");
-    let spec = |spec: &str| failure(&["forward", "-m", text(&model), "--ids", "1,2", "-o", "/dev/null", "--method", spec]);
+    let spec = |spec: &str| {
+        failure(&["forward", "-m", text(&model), "--ids", "1,2", "-o", "/dev/null", "--method", spec])
+    };
     all(&spec("h2o"), &["h2o", "streaming_llm"]);
     all(&spec("streaming_llm(sink=4)"), &["sink", "sinks"]);
     all(&spec("streaming_llm(sinks=4, recent=-1)"), &["recent", "-1"]);
@@ -97,10 +108,14 @@ fn prompts_that_cannot_run_are_refused_with_both_numbers() {
     let run = |prompt: &str| failure(&["generate", "-m", text(model.path()), "--prompt", prompt]);
     all(&run(&"w1 ".repeat(200)), &["200", "128"]);
     all(&run(""), &["empty"]);
-    let forward = |ids: &str| failure(&["forward", "-m", text(model.path()), "--ids", ids, "-o", "/dev/null"]);
+    let forward =
+        |ids: &str| failure(&["forward", "-m", text(model.path()), "--ids", ids, "-o", "/dev/null"]);
     all(&forward("1,97"), &["97", "vocabulary"]);
     all(&forward("1,-2"), &["-2"]);
-    all(&failure(&["forward", "-m", text(model.path()), "--ids", "1", "--chunk", "0", "-o", "/dev/null"]), &["chunk", "0"]);
+    all(
+        &failure(&["forward", "-m", text(model.path()), "--ids", "1", "--chunk", "0", "-o", "/dev/null"]),
+        &["chunk", "0"],
+    );
 }
 
 #[test]
@@ -108,7 +123,8 @@ fn a_million_identical_characters_end_in_an_answer_or_a_refusal() {
     let model = copy("gpt2_dcp", 97);
     for text_of in ["a", " ", "^", "\u{1F600}"] {
         let prompt = text_of.repeat(1_000_000);
-        let output = dropcap(&["generate", "-m", text(model.path()), "-n", "1"]).write_stdin(prompt).output().unwrap();
+        let output =
+            dropcap(&["generate", "-m", text(model.path()), "-n", "1"]).write_stdin(prompt).output().unwrap();
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.code().is_some_and(|code| code <= 1), "{:?} {errors:.300}", output.status);
         assert!(!errors.contains("panicked"), "{errors:.300}");
@@ -118,14 +134,17 @@ fn a_million_identical_characters_end_in_an_answer_or_a_refusal() {
 #[test]
 fn standard_input_that_is_not_utf8_is_refused() {
     let model = copy("gpt2_dcp", 97);
-    let output = dropcap(&["generate", "-m", text(model.path())]).write_stdin(&b"w1 \xff\xfe"[..]).output().unwrap();
+    let output =
+        dropcap(&["generate", "-m", text(model.path())]).write_stdin(&b"w1 \xff\xfe"[..]).output().unwrap();
     all(&String::from_utf8_lossy(&output.stderr), &["UTF-8"]);
 }
 
 #[test]
 fn flags_outside_their_range_are_refused() {
     let model = copy("gpt2_dcp", 97);
-    let run = |flags: &[&str]| failure(&[&["generate", "-m", text(model.path()), "--prompt", "w1"], flags].concat());
+    let run = |flags: &[&str]| {
+        failure(&[&["generate", "-m", text(model.path()), "--prompt", "w1"], flags].concat())
+    };
     all(&run(&["--temperature", "-1"]), &["temperature"]);
     all(&run(&["--top-p", "0"]), &["top_p", "0"]);
     all(&run(&["--max-tokens", "0"]), &["max_tokens"]);

@@ -1,4 +1,10 @@
 //! `dropcap generate` as a user runs it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that cannot go on should fail"
+)]
 
 mod support;
 
@@ -31,7 +37,15 @@ fn json_has_one_object_per_prompt_with_the_golden_tokens_and_an_account_of_the_m
     let file = prompt_file(&folder, &prompts, &texts);
     let model = golden("gpt2_dcp");
     let printed = output(&[
-        "generate", "--model", text(&model), "--method", DCP, "--prompt-file", text(&file), "--json", "--ignore-eos",
+        "generate",
+        "--model",
+        text(&model),
+        "--method",
+        DCP,
+        "--prompt-file",
+        text(&file),
+        "--json",
+        "--ignore-eos",
     ]);
     let lines: Vec<Value> = printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), prompts.len());
@@ -58,10 +72,18 @@ fn json_has_one_object_per_prompt_with_the_golden_tokens_and_an_account_of_the_m
 #[test]
 fn text_streams_and_closes_with_one_line() {
     let model = copy("gpt2_dcp", 97);
-    let arguments = ["generate", "--model", text(model.path()), "--prompt", "w3 w4 w5", "-n", "5", "--ignore-eos"];
+    let arguments =
+        ["generate", "--model", text(model.path()), "--prompt", "w3 w4 w5", "-n", "5", "--ignore-eos"];
     let printed = output(&arguments);
     let last = printed.trim_end().lines().last().unwrap();
-    for words in ["3 prompt + 5 completion tokens", "prefill", "decode", "21 logical, 21 live (100.0 %)", "held", "if dense"] {
+    for words in [
+        "3 prompt + 5 completion tokens",
+        "prefill",
+        "decode",
+        "21 logical, 21 live (100.0 %)",
+        "held",
+        "if dense",
+    ] {
         assert!(last.contains(words), "{last}");
     }
     let json = output(&[&arguments[..], &["--json"]].concat());
@@ -75,7 +97,9 @@ fn text_streams_and_closes_with_one_line() {
 fn a_prompt_comes_from_an_argument_a_flag_or_standard_input() {
     let model = copy("gpt2_dcp", 97);
     let common = ["--model", text(model.path()), "-n", "4", "--json"];
-    let ids = |printed: &str| serde_json::from_str::<Value>(printed.lines().last().unwrap()).unwrap()["token_ids"].clone();
+    let ids = |printed: &str| {
+        serde_json::from_str::<Value>(printed.lines().last().unwrap()).unwrap()["token_ids"].clone()
+    };
     let flag = ids(&output(&[&["generate", "--prompt", "w7 w8"], &common[..]].concat()));
     let argument = ids(&output(&[&["generate", "w7 w8"], &common[..]].concat()));
     let piped = dropcap(&[&["generate"], &common[..]].concat()).write_stdin("w7 w8\n").output().unwrap();
@@ -86,12 +110,23 @@ fn a_prompt_comes_from_an_argument_a_flag_or_standard_input() {
 #[test]
 fn a_stop_string_ends_the_text_before_it() {
     let model = copy("gpt2_dcp", 97);
-    let common = ["generate", "--model", text(model.path()), "--prompt", "w3 w4 w5", "-n", "30", "--json", "--ignore-eos"];
+    let common = [
+        "generate",
+        "--model",
+        text(model.path()),
+        "--prompt",
+        "w3 w4 w5",
+        "-n",
+        "30",
+        "--json",
+        "--ignore-eos",
+    ];
     let object: Value = serde_json::from_str(output(&common).lines().last().unwrap()).unwrap();
     let whole = object["text"].as_str().unwrap().to_owned();
     let stop = whole.split_whitespace().nth(2).unwrap();
     let object: Value =
-        serde_json::from_str(output(&[&common[..], &["--stop", stop]].concat()).lines().last().unwrap()).unwrap();
+        serde_json::from_str(output(&[&common[..], &["--stop", stop]].concat()).lines().last().unwrap())
+            .unwrap();
     assert_eq!(object["finish_reason"], "stop");
     assert_eq!(object["text"].as_str().unwrap(), &whole[..whole.find(stop).unwrap()]);
 }
@@ -101,11 +136,14 @@ fn equal_seeds_repeat_a_text_and_others_do_not() {
     let model = golden("gpt2_dcp");
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("prompts.jsonl");
-    let line = |seed: u64| format!("{{\"ids\":[5,6,7],\"max_tokens\":20,\"temperature\":1.5,\"seed\":{seed}}}");
+    let line =
+        |seed: u64| format!("{{\"ids\":[5,6,7],\"max_tokens\":20,\"temperature\":1.5,\"seed\":{seed}}}");
     std::fs::write(&file, [line(1), line(2), line(1)].join("\n")).unwrap();
     let printed = output(&["generate", "--model", text(&model), "-f", text(&file), "--json", "--ignore-eos"]);
-    let texts: Vec<Value> =
-        printed.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["token_ids"].clone()).collect();
+    let texts: Vec<Value> = printed
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["token_ids"].clone())
+        .collect();
     assert_eq!(texts[0], texts[2]);
     assert_ne!(texts[0], texts[1]);
 }
@@ -117,8 +155,19 @@ fn the_trace_tells_the_same_lifetimes_as_forward() {
     let file = prompt_file(&folder, &prompts, &texts);
     let (model, trace) = (golden("gpt2_dcp"), folder.path().join("trace.jsonl"));
     output(&[
-        "generate", "--model", text(&model), "--method", DCP, "-f", text(&file), "--json", "--ignore-eos", "--chunk", "10",
-        "--trace", text(&trace),
+        "generate",
+        "--model",
+        text(&model),
+        "--method",
+        DCP,
+        "-f",
+        text(&file),
+        "--json",
+        "--ignore-eos",
+        "--chunk",
+        "10",
+        "--trace",
+        text(&trace),
     ]);
     let fed = &texts[0][..texts[0].len() - 1];
     let ids = fed.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
@@ -136,8 +185,15 @@ fn the_trace_tells_the_same_lifetimes_as_forward() {
         for (position, word) in bytes.chunks_exact(4).enumerate() {
             let expiry = u32::from_le_bytes(word.try_into().unwrap());
             let fate = sequence.fate(layer, 0, position as u32);
-            assert_eq!(fate.map_or(u32::MAX, |fate| fate.expires_at), expiry, "layer {layer} position {position}");
-            assert!(fate.is_none_or(|fate| fate.killer == expiry), "the killer is the query that no longer sees it");
+            assert_eq!(
+                fate.map_or(u32::MAX, |fate| fate.expires_at),
+                expiry,
+                "layer {layer} position {position}"
+            );
+            assert!(
+                fate.is_none_or(|fate| fate.killer == expiry),
+                "the killer is the query that no longer sees it"
+            );
             deaths += usize::from(fate.is_some());
         }
     }
@@ -150,7 +206,19 @@ fn weights_and_cache_in_sixteen_bits_stay_close_to_float32() {
     let logits = |dtype: &str, kv_dtype: &str| {
         let path = folder.path().join(format!("{dtype}-{kv_dtype}.safetensors"));
         let ids = (0..40).map(|i| (i * 37 % 128).to_string()).collect::<Vec<_>>().join(",");
-        let arguments = ["forward", "-m", text(&model), "--ids", &ids, "-o", text(&path), "--dtype", dtype, "--kv-dtype", kv_dtype];
+        let arguments = [
+            "forward",
+            "-m",
+            text(&model),
+            "--ids",
+            &ids,
+            "-o",
+            text(&path),
+            "--dtype",
+            dtype,
+            "--kv-dtype",
+            kv_dtype,
+        ];
         output(&arguments);
         dropcap_weights::TensorFile::open(&path).unwrap().read_f32("logits").unwrap()
     };

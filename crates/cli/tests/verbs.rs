@@ -1,4 +1,10 @@
 //! The other verbs as a user runs them: forward, bench, methods, help.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that cannot go on should fail"
+)]
 
 mod support;
 
@@ -12,18 +18,27 @@ fn forward_writes_the_golden_logits_in_any_chunks() {
     let vectors = dropcap_weights::TensorFile::open(&model.join("vectors.safetensors")).unwrap();
     let mut bytes = Vec::new();
     vectors.read_bytes("dense.40.ids", &mut bytes).unwrap();
-    let ids: Vec<String> = bytes
-        .chunks_exact(4)
-        .map(|word| u32::from_le_bytes(word.try_into().unwrap()).to_string())
-        .collect();
+    let ids: Vec<String> =
+        bytes.chunks_exact(4).map(|word| u32::from_le_bytes(word.try_into().unwrap()).to_string()).collect();
     let file = folder.path().join("ids.txt");
     std::fs::write(&file, ids.join("\n")).unwrap();
     for chunk in ["1", "7", "40", "4K"] {
-        output(&["forward", "-m", text(&model), "--ids-file", text(&file), "--chunk", chunk, "-o", text(&path)]);
+        output(&[
+            "forward",
+            "-m",
+            text(&model),
+            "--ids-file",
+            text(&file),
+            "--chunk",
+            chunk,
+            "-o",
+            text(&path),
+        ]);
         let found = dropcap_weights::TensorFile::open(&path).unwrap();
         assert_eq!(found.info("logits").unwrap().shape, [40, 128]);
         assert_eq!(found.info("layers.2.expires_at").unwrap().shape, [1, 40]);
-        let (found, expected) = (found.read_f32("logits").unwrap(), vectors.read_f32("dense.40.logits").unwrap());
+        let (found, expected) =
+            (found.read_f32("logits").unwrap(), vectors.read_f32("dense.40.logits").unwrap());
         assert!(found.iter().zip(&expected).all(|(found, expected)| (found - expected).abs() < 1e-4));
     }
 }
@@ -31,7 +46,23 @@ fn forward_writes_the_golden_logits_in_any_chunks() {
 #[test]
 fn bench_measures_a_model_in_all_formats() {
     let model = golden("gpt2_dcp");
-    let common = ["bench", "-m", text(&model), "-p", "8,16", "-n", "4", "-d", "0-32+32", "-b", "1,2", "-r", "2", "--keep", "0.5"];
+    let common = [
+        "bench",
+        "-m",
+        text(&model),
+        "-p",
+        "8,16",
+        "-n",
+        "4",
+        "-d",
+        "0-32+32",
+        "-b",
+        "1,2",
+        "-r",
+        "2",
+        "--keep",
+        "0.5",
+    ];
     let object: Value = serde_json::from_str(&output(&[&common[..], &["--json"]].concat())).unwrap();
     let rows = object["rows"].as_array().unwrap();
     assert_eq!(rows.len(), 3 * 2 * 2 * 2, "tests x depths x batches x methods");
@@ -39,7 +70,9 @@ fn bench_measures_a_model_in_all_formats() {
     assert!(object["machine"]["read_bytes_per_second"].as_f64().unwrap() > 1e8);
     let deep = |method: &str| {
         let rows = rows.iter().filter(|row| row["depth"] == 32 && row["test"] == "tg4" && row["batch"] == 2);
-        rows.filter(|row| row["method"].as_str().unwrap().starts_with(method)).map(|row| row["live_bytes"].as_u64().unwrap()).next()
+        rows.filter(|row| row["method"].as_str().unwrap().starts_with(method))
+            .map(|row| row["live_bytes"].as_u64().unwrap())
+            .next()
     };
     assert!(deep("simulate").unwrap() < deep("none").unwrap());
     let markdown = output(&[&common[..], &["-o", "md"]].concat());

@@ -55,7 +55,9 @@ pub enum EngineError {
         limit: usize,
     },
     /// The model produced NaN or infinite logits.
-    #[error("the model gave {value} as the logit of token {token} at position {position}: its weights or gates are damaged")]
+    #[error(
+        "the model gave {value} as the logit of token {token} at position {position}: its weights or gates are damaged"
+    )]
     NonFiniteLogits {
         /// The value.
         value: f32,

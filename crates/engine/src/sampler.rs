@@ -38,13 +38,25 @@ impl Sampling {
     pub fn check(&self) -> Result<(), EngineError> {
         let positive = |x: f32| x.is_finite() && x > 0.0;
         let rules = [
-            ("repetition_penalty", self.repetition_penalty, positive(self.repetition_penalty), "above 0 and finite"),
-            ("temperature", self.temperature, self.temperature.is_finite() && self.temperature >= 0.0, "0 or above and finite"),
+            (
+                "repetition_penalty",
+                self.repetition_penalty,
+                positive(self.repetition_penalty),
+                "above 0 and finite",
+            ),
+            (
+                "temperature",
+                self.temperature,
+                self.temperature.is_finite() && self.temperature >= 0.0,
+                "0 or above and finite",
+            ),
             ("top_p", self.top_p, positive(self.top_p) && self.top_p <= 1.0, "above 0 and at most 1"),
             ("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "between 0 and 1"),
         ];
         match rules.into_iter().find(|rule| !rule.2) {
-            Some((name, given, _, range)) => Err(EngineError::Sampling { name, given: f64::from(given), range }),
+            Some((name, given, _, range)) => {
+                Err(EngineError::Sampling { name, given: f64::from(given), range })
+            }
             None => Ok(()),
         }
     }
@@ -90,7 +102,8 @@ impl Sampler {
                     if logit > 0.0 { logit / repetition_penalty } else { logit * repetition_penalty };
             }
         }
-        let largest = candidates.iter().fold(candidates[0], |best, &next| if next.0 > best.0 { next } else { best });
+        let largest =
+            candidates.iter().fold(candidates[0], |best, &next| if next.0 > best.0 { next } else { best });
         if temperature == 0.0 {
             return Ok(largest.1);
         }

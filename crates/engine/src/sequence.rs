@@ -25,7 +25,12 @@ pub(crate) struct Sequence {
 
 impl Sequence {
     /// A sequence that has not run yet; `positions` is the model's limit.
-    pub(crate) fn new(id: SequenceId, request: Request, cache: KvCache, positions: usize) -> Result<Self, EngineError> {
+    pub(crate) fn new(
+        id: SequenceId,
+        request: Request,
+        cache: KvCache,
+        positions: usize,
+    ) -> Result<Self, EngineError> {
         let prompt_tokens = request.prompt.len();
         Ok(Sequence {
             id,
@@ -65,7 +70,9 @@ impl Sequence {
 
     /// Live entries of each layer, summed over its lanes.
     pub(crate) fn live_entries(&self) -> Vec<u64> {
-        (0..self.cache.layers()).map(|layer| self.cache.lanes(LayerIdx(layer)).iter().map(|lane| lane.len() as u64).sum()).collect()
+        (0..self.cache.layers())
+            .map(|layer| self.cache.lanes(LayerIdx(layer)).iter().map(|lane| lane.len() as u64).sum())
+            .collect()
     }
 
     /// Whether several tokens are known but not in the cache: a prompt, or the text of a restarted sequence.

@@ -12,7 +12,10 @@ impl StopMatcher {
     /// A matcher for `stops`; empty strings match nothing.
     #[must_use]
     pub fn new(stops: Vec<String>) -> Self {
-        StopMatcher { stops: stops.into_iter().filter(|stop| !stop.is_empty()).collect(), held: String::new() }
+        StopMatcher {
+            stops: stops.into_iter().filter(|stop| !stop.is_empty()).collect(),
+            held: String::new(),
+        }
     }
 
     /// Takes the next piece; returns the text that may be shown now, and whether a stop string was met

@@ -1,4 +1,10 @@
 //! The learned method in hard mode against the float64 oracle of its equations.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that cannot go on should fail"
+)]
 
 mod support;
 
@@ -16,7 +22,14 @@ fn spec(propagate: usize) -> &'static str {
 }
 
 /// Deaths as our lifetimes know them: those that a later query of the same text brought.
-fn deaths(file: &TensorFile, name: &str, row: usize, rows: usize, width: usize, length: usize) -> Vec<Vec<u32>> {
+fn deaths(
+    file: &TensorFile,
+    name: &str,
+    row: usize,
+    rows: usize,
+    width: usize,
+    length: usize,
+) -> Vec<Vec<u32>> {
     let all = integers(file, name);
     let layers = all.len() / (rows * width);
     let layer = |layer: usize| {

@@ -1,4 +1,10 @@
 //! Dense logits and greedy tokens of seven checkpoints made with other people's code.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that cannot go on should fail"
+)]
 
 mod support;
 
@@ -73,7 +79,11 @@ fn a_config_in_the_older_style_gives_the_same_bits() {
         std::fs::copy(golden(folder).join(weights), copy.path().join(weights)).unwrap();
         let (new, old) = (Model::open(folder), Model::open(copy.path().to_str().unwrap()));
         let text: Vec<u32> = (0..40).collect();
-        assert_eq!(new.evaluate(&KeepAll, &text, 40).logits, old.evaluate(&KeepAll, &text, 40).logits, "{folder}");
+        assert_eq!(
+            new.evaluate(&KeepAll, &text, 40).logits,
+            old.evaluate(&KeepAll, &text, 40).logits,
+            "{folder}"
+        );
     }
 }
 

@@ -1,4 +1,10 @@
 //! StreamingLLM as NVIDIA/kvpress applies it: once, at the end of a dense prompt.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that cannot go on should fail"
+)]
 
 mod support;
 
@@ -13,7 +19,9 @@ const LOGITS: f32 = 2e-4;
 
 #[test]
 fn kept_sets_logits_and_tokens_agree_with_kvpress() {
-    let folders = support::MODELS.iter().filter(|folder| json_of(folder).is_some_and(|all| all["streaming_llm"].is_object()));
+    let folders = support::MODELS
+        .iter()
+        .filter(|folder| json_of(folder).is_some_and(|all| all["streaming_llm"].is_object()));
     let mut cases = 0;
     for folder in folders {
         let model = Model::open(folder);
@@ -30,7 +38,14 @@ fn kept_sets_logits_and_tokens_agree_with_kvpress() {
                 let mut segments = [Segment { cache, ids: text, prompt_ends, logits: Logits::Last }];
                 model
                     .decoder
-                    .forward(&model.team, policy.as_ref(), &mut segments, &mut scratch, &mut |_, _, _, _| {}, out)
+                    .forward(
+                        &model.team,
+                        policy.as_ref(),
+                        &mut segments,
+                        &mut scratch,
+                        &mut |_, _, _, _| {},
+                        out,
+                    )
                     .unwrap();
             };
             for (index, part) in context.chunks(33).enumerate() {
@@ -41,7 +56,10 @@ fn kept_sets_logits_and_tokens_agree_with_kvpress() {
                 kept.sort_unstable();
                 let wanted: Vec<Vec<u32>> =
                     serde_json::from_value(case["kept"][layer.to_string()].clone()).unwrap();
-                assert!(wanted.iter().all(|head| *head == kept), "{folder} {removed} layer {layer}: {kept:?}");
+                assert!(
+                    wanted.iter().all(|head| *head == kept),
+                    "{folder} {removed} layer {layer}: {kept:?}"
+                );
             }
             let wanted: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
             let rows = floats(&vectors, &format!("streaming_llm.{removed}.logits"));

@@ -1,4 +1,10 @@
 //! Memory is really freed, shared between sequences, and never lost.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that cannot go on should fail"
+)]
 
 mod support;
 
@@ -49,7 +55,8 @@ fn ended(outputs: &[Output]) -> u64 {
 fn held_bytes_fall_when_entries_die_and_others_use_them() {
     let model = Model::open("llama_kvpress/llama");
     let mut dense = engine(&model, Arc::new(KeepAll), EngineOptions::default());
-    let mut pruned = engine(&model, model.method("streaming_llm(sinks=4, recent=60)"), EngineOptions::default());
+    let mut pruned =
+        engine(&model, model.method("streaming_llm(sinks=4, recent=60)"), EngineOptions::default());
     let held = |engine: &mut Engine| {
         engine.submit(request(600, 40, 1)).unwrap();
         while !engine.is_idle() {
@@ -104,7 +111,8 @@ fn a_batch_gives_each_sequence_what_it_gets_alone() {
     for spec in ["none", "dcp(gates=pruning.safetensors)", "streaming_llm(sinks=2, recent=9)"] {
         let run = |requests: &[Request], options: EngineOptions| {
             let mut engine = engine(&model, model.method(spec), options);
-            let ids: Vec<_> = requests.iter().map(|request| engine.submit(request.clone()).unwrap()).collect();
+            let ids: Vec<_> =
+                requests.iter().map(|request| engine.submit(request.clone()).unwrap()).collect();
             let mut texts = vec![Vec::new(); ids.len()];
             while !engine.is_idle() {
                 for output in engine.step().unwrap() {
@@ -148,7 +156,8 @@ fn requests_that_cannot_run_are_refused_with_both_numbers() {
     engine.submit(request(100, 1000, 0)).unwrap();
     let mut tokens = 0;
     while !engine.is_idle() {
-        tokens += engine.step().unwrap().iter().filter(|output| matches!(output, Output::Token { .. })).count();
+        tokens +=
+            engine.step().unwrap().iter().filter(|output| matches!(output, Output::Token { .. })).count();
     }
     assert_eq!(tokens, 29);
 }

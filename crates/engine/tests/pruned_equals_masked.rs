@@ -1,4 +1,10 @@
 //! A pruned run equals a dense run under the mask built from its lifetimes, for every family and chunking.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that cannot go on should fail"
+)]
 
 mod support;
 
@@ -17,7 +23,8 @@ struct Arbitrary(Granularity);
 
 fn lifetime(layer: usize, group: usize, position: u32) -> u32 {
     let mix = |value: u32, factor: u32| (value + 1).wrapping_mul(factor);
-    let mut word = mix(layer as u32, 0x9e37_79b9) ^ mix(group as u32, 0x85eb_ca6b) ^ mix(position, 0xc2b2_ae35);
+    let mut word =
+        mix(layer as u32, 0x9e37_79b9) ^ mix(group as u32, 0x85eb_ca6b) ^ mix(position, 0xc2b2_ae35);
     word ^= word >> 15;
     word = word.wrapping_mul(0x2c1b_3c6d);
     word ^= word >> 12;

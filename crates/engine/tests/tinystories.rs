@@ -2,6 +2,12 @@
 //!
 //! The model is not part of this repository (its licence is not established): the test runs where its folder
 //! is given in DROPCAP_TINYSTORIES or lies beside the checkout, and says so loudly where it cannot.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that cannot go on should fail"
+)]
 
 mod support;
 
@@ -29,7 +35,8 @@ fn a_trained_model_writes_the_story_of_its_reference() {
     let model = Model::open(folder.to_str().unwrap());
     let tokenizer = Tokenizer::open(&folder).unwrap();
     let options = EngineOptions { chunk: 3, ..EngineOptions::default() };
-    let mut engine = Engine::new(model.decoder.clone(), Arc::new(KeepAll), model.team.clone(), options).unwrap();
+    let mut engine =
+        Engine::new(model.decoder.clone(), Arc::new(KeepAll), model.team.clone(), options).unwrap();
     let mut wanted = Vec::new();
     for case in expected["cases"].as_array().unwrap() {
         let prompt: Vec<u32> = serde_json::from_value(case["prompt_ids"].clone()).unwrap();

@@ -3,6 +3,9 @@
 use crate::simd::{Element, Isa, Kernel, Simd};
 use crate::{Buffer, Elements, PAGE_ENTRIES};
 
+/// Bytes that one prefetch brings.
+pub(crate) const CACHE_LINE: usize = 64;
+
 /// The largest tile of any instruction set.
 pub(crate) const MAX_TILE_ROWS: usize = 12;
 
@@ -37,6 +40,9 @@ pub(crate) struct PanelProducts<'a, E> {
     pub(crate) count: usize,
     /// Each `[k][32]`.
     pub(crate) panels: &'a [&'a [E]],
+    /// What the caller reads next, each as long as a panel; it is fetched into the cache while the last panels are
+    /// multiplied. May be empty.
+    pub(crate) ahead: &'a [&'a [E]],
     /// `[count][stride]`
     pub(crate) products: &'a mut [f32],
     /// At least 32 per panel.
@@ -88,10 +94,17 @@ impl<E: Element> PanelProducts<'_, E> {
     #[inline(always)]
     unsafe fn tile<S: Simd, const R: usize, const C: usize>(&mut self, simd: S, depth: usize, column: usize) {
         let mut from = [std::ptr::null::<E>(); C];
-        for (c, from) in from.iter_mut().enumerate() {
+        // The columns that come C vectors later. Hardware prefetchers stop at the end of each 4 KiB, and panels are
+        // hardly longer: without this hint a decode reaches half of the memory's bandwidth.
+        let mut next = [std::ptr::null::<E>(); C];
+        for c in 0..C {
             let element = (column + c) * S::LANES;
             let panel = self.panels[element / PAGE_ENTRIES];
-            *from = panel[element % PAGE_ENTRIES..].as_ptr();
+            from[c] = panel[element % PAGE_ENTRIES..].as_ptr();
+            let element = element + (C * S::LANES).max(PAGE_ENTRIES);
+            let later = element / PAGE_ENTRIES;
+            let later = self.panels.get(later).or_else(|| self.ahead.get(later - self.panels.len()));
+            next[c] = later.unwrap_or(&panel).as_ptr().wrapping_add(element % PAGE_ENTRIES);
         }
         let rows = self.rows.as_ptr();
         let mut sums = [[simd.splat(0.0); C]; R];
@@ -100,6 +113,9 @@ impl<E: Element> PanelProducts<'_, E> {
             for c in 0..C {
                 // SAFETY: row k of the panel, and the lanes from this column on are inside its 32.
                 entries[c] = unsafe { E::load(simd, from[c].add(k * PAGE_ENTRIES)) };
+                if (c * S::LANES * size_of::<E>()).is_multiple_of(CACHE_LINE) {
+                    simd.prefetch(next[c].wrapping_add(k * PAGE_ENTRIES));
+                }
             }
             for r in 0..R {
                 // SAFETY: k < depth and r < R.

@@ -31,7 +31,7 @@ this off, and so gates trained that way expect it off.",
             name: "gates",
             kind: ParameterKind::File,
             default: "pruning.safetensors",
-            help: "the gate file; a relative path starts at the model's folder",
+            help: "the gate file; a relative path is looked for in the working directory, then in the model's folder",
         },
         Parameter {
             name: "propagate_in_depth",

@@ -19,18 +19,19 @@ pub struct ModelFacts {
     pub family: String,
     /// What gate files must have been trained for.
     pub fingerprint: Fingerprint,
-    /// The model's folder: where relative paths start and where gates lie by default. `None` for a model that
-    /// has no folder; relative paths then start at the working directory.
+    /// The model's folder, where gates lie by default. `None` for a model that has no folder.
     pub directory: Option<PathBuf>,
 }
 
 impl ModelFacts {
-    /// Where a path in a spec points.
+    /// Where a path in a spec points: from the working directory, or, where nothing is there, from the model's
+    /// folder.
     #[must_use]
     pub fn resolve(&self, path: &str) -> PathBuf {
+        let here = Path::new(path);
         match &self.directory {
-            Some(directory) => directory.join(path),
-            None => Path::new(path).to_owned(),
+            Some(directory) if !here.exists() => directory.join(path),
+            _ => here.to_owned(),
         }
     }
 }

@@ -57,7 +57,7 @@ pub enum ParameterKind {
     Share,
     /// `true` or `false`.
     Flag,
-    /// A path; a relative one starts at the model's folder.
+    /// A path; a relative one is looked for in the working directory, then in the model's folder.
     File,
     /// One of these words.
     Choice(&'static [&'static str]),

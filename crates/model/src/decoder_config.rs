@@ -21,6 +21,8 @@ pub const MAX_HEAD_DIM: usize = 1024;
 pub const MAX_INTERMEDIATE: usize = 1 << 20;
 /// Most tokens of a vocabulary, v.
 pub const MAX_VOCABULARY: usize = 1 << 22;
+/// What a norm's epsilon must be above; smaller ones would vanish in f32.
+pub(crate) const MIN_EPSILON: f64 = 1e-30;
 /// Most positions.
 pub const MAX_POSITIONS: usize = 1 << 27;
 

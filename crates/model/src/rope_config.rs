@@ -55,7 +55,9 @@ pub enum RopeScaling {
     },
 }
 
-const FACTORS: f64 = 1e6;
+/// Bounds of every factor: within them no frequency overflows or vanishes in f32.
+const SMALLEST: f64 = 1e-6;
+const LARGEST: f64 = 1e6;
 const SUPPORTED: &str = "the kinds supported are default, linear, llama3 and yarn";
 
 impl RopeConfig {
@@ -76,7 +78,7 @@ impl RopeConfig {
         };
         let scaling = match kind {
             None | Some("default") => RopeScaling::Default,
-            Some("linear") => RopeScaling::Linear { factor: section.number("factor", 0.0, FACTORS)? },
+            Some("linear") => RopeScaling::Linear { factor: section.number("factor", SMALLEST, LARGEST)? },
             Some("llama3") => llama3(json, &section, max_positions)?,
             Some("yarn") => yarn(json, &section, max_positions)?,
             Some(_) => {
@@ -163,13 +165,13 @@ fn original_positions(json: &ConfigJson, section: &ConfigJson, absent: usize) ->
 }
 
 fn llama3(json: &ConfigJson, section: &ConfigJson, max_positions: usize) -> Result<RopeScaling, ModelError> {
-    let low = section.number("low_freq_factor", 0.0, FACTORS)?;
-    let high = section.number("high_freq_factor", 0.0, FACTORS)?;
+    let low = section.number("low_freq_factor", SMALLEST, LARGEST)?;
+    let high = section.number("high_freq_factor", SMALLEST, LARGEST)?;
     if high <= low {
         return Err(section.refuse("high_freq_factor", format!("above low_freq_factor, which is {low}")));
     }
     Ok(RopeScaling::Llama3 {
-        factor: section.number("factor", 0.0, FACTORS)?,
+        factor: section.number("factor", SMALLEST, LARGEST)?,
         low_frequency_factor: low,
         high_frequency_factor: high,
         original_positions: original_positions(json, section, max_positions)?,
@@ -178,15 +180,15 @@ fn llama3(json: &ConfigJson, section: &ConfigJson, max_positions: usize) -> Resu
 
 fn yarn(json: &ConfigJson, section: &ConfigJson, max_positions: usize) -> Result<RopeScaling, ModelError> {
     let original_positions = original_positions(json, section, max_positions)?;
-    let factor = section.number_or("factor", 0.0, FACTORS, max_positions as f64 / original_positions as f64)?;
-    let beta_fast = section.number_or("beta_fast", 0.0, FACTORS, 32.0)?;
-    let beta_slow = section.number_or("beta_slow", 0.0, FACTORS, 1.0)?;
+    let factor = section.number_or("factor", SMALLEST, LARGEST, max_positions as f64 / original_positions as f64)?;
+    let beta_fast = section.number_or("beta_fast", SMALLEST, LARGEST, 32.0)?;
+    let beta_slow = section.number_or("beta_slow", SMALLEST, LARGEST, 1.0)?;
     if beta_fast <= beta_slow {
         return Err(section.refuse("beta_fast", format!("above beta_slow, which is {beta_slow}")));
     }
     let attention = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
-    let mscale = section.number_or("mscale", 0.0, FACTORS, 0.0)?;
-    let mscale_all = section.number_or("mscale_all_dim", 0.0, FACTORS, 0.0)?;
+    let mscale = section.number_or("mscale", SMALLEST, LARGEST, 0.0)?;
+    let mscale_all = section.number_or("mscale_all_dim", SMALLEST, LARGEST, 0.0)?;
     let by_factor =
         if mscale != 0.0 && mscale_all != 0.0 { attention(mscale) / attention(mscale_all) } else { attention(1.0) };
     Ok(RopeScaling::Yarn {
@@ -194,7 +196,7 @@ fn yarn(json: &ConfigJson, section: &ConfigJson, max_positions: usize) -> Result
         beta_fast,
         beta_slow,
         original_positions,
-        attention_factor: section.number_or("attention_factor", 0.0, FACTORS, by_factor)?,
+        attention_factor: section.number_or("attention_factor", SMALLEST, LARGEST, by_factor)?,
         truncate: section.flag_or("truncate", true)?,
     })
 }

@@ -67,23 +67,28 @@ impl Tokenizer {
             Ok(inner) => inner,
             Err(reason) => return Err(ModelError::Tokenizer { path, reason }),
         };
+        let file = match File::read(bytes, &inner) {
+            Ok(file) => file,
+            Err(reason) => return Err(ModelError::Tokenizer { path, reason }),
+        };
         inner.with_padding(None);
         if let Err(e) = inner.with_truncation(None) {
             return Err(ModelError::Tokenizer { path, reason: e.to_string() });
         }
         inner.set_encode_special_tokens(true);
-        let added = inner.get_added_tokens_decoder();
-        let special = added.into_iter().filter(|(_, token)| token.special).map(|(id, _)| id).collect();
-        let unknown = unknown_token(&inner, bytes);
+        let special = file.added_tokens.iter().filter(|token| token.special).map(|token| token.id).collect();
+        let unknown = file.model.unk_id.or_else(|| inner.token_to_id(&file.model.unk_token?));
         Ok(Self { inner, path, special, unknown })
     }
 
     /// Refuses a model whose vocabulary is too small for this tokenizer; models may have rows that no token uses.
     ///
     /// # Errors
-    /// [`ModelError::TokenizerVocabulary`] with the token of the largest id.
+    /// [`ModelError::TokenizerVocabulary`] with the token of the largest id; a tokenizer that fails on no text.
     pub fn check_vocabulary(&self, vocabulary: usize) -> Result<(), ModelError> {
-        match self.inner.get_vocab(true).into_iter().max_by_key(|(_, id)| *id) {
+        // What is put around a text has ids of its own in the file, which nothing ties to the vocabulary.
+        let around = self.encode("")?.into_iter().map(|id| (self.inner.id_to_token(id).unwrap_or_default(), id));
+        match self.inner.get_vocab(true).into_iter().chain(around).max_by_key(|(_, id)| *id) {
             Some((token, id)) if id as usize >= vocabulary => {
                 let (path, token) = (self.path.clone(), format!("{token:?}"));
                 Err(ModelError::TokenizerVocabulary { path, token, id, vocabulary })
@@ -127,7 +132,9 @@ impl Tokenizer {
     /// # Errors
     /// Tokens that the tokenizer fails on.
     pub fn decode(&self, ids: &[u32]) -> Result<String, ModelError> {
-        contained(|| self.inner.decode(ids, true)).map_err(|reason| ModelError::Decode { reason })
+        // The library looks special tokens up by a text that its normalizer may have changed, and misses them.
+        let ids: Vec<u32> = ids.iter().copied().filter(|&id| !self.is_silent(id)).collect();
+        contained(|| self.inner.decode(&ids, true)).map_err(|reason| ModelError::Decode { reason })
     }
 
     /// The token of an id, as it is written in the vocabulary.
@@ -159,19 +166,41 @@ fn contained<T>(body: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, Strin
     }
 }
 
-/// The token for what the vocabulary lacks; the library's models keep it in different places, the file in two keys.
-fn unknown_token(inner: &tokenizers::Tokenizer, bytes: &[u8]) -> Option<u32> {
-    #[derive(serde::Deserialize)]
-    struct File {
-        model: Model,
+/// The keys of `tokenizer.json` that the library does not give access to, or changes without a word.
+#[derive(serde::Deserialize)]
+struct File {
+    #[serde(default)]
+    added_tokens: Vec<AddedToken>,
+    model: Model,
+}
+
+#[derive(serde::Deserialize)]
+struct AddedToken {
+    id: u32,
+    content: String,
+    special: bool,
+}
+
+/// The token for what the vocabulary lacks stands in one of two keys.
+#[derive(serde::Deserialize)]
+struct Model {
+    unk_token: Option<String>,
+    unk_id: Option<u32>,
+}
+
+impl File {
+    fn read(bytes: &[u8], inner: &tokenizers::Tokenizer) -> Result<Self, String> {
+        let file: Self = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+        // The library numbers added tokens itself and overrides the ids of a file that leaves gaps.
+        for token in &file.added_tokens {
+            let found = inner.token_to_id(&token.content);
+            if found != Some(token.id) {
+                let found = found.map_or("none".to_owned(), |id| id.to_string());
+                return Err(format!("it gives {:?} the id {}, and its place is {found}", token.content, token.id));
+            }
+        }
+        Ok(file)
     }
-    #[derive(serde::Deserialize)]
-    struct Model {
-        unk_token: Option<String>,
-        unk_id: Option<u32>,
-    }
-    let model = serde_json::from_slice::<File>(bytes).ok()?.model;
-    model.unk_id.or_else(|| inner.token_to_id(&model.unk_token?))
 }
 
 fn longest_white_space(text: &str) -> usize {

@@ -161,7 +161,7 @@ fn qwen_windows_cover_the_layers_that_the_config_says() {
     // The types say that there are windows, and nothing says how wide.
     assert!(parse(&with("qwen2", &by_type[2..])).is_err());
     assert!(parse(&with("qwen2", &[("layer_types", json!(["full_attention"]))])).is_err());
-    assert!(parse(&with("qwen3", &[("layer_types", json!(["chunked_attention"; 3]))])).is_err());
+    assert!(parse(&with("qwen3", &[("layer_types", json!(vec!["chunked_attention"; 3]))])).is_err());
 }
 
 #[test]

@@ -19,5 +19,6 @@ pub struct Machine {
 pub fn processor() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let line = text.lines().find(|line| line.starts_with("model name"));
-    line.and_then(|line| line.split_once(':')).map_or(std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
+    line.and_then(|line| line.split_once(':'))
+        .map_or(std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
 }

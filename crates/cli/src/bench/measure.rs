@@ -74,7 +74,13 @@ impl Bench<'_> {
             let mut caches: Vec<KvCache> =
                 (0..test.batch).map(|_| KvCache::new(&pool, layers, lanes)).collect();
             for cache in &mut caches {
-                self.feed(std::slice::from_mut(cache), test.depth, self.chunk, test.prompt == 0, &mut scratch)?;
+                self.feed(
+                    std::slice::from_mut(cache),
+                    test.depth,
+                    self.chunk,
+                    test.prompt == 0,
+                    &mut scratch,
+                )?;
             }
             let start = Instant::now();
             if test.prompt > 0 {
@@ -96,7 +102,14 @@ impl Bench<'_> {
 
     /// Feeds `count` tokens to every cache in chunks, with logits of the last row of the last chunk, as an
     /// engine would ask for.
-    fn feed(&self, caches: &mut [KvCache], count: usize, chunk: usize, prompt: bool, scratch: &mut Scratch) -> Result<()> {
+    fn feed(
+        &self,
+        caches: &mut [KvCache],
+        count: usize,
+        chunk: usize,
+        prompt: bool,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
         let vocabulary = self.decoder.config().vocabulary as u32;
         let mut logits = Vec::new();
         let mut done = 0;
@@ -105,7 +118,9 @@ impl Bench<'_> {
             done += tokens;
             let last = done == count;
             // Any token will do: time does not depend on which.
-            let ids: Vec<u32> = (0..tokens as u32).map(|i| (done as u32 + i).wrapping_mul(2_654_435_761) % vocabulary).collect();
+            let ids: Vec<u32> = (0..tokens as u32)
+                .map(|i| (done as u32 + i).wrapping_mul(2_654_435_761) % vocabulary)
+                .collect();
             let mut segments: Vec<Segment<'_>> = caches
                 .iter_mut()
                 .map(|cache| Segment {

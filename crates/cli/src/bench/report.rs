@@ -83,7 +83,10 @@ fn markdown(out: &mut impl Write, machine: &Machine, rows: &[Row]) -> Result<()>
         machine.read_bytes_per_second / 1e9,
         machine.commit
     )?;
-    writeln!(out, "| model | weights / KV | method | test | depth | batch | tok/s | best ms | KV live | of read bandwidth | x dense | limit |")?;
+    writeln!(
+        out,
+        "| model | weights / KV | method | test | depth | batch | tok/s | best ms | KV live | of read bandwidth | x dense | limit |"
+    )?;
     writeln!(out, "|---|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|")?;
     let dash = || "-".to_owned();
     for row in rows {
@@ -112,7 +115,9 @@ fn markdown(out: &mut impl Write, machine: &Machine, rows: &[Row]) -> Result<()>
 fn csv(out: &mut impl Write, machine: &Machine, rows: &[Row]) -> Result<()> {
     for (number, row) in rows.iter().enumerate() {
         let mut value = serde_json::to_value(row)?;
-        if let (Some(object), serde_json::Value::Object(rest)) = (value.as_object_mut(), serde_json::to_value(machine)?) {
+        if let (Some(object), serde_json::Value::Object(rest)) =
+            (value.as_object_mut(), serde_json::to_value(machine)?)
+        {
             object.extend(rest);
             if number == 0 {
                 writeln!(out, "{}", object.keys().cloned().collect::<Vec<_>>().join(","))?;

@@ -6,9 +6,7 @@ use serde_json::{Value, json};
 
 /// Names and configs; the rotary bases and epsilons do not matter for speed, the sizes do.
 fn configs() -> [(&'static str, Value); 8] {
-    let gpt2 = |layers: usize, hidden: usize, heads: usize| {
-        json!({"model_type": "gpt2", "n_layer": layers, "n_embd": hidden, "n_head": heads, "n_positions": 1024, "vocab_size": 50257})
-    };
+    let gpt2 = |layers: usize, hidden: usize, heads: usize| json!({"model_type": "gpt2", "n_layer": layers, "n_embd": hidden, "n_head": heads, "n_positions": 1024, "vocab_size": 50257});
     let llama = |layers: usize, hidden: usize, heads: usize, intermediate: usize, tied: bool| {
         json!({"model_type": "llama", "num_hidden_layers": layers, "hidden_size": hidden, "num_attention_heads": heads,
             "num_key_value_heads": 8, "intermediate_size": intermediate, "vocab_size": 128_256,

@@ -31,15 +31,16 @@ impl FromStr for Sweep {
 
 /// `last+step` or `last*factor` after `first-`.
 fn range(part: &str, first: usize, rest: &str, values: &mut Vec<usize>) -> Result<(), String> {
-    let (last, next): (_, Box<dyn Fn(usize) -> Option<usize>>) = if let Some((last, step)) = rest.split_once('+') {
-        let step = size::count(step)?;
-        (size::count(last)?, Box::new(move |value| value.checked_add(step)))
-    } else if let Some((last, factor)) = rest.split_once('*') {
-        let factor = size::count(factor)?;
-        (size::count(last)?, Box::new(move |value| value.checked_mul(factor)))
-    } else {
-        return Err(format!("'{part}' is no range: write first-last+step or first-last*factor"));
-    };
+    let (last, next): (_, Box<dyn Fn(usize) -> Option<usize>>) =
+        if let Some((last, step)) = rest.split_once('+') {
+            let step = size::count(step)?;
+            (size::count(last)?, Box::new(move |value| value.checked_add(step)))
+        } else if let Some((last, factor)) = rest.split_once('*') {
+            let factor = size::count(factor)?;
+            (size::count(last)?, Box::new(move |value| value.checked_mul(factor)))
+        } else {
+            return Err(format!("'{part}' is no range: write first-last+step or first-last*factor"));
+        };
     let mut value = first;
     while value <= last && values.len() <= MOST {
         values.push(value);

@@ -35,14 +35,35 @@ pub fn finished_json(finished: &Finished, text: &str) -> Value {
     })
 }
 
-/// One line for people over everything that ran.
-pub fn line(prompt_tokens: usize, completion_tokens: usize, timings: &Timings, report: &KvReport) -> String {
-    let (prefill, decode) = rates(prompt_tokens, completion_tokens, timings);
+/// The closing line for people, of one prompt.
+pub fn line(finished: &Finished) -> String {
+    let (prompt_tokens, completion_tokens) = (finished.prompt_tokens, finished.token_ids.len());
+    let (prefill, decode) = rates(prompt_tokens, completion_tokens, &finished.timings);
     let rate = |rate: Option<f64>| rate.map_or("-".to_owned(), |rate| format!("{rate:.1}"));
     format!(
-        "{prompt_tokens} prompt + {completion_tokens} completion tokens | prefill {} tok/s, decode {} tok/s | KV entries {} logical, {} live ({:.1} %) | KV bytes {} live, {} held, {} if dense",
+        "{prompt_tokens} prompt + {completion_tokens} completion tokens | prefill {} tok/s, decode {} tok/s | {}",
         rate(prefill),
         rate(decode),
+        kv_line(&finished.report),
+    )
+}
+
+/// The closing line for people, of several prompts that ran together for `elapsed`.
+pub fn total_line(finished: &[&Finished], elapsed: Duration) -> String {
+    let prompt_tokens: usize = finished.iter().map(|one| one.prompt_tokens).sum();
+    let completion_tokens: usize = finished.iter().map(|one| one.token_ids.len()).sum();
+    let rate = (prompt_tokens + completion_tokens) as f64 / elapsed.as_secs_f64().max(1e-9);
+    format!(
+        "{} prompts: {prompt_tokens} prompt + {completion_tokens} completion tokens in {:.1} s, {rate:.1} tok/s together | {}",
+        finished.len(),
+        elapsed.as_secs_f64(),
+        kv_line(&finished.iter().map(|one| one.report).sum()),
+    )
+}
+
+fn kv_line(report: &KvReport) -> String {
+    format!(
+        "KV entries {} logical, {} live ({:.1} %) | KV bytes {} live, {} held, {} if dense",
         report.logical_entries,
         report.live_entries,
         100.0 * report.keep_ratio(),

@@ -7,12 +7,10 @@ use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use dropcap_cache::KvReport;
-use dropcap_engine::{
-    Engine, EngineError, FinishReason, Finished, Output, Request, SequenceId, TextStream, Timings,
-};
+use dropcap_engine::{Engine, EngineError, FinishReason, Finished, Output, Request, SequenceId, TextStream};
 use dropcap_model::Tokenizer;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -73,7 +71,7 @@ impl Batch {
 
     /// Runs to the end and prints; fails if any prompt failed.
     pub(super) fn drive(mut self, engine: &mut Engine) -> Result<ExitCode> {
-        let mut tokens = 0usize;
+        let (mut tokens, start) = (0usize, Instant::now());
         while !engine.is_idle() {
             for output in engine.step()? {
                 match output {
@@ -91,7 +89,7 @@ impl Batch {
             self.bar.set_message(format!("{} running, {tokens} tokens", engine.running()));
         }
         self.bar.finish_and_clear();
-        self.print()
+        self.print(start.elapsed())
     }
 
     fn take(&mut self, engine: &mut Engine, id: SequenceId, token: u32) -> Result<()> {
@@ -122,40 +120,35 @@ impl Batch {
         Ok(())
     }
 
-    fn print(self) -> Result<ExitCode> {
+    fn print(&self, elapsed: Duration) -> Result<ExitCode> {
         let mut out = std::io::stdout().lock();
         let single = self.entries.len() == 1;
-        let mut totals = (0, 0, Timings::default(), KvReport::default());
-        let mut failures = Vec::new();
+        let (mut done, mut failures) = (Vec::new(), Vec::new());
         for (number, entry) in self.entries.iter().enumerate() {
             match &entry.outcome {
-                Some(Ok(finished)) if self.json => {
-                    writeln!(out, "{}", account::finished_json(finished, &entry.text))?;
-                }
                 Some(Ok(finished)) => {
-                    if single {
-                        writeln!(out)?;
-                    } else {
-                        writeln!(out, "--- {}\n{}", number + 1, entry.text)?;
+                    match (self.json, single) {
+                        (true, _) => writeln!(out, "{}", account::finished_json(finished, &entry.text))?,
+                        (false, true) => writeln!(out)?,
+                        (false, false) => writeln!(out, "--- {}\n{}", number + 1, entry.text)?,
                     }
-                    totals.0 += finished.prompt_tokens;
-                    totals.1 += finished.token_ids.len();
-                    totals.2.prefill += finished.timings.prefill;
-                    totals.2.decode += finished.timings.decode;
-                    totals.3 = totals.3 + finished.report;
+                    done.push(finished);
                 }
                 Some(Err(error)) => {
                     if self.json {
                         writeln!(out, "{}", json!({"error": error.to_string()}))?;
                     }
-                    failures.push(if single { error.to_string() } else { format!("prompt {}: {error}", number + 1) });
+                    let place = if single { String::new() } else { format!("prompt {}: ", number + 1) };
+                    failures.push(format!("{place}{error}"));
                 }
                 None => failures.push(format!("prompt {}: never finished", number + 1)),
             }
         }
-        if !self.json && totals.0 > 0 {
-            let (prompt_tokens, completion_tokens, timings, report) = &totals;
-            writeln!(out, "\n{}", account::line(*prompt_tokens, *completion_tokens, timings, report))?;
+        match &done[..] {
+            _ if self.json => {}
+            [] => {}
+            [finished] if single => writeln!(out, "\n{}", account::line(finished))?,
+            several => writeln!(out, "\n{}", account::total_line(several, elapsed))?,
         }
         if failures.is_empty() { Ok(ExitCode::SUCCESS) } else { Err(anyhow::anyhow!(failures.join("\n"))) }
     }

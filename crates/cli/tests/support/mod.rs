@@ -1,4 +1,10 @@
 //! What the command's tests share: golden models, a copy with a tokenizer, runs of the command.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that cannot go on should fail"
+)]
 #![allow(dead_code, reason = "each test binary uses its own part of this module")]
 
 use std::path::{Path, PathBuf};
@@ -14,7 +20,12 @@ pub fn golden(path: &str) -> PathBuf {
 /// The command, away from the user's environment.
 pub fn dropcap(arguments: &[&str]) -> Command {
     let mut command = Command::cargo_bin("dropcap").unwrap();
-    command.args(arguments).env_clear().env("HF_HUB_OFFLINE", "1").env("HOME", "/nonexistent").timeout(std::time::Duration::from_secs(120));
+    command
+        .args(arguments)
+        .env_clear()
+        .env("HF_HUB_OFFLINE", "1")
+        .env("HOME", "/nonexistent")
+        .timeout(std::time::Duration::from_secs(120));
     command
 }
 
@@ -43,7 +54,8 @@ pub fn copy(folder: &str, vocabulary: usize) -> tempfile::TempDir {
         let entry = entry.unwrap();
         std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
     }
-    let words: serde_json::Map<String, Value> = (0..vocabulary).map(|id| (format!("w{id}"), json!(id))).collect();
+    let words: serde_json::Map<String, Value> =
+        (0..vocabulary).map(|id| (format!("w{id}"), json!(id))).collect();
     let tokenizer = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
         "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,

@@ -1,4 +1,10 @@
 //! What the engine's tests share: the golden models, tensors of golden files, a naive decoder.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that cannot go on should fail"
+)]
 #![allow(dead_code, reason = "each test binary uses its own part of this module")]
 
 pub mod naive;
@@ -80,7 +86,12 @@ impl Model {
     }
 
     /// Logits and lifetimes of `ids` under `policy`, fed in chunks.
-    pub fn evaluate(&self, policy: &dyn EvictionPolicy, ids: &[u32], chunk: usize) -> dropcap_engine::Evaluation {
+    pub fn evaluate(
+        &self,
+        policy: &dyn EvictionPolicy,
+        ids: &[u32],
+        chunk: usize,
+    ) -> dropcap_engine::Evaluation {
         let pool = self.decoder.page_pool(policy, DType::F32, None).unwrap();
         dropcap_engine::evaluate(&self.decoder, &self.team, policy, &pool, ids, chunk).unwrap()
     }
@@ -117,7 +128,10 @@ pub fn ids(file: &TensorFile, name: &str) -> Vec<u32> {
 /// The largest absolute difference.
 pub fn distance(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |worst, next| if next.is_nan() { f32::NAN } else { next.max(worst) })
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, |worst, next| if next.is_nan() { f32::NAN } else { next.max(worst) })
 }
 
 /// The index of the largest.

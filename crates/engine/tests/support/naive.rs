@@ -52,7 +52,10 @@ impl Naive {
             let (norm1, norm2) = if self.gpt2 {
                 (format!("h.{layer}.ln_1"), format!("h.{layer}.ln_2"))
             } else {
-                (format!("layers.{layer}.input_layernorm"), format!("layers.{layer}.post_attention_layernorm"))
+                (
+                    format!("layers.{layer}.input_layernorm"),
+                    format!("layers.{layer}.post_attention_layernorm"),
+                )
             };
             let h = self.norm(&x, &norm1);
             let mixed = self.attention(&h, layer, lifetimes, lanes);
@@ -73,7 +76,9 @@ impl Naive {
         let (d, heads, kv_heads) = (config.head_dim, config.heads, config.kv_heads);
         let (mut q, mut k, v, output) = if self.gpt2 {
             let all = self.linear(h, &format!("h.{layer}.attn.c_attn"));
-            let part = |i: usize| all.iter().map(|row| row[i * heads * d..(i + 1) * heads * d].to_vec()).collect::<Rows>();
+            let part = |i: usize| {
+                all.iter().map(|row| row[i * heads * d..(i + 1) * heads * d].to_vec()).collect::<Rows>()
+            };
             (part(0), part(1), part(2), format!("h.{layer}.attn.c_proj"))
         } else {
             let name = |part: &str| format!("layers.{layer}.self_attn.{part}");

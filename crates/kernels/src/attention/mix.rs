@@ -2,6 +2,7 @@
 
 use super::sweep::{BLOCK, BLOCK_PAGES};
 use crate::PAGE_ENTRIES;
+use crate::panel::CACHE_LINE;
 use crate::simd::{Element, Kernel, MAX_LANES, Simd};
 
 /// `mixed[r] = mixed[r] * corrections[r] + sum over the block's entries e of weights[r][e] * values[e]`.
@@ -15,6 +16,8 @@ pub(super) struct Mix<'a, E> {
     pub(super) count: usize,
     /// Per page `[32][d]`.
     pub(super) values: &'a [&'a [E]],
+    /// What is read next, `32 * d` elements; fetched into the cache during the last page. May be empty.
+    pub(super) ahead: &'a [E],
     pub(super) head_dim: usize,
     /// Live entries of each page.
     pub(super) entries: [usize; BLOCK_PAGES],
@@ -95,11 +98,15 @@ impl<E: Element> Mix<'_, E> {
         }
         for (page, values) in self.values.iter().enumerate() {
             let values = values.as_ptr();
+            let next = self.values.get(page + 1).copied().unwrap_or(self.ahead).as_ptr();
             for e in 0..self.entries[page] {
                 let mut value = [simd.splat(0.0); C];
                 for c in 0..C {
                     // SAFETY: entry e is one of the page's 32, and the columns are below d.
                     value[c] = unsafe { E::load(simd, values.add(e * d + column + c * S::LANES)) };
+                    if (c * S::LANES * size_of::<E>()).is_multiple_of(CACHE_LINE) {
+                        simd.prefetch(next.wrapping_add(e * d + column + c * S::LANES));
+                    }
                 }
                 for r in 0..R {
                     // SAFETY: row r of `weights`; page and entry are inside the block.

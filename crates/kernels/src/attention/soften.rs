@@ -2,22 +2,59 @@
 
 use super::sweep::BLOCK;
 use crate::PAGE_ENTRIES;
-use crate::panel::MAX_TILE_ROWS;
 use crate::simd::exp::exp;
-use crate::simd::{Kernel, MAX_LANES, Simd};
+use crate::simd::{Isa, Kernel, MAX_LANES, Simd};
 
-/// A page of a block and how many of its entries each query of a tile sees.
+/// The lifetimes of a page's entries and their bounds.
 #[derive(Clone, Copy)]
 pub(super) struct Sight<'a> {
     /// Of the page's live entries, 32 or, on a lane's last page, fewer.
-    pub(super) positions: &'a [u32],
-    pub(super) expires_at: &'a [u32],
-    pub(super) counts: [u32; MAX_TILE_ROWS],
+    positions: &'a [u32],
+    expires_at: &'a [u32],
+    bounds: Bounds,
 }
 
-impl Sight<'_> {
+/// Smallest and largest lifetimes of a page.
+#[derive(Clone, Copy)]
+struct Bounds {
+    positions: (u32, u32),
+    expires_at: (u32, u32),
+}
+
+impl<'a> Sight<'a> {
     /// A page without entries.
-    pub(super) const NOTHING: Self = Sight { positions: &[], expires_at: &[], counts: [0; MAX_TILE_ROWS] };
+    pub(super) const NOTHING: Self = Sight {
+        positions: &[],
+        expires_at: &[],
+        bounds: Bounds { positions: (u32::MAX, 0), expires_at: (u32::MAX, 0) },
+    };
+
+    /// Looks at a page's live entries.
+    pub(super) fn new(isa: Isa, positions: &'a [u32], expires_at: &'a [u32]) -> Self {
+        Self { positions, expires_at, bounds: isa.run(Look { positions, expires_at }) }
+    }
+
+    /// Live entries.
+    pub(super) fn entries(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// False only if no query from `first` to `last` sees an entry.
+    pub(super) fn may_be_seen(&self, first: u32, last: u32) -> bool {
+        self.bounds.positions.0 <= last && first < self.bounds.expires_at.1
+    }
+
+    #[inline(always)]
+    fn is_wholly_seen(&self, query: u32) -> bool {
+        self.entries() == PAGE_ENTRIES
+            && self.bounds.positions.1 <= query
+            && query < self.bounds.expires_at.0
+    }
+
+    fn is_seen(&self, query: u32) -> bool {
+        let mut lifetimes = self.positions.iter().zip(self.expires_at);
+        lifetimes.any(|(&position, &expires_at)| sees(query, position, expires_at))
+    }
 }
 
 #[inline(always)]
@@ -26,40 +63,28 @@ fn sees(query: u32, position: u32, expires_at: u32) -> bool {
     (position <= query) & (query < expires_at)
 }
 
-/// Counts the entries of a page that the queries from `query` on see; whether there are any.
-pub(super) struct Seen<'a> {
-    pub(super) positions: &'a [u32],
-    pub(super) expires_at: &'a [u32],
-    pub(super) query: u32,
-    /// One per query.
-    pub(super) counts: &'a mut [u32],
+/// Finds the bounds of a page.
+struct Look<'a> {
+    positions: &'a [u32],
+    expires_at: &'a [u32],
 }
 
-impl Kernel for Seen<'_> {
-    type Output = bool;
+impl Kernel for Look<'_> {
+    type Output = Bounds;
 
     #[inline(always)]
-    fn run<S: Simd>(self, _simd: S) -> bool {
-        let mut any = 0;
-        let whole =
-            (self.positions.first_chunk::<PAGE_ENTRIES>(), self.expires_at.first_chunk::<PAGE_ENTRIES>());
-        for (i, count) in self.counts.iter_mut().enumerate() {
-            // Fits: the caller's queries are rows of a checked call.
-            let query = self.query + i as u32;
-            let mut seen = 0;
-            if let (Some(positions), Some(expires_at)) = whole {
-                for e in 0..PAGE_ENTRIES {
-                    seen += u32::from(sees(query, positions[e], expires_at[e]));
-                }
-            } else {
-                for (&position, &expires_at) in self.positions.iter().zip(self.expires_at) {
-                    seen += u32::from(sees(query, position, expires_at));
-                }
-            }
-            *count = seen;
-            any |= seen;
-        }
-        any != 0
+    fn run<S: Simd>(self, _simd: S) -> Bounds {
+        Bounds { positions: bounds(self.positions), expires_at: bounds(self.expires_at) }
+    }
+}
+
+#[inline(always)]
+fn bounds(all: &[u32]) -> (u32, u32) {
+    let fold = |(low, high): (u32, u32), &x: &u32| (low.min(x), high.max(x));
+    match all.first_chunk::<PAGE_ENTRIES>() {
+        // Of a known length, so that it becomes a handful of vector instructions.
+        Some(page) => page.iter().fold((u32::MAX, 0), fold),
+        None => all.iter().fold((u32::MAX, 0), fold),
     }
 }
 
@@ -95,16 +120,19 @@ impl Kernel for Soften<'_> {
         for (r, maximum) in maxima.iter_mut().enumerate() {
             let of_query = (r + offset) / group;
             let row = &mut scores[r * BLOCK..][..width];
-            if sights.iter().all(|sight| sight.counts[of_query] == 0) {
-                row.fill(0.0);
-                continue;
-            }
-            hide(row, sights, query + of_query as u32, of_query);
+            // Fits: check() bounded the item's last position.
+            let query = query + of_query as u32;
+            hide(row, sights, query);
             let mut largest = simd.splat(f32::NEG_INFINITY);
             for chunk in row.chunks_exact(S::LANES) {
                 largest = simd.max(largest, simd.read(chunk));
             }
             let top = maximum.max(simd.largest(largest));
+            // A row that has seen nothing must not become 0/0, but one whose scores are all NaN must not hide it.
+            if top == f32::NEG_INFINITY && !sights.iter().any(|sight| sight.is_seen(query)) {
+                row.fill(0.0);
+                continue;
+            }
             falls[r] = *maximum - top;
             *maximum = top;
             let (top, mut sum) = (simd.splat(top), simd.splat(0.0));
@@ -127,9 +155,9 @@ impl Kernel for Soften<'_> {
 
 /// Scores of entries that the query does not see become -infinity, whose exponential is exactly 0.
 #[inline(always)]
-fn hide(row: &mut [f32], sights: &[Sight<'_>], query: u32, of_query: usize) {
+fn hide(row: &mut [f32], sights: &[Sight<'_>], query: u32) {
     for (scores, sight) in row.chunks_exact_mut(PAGE_ENTRIES).zip(sights) {
-        if sight.counts[of_query] as usize == PAGE_ENTRIES {
+        if sight.is_wholly_seen(query) {
             continue;
         }
         let whole =

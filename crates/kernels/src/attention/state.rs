@@ -73,7 +73,8 @@ impl State {
             return;
         }
         let mixed = &self.mixed[place * self.stride..][..self.head_dim];
+        let inverse = 1.0 / sum;
         // A weight of 0 times a negative value may have turned -0 into 0 on the way; adding 0 makes both one.
-        out.iter_mut().zip(mixed).for_each(|(out, &mixed)| *out = mixed / sum + 0.0);
+        out.iter_mut().zip(mixed).for_each(|(out, &mixed)| *out = mixed * inverse + 0.0);
     }
 }

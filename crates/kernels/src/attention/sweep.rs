@@ -2,10 +2,10 @@
 
 use super::mix::Mix;
 use super::plan::SPLIT_PAGES;
-use super::soften::{Seen, Sight, Soften};
+use super::soften::{Sight, Soften};
 use super::state::State;
 use super::tiles::{Tile, Tiles};
-use crate::panel::{MAX_TILE_ROWS, PageElement, PanelProducts};
+use crate::panel::{PageElement, PanelProducts};
 use crate::simd::Isa;
 use crate::{LaneView, PAGE_ENTRIES};
 
@@ -32,8 +32,7 @@ pub(super) struct Sweep<'a> {
 struct Page<'a, E> {
     keys: &'a [E],
     values: &'a [E],
-    positions: &'a [u32],
-    expires_at: &'a [u32],
+    sight: Sight<'a>,
 }
 
 impl Sweep<'_> {
@@ -46,10 +45,13 @@ impl Sweep<'_> {
         let last_page = self.lane.len().div_ceil(PAGE_ENTRIES).min(first_page + SPLIT_PAGES);
         for block in (first_page..last_page).step_by(BLOCK_PAGES) {
             let pages = block..last_page.min(block + BLOCK_PAGES);
+            // Only a unit of one tile reads memory that is not in the cache yet.
+            let after = if self.tiles.tiles.len() == 1 && pages.end < last_page { Some(pages.end) } else { None };
+            let ahead = after.and_then(|page| self.keys::<E>(page)).unwrap_or(&[]);
             let mut held = [const { None }; BLOCK_PAGES];
             held.iter_mut().zip(pages).for_each(|(held, page)| *held = self.page::<E>(page));
             for tile in &self.tiles.tiles {
-                self.block(&held, tile, &mut scores, &mut state);
+                self.block(&held, ahead, tile, &mut scores, &mut state);
             }
         }
         state
@@ -59,27 +61,22 @@ impl Sweep<'_> {
     fn block<E: PageElement>(
         &self,
         pages: &[Option<Page<'_, E>>; BLOCK_PAGES],
+        ahead: &[E],
         tile: &Tile,
         scores: &mut [f32],
         state: &mut State,
     ) {
         let group = self.tiles.group;
-        let (first, last) = (tile.first / group, (tile.first + tile.rows - 1) / group);
-        // Fits: check() bounded the item's last position.
-        let query = self.first_position + first as u32;
+        // Fit: check() bounded the item's last position.
+        let query = self.first_position + (tile.first / group) as u32;
+        let last = self.first_position + ((tile.first + tile.rows - 1) / group) as u32;
         let mut sights = [Sight::NOTHING; BLOCK_PAGES];
         let mut keys: [&[E]; BLOCK_PAGES] = [&[]; BLOCK_PAGES];
         let mut values: [&[E]; BLOCK_PAGES] = [&[]; BLOCK_PAGES];
         let mut seen = 0;
-        for page in pages.iter().flatten() {
-            let mut counts = [0; MAX_TILE_ROWS];
-            let seen_by = &mut counts[..last - first + 1];
-            let (positions, expires_at) = (page.positions, page.expires_at);
-            if self.isa.run(Seen { positions, expires_at, query, counts: seen_by }) {
-                sights[seen] = Sight { positions, expires_at, counts };
-                (keys[seen], values[seen]) = (page.keys, page.values);
-                seen += 1;
-            }
+        for page in pages.iter().flatten().filter(|page| page.sight.may_be_seen(query, last)) {
+            (sights[seen], keys[seen], values[seen]) = (page.sight, page.keys, page.values);
+            seen += 1;
         }
         if seen == 0 {
             return;
@@ -89,6 +86,7 @@ impl Sweep<'_> {
             rows: self.tiles.rows(tile),
             count,
             panels: &keys[..seen],
+            ahead: &values[..seen],
             products: scores,
             stride: BLOCK,
         });
@@ -108,8 +106,9 @@ impl Sweep<'_> {
             weights: scores,
             count,
             values: &values[..seen],
+            ahead,
             head_dim: self.tiles.head_dim,
-            entries: sights.map(|sight| sight.positions.len()),
+            entries: sights.map(|sight| sight.entries()),
             corrections: &corrections,
             mixed: state.mixed_of(tile),
             stride,
@@ -120,13 +119,19 @@ impl Sweep<'_> {
     fn page<E: PageElement>(&self, index: usize) -> Option<Page<'_, E>> {
         let layout = self.lane.layout;
         let elements = E::of(self.lane.pages[index])?;
-        let size = PAGE_ENTRIES * layout.head_dim();
         let entries = index * PAGE_ENTRIES..self.lane.len().min((index + 1) * PAGE_ENTRIES);
+        let (positions, expires_at) = (&self.lane.positions[entries.clone()], &self.lane.expires_at[entries]);
         Some(Page {
-            keys: &elements[layout.key_offset(self.head)..][..size],
-            values: &elements[layout.value_offset(self.head)..][..size],
-            positions: &self.lane.positions[entries.clone()],
-            expires_at: &self.lane.expires_at[entries],
+            keys: self.keys(index)?,
+            values: &elements[layout.value_offset(self.head)..][..PAGE_ENTRIES * layout.head_dim()],
+            sight: Sight::new(self.isa, positions, expires_at),
         })
+    }
+
+    /// The key panel of page `index`.
+    fn keys<E: PageElement>(&self, index: usize) -> Option<&[E]> {
+        let layout = self.lane.layout;
+        let elements = E::of(self.lane.pages[index])?;
+        Some(&elements[layout.key_offset(self.head)..][..PAGE_ENTRIES * layout.head_dim()])
     }
 }

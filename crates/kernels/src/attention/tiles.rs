@@ -1,7 +1,7 @@
 //! A unit's query rows, scaled and packed for the register tiles.
 
 use super::AttentionShape;
-use crate::panel::{padded_rows, tile_rows};
+use crate::panel::{MAX_TILE_ROWS, padded_rows, tile_rows};
 use crate::simd::Isa;
 
 /// Rows `first..first + rows` of a unit, padded with rows of zeros to a size that a kernel exists for.
@@ -46,13 +46,14 @@ impl Tiles {
         let mut packed = vec![0.0; at * d];
         for tile in &tiles {
             let target = &mut packed[tile.at * d..][..tile.padded * d];
-            for r in 0..tile.rows {
+            let mut sources: [&[f32]; MAX_TILE_ROWS] = [&[]; MAX_TILE_ROWS];
+            for (r, source) in sources[..tile.rows].iter_mut().enumerate() {
                 let row = tile.first + r;
-                let source = &query[row / group * stride + row % group * d..][..d];
-                for (k, &x) in source.iter().enumerate() {
-                    // Scaling d products here instead of every score costs no accuracy that f32 sums had.
-                    target[k * tile.padded + r] = x * shape.scale;
-                }
+                *source = &query[row / group * stride + row % group * d..][..d];
+            }
+            for (k, line) in target.chunks_exact_mut(tile.padded).enumerate() {
+                // Scaling d products here instead of every score costs no accuracy that f32 sums had.
+                line.iter_mut().zip(&sources[..tile.rows]).for_each(|(to, source)| *to = source[k] * shape.scale);
             }
         }
         Self { tiles, group, head_dim: d, packed }

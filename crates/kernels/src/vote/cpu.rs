@@ -99,6 +99,7 @@ impl Votes<'_> {
                 rows: &self.gates.packed[tile.at * width..][..tile.padded * width],
                 count: tile.padded,
                 panels: &panels[..open],
+                ahead: &[],
                 products: &mut products,
                 stride: STRIDE,
             });

@@ -173,12 +173,16 @@ impl Decoder {
         drop(rows);
         layer.output.apply(team, &scratch.mixed, Epilogue::Add, &mut scratch.residual)?;
 
+        let window = self.config.sliding_window.get(index).copied().flatten();
         for (number, (segment, below)) in segments.iter_mut().zip(died_below).enumerate() {
             let now = segment.cache.next_position() + segment.ids.len() as u32;
             below.clear();
             segment.cache.reclaim(LayerIdx(index), now, &mut |lane, death| {
                 died(number, index, lane, death);
-                below.push(death);
+                // What merely left a sliding window is no decision that other layers should follow.
+                if window.is_none_or(|window| death.expires_at < death.position.saturating_add(window)) {
+                    below.push(death);
+                }
             })?;
             let lanes = segment.cache.lanes(LayerIdx(index));
             if lanes.len() > 1 {

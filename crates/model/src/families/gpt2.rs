@@ -4,7 +4,7 @@ use super::{Family, Mapping};
 use crate::config_json::ConfigJson;
 use crate::decoder_config::{
     DecoderConfig, MAX_HEAD_DIM, MAX_HEADS, MAX_HIDDEN, MAX_INTERMEDIATE, MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY,
-    Mlp, Norm, NormKind, Position, ScoreScale,
+    MIN_EPSILON, Mlp, Norm, NormKind, Position, ScoreScale,
 };
 use crate::error::ModelError;
 use crate::special_ids::special_ids;
@@ -54,7 +54,7 @@ fn read(json: &ConfigJson) -> Result<DecoderConfig, ModelError> {
         max_positions: json.count("n_positions", MAX_POSITIONS)?,
         norm: Norm {
             kind: NormKind::LayerNorm,
-            epsilon: json.number_or("layer_norm_epsilon", 0.0, 1.0, 1e-5)? as f32,
+            epsilon: json.number_or("layer_norm_epsilon", MIN_EPSILON, 1.0, 1e-5)? as f32,
         },
         position: Position::Learned,
         mlp,

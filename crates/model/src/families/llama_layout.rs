@@ -3,7 +3,7 @@
 use crate::config_json::ConfigJson;
 use crate::decoder_config::{
     DecoderConfig, MAX_HEAD_DIM, MAX_HEADS, MAX_HIDDEN, MAX_INTERMEDIATE, MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY,
-    Mlp, Norm, NormKind, Position, ScoreScale,
+    MIN_EPSILON, Mlp, Norm, NormKind, Position, ScoreScale,
 };
 use crate::error::ModelError;
 use crate::families::Family;
@@ -45,7 +45,7 @@ pub(super) fn read(json: &ConfigJson, family: Family, defaults: &Defaults) -> Re
         intermediate: json.count("intermediate_size", MAX_INTERMEDIATE)?,
         vocabulary,
         max_positions,
-        norm: Norm { kind: NormKind::RmsNorm, epsilon: json.number_or("rms_norm_eps", 0.0, 1.0, 1e-6)? as f32 },
+        norm: Norm { kind: NormKind::RmsNorm, epsilon: json.number_or("rms_norm_eps", MIN_EPSILON, 1.0, 1e-6)? as f32 },
         position: Position::Rope(RopeConfig::read(json, max_positions)?),
         mlp: Mlp::SwiGlu,
         score_scale: ScoreScale { by_head_width: true, by_layer: false },

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::Tokenizer;
 use crate::error::ModelError;
 
-/// Most tokens held back while a character is incomplete. A character has at most 4 bytes, so after 8 tokens the
-/// bytes are not UTF-8 and will not become so.
-const MOST_HELD: usize = 8;
+/// Most tokens held back while the text ends in U+FFFD. A character has at most 4 bytes, so these are not going to
+/// become one; fewer would cut into runs of U+FFFD that are really in the text.
+const MOST_HELD: usize = 64;
 
 /// Turns tokens into pieces of text as they come, and never emits part of a character.
 ///
