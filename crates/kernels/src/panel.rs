@@ -55,8 +55,9 @@ impl<E: Element> Kernel for PanelProducts<'_, E> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         match self.count {
-            1 => self.sweep::<S, 1, 8>(simd),
+            1 => self.sweep::<S, 1, 4>(simd),
             2 => self.sweep::<S, 2, 4>(simd),
+            4 if S::TILE_ROWS >= 8 => self.sweep::<S, 4, 4>(simd),
             4 => self.sweep::<S, 4, 2>(simd),
             6 if S::TILE_ROWS == 6 => self.sweep::<S, 6, 2>(simd),
             8 if S::TILE_ROWS >= 8 => self.sweep::<S, 8, 2>(simd),
@@ -91,6 +92,8 @@ impl<E: Element> PanelProducts<'_, E> {
     /// # Safety
     /// Every panel holds `depth * 32` elements, `rows` holds `depth * R`, `products` holds `R * stride`, and
     /// `column + C` vectors are inside the panels.
+    // Plain indices over constant bounds are what the compiler unrolls into registers.
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     unsafe fn tile<S: Simd, const R: usize, const C: usize>(&mut self, simd: S, depth: usize, column: usize) {
         let mut from = [std::ptr::null::<E>(); C];

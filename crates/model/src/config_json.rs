@@ -84,7 +84,13 @@ impl ConfigJson {
     }
 
     /// A finite number greater than `above` and at most `limit`, or `absent`.
-    pub(crate) fn number_or(&self, key: &str, above: f64, limit: f64, absent: f64) -> Result<f64, ModelError> {
+    pub(crate) fn number_or(
+        &self,
+        key: &str,
+        above: f64,
+        limit: f64,
+        absent: f64,
+    ) -> Result<f64, ModelError> {
         let Some(value) = self.get(key) else { return Ok(absent) };
         let number = value.as_f64().filter(|x| x.is_finite() && *x > above && *x <= limit);
         number.ok_or_else(|| self.refuse(key, format!("a number above {above} and at most {limit}")))

@@ -144,7 +144,9 @@ pub enum ModelError {
         reason: String,
     },
     /// Text became a control token although it must stay text.
-    #[error("the text holds {token}, which this tokenizer turns into a control token: remove it from the text")]
+    #[error(
+        "the text holds {token}, which this tokenizer turns into a control token: remove it from the text"
+    )]
     ControlToken {
         /// The control token, quoted.
         token: String,

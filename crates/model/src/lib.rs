@@ -22,8 +22,8 @@ mod weight_plan;
 pub use checkpoint::Checkpoint;
 pub use decoder::{DeathSink, Decoder, Linear, Logits, NormWeights, Scratch, Segment};
 pub use decoder_config::{
-    DecoderConfig, MAX_HEAD_DIM, MAX_HEADS, MAX_HIDDEN, MAX_INTERMEDIATE, MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY,
-    Mlp, Norm, NormKind, Position, ScoreScale,
+    DecoderConfig, MAX_HEAD_DIM, MAX_HEADS, MAX_HIDDEN, MAX_INTERMEDIATE, MAX_LAYERS, MAX_POSITIONS,
+    MAX_VOCABULARY, Mlp, Norm, NormKind, Position, ScoreScale,
 };
 pub use error::ModelError;
 pub use families::Family;

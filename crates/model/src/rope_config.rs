@@ -102,8 +102,14 @@ impl RopeConfig {
             RopeScaling::Linear { factor } => {
                 (pairs.map(|pair| 1.0 / wave(pair) / factor as f32).collect(), 1.0)
             }
-            RopeScaling::Llama3 { factor, low_frequency_factor, high_frequency_factor, original_positions } => {
-                let (low, high, original) = (low_frequency_factor, high_frequency_factor, original_positions as f64);
+            RopeScaling::Llama3 {
+                factor,
+                low_frequency_factor,
+                high_frequency_factor,
+                original_positions,
+            } => {
+                let (low, high, original) =
+                    (low_frequency_factor, high_frequency_factor, original_positions as f64);
                 let blend = |frequency: f32| {
                     let length = (2.0 * PI) as f32 / frequency;
                     if length < (original / high) as f32 {
@@ -132,7 +138,8 @@ impl RopeConfig {
 
     /// Between which pairs of dimensions YaRN blends.
     fn yarn_bounds(&self, head_dim: usize) -> (f64, f64) {
-        let RopeScaling::Yarn { beta_fast, beta_slow, original_positions, truncate, .. } = self.scaling else {
+        let RopeScaling::Yarn { beta_fast, beta_slow, original_positions, truncate, .. } = self.scaling
+        else {
             return (0.0, 0.0);
         };
         let width = head_dim as f64;
@@ -180,7 +187,8 @@ fn llama3(json: &ConfigJson, section: &ConfigJson, max_positions: usize) -> Resu
 
 fn yarn(json: &ConfigJson, section: &ConfigJson, max_positions: usize) -> Result<RopeScaling, ModelError> {
     let original_positions = original_positions(json, section, max_positions)?;
-    let factor = section.number_or("factor", SMALLEST, LARGEST, max_positions as f64 / original_positions as f64)?;
+    let factor =
+        section.number_or("factor", SMALLEST, LARGEST, max_positions as f64 / original_positions as f64)?;
     let beta_fast = section.number_or("beta_fast", SMALLEST, LARGEST, 32.0)?;
     let beta_slow = section.number_or("beta_slow", SMALLEST, LARGEST, 1.0)?;
     if beta_fast <= beta_slow {
@@ -189,8 +197,11 @@ fn yarn(json: &ConfigJson, section: &ConfigJson, max_positions: usize) -> Result
     let attention = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
     let mscale = section.number_or("mscale", SMALLEST, LARGEST, 0.0)?;
     let mscale_all = section.number_or("mscale_all_dim", SMALLEST, LARGEST, 0.0)?;
-    let by_factor =
-        if mscale != 0.0 && mscale_all != 0.0 { attention(mscale) / attention(mscale_all) } else { attention(1.0) };
+    let by_factor = if mscale != 0.0 && mscale_all != 0.0 {
+        attention(mscale) / attention(mscale_all)
+    } else {
+        attention(1.0)
+    };
     Ok(RopeScaling::Yarn {
         factor,
         beta_fast,

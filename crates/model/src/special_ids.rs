@@ -15,7 +15,8 @@ pub(crate) fn special_ids(
 ) -> Result<(Option<u32>, Vec<u32>), ModelError> {
     let read = |key: &str, absent: Option<u32>| {
         let stated = json.token_ids(key)?;
-        let mut ids = if json.states(key) { stated.unwrap_or_default() } else { absent.into_iter().collect() };
+        let mut ids =
+            if json.states(key) { stated.unwrap_or_default() } else { absent.into_iter().collect() };
         ids.retain(|&id| (id as usize) < vocabulary);
         Ok::<_, ModelError>(ids)
     };

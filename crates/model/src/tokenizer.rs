@@ -4,7 +4,7 @@ mod incremental;
 
 pub use incremental::IncrementalText;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -29,8 +29,8 @@ const MAX_FILE_BYTES: u64 = 256 << 20;
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     path: PathBuf,
-    /// Tokens that have no text.
-    special: HashSet<u32>,
+    /// Tokens that have no text, as the file writes them: a normalizer may have changed the library's copy.
+    special: HashMap<u32, String>,
     /// The special token that text may become.
     unknown: Option<u32>,
 }
@@ -46,11 +46,15 @@ impl Tokenizer {
         let path = directory.join("tokenizer.json");
         let file = match std::fs::File::open(&path) {
             Ok(file) => file,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(ModelError::NoTokenizer { path }),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Err(ModelError::NoTokenizer { path });
+            }
             Err(e) => return Err(ModelError::io("open", &path, e)),
         };
         let mut bytes = Vec::new();
-        file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|e| ModelError::io("read", &path, e))?;
+        file.take(MAX_FILE_BYTES + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|e| ModelError::io("read", &path, e))?;
         Self::parse(&path, &bytes)
     }
 
@@ -76,7 +80,8 @@ impl Tokenizer {
             return Err(ModelError::Tokenizer { path, reason: e.to_string() });
         }
         inner.set_encode_special_tokens(true);
-        let special = file.added_tokens.iter().filter(|token| token.special).map(|token| token.id).collect();
+        let special = file.added_tokens.into_iter().filter(|token| token.special);
+        let special = special.map(|token| (token.id, token.content)).collect();
         let unknown = file.model.unk_id.or_else(|| inner.token_to_id(&file.model.unk_token?));
         Ok(Self { inner, path, special, unknown })
     }
@@ -87,7 +92,8 @@ impl Tokenizer {
     /// [`ModelError::TokenizerVocabulary`] with the token of the largest id; a tokenizer that fails on no text.
     pub fn check_vocabulary(&self, vocabulary: usize) -> Result<(), ModelError> {
         // What is put around a text has ids of its own in the file, which nothing ties to the vocabulary.
-        let around = self.encode("")?.into_iter().map(|id| (self.inner.id_to_token(id).unwrap_or_default(), id));
+        let around =
+            self.encode("")?.into_iter().map(|id| (self.inner.id_to_token(id).unwrap_or_default(), id));
         match self.inner.get_vocab(true).into_iter().chain(around).max_by_key(|(_, id)| *id) {
             Some((token, id)) if id as usize >= vocabulary => {
                 let (path, token) = (self.path.clone(), format!("{token:?}"));
@@ -115,11 +121,12 @@ impl Tokenizer {
             );
             return Err(ModelError::Encode { reason });
         }
-        let encoding = contained(|| self.inner.encode_fast(text, true)).map_err(|reason| ModelError::Encode { reason })?;
+        let encoding = contained(|| self.inner.encode_fast(text, true))
+            .map_err(|reason| ModelError::Encode { reason })?;
         // The mask marks what was put around the text, which may well be control tokens.
         for (&id, &added) in encoding.get_ids().iter().zip(encoding.get_special_tokens_mask()) {
             if added == 0 && self.is_control(id) {
-                let token = format!("{:?}", self.inner.id_to_token(id).unwrap_or_default());
+                let token = format!("{:?}", self.token(id).unwrap_or_default());
                 return Err(ModelError::ControlToken { token });
             }
         }
@@ -139,7 +146,7 @@ impl Tokenizer {
 
     /// The token of an id, as it is written in the vocabulary.
     pub fn token(&self, id: u32) -> Option<String> {
-        self.inner.id_to_token(id)
+        self.special.get(&id).cloned().or_else(|| self.inner.id_to_token(id))
     }
 
     /// The id of a token, as it is written in the vocabulary.
@@ -149,12 +156,12 @@ impl Tokenizer {
 
     /// Whether an id is a special token other than the unknown token: one that text never becomes.
     pub fn is_control(&self, id: u32) -> bool {
-        self.special.contains(&id) && self.unknown != Some(id)
+        self.special.contains_key(&id) && self.unknown != Some(id)
     }
 
     /// Whether [`Tokenizer::decode`] passes an id over.
     fn is_silent(&self, id: u32) -> bool {
-        self.special.contains(&id) || self.inner.id_to_token(id).is_none()
+        self.special.contains_key(&id) || self.inner.id_to_token(id).is_none()
     }
 }
 
@@ -196,7 +203,10 @@ impl File {
             let found = inner.token_to_id(&token.content);
             if found != Some(token.id) {
                 let found = found.map_or("none".to_owned(), |id| id.to_string());
-                return Err(format!("it gives {:?} the id {}, and its place is {found}", token.content, token.id));
+                return Err(format!(
+                    "it gives {:?} the id {}, and its place is {found}",
+                    token.content, token.id
+                ));
             }
         }
         Ok(file)

@@ -163,7 +163,8 @@ impl NormPlan {
 impl LayerPlan {
     fn tensors(&self) -> impl Iterator<Item = PlannedTensor<'_>> {
         let norms = self.attention_norm.tensors().chain(self.mlp_norm.tensors());
-        let matrices = [&self.qkv, &self.output, &self.up, &self.down].into_iter().flat_map(MatrixPlan::tensors);
+        let matrices =
+            [&self.qkv, &self.output, &self.up, &self.down].into_iter().flat_map(MatrixPlan::tensors);
         let heads = self.query_norm.iter().chain(&self.key_norm).map(VectorPart::tensor);
         norms.chain(matrices).chain(heads)
     }

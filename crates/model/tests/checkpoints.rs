@@ -1,5 +1,7 @@
 //! Directories of config and weights: what fits, and every way in which they do not.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a helper that fails is a test that fails")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -34,10 +36,9 @@ fn tensors(model: &str) -> Tensors {
 fn write(path: &Path, tensors: &Tensors) {
     let bytes: Vec<Vec<u8>> =
         tensors.values().map(|(_, values)| values.iter().flat_map(|x| x.to_le_bytes()).collect()).collect();
-    let views = tensors
-        .iter()
-        .zip(&bytes)
-        .map(|((name, (shape, _)), bytes)| (name, TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
+    let views = tensors.iter().zip(&bytes).map(|((name, (shape, _)), bytes)| {
+        (name, TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
+    });
     safetensors::serialize_to_file(views, None, path).unwrap();
 }
 
@@ -90,7 +91,9 @@ fn tensor_names_are_those_of_transformers() {
         assert!(gpt2.contains(name), "{name}");
     }
     let qwen3 = names("qwen3");
-    for name in ["model.layers.2.self_attn.q_norm.weight", "model.layers.0.mlp.gate_proj.weight", "model.norm.weight"] {
+    for name in
+        ["model.layers.2.self_attn.q_norm.weight", "model.layers.0.mlp.gate_proj.weight", "model.norm.weight"]
+    {
         assert!(qwen3.contains(name), "{name}");
     }
     assert!(names("qwen2").contains("self_attn.v_proj.bias") && !names("qwen2").contains("o_proj.bias"));
@@ -169,8 +172,10 @@ fn a_tied_head_may_be_stored_only_as_a_copy() {
 #[test]
 fn gpt2_loads_with_and_without_the_prefix_of_its_names() {
     let prefixed = tensors("gpt2m");
-    let bare: Tensors =
-        prefixed.iter().map(|(name, tensor)| (name.replacen("transformer.", "", 1), tensor.clone())).collect();
+    let bare: Tensors = prefixed
+        .iter()
+        .map(|(name, tensor)| (name.replacen("transformer.", "", 1), tensor.clone()))
+        .collect();
     let (prefixed, bare) = (directory("gpt2m", &prefixed), directory("gpt2m", &bare));
     let [prefixed, bare] = [&prefixed, &bare].map(|directory| Checkpoint::open(directory.path()).unwrap());
     assert_eq!(bare.plan().embedding.parts[0].tensor, "wte.weight");

@@ -1,5 +1,7 @@
 //! `config.json` of every family, in both styles, and everything that can be wrong with one.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a helper that fails is a test that fails")]
+
 use std::path::{Path, PathBuf};
 
 use dropcap_kernels::DType;
@@ -41,7 +43,8 @@ fn with(model: &str, changes: &[(&str, Value)]) -> Value {
 #[test]
 fn both_styles_of_config_mean_the_same() {
     for model in MODELS {
-        let read = |file| DecoderConfig::parse(Path::new(file), &std::fs::read(fixture(model, file)).unwrap());
+        let read =
+            |file| DecoderConfig::parse(Path::new(file), &std::fs::read(fixture(model, file)).unwrap());
         assert_eq!(read("config.json").unwrap(), read("config_v4.json").unwrap(), "{model}");
     }
 }
@@ -50,7 +53,10 @@ fn both_styles_of_config_mean_the_same() {
 fn a_llama_config_is_read_in_full() {
     let config = parsed(&value("llama"));
     assert_eq!(config.family, Family::Llama);
-    assert_eq!((config.layers, config.hidden, config.heads, config.kv_heads, config.head_dim), (4, 64, 8, 2, 16));
+    assert_eq!(
+        (config.layers, config.hidden, config.heads, config.kv_heads, config.head_dim),
+        (4, 64, 8, 2, 16)
+    );
     assert_eq!((config.intermediate, config.vocabulary, config.max_positions), (128, 128, 1024));
     assert_eq!((config.norm.kind, config.norm.epsilon), (NormKind::RmsNorm, 1e-5));
     assert_eq!((config.mlp, config.tied_embeddings), (Mlp::SwiGlu, false));
@@ -126,14 +132,16 @@ fn end_tokens_may_be_one_or_many() {
 #[test]
 fn gpt2_scales_scores_as_it_is_told() {
     let scale = |by_width: bool, by_layer: bool, layer| {
-        let changes = [("scale_attn_weights", json!(by_width)), ("scale_attn_by_inverse_layer_idx", json!(by_layer))];
+        let changes =
+            [("scale_attn_weights", json!(by_width)), ("scale_attn_by_inverse_layer_idx", json!(by_layer))];
         parsed(&with("gpt2m", &changes)).attention_scale(layer)
     };
     assert_eq!(scale(true, false, 3), 1.0 / 8f32.sqrt());
     assert_eq!(scale(false, false, 3), 1.0);
     assert_eq!(scale(false, true, 3), 0.25);
     assert_eq!(scale(true, true, 1), 1.0 / 8f32.sqrt() / 2.0);
-    let upcast = with("gpt2m", &[("reorder_and_upcast_attn", json!(true)), ("activation_function", json!("gelu"))]);
+    let upcast =
+        with("gpt2m", &[("reorder_and_upcast_attn", json!(true)), ("activation_function", json!("gelu"))]);
     assert_eq!(parsed(&upcast).mlp, Mlp::Gelu);
 }
 
@@ -215,7 +223,11 @@ fn values_out_of_bounds_are_refused_with_file_key_value_and_limit() {
     for (model, key, bad) in cases {
         let mut changes = vec![(key, bad.clone())];
         if key == "max_window_layers" {
-            changes.extend([("use_sliding_window", json!(true)), ("sliding_window", json!(8)), ("layer_types", json!("(absent)"))]);
+            changes.extend([
+                ("use_sliding_window", json!(true)),
+                ("sliding_window", json!(8)),
+                ("layer_types", json!("(absent)")),
+            ]);
         }
         let Err(error) = parse(&with(model, &changes)) else { panic!("{model} {key} {bad} is accepted") };
         let text = error.to_string();
@@ -252,7 +264,9 @@ fn what_is_not_supported_is_named_with_what_is() {
         ("gpt2m", ("add_cross_attention", json!(true)), "decoders"),
     ];
     for (model, change, supported) in cases {
-        let Err(error) = parse(&with(model, std::slice::from_ref(&change))) else { panic!("{change:?} is accepted") };
+        let Err(error) = parse(&with(model, std::slice::from_ref(&change))) else {
+            panic!("{change:?} is accepted")
+        };
         let text = error.to_string();
         let kind = matches!(
             error,

@@ -1,5 +1,7 @@
 //! The fuzz bodies on seeded inputs: random bytes, and small changes of valid configs.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a helper that fails is a test that fails")]
+
 use std::path::Path;
 
 use dropcap_model::fuzzing;
@@ -8,8 +10,26 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 /// What values and stretches of a config are replaced by.
 const PIECES: [&str; 20] = [
-    "0", "1", "-1", "2147483648", "18446744073709551615", "1e308", "1e-45", "0.5", "null", "true", "[]", "{}", "\"\"",
-    "NaN", "\"yarn\"", "\"linear\"", "\"sliding_attention\"", "[", "}", ",",
+    "0",
+    "1",
+    "-1",
+    "2147483648",
+    "18446744073709551615",
+    "1e308",
+    "1e-45",
+    "0.5",
+    "null",
+    "true",
+    "[]",
+    "{}",
+    "\"\"",
+    "NaN",
+    "\"yarn\"",
+    "\"linear\"",
+    "\"sliding_attention\"",
+    "[",
+    "}",
+    ",",
 ];
 
 fn runner(cases: u32) -> TestRunner {
@@ -20,8 +40,10 @@ fn runner(cases: u32) -> TestRunner {
 fn fixtures() -> Vec<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     let models = ["gpt2m", "llama", "llama31_rope", "mistral_sw24", "qwen2", "qwen3"];
-    let mut texts: Vec<String> =
-        models.iter().map(|model| std::fs::read_to_string(root.join(model).join("config.json")).unwrap()).collect();
+    let mut texts: Vec<String> = models
+        .iter()
+        .map(|model| std::fs::read_to_string(root.join(model).join("config.json")).unwrap())
+        .collect();
     texts.push(texts[1].replace(
         "\"rope_type\": \"default\"",
         "\"rope_type\": \"yarn\", \"factor\": 4.0, \"beta_fast\": 32, \"beta_slow\": 1, \"mscale\": 1.0, \"mscale_all_dim\": 0.7, \"truncate\": false",
@@ -46,7 +68,8 @@ fn changed_values_are_refused_or_make_a_sound_config() {
         fuzzing::config(text.as_bytes());
     }
     // One or two values, found by the colons before them.
-    let changes = proptest::collection::vec((any::<prop::sample::Index>(), prop::sample::select(&PIECES[..])), 1..3);
+    let changes =
+        proptest::collection::vec((any::<prop::sample::Index>(), prop::sample::select(&PIECES[..])), 1..3);
     runner(6000)
         .run(&(prop::sample::select(texts), changes), |(text, changes)| {
             let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();

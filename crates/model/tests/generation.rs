@@ -1,5 +1,7 @@
 //! `generation_config.json` over a config.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a helper that fails is a test that fails")]
+
 use std::path::Path;
 
 use dropcap_model::{DecoderConfig, GenerationConfig, ModelError};
@@ -26,7 +28,8 @@ fn without_the_file_the_config_holds() {
 #[test]
 fn what_the_file_states_replaces_the_config() {
     let directory = tempfile::TempDir::new().unwrap();
-    std::fs::write(directory.path().join("generation_config.json"), r#"{"eos_token_id": [7, 9, 100]}"#).unwrap();
+    std::fs::write(directory.path().join("generation_config.json"), r#"{"eos_token_id": [7, 9, 100]}"#)
+        .unwrap();
     let found = GenerationConfig::open(directory.path(), &config()).unwrap();
     assert_eq!(found, GenerationConfig { bos_token_id: Some(1), eos_token_ids: vec![7, 9] });
     assert_eq!(parse(r#"{"eos_token_id": 5, "bos_token_id": 6}"#).unwrap().bos_token_id, Some(6));
@@ -34,7 +37,9 @@ fn what_the_file_states_replaces_the_config() {
 
 #[test]
 fn garbage_is_refused() {
-    for text in ["", "[]", r#"{"eos_token_id": "</s>"}"#, r#"{"eos_token_id": [1, "a"]}"#, r#"{"bos_token_id": -1}"#] {
+    for text in
+        ["", "[]", r#"{"eos_token_id": "</s>"}"#, r#"{"eos_token_id": [1, "a"]}"#, r#"{"bos_token_id": -1}"#]
+    {
         let error = parse(text).unwrap_err();
         assert!(error.to_string().contains("generation_config.json"), "{error}");
     }

@@ -11,7 +11,10 @@ fn close(found: &[f32], expected: impl Iterator<Item = f64>) {
     let expected: Vec<f64> = expected.collect();
     assert_eq!(found.len(), expected.len());
     for (pair, (&found, expected)) in found.iter().zip(expected).enumerate() {
-        assert!((f64::from(found) - expected).abs() <= TOLERANCE * expected, "pair {pair}: {found} {expected}");
+        assert!(
+            (f64::from(found) - expected).abs() <= TOLERANCE * expected,
+            "pair {pair}: {found} {expected}"
+        );
     }
 }
 
@@ -73,7 +76,8 @@ fn yarn_blends_by_turns_and_sharpens_attention() {
     let (found, attention) = RopeConfig { theta, scaling }.frequencies(width);
     assert!((f64::from(attention) - 1.138_629_436).abs() < 1e-6);
     // The dimension that turns `n` times within the original positions, solved for the pair.
-    let pair_of = |turns: f64| width as f64 * (original as f64 / (turns * 2.0 * PI)).ln() / (2.0 * theta.ln());
+    let pair_of =
+        |turns: f64| width as f64 * (original as f64 / (turns * 2.0 * PI)).ln() / (2.0 * theta.ln());
     let (first, last) = (pair_of(32.0).floor(), pair_of(1.0).ceil());
     assert!(first > 0.0 && last < 64.0);
     let expected = plain(theta, width).enumerate().map(|(pair, frequency)| {

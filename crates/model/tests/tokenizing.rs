@@ -1,5 +1,7 @@
 //! Text to tokens and back, on a small byte-level tokenizer made here.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a helper that fails is a test that fails")]
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,7 +19,8 @@ const END: u32 = 263;
 fn file() -> Value {
     let bytes: Vec<u8> = (0..=255).collect();
     let mut vocabulary = serde_json::Map::new();
-    let mut symbols: Vec<char> = tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect();
+    let mut symbols: Vec<char> =
+        tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect();
     symbols.sort_unstable();
     assert_eq!(symbols.len(), bytes.len());
     for (id, symbol) in symbols.iter().enumerate() {
@@ -158,6 +161,7 @@ fn special_tokens_have_no_text_even_where_a_normalizer_changes_theirs() {
     assert_eq!(ids[0], 1);
     assert_eq!(tokenizer.decode(&ids).unwrap(), "ab");
     assert_eq!(tokenizer.decode(&[1, 2, 0]).unwrap(), "");
+    assert_eq!((tokenizer.token(1).as_deref(), tokenizer.token(260).as_deref()), (Some("<s>"), Some("a")));
 }
 
 #[test]
@@ -166,7 +170,10 @@ fn the_vocabulary_must_fit_the_model() {
     tokenizer.check_vocabulary(264).unwrap();
     tokenizer.check_vocabulary(50_000).unwrap();
     let text = tokenizer.check_vocabulary(263).unwrap_err().to_string();
-    assert!(text.contains("\"<|end|>\"") && text.contains("263") && text.contains("dir/tokenizer.json"), "{text}");
+    assert!(
+        text.contains("\"<|end|>\"") && text.contains("263") && text.contains("dir/tokenizer.json"),
+        "{text}"
+    );
     // A template may name ids that the vocabulary does not have.
     let mut template = file();
     template["post_processor"]["special_tokens"]["<|begin|>"]["ids"] = json!([5000]);
@@ -208,7 +215,9 @@ fn long_runs_of_one_character_neither_panic_nor_hang_nor_lose_the_split() {
 #[test]
 fn more_text_than_the_limit_is_refused_before_it_is_tokenized() {
     let error = tokenizer().encode(&"a".repeat(MAX_TEXT_BYTES + 1)).unwrap_err();
-    assert!(matches!(error, ModelError::TextTooLong { limit: MAX_TEXT_BYTES, got } if got == MAX_TEXT_BYTES + 1));
+    assert!(
+        matches!(error, ModelError::TextTooLong { limit: MAX_TEXT_BYTES, got } if got == MAX_TEXT_BYTES + 1)
+    );
 }
 
 #[test]

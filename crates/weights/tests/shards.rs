@@ -1,5 +1,7 @@
 //! Directories of weights: shards, links, pickles, digests.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a helper that fails is a test that fails")]
+
 use std::path::Path;
 
 use dropcap_weights::{ContentDigest, ShardedTensors, WeightsError};

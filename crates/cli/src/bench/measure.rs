@@ -74,13 +74,7 @@ impl Bench<'_> {
             let mut caches: Vec<KvCache> =
                 (0..test.batch).map(|_| KvCache::new(&pool, layers, lanes)).collect();
             for cache in &mut caches {
-                self.feed(
-                    std::slice::from_mut(cache),
-                    test.depth,
-                    self.chunk,
-                    test.prompt == 0,
-                    &mut scratch,
-                )?;
+                self.decoder.fill(self.team, self.policy, cache, test.depth)?;
             }
             let start = Instant::now();
             if test.prompt > 0 {

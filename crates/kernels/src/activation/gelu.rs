@@ -8,7 +8,7 @@ use crate::simd::exp::exp;
 #[inline(always)]
 pub(crate) fn gelu_tanh<S: Simd>(simd: S, x: S::V) -> S::V {
     // -2 * sqrt(2/pi), and that times 0.044715.
-    let inner = simd.mul_add(simd.mul(x, x), simd.splat(-0.071_354_814), simd.splat(-1.595_769_1));
+    let inner = simd.mul_add(simd.mul(x, x), simd.splat(-0.071_354_814), simd.splat(-1.595_769_2));
     let e = exp(simd, simd.mul(x, inner));
     simd.div(x, simd.add(simd.splat(1.0), e))
 }

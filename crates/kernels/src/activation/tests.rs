@@ -34,7 +34,10 @@ fn the_gelus_are_within_two_parts_in_a_million() {
                 let want = exact(f64::from(x));
                 let error = (f64::from(y) - want).abs();
                 // In the negative tail the result vanishes beside x; there 4e-7 of x is the promise.
-                assert!(error <= 2e-6 * want.abs() || error <= 4e-7 * f64::from(x.abs()), "{isa:?} {tanh} {x}: {y}");
+                assert!(
+                    error <= 2e-6 * want.abs() || error <= 4e-7 * f64::from(x.abs()),
+                    "{isa:?} {tanh} {x}: {y}"
+                );
                 assert!(error <= 4e-7 * f64::from(x.abs()), "{isa:?} {tanh} {x}: {y}, want {want}");
             }
         }
@@ -79,9 +82,8 @@ proptest! {
 #[test]
 fn wrong_shapes_are_typed_errors() {
     let team = Team::new(1).unwrap();
-    let call = |x: usize, width: usize, out: usize| {
-        silu_mul(&team, &vec![0.0; x], width, &mut vec![0.0; out])
-    };
+    let call =
+        |x: usize, width: usize, out: usize| silu_mul(&team, &vec![0.0; x], width, &mut vec![0.0; out]);
     assert_eq!(call(12, 3, 6), Ok(()));
     assert_eq!(call(0, 3, 0), Ok(()));
     assert_eq!(call(0, 0, 0), Ok(()));

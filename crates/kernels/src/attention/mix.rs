@@ -37,7 +37,8 @@ impl<E: Element> Kernel for Mix<'_, E> {
         match self.count {
             1 => self.sweep::<S, 1, 8>(simd),
             2 => self.sweep::<S, 2, 4>(simd),
-            4 => self.sweep::<S, 4, 4>(simd),
+            4 if S::TILE_ROWS >= 8 => self.sweep::<S, 4, 4>(simd),
+            4 => self.sweep::<S, 4, 2>(simd),
             6 if S::TILE_ROWS == 6 => self.sweep::<S, 6, 2>(simd),
             8 if S::TILE_ROWS >= 8 => self.sweep::<S, 8, 2>(simd),
             12 if S::TILE_ROWS >= 12 => self.sweep::<S, 12, 2>(simd),
@@ -84,6 +85,8 @@ impl<E: Element> Mix<'_, E> {
 
     /// # Safety
     /// The asserts of `sweep` hold and `column + C * LANES` is at most d.
+    // Plain indices over constant bounds are what the compiler unrolls into registers.
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     unsafe fn tile<S: Simd, const R: usize, const C: usize>(&mut self, simd: S, column: usize) {
         let (d, stride, weights) = (self.head_dim, self.stride, self.weights.as_ptr());

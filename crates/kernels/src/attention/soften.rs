@@ -46,9 +46,7 @@ impl<'a> Sight<'a> {
 
     #[inline(always)]
     fn is_wholly_seen(&self, query: u32) -> bool {
-        self.entries() == PAGE_ENTRIES
-            && self.bounds.positions.1 <= query
-            && query < self.bounds.expires_at.0
+        self.entries() == PAGE_ENTRIES && self.bounds.positions.1 <= query && query < self.bounds.expires_at.0
     }
 
     fn is_seen(&self, query: u32) -> bool {
@@ -80,11 +78,10 @@ impl Kernel for Look<'_> {
 
 #[inline(always)]
 fn bounds(all: &[u32]) -> (u32, u32) {
-    let fold = |(low, high): (u32, u32), &x: &u32| (low.min(x), high.max(x));
+    // Two plain reductions of a known length become a handful of vector instructions; one over pairs does not.
     match all.first_chunk::<PAGE_ENTRIES>() {
-        // Of a known length, so that it becomes a handful of vector instructions.
-        Some(page) => page.iter().fold((u32::MAX, 0), fold),
-        None => all.iter().fold((u32::MAX, 0), fold),
+        Some(page) => (page.iter().copied().fold(u32::MAX, u32::min), page.iter().copied().fold(0, u32::max)),
+        None => (all.iter().copied().fold(u32::MAX, u32::min), all.iter().copied().fold(0, u32::max)),
     }
 }
 

@@ -46,7 +46,8 @@ impl Sweep<'_> {
         for block in (first_page..last_page).step_by(BLOCK_PAGES) {
             let pages = block..last_page.min(block + BLOCK_PAGES);
             // Only a unit of one tile reads memory that is not in the cache yet.
-            let after = if self.tiles.tiles.len() == 1 && pages.end < last_page { Some(pages.end) } else { None };
+            let after =
+                if self.tiles.tiles.len() == 1 && pages.end < last_page { Some(pages.end) } else { None };
             let ahead = after.and_then(|page| self.keys::<E>(page)).unwrap_or(&[]);
             let mut held = [const { None }; BLOCK_PAGES];
             held.iter_mut().zip(pages).for_each(|(held, page)| *held = self.page::<E>(page));

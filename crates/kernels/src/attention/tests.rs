@@ -173,7 +173,9 @@ fn long(random: &mut Random, entries: usize, queries: usize, kv_heads: usize, gr
 #[test]
 fn splits_agree_with_the_reference_on_any_number_of_threads() {
     let random = &mut Random(1);
-    for (entries, queries, kv_heads, group) in [(2049, 1, 1, 1), (6000, 1, 2, 4), (4096, 130, 1, 2), (9000, 3, 1, 7)] {
+    for (entries, queries, kv_heads, group) in
+        [(2049, 1, 1, 1), (6000, 1, 2, 4), (4096, 130, 1, 2), (9000, 3, 1, 7)]
+    {
         let batch = long(random, entries, queries, kv_heads, group);
         let rows: Vec<_> = batch.sequences.iter().map(Sequence::rows).collect();
         let mut expected = batch.out();
@@ -196,7 +198,14 @@ fn a_unit_gives_the_same_bits_whole_and_in_parts() {
     let width = single.stride;
     let many = Batch {
         shape: single.shape,
-        sequences: (0..40).map(|i| Sequence { lanes: single.sequences[0].lanes.clone(), first_row: i, queries: 1, first_position: row.first_position }).collect(),
+        sequences: (0..40)
+            .map(|i| Sequence {
+                lanes: single.sequences[0].lanes.clone(),
+                first_row: i,
+                queries: 1,
+                first_position: row.first_position,
+            })
+            .collect(),
         query: single.query.repeat(40),
         stride: width,
     };
@@ -248,9 +257,10 @@ fn misuse_is_an_error_and_never_a_panic() {
     let batch = long(random, 50, 4, 2, 2);
     let team = Team::new(1).unwrap();
     let good = batch.sequences[0].rows();
-    let call = |shape: &AttentionShape, rows: &[AttentionRows<'_>], query: &[f32], stride: usize, len: usize| {
-        attention(&team, shape, rows, query, stride, &mut vec![0.0; len]).is_err()
-    };
+    let call =
+        |shape: &AttentionShape, rows: &[AttentionRows<'_>], query: &[f32], stride: usize, len: usize| {
+            attention(&team, shape, rows, query, stride, &mut vec![0.0; len]).is_err()
+        };
     let (shape, query, stride, len) = (batch.shape, &batch.query[..], batch.stride, 4 * batch.stride);
     assert!(!call(&shape, std::slice::from_ref(&good), query, stride, len));
     assert!(call(&AttentionShape { kv_heads: 3, ..shape }, &[], query, stride, len));
@@ -266,7 +276,13 @@ fn misuse_is_an_error_and_never_a_panic() {
     assert!(call(&shape, &[good.clone(), good.clone()], query, stride, len), "rows twice");
     assert!(call(&shape, &[AttentionRows { first_row: 1, ..good.clone() }], query, stride, len));
     assert!(call(&shape, &[AttentionRows { first_row: usize::MAX, ..good.clone() }], query, stride, len));
-    assert!(call(&shape, &[AttentionRows { first_position: u32::MAX - 3, ..good.clone() }], query, stride, len));
+    assert!(call(
+        &shape,
+        &[AttentionRows { first_position: u32::MAX - 3, ..good.clone() }],
+        query,
+        stride,
+        len
+    ));
     assert!(call(&shape, &[AttentionRows { lanes: vec![], ..good.clone() }], query, stride, len));
     let mut short = good.clone();
     short.lanes[0].pages.pop();

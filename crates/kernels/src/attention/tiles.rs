@@ -53,7 +53,9 @@ impl Tiles {
             }
             for (k, line) in target.chunks_exact_mut(tile.padded).enumerate() {
                 // Scaling d products here instead of every score costs no accuracy that f32 sums had.
-                line.iter_mut().zip(&sources[..tile.rows]).for_each(|(to, source)| *to = source[k] * shape.scale);
+                line.iter_mut()
+                    .zip(&sources[..tile.rows])
+                    .for_each(|(to, source)| *to = source[k] * shape.scale);
             }
         }
         Self { tiles, group, head_dim: d, packed }

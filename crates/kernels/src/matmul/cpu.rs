@@ -4,17 +4,19 @@
 //! once, front to back, as fast as memory gives them. With many, a block of x stays in L2 while the panels pass by,
 //! and each tile's sums stay in registers for the whole block of inputs.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::packed::{PANEL, PackedMatrix};
 use super::rows::{LINE, Rows, Tiles};
 use super::{Epilogue, tile};
 use crate::activation::gelu::{gelu_erf, gelu_tanh};
+use crate::chunks::Pieces;
 use crate::simd::{Element, Isa, Kernel, Simd};
 use crate::{Elements, Team};
 
 /// Inputs that are multiplied in one go when there are many rows: 768 inputs of a panel are 96 KB of f32, of 170
-/// rows 512 KB, and both stay in a 1 MB L2.
+/// rows 512 KB, and both stay in a 1 MB L2. Blocks that fit L1 (192 to 384) lost a tenth to reloading the sums.
 const INPUT_BLOCK: usize = 768;
 /// Bytes of x that a task keeps in L2.
 const ROW_BLOCK_BYTES: usize = 512 << 10;
@@ -106,35 +108,12 @@ pub(super) fn matmul(
     if plan.input_block < plan.inputs {
         sums.reserve_exact(plan.panels * rows * PANEL);
     }
-    let (out_start, sums_start) = (Shared(out.as_mut_ptr()), Shared(sums.as_mut_ptr()));
+    let (out, sums) = (Pieces::new(out), Pieces::new(sums.spare_capacity_mut()));
     team.run(plan.tasks(), &|task| {
         let (tiles, panels) = plan.task(task);
-        isa.run(Task {
-            plan,
-            tiles,
-            panels,
-            x: &x,
-            w,
-            bias,
-            epilogue,
-            rows,
-            out: out_start.get(),
-            sums: sums_start.get(),
-        });
+        isa.run(Task { plan, tiles, panels, x: &x, w, bias, epilogue, rows, out: &out, sums: &sums });
     });
 }
-
-/// Memory that tasks write at places of their own.
-struct Shared(*mut f32);
-
-impl Shared {
-    fn get(&self) -> *mut f32 {
-        self.0
-    }
-}
-
-// SAFETY: a task writes only the tiles of its own rows and panels, which no other task has.
-unsafe impl Sync for Shared {}
 
 struct Task<'a> {
     plan: Plan,
@@ -146,9 +125,9 @@ struct Task<'a> {
     epilogue: Epilogue,
     rows: usize,
     /// `[rows, outputs]`; this task's tiles of it.
-    out: *mut f32,
+    out: &'a Pieces<'a, f32>,
     /// `[panels][rows][32]` when the inputs are cut into blocks, else nothing.
-    sums: *mut f32,
+    sums: &'a Pieces<'a, MaybeUninit<f32>>,
 }
 
 impl Kernel for Task<'_> {
@@ -168,7 +147,7 @@ impl Task<'_> {
     #[inline(always)]
     fn multiply<S: Simd, W: Element>(&self, simd: S, weights: &[W]) {
         let inputs = self.plan.inputs;
-        let mut local = [0f32; MAX_TILE];
+        let mut local = [const { MaybeUninit::<f32>::uninit() }; MAX_TILE];
         for first in (0..inputs).step_by(self.plan.input_block) {
             let last = inputs.min(first + self.plan.input_block);
             for panel in self.panels.clone() {
@@ -177,10 +156,11 @@ impl Task<'_> {
                     let rows = self.plan.tiles.rows(tile);
                     let x = self.x.tile(tile, first);
                     let sums = if self.plan.input_block < inputs {
-                        // SAFETY: `sums` has panels * rows * 32 elements then.
-                        unsafe { self.sums.add((panel * self.rows + rows.start) * PANEL) }
+                        let at = (panel * self.rows + rows.start) * PANEL;
+                        // SAFETY: no other task has this panel and these rows.
+                        unsafe { self.sums.range(at, rows.len() * PANEL) }
                     } else {
-                        local.as_mut_ptr()
+                        &mut local[..rows.len() * PANEL]
                     };
                     debug_assert!(
                         x.len() + rows.len() * LINE > (last - first) * rows.len(),
@@ -191,11 +171,12 @@ impl Task<'_> {
                     // the first block before another reads it.
                     unsafe {
                         let (x, weights) = (x.as_ptr(), weights.as_ptr());
-                        tile::accumulate(simd, rows.len(), x, weights, last - first, sums, first == 0);
+                        let start = sums.as_mut_ptr().cast();
+                        tile::accumulate(simd, rows.len(), x, weights, last - first, start, first == 0);
                     }
                     if last == inputs {
-                        // SAFETY: [rows][32] was just written.
-                        let sums = unsafe { std::slice::from_raw_parts(sums, rows.len() * PANEL) };
+                        // SAFETY: all of [rows][32] was just written.
+                        let sums = unsafe { sums.assume_init_ref() };
                         self.finish(simd, panel, rows, sums);
                     }
                 }
@@ -210,8 +191,8 @@ impl Task<'_> {
         let first = panel * PANEL;
         let width = PANEL.min(outputs - first);
         for (row, sums) in rows.zip(sums.as_chunks::<PANEL>().0) {
-            // SAFETY: row < rows and first + width <= outputs, and no other task has this row and panel.
-            let out = unsafe { std::slice::from_raw_parts_mut(self.out.add(row * outputs + first), width) };
+            // SAFETY: no other task has this row and panel.
+            let out = unsafe { self.out.range(row * outputs + first, width) };
             for column in (0..width).step_by(S::LANES) {
                 let out = &mut out[column..];
                 let mut y = simd.read(&sums[column..]);

@@ -5,6 +5,7 @@ use half::{bf16, f16};
 
 use super::packed::PANEL;
 use super::{Orientation, Part};
+use crate::chunks::Pieces;
 use crate::simd::Element;
 use crate::{Buffer, DType, ElementsMut, Team};
 
@@ -22,32 +23,11 @@ pub(super) fn fill(team: &Team, data: &mut Buffer, inputs: usize, first: usize, 
     }
 }
 
-/// The panels as tasks write them: each its own block, so no two touch one element.
-struct Panels<W> {
-    start: *mut W,
-    len: usize,
-}
-
-// SAFETY: tasks write disjoint ranges through `slot`, which is what its contract asks for.
-unsafe impl<W: Send> Sync for Panels<W> {}
-
-impl<W: Element> Panels<W> {
-    /// The `count` elements from `at`.
-    ///
-    /// # Safety
-    /// No two living slots may overlap.
-    unsafe fn slot(&self, at: usize, count: usize) -> &mut [W] {
-        assert!(at <= self.len && count <= self.len - at, "a slot lies inside the matrix");
-        // SAFETY: in bounds as asserted; exclusive by the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(at), count) }
-    }
-}
-
 fn fill_panels<W: Element>(team: &Team, data: &mut [W], inputs: usize, first: usize, part: &Part<'_>) {
     if part.outputs == 0 {
         return;
     }
-    let panels = Panels { start: data.as_mut_ptr(), len: data.len() };
+    let panels = Pieces::new(data);
     let end = first + part.outputs;
     let first_panel = first / PANEL;
     let panel_count = end.div_ceil(PANEL) - first_panel;
@@ -67,7 +47,7 @@ fn fill_panels<W: Element>(team: &Team, data: &mut [W], inputs: usize, first: us
                     read(part, output * inputs + k, &mut row[..count]);
                 }
                 // SAFETY: a task writes only its own panel, one slot at a time.
-                let slot = unsafe { panels.slot((panel * inputs + k) * PANEL, count * PANEL) };
+                let slot = unsafe { panels.range((panel * inputs + k) * PANEL, count * PANEL) };
                 let (slot, _) = slot.as_chunks_mut::<PANEL>();
                 if lanes.len() == PANEL {
                     for (i, slot) in slot.iter_mut().enumerate() {
@@ -91,7 +71,7 @@ fn fill_panels<W: Element>(team: &Team, data: &mut [W], inputs: usize, first: us
                         let (lanes, output) = lanes(panel);
                         // SAFETY: a task writes only its own inputs of its own panels, one slot at a time.
                         let slot =
-                            unsafe { panels.slot((panel * inputs + k) * PANEL + lanes.start, lanes.len()) };
+                            unsafe { panels.range((panel * inputs + k) * PANEL + lanes.start, lanes.len()) };
                         read(part, k * part.outputs + output, slot);
                     }
                 }

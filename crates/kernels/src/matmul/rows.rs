@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::Team;
+use crate::chunks::Pieces;
 
 /// Inputs of a block: one cache line of a row.
 pub(super) const LINE: usize = 16;
@@ -54,20 +55,19 @@ impl<'a> Rows<'a> {
             return rows;
         }
         rows.packed.reserve_exact(tiles.rows * lines);
-        let start = Start(rows.packed.as_mut_ptr());
+        let all = Pieces::new(&mut rows.packed.spare_capacity_mut()[..tiles.rows * lines]);
         let pack = |tile: usize| {
             let range = tiles.rows(tile);
-            for (i, row) in range.clone().enumerate() {
+            let height = range.len();
+            // SAFETY: tiles do not overlap, and each is packed once.
+            let packed = unsafe { all.range(range.start * lines, height * lines) };
+            for (i, row) in range.enumerate() {
                 let (whole, rest) = x[row * inputs..(row + 1) * inputs].as_chunks::<LINE>();
                 let mut tail = [0.0; LINE];
                 tail[..rest.len()].copy_from_slice(rest);
                 let tail = (!rest.is_empty()).then_some(&tail);
                 for (line, from) in whole.iter().chain(tail).enumerate() {
-                    // SAFETY: rows * lines were reserved and `at` is below that: the tile's rows start after
-                    // range.start * lines lines and it has range.len() * lines. No other tile writes them.
-                    unsafe {
-                        start.get().add(range.start * lines + line * range.len() + i).write(Line(*from))
-                    }
+                    packed[line * height + i].write(Line(*from));
                 }
             }
         };
@@ -94,15 +94,3 @@ impl<'a> Rows<'a> {
         unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * LINE) }
     }
 }
-
-/// Where tasks write lines, each its own.
-struct Start(*mut Line);
-
-impl Start {
-    fn get(&self) -> *mut Line {
-        self.0
-    }
-}
-
-// SAFETY: tiles write disjoint lines.
-unsafe impl Sync for Start {}

@@ -5,13 +5,17 @@ use proptest::prelude::*;
 use super::*;
 
 fn numbers(count: usize, seed: u32, offset: f32) -> Vec<f32> {
-    let mix = |i: usize| (i as u32 ^ seed).wrapping_mul(0x9e37_79b1).rotate_left(13).wrapping_mul(0x85eb_ca6b) >> 8;
+    let mix =
+        |i: usize| (i as u32 ^ seed).wrapping_mul(0x9e37_79b1).rotate_left(13).wrapping_mul(0x85eb_ca6b) >> 8;
     (0..count).map(|i| mix(i) as f32 / (1u32 << 23) as f32 - 1.0 + offset).collect()
 }
 
 fn close(got: &[f32], want: &[f64], tolerance: f64) -> bool {
     got.len() == want.len()
-        && got.iter().zip(want).all(|(&got, &want)| (f64::from(got) - want).abs() <= tolerance * (1.0 + want.abs()))
+        && got
+            .iter()
+            .zip(want)
+            .all(|(&got, &want)| (f64::from(got) - want).abs() <= tolerance * (1.0 + want.abs()))
 }
 
 proptest! {

@@ -16,7 +16,7 @@ pub(crate) fn exp<S: Simd>(simd: S, x: S::V) -> S::V {
     let r = simd.mul_add(n, simd.splat(-0.693_359_4), x);
     let r = simd.mul_add(n, simd.splat(2.121_944_4e-4), r);
     let mut p = simd.splat(1.987_569_1e-4);
-    for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+    for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
         p = simd.mul_add(p, r, simd.splat(coefficient));
     }
     let tail = simd.mul_add(p, simd.mul(r, r), r);

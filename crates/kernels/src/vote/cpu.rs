@@ -75,7 +75,8 @@ impl Votes<'_> {
         refused_by.fill(u32::MAX);
         let width = self.gates.width;
         let Some(offset) = self.lane.layout.side_offset(self.channel) else { return };
-        let mut products = vec![0.0; self.gates.tiles.iter().map(|tile| tile.padded).max().unwrap_or(0) * STRIDE];
+        let mut products =
+            vec![0.0; self.gates.tiles.iter().map(|tile| tile.padded).max().unwrap_or(0) * STRIDE];
         for tile in &self.gates.tiles {
             // Fits: check() bounded the job's last position.
             let query = self.first_position + tile.first as u32;
@@ -143,7 +144,8 @@ impl Kernel for Open<'_> {
     fn run<S: Simd>(self, _simd: S) -> bool {
         let last = self.query + (self.rows - 1) as u32;
         let mut open = false;
-        for ((&position, &expires_at), &by) in self.positions.iter().zip(self.expires_at).zip(self.refused_by) {
+        for ((&position, &expires_at), &by) in self.positions.iter().zip(self.expires_at).zip(self.refused_by)
+        {
             // Not `&&`: a branch per entry would keep the loop from becoming vector comparisons.
             open |= (by == u32::MAX) & (position < last) & (expires_at > self.query);
         }
@@ -174,7 +176,9 @@ impl Kernel for Refuse<'_> {
             let query = self.query + r as u32;
             let row = &self.products[r * STRIDE..][..PAGE_ENTRIES];
             let lifetimes = self.positions.iter().zip(self.expires_at);
-            for ((by, &product), (&position, &expires_at)) in self.refused_by.iter_mut().zip(row).zip(lifetimes) {
+            for ((by, &product), (&position, &expires_at)) in
+                self.refused_by.iter_mut().zip(row).zip(lifetimes)
+            {
                 let keep = product / self.root + self.bias > 0.0;
                 let refuses = !keep & (position < query) & (query < expires_at);
                 // Queries ascend, so the minimum is whoever came first.

@@ -108,7 +108,12 @@ fn check(query_gates: &[f32], jobs: &[VoteJob<'_>]) -> Result<Option<usize>, Ker
         let rows = job.first_row.saturating_add(job.queries);
         let expected = checked_size(OP, &[rows, width])?;
         if query_gates.len() < expected {
-            return Err(KernelError::Length { op: OP, what: "query_gates", expected, got: query_gates.len() });
+            return Err(KernelError::Length {
+                op: OP,
+                what: "query_gates",
+                expected,
+                got: query_gates.len(),
+            });
         }
         if job.queries > (u32::MAX - job.first_position) as usize {
             return Err(KernelError::Invalid {

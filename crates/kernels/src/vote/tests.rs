@@ -120,7 +120,8 @@ fn zero_and_nan_refuse_and_nobody_refuses_itself() {
                 refused_by: &mut refused_by,
             }];
             first_refusals_with(isa, &Team::new(1).unwrap(), &[1.0; 3], 0.0, &mut jobs).unwrap();
-            let expected = |position: u32| if !refuses || position >= 39 { u32::MAX } else { 37.max(position + 1) };
+            let expected =
+                |position: u32| if !refuses || position >= 39 { u32::MAX } else { 37.max(position + 1) };
             assert_eq!(refused_by, (0..40).map(expected).collect::<Vec<_>>(), "raw vote {raw}");
         }
     }

@@ -3,11 +3,12 @@
 //! Prefill, chunked prefill and decode are this one path. Per layer: norm, project, rotate, append to the
 //! cache, let the policy decide, attend over what is visible, reclaim what has died.
 
-use dropcap_cache::{Death, KeyValueRows, KvCache, LayerIdx};
+use dropcap_cache::{Death, KvCache, LayerIdx};
 use dropcap_kernels::{
-    AttentionRows, AttentionShape, Epilogue, RopeAngles, Team, attention, matmul, rms_norm_heads, rotate, silu_mul,
+    AttentionRows, AttentionShape, Epilogue, RopeAngles, Team, attention, matmul, rms_norm_heads, rotate,
+    silu_mul,
 };
-use dropcap_policy::{EvictionPolicy, Lanes, Observation, Span};
+use dropcap_policy::{EvictionPolicy, Span};
 
 use super::{Decoder, DecoderLayer, Scratch};
 use crate::{Mlp, ModelError};
@@ -62,7 +63,18 @@ impl Decoder {
         let angles = angles.as_ref();
         let mut died_below = vec![Vec::new(); segments.len()];
         for (index, layer) in self.layers.iter().enumerate() {
-            self.attend(team, policy, index, layer, angles, segments, &spans, &mut died_below, scratch, died)?;
+            self.attend(
+                team,
+                policy,
+                index,
+                layer,
+                angles,
+                segments,
+                &spans,
+                &mut died_below,
+                scratch,
+                died,
+            )?;
             self.feed_forward(team, layer, scratch)?;
         }
         for segment in segments.iter_mut() {
@@ -138,20 +150,7 @@ impl Decoder {
         self.turn(team, layer, angles, scratch)?;
         self.append(index, segments, spans, &scratch.qkv)?;
 
-        let mut lanes: Vec<Lanes<'_>> = segments
-            .iter_mut()
-            .map(|segment| Lanes::new(segment.cache.lanes_mut(LayerIdx(index)), segment.ids.len()))
-            .collect();
-        let seen = Observation {
-            team,
-            layer: index,
-            hidden: &scratch.normed,
-            spans,
-            died_below,
-            first_channel: 0,
-        };
-        policy.decide(&seen, &mut lanes)?;
-        drop(lanes);
+        self.decide(team, policy, index, &scratch.normed, segments, spans, died_below)?;
 
         let rows: Vec<AttentionRows<'_>> = segments
             .iter()
@@ -173,26 +172,7 @@ impl Decoder {
         drop(rows);
         layer.output.apply(team, &scratch.mixed, Epilogue::Add, &mut scratch.residual)?;
 
-        let window = self.config.sliding_window.get(index).copied().flatten();
-        for (number, (segment, below)) in segments.iter_mut().zip(died_below).enumerate() {
-            let now = segment.cache.next_position() + segment.ids.len() as u32;
-            below.clear();
-            segment.cache.reclaim(LayerIdx(index), now, &mut |lane, death| {
-                died(number, index, lane, death);
-                // What merely left a sliding window is no decision that other layers should follow.
-                if window.is_none_or(|window| death.expires_at < death.position.saturating_add(window)) {
-                    below.push(death);
-                }
-            })?;
-            let lanes = segment.cache.lanes(LayerIdx(index));
-            if lanes.len() > 1 {
-                // Dead in this layer means dead in every lane of it.
-                below.retain(|death| lanes.iter().all(|lane| !lane.positions().contains(&death.position)));
-                below.sort_unstable_by_key(|death| (death.position, std::cmp::Reverse(death.expires_at)));
-                below.dedup_by_key(|death| death.position);
-            }
-        }
-        Ok(())
+        self.reclaim(index, segments, died_below, died)
     }
 
     /// Normalises (where the family does) and rotates queries and keys in place.
@@ -220,28 +200,13 @@ impl Decoder {
         Ok(())
     }
 
-    /// Appends this step's keys and values to every lane; a sliding window is a lifetime given at birth.
-    fn append(
-        &self,
-        index: usize,
-        segments: &mut [Segment<'_>],
-        spans: &[Span],
-        qkv: &[f32],
-    ) -> Result<(), ModelError> {
-        let (config, stride) = (&self.config, self.fused_width());
-        let key_offset = config.query_width();
-        let value_offset = key_offset + config.key_width();
-        let window = config.sliding_window.get(index).copied().flatten();
-        for (segment, span) in segments.iter_mut().zip(spans) {
-            let data = &qkv[span.first_row * stride..];
-            let rows = KeyValueRows { data, stride, key_offset, value_offset, count: span.queries };
-            segment.cache.append(LayerIdx(index), rows, window)?;
-        }
-        Ok(())
-    }
-
     /// The MLP block of one layer.
-    fn feed_forward(&self, team: &Team, layer: &DecoderLayer, scratch: &mut Scratch) -> Result<(), ModelError> {
+    fn feed_forward(
+        &self,
+        team: &Team,
+        layer: &DecoderLayer,
+        scratch: &mut Scratch,
+    ) -> Result<(), ModelError> {
         layer.mlp_norm.apply(team, &scratch.residual, &mut scratch.normed)?;
         let epilogue = match self.config.mlp {
             Mlp::GeluTanh => Epilogue::GeluTanh,
@@ -290,10 +255,5 @@ impl Decoder {
         let head = self.head.as_ref().unwrap_or(&self.embedding);
         matmul(team, normed, head, None, Epilogue::Store, logits)?;
         Ok(())
-    }
-
-    /// Width of a fused `[q | k | v]` row.
-    fn fused_width(&self) -> usize {
-        self.config.query_width() + 2 * self.config.key_width()
     }
 }

@@ -16,7 +16,13 @@ impl Linear {
     ///
     /// # Errors
     /// Lengths of `x` or `out` that are not the same number of rows.
-    pub fn apply(&self, team: &Team, x: &[f32], epilogue: Epilogue, out: &mut [f32]) -> Result<(), KernelError> {
+    pub fn apply(
+        &self,
+        team: &Team,
+        x: &[f32],
+        epilogue: Epilogue,
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
         matmul(team, x, &self.weight, self.bias.as_deref(), epilogue, out)
     }
 

@@ -3,7 +3,9 @@
 use dropcap_kernels::{DType, PackedMatrix, Part, RopeTable, Team, TensorBytes};
 
 use super::{Decoder, DecoderLayer, Linear, NormWeights};
-use crate::{Checkpoint, DecoderConfig, LayerPlan, MatrixPlan, ModelError, NormKind, NormPlan, Position, VectorPart};
+use crate::{
+    Checkpoint, DecoderConfig, LayerPlan, MatrixPlan, ModelError, NormKind, NormPlan, Position, VectorPart,
+};
 
 impl Decoder {
     /// Reads and packs all weights as `dtype`.

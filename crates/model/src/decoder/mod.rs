@@ -3,9 +3,11 @@
 //! A family is a mapping from its config and tensor names to [`DecoderConfig`] and [`DecoderWeights`];
 //! nothing here asks which family it is. This is the only place where a pruning policy is called.
 
+mod fill;
 mod forward;
 mod linear;
 mod load;
+mod memory;
 mod norm;
 mod random;
 mod scratch;

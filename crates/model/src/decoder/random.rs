@@ -20,7 +20,11 @@ impl Decoder {
             let head_norm = || config.qk_norm.then(|| vec![1.0; config.head_dim]);
             Ok(DecoderLayer {
                 attention_norm: norm(config),
-                qkv: source.linear(config.query_width() + 2 * config.key_width(), hidden, config.attention_bias)?,
+                qkv: source.linear(
+                    config.query_width() + 2 * config.key_width(),
+                    hidden,
+                    config.attention_bias,
+                )?,
                 query_norm: head_norm(),
                 key_norm: head_norm(),
                 output: source.linear(hidden, config.query_width(), config.output_bias)?,

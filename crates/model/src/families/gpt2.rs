@@ -1,10 +1,10 @@
 //! GPT-2 (Radford et al. 2019): LayerNorm, learned positions, and matrices stored inputs by outputs.
 
-use super::{Family, Mapping};
+use super::{Family, Has, Mapping};
 use crate::config_json::ConfigJson;
 use crate::decoder_config::{
-    DecoderConfig, MAX_HEAD_DIM, MAX_HEADS, MAX_HIDDEN, MAX_INTERMEDIATE, MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY,
-    MIN_EPSILON, Mlp, Norm, NormKind, Position, ScoreScale,
+    DecoderConfig, MAX_HEAD_DIM, MAX_HEADS, MAX_HIDDEN, MAX_INTERMEDIATE, MAX_LAYERS, MAX_POSITIONS,
+    MAX_VOCABULARY, MIN_EPSILON, Mlp, Norm, NormKind, Position, ScoreScale,
 };
 use crate::error::ModelError;
 use crate::special_ids::special_ids;
@@ -77,7 +77,7 @@ fn read(json: &ConfigJson) -> Result<DecoderConfig, ModelError> {
 const HEAD: &str = "lm_head.weight";
 
 /// The first published files were saved without the head, and so without the prefix of what is under it.
-fn plan(config: &DecoderConfig, has: &dyn Fn(&str) -> bool) -> WeightPlan {
+fn plan(config: &DecoderConfig, has: Has<'_>) -> WeightPlan {
     let prefix = if has("wte.weight") { "" } else { "transformer." };
     let (hidden, wide) = (config.hidden, config.intermediate);
     let norm = |name: String| NormPlan {
@@ -102,7 +102,8 @@ fn plan(config: &DecoderConfig, has: &dyn Fn(&str) -> bool) -> WeightPlan {
         positions: Some(MatrixPlan::table(format!("{prefix}wpe.weight"), config.max_positions, hidden)),
         layers: (0..config.layers).map(layer).collect(),
         final_norm: norm(format!("{prefix}ln_f")),
-        head: (!config.tied_embeddings).then(|| MatrixPlan::table(HEAD.to_owned(), config.vocabulary, hidden)),
+        head: (!config.tied_embeddings)
+            .then(|| MatrixPlan::table(HEAD.to_owned(), config.vocabulary, hidden)),
         prefix,
         tied_copy: config.tied_embeddings.then_some(HEAD),
         // Causal masks that old versions saved beside the weights.

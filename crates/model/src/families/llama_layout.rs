@@ -2,11 +2,11 @@
 
 use crate::config_json::ConfigJson;
 use crate::decoder_config::{
-    DecoderConfig, MAX_HEAD_DIM, MAX_HEADS, MAX_HIDDEN, MAX_INTERMEDIATE, MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY,
-    MIN_EPSILON, Mlp, Norm, NormKind, Position, ScoreScale,
+    DecoderConfig, MAX_HEAD_DIM, MAX_HEADS, MAX_HIDDEN, MAX_INTERMEDIATE, MAX_LAYERS, MAX_POSITIONS,
+    MAX_VOCABULARY, MIN_EPSILON, Mlp, Norm, NormKind, Position, ScoreScale,
 };
 use crate::error::ModelError;
-use crate::families::Family;
+use crate::families::{Family, Has};
 use crate::rope_config::RopeConfig;
 use crate::special_ids::special_ids;
 use crate::stated_dtype::stated_dtype;
@@ -25,7 +25,11 @@ pub(super) struct Defaults {
 }
 
 /// Reads everything but biases, q/k norms and windows, which stay off.
-pub(super) fn read(json: &ConfigJson, family: Family, defaults: &Defaults) -> Result<DecoderConfig, ModelError> {
+pub(super) fn read(
+    json: &ConfigJson,
+    family: Family,
+    defaults: &Defaults,
+) -> Result<DecoderConfig, ModelError> {
     let layers = json.count("num_hidden_layers", MAX_LAYERS)?;
     let hidden = json.count("hidden_size", MAX_HIDDEN)?;
     let heads = json.count("num_attention_heads", MAX_HEADS)?;
@@ -45,7 +49,10 @@ pub(super) fn read(json: &ConfigJson, family: Family, defaults: &Defaults) -> Re
         intermediate: json.count("intermediate_size", MAX_INTERMEDIATE)?,
         vocabulary,
         max_positions,
-        norm: Norm { kind: NormKind::RmsNorm, epsilon: json.number_or("rms_norm_eps", MIN_EPSILON, 1.0, 1e-6)? as f32 },
+        norm: Norm {
+            kind: NormKind::RmsNorm,
+            epsilon: json.number_or("rms_norm_eps", MIN_EPSILON, 1.0, 1e-6)? as f32,
+        },
         position: Position::Rope(RopeConfig::read(json, max_positions)?),
         mlp: Mlp::SwiGlu,
         score_scale: ScoreScale { by_head_width: true, by_layer: false },
@@ -73,7 +80,12 @@ fn kv_heads(json: &ConfigJson, heads: usize, defaults: &Defaults) -> Result<usiz
     }
 }
 
-fn head_dim(json: &ConfigJson, hidden: usize, heads: usize, defaults: &Defaults) -> Result<usize, ModelError> {
+fn head_dim(
+    json: &ConfigJson,
+    hidden: usize,
+    heads: usize,
+    defaults: &Defaults,
+) -> Result<usize, ModelError> {
     const KEY: &str = "head_dim";
     if json.get(KEY).is_none() && defaults.head_dim.is_none() && !hidden.is_multiple_of(heads) {
         return Err(json.refuse("hidden_size", format!("a multiple of num_attention_heads = {heads}")));
@@ -87,11 +99,15 @@ fn head_dim(json: &ConfigJson, hidden: usize, heads: usize, defaults: &Defaults)
 }
 
 /// The tensors of a decoder with the layout of Llama.
-pub(super) fn plan(config: &DecoderConfig, has: &dyn Fn(&str) -> bool) -> WeightPlan {
+pub(super) fn plan(config: &DecoderConfig, has: Has<'_>) -> WeightPlan {
     let (hidden, wide) = (config.hidden, config.intermediate);
     let (queries, keys) = (config.query_width(), config.key_width());
     let linear = |at: &str, names: &[(&str, usize)], inputs: usize, bias: bool| {
-        MatrixPlan::linear(names.iter().map(|(name, outputs)| (format!("{at}.{name}"), *outputs)), inputs, bias)
+        MatrixPlan::linear(
+            names.iter().map(|(name, outputs)| (format!("{at}.{name}"), *outputs)),
+            inputs,
+            bias,
+        )
     };
     let norm = |name: String, length| NormPlan { weight: VectorPart::new(name, length), bias: None };
     let layer = |index: usize| {

@@ -30,23 +30,28 @@ pub enum Family {
     Qwen3,
 }
 
+/// Tells whether a tensor of a name is stored.
+pub(crate) type Has<'a> = &'a dyn Fn(&str) -> bool;
+
 /// What distinguishes a family: names, and the two mappings.
 struct Mapping {
     family: Family,
     model_type: &'static str,
     architecture: &'static str,
     read: fn(&ConfigJson) -> Result<DecoderConfig, ModelError>,
-    plan: fn(&DecoderConfig, &dyn Fn(&str) -> bool) -> WeightPlan,
+    plan: fn(&DecoderConfig, Has<'_>) -> WeightPlan,
 }
 
 /// One row per family, in the order of the enum.
-const FAMILIES: [Mapping; 5] = [gpt2::MAPPING, llama::MAPPING, mistral::MAPPING, qwen2::MAPPING, qwen3::MAPPING];
+const FAMILIES: [Mapping; 5] =
+    [gpt2::MAPPING, llama::MAPPING, mistral::MAPPING, qwen2::MAPPING, qwen3::MAPPING];
 
 impl Family {
     /// The family that a config names by `model_type` or, without one, by `architectures`.
     pub(crate) fn of(json: &ConfigJson) -> Result<Self, ModelError> {
         let architectures = json.texts("architectures")?.unwrap_or_default();
-        let unsupported = |got: String| ModelError::UnsupportedArchitecture { path: json.path().to_path_buf(), got };
+        let unsupported =
+            |got: String| ModelError::UnsupportedArchitecture { path: json.path().to_path_buf(), got };
         let named = match json.text("model_type")? {
             Some(kind) => FAMILIES
                 .iter()
@@ -76,7 +81,7 @@ impl Family {
     }
 
     /// Says which tensors a decoder of this config is made of; `has` tells whether a tensor is stored.
-    pub(crate) fn plan(self, config: &DecoderConfig, has: &dyn Fn(&str) -> bool) -> WeightPlan {
+    pub(crate) fn plan(self, config: &DecoderConfig, has: Has<'_>) -> WeightPlan {
         (self.mapping().plan)(config, has)
     }
 

@@ -18,5 +18,9 @@ const DEFAULTS: llama_layout::Defaults =
 
 fn read(json: &ConfigJson) -> Result<DecoderConfig, ModelError> {
     let config = llama_layout::read(json, Family::Qwen2, &DEFAULTS)?;
-    Ok(DecoderConfig { attention_bias: true, sliding_window: sliding::per_layer(json, config.layers)?, ..config })
+    Ok(DecoderConfig {
+        attention_bias: true,
+        sliding_window: sliding::per_layer(json, config.layers)?,
+        ..config
+    })
 }

@@ -44,10 +44,12 @@ fn by_types(
     let windowed = |kind: &&str| match *kind {
         "full_attention" => Ok(None),
         "sliding_attention" if window.is_some() => Ok(window),
-        "sliding_attention" => {
-            Err(json.refuse("layer_types", "without sliding_attention, because the config sets no sliding_window"))
+        "sliding_attention" => Err(json
+            .refuse("layer_types", "without sliding_attention, because the config sets no sliding_window")),
+        _ => {
+            Err(json
+                .unsupported("layer_types", "the types supported are full_attention and sliding_attention"))
         }
-        _ => Err(json.unsupported("layer_types", "the types supported are full_attention and sliding_attention")),
     };
     types.iter().map(windowed).collect()
 }
