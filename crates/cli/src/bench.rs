@@ -9,6 +9,7 @@ mod sweep;
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -89,7 +90,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         bail!("--repeats is 0: at least one repeat is needed");
     }
     let team = Arc::new(Team::new(arguments.machine.threads())?);
+    let start = Instant::now();
     let (name, decoder, facts) = subject(arguments, &team)?;
+    let load_seconds = arguments.model.is_some().then(|| start.elapsed().as_secs_f64());
     let read_bytes_per_second = bandwidth::read_bytes_per_second(&team);
     let methods = methods(arguments, &facts)?;
     let tests = tests(arguments);
@@ -145,6 +148,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         commit: env!("DROPCAP_COMMIT"),
         processor: machine::processor(),
         threads: team.threads(),
+        load_seconds,
         read_bytes_per_second,
     };
     let format = if arguments.json { Format::Json } else { arguments.output_format };

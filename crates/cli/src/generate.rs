@@ -112,6 +112,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let prompts = read_prompts(arguments)?;
     let loaded = loading::load(&arguments.model, &arguments.method)?;
     let tokenizer = tokenizer_for(&prompts, arguments, &loaded.directory)?;
+    if let Some(tokenizer) = &tokenizer {
+        tokenizer.check_vocabulary(loaded.decoder.config().vocabulary)?;
+    }
     let stop_tokens = if arguments.ignore_eos {
         Vec::new()
     } else {

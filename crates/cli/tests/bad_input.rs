@@ -71,6 +71,9 @@ fn configs_that_lie_are_refused_with_key_and_value() {
 fn a_missing_or_foreign_tokenizer_is_named() {
     all(&damaged(|folder| std::fs::remove_file(folder.join("tokenizer.json")).unwrap()), &["tokenizer.json"]);
     all(&damaged(|folder| std::fs::write(folder.join("tokenizer.json"), "[]").unwrap()), &["tokenizer.json"]);
+    let larger = copy("gpt2_dcp", 200);
+    let message = failure(&["generate", "-m", text(larger.path()), "--prompt", "w1", "-n", "2"]);
+    all(&message, &["199", "97"]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The hot operations at the shapes of GPT-2 (124M), beside what the machine can do at most: a plain read of as many
 //! bytes, and multiply-adds on registers alone. Compare within one run: other load on the machine moves both.
+#![allow(clippy::expect_used, reason = "a bench that cannot set itself up should fail")]
 
 use std::hint::black_box;
 

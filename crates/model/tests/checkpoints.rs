@@ -170,6 +170,15 @@ fn a_tied_head_may_be_stored_only_as_a_copy() {
 }
 
 #[test]
+fn of_tied_tensors_the_head_alone_will_do() {
+    let mut tied = tensors("qwen3");
+    let embedding = tied.remove("model.embed_tokens.weight").unwrap();
+    assert!(!problems(&directory("qwen3", &tied)).is_empty(), "neither is there");
+    tied.insert("lm_head.weight".into(), embedding);
+    assert!(problems(&directory("qwen3", &tied)).is_empty());
+}
+
+#[test]
 fn gpt2_loads_with_and_without_the_prefix_of_its_names() {
     let prefixed = tensors("gpt2m");
     let bare: Tensors = prefixed

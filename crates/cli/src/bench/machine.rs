@@ -11,6 +11,8 @@ pub struct Machine {
     pub processor: String,
     /// Threads used.
     pub threads: usize,
+    /// Seconds to read the checkpoint and pack its weights; none for random weights.
+    pub load_seconds: Option<f64>,
     /// What a plain read loop over these threads reads.
     pub read_bytes_per_second: f64,
 }

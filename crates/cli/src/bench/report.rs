@@ -75,9 +75,10 @@ pub fn print(format: Format, machine: &Machine, rows: &[Row]) -> Result<()> {
 }
 
 fn markdown(out: &mut impl Write, machine: &Machine, rows: &[Row]) -> Result<()> {
+    let loaded = machine.load_seconds.map_or(String::new(), |seconds| format!(", loaded in {seconds:.2} s"));
     writeln!(
         out,
-        "{}, {} threads, plain read {:.1} GB/s, commit {}\n",
+        "{}, {} threads, plain read {:.1} GB/s, commit {}{loaded}\n",
         machine.processor,
         machine.threads,
         machine.read_bytes_per_second / 1e9,

@@ -221,6 +221,20 @@ fn a_unit_gives_the_same_bits_whole_and_in_parts() {
 }
 
 #[test]
+fn a_lane_that_grows_into_another_split_changes_no_bit() {
+    let random = &mut Random(7);
+    let mut batch = long(random, 2040, 3, 1, 2);
+    let before: Vec<_> = Isa::available().iter().map(|&isa| batch.run(isa, 2)).collect();
+    for position in 2040..2200 {
+        let (key, value) = (random.row(16), random.row(16));
+        batch.sequences[0].lanes[0].push(position, u32::MAX, &key, &value);
+    }
+    for (&isa, before) in Isa::available().iter().zip(before) {
+        assert_eq!(bits(&batch.run(isa, 2)), bits(&before));
+    }
+}
+
+#[test]
 fn a_query_that_sees_nothing_gets_zeros() {
     let random = &mut Random(3);
     let mut batch = long(random, 5000, 20, 2, 2);
@@ -248,6 +262,18 @@ fn scores_far_apart_stay_finite() {
         let sequences = vec![Sequence { lanes: vec![lane], first_row: 0, queries: 1, first_position: 3000 }];
         let batch = Batch { shape, sequences, query: vec![1.0], stride: 1 };
         assert_eq!(batch.run(isa, 2), [2999.0]);
+    }
+}
+
+#[test]
+fn a_nan_in_a_query_shows_in_its_own_row_only() {
+    let mut batch = long(&mut Random(6), 300, 3, 1, 1);
+    batch.query[batch.stride] = f32::NAN;
+    for &isa in Isa::available() {
+        let out = batch.run(isa, 1);
+        let rows: Vec<&[f32]> = out.chunks(batch.stride).collect();
+        assert!(rows[1].iter().all(|x| x.is_nan()));
+        assert!(rows[0].iter().chain(rows[2]).all(|x| x.is_finite()));
     }
 }
 
