@@ -133,6 +133,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
                 tokens_per_second: mean,
                 tokens_per_second_deviation: deviation,
                 best_milliseconds: 1e3 * best / steps,
+                milliseconds: samples.milliseconds(steps),
                 live_bytes: samples.live_bytes,
                 held_bytes: samples.held_bytes,
                 bytes_per_step: bytes,

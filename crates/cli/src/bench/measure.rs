@@ -43,6 +43,11 @@ impl Samples {
         self.seconds.iter().copied().fold(f64::INFINITY, f64::min)
     }
 
+    /// Every repeat, in milliseconds per step.
+    pub fn milliseconds(&self, steps: f64) -> Vec<f64> {
+        self.seconds.iter().map(|seconds| 1e3 * seconds / steps).collect()
+    }
+
     /// Mean and standard deviation over the repeats.
     pub fn tokens_per_second(&self, test: &Test) -> (f64, f64) {
         let tokens = (test.batch * (test.prompt + test.generation)) as f64;

@@ -46,6 +46,8 @@ pub struct Row {
     pub tokens_per_second_deviation: f64,
     /// Best repeat: milliseconds per step (decode) or for the whole prompt (prefill).
     pub best_milliseconds: f64,
+    /// The same for every timed repeat.
+    pub milliseconds: Vec<f64>,
     /// Live bytes of all caches at the end of a repeat.
     pub live_bytes: u64,
     /// Bytes that pages hold at that time.
@@ -126,6 +128,9 @@ fn csv(out: &mut impl Write, machine: &Machine, rows: &[Row]) -> Result<()> {
             let cells = object.values().map(|value| match value {
                 serde_json::Value::String(text) => format!("\"{}\"", text.replace('"', "\"\"")),
                 serde_json::Value::Null => String::new(),
+                serde_json::Value::Array(items) => {
+                    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+                }
                 other => other.to_string(),
             });
             writeln!(out, "{}", cells.collect::<Vec<_>>().join(","))?;

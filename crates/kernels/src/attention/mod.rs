@@ -6,7 +6,7 @@
 //! skipped.
 //!
 //! Bits: a row's result is a function of its query, and of key, value and slot of the entries that it sees. The
-//! lane is cut into splits of [`plan::SPLIT_PAGES`] pages and these into blocks of [`sweep::BLOCK_PAGES`], by slot
+//! lane is cut into splits of `SPLIT_PAGES` pages and these into blocks of `BLOCK_PAGES`, by slot
 //! alone; inside a block every entry that the row does not see weighs exactly 0; splits are merged in order. Neither
 //! the other rows of a call, nor entries that come later, nor the threads change a bit.
 

@@ -30,7 +30,7 @@ pub(super) unsafe fn accumulate<S: Simd, W: Element>(
         ($($rows:literal)*) => {
             match rows {
                 // SAFETY: the caller's promise; the guard leaves out tiles that this machine never asks for.
-                $($rows if $rows <= S::TILE_ROWS => unsafe {
+                $($rows if const { $rows <= S::TILE_ROWS } => unsafe {
                     panel::<S, W, $rows>(simd, x, weights, inputs, sums, fresh)
                 },)*
                 _ => debug_assert!(false, "no tile of {rows} rows"),

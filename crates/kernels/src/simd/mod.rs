@@ -1,9 +1,9 @@
 //! Vector arithmetic written once for every instruction set.
 //!
-//! A fast path is a [`Kernel`]: a struct of its arguments with one generic `run<S: Simd>`, made of `#[inline(always)]`
-//! code over the token `S`. [`Isa::run`] calls it inside a function that enables the instruction set's features,
+//! A fast path is a `Kernel`: a struct of its arguments with one generic `run<S: Simd>`, made of `#[inline(always)]`
+//! code over the token `S`. `Isa::run` calls it inside a function that enables the instruction set's features,
 //! where everything inlines (a closure that goes to a team's threads does not inherit them: let each task call
-//! [`Isa::run`] itself; and no vector arithmetic in closures at all, because a closure with two call sites is not
+//! `Isa::run` itself; and no vector arithmetic in closures at all, because a closure with two call sites is not
 //! inlined, and then every intrinsic in it is a function call, a hundred times slower). Holding a token proves that the machine has the instructions, so arithmetic is safe;
 //! only loads and stores through pointers are not.
 
