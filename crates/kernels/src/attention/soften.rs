@@ -71,16 +71,15 @@ impl Kernel for Look<'_> {
     type Output = Bounds;
 
     #[inline(always)]
-    fn run<S: Simd>(self, _simd: S) -> Bounds {
-        Bounds { positions: bounds(self.positions), expires_at: bounds(self.expires_at) }
+    fn run<S: Simd>(self, simd: S) -> Bounds {
+        Bounds { positions: bounds(simd, self.positions), expires_at: bounds(simd, self.expires_at) }
     }
 }
 
 #[inline(always)]
-fn bounds(all: &[u32]) -> (u32, u32) {
-    // Two plain reductions of a known length become a handful of vector instructions; one over pairs does not.
-    match all.first_chunk::<PAGE_ENTRIES>() {
-        Some(page) => (page.iter().copied().fold(u32::MAX, u32::min), page.iter().copied().fold(0, u32::max)),
+fn bounds<S: Simd>(simd: S, all: &[u32]) -> (u32, u32) {
+    match all.first_chunk() {
+        Some(page) => simd.bounds(page),
         None => (all.iter().copied().fold(u32::MAX, u32::min), all.iter().copied().fold(0, u32::max)),
     }
 }

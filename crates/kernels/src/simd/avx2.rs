@@ -107,6 +107,20 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    fn bounds(self, all: &[u32; 32]) -> (u32, u32) {
+        // SAFETY: the token, and the four quarters are inside the array.
+        unsafe {
+            let part = |i: usize| _mm256_loadu_si256(all[8 * i..8 * i + 8].as_ptr().cast());
+            let (a, b, c, d) = (part(0), part(1), part(2), part(3));
+            let low = _mm256_min_epu32(_mm256_min_epu32(a, b), _mm256_min_epu32(c, d));
+            let high = _mm256_max_epu32(_mm256_max_epu32(a, b), _mm256_max_epu32(c, d));
+            let (mut lows, mut highs) = ([0u32; 8], [0u32; 8]);
+            _mm256_storeu_si256(lows.as_mut_ptr().cast(), low);
+            _mm256_storeu_si256(highs.as_mut_ptr().cast(), high);
+            (lows.into_iter().fold(u32::MAX, u32::min), highs.into_iter().fold(0, u32::max))
+        }
+    }
+    #[inline(always)]
     unsafe fn load(self, from: *const f32) -> __m256 {
         // SAFETY: the caller's promise and the token.
         unsafe { _mm256_loadu_ps(from) }

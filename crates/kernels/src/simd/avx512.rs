@@ -90,6 +90,15 @@ impl Simd for Avx512 {
         unsafe { _mm512_reduce_max_ps(a) }
     }
     #[inline(always)]
+    fn bounds(self, all: &[u32; 32]) -> (u32, u32) {
+        // SAFETY: the token, and both halves are inside the array.
+        unsafe {
+            let (a, b) =
+                (_mm512_loadu_epi32(all.as_ptr().cast()), _mm512_loadu_epi32(all[16..].as_ptr().cast()));
+            (_mm512_reduce_min_epu32(_mm512_min_epu32(a, b)), _mm512_reduce_max_epu32(_mm512_max_epu32(a, b)))
+        }
+    }
+    #[inline(always)]
     unsafe fn load(self, from: *const f32) -> __m512 {
         // SAFETY: the caller's promise and the token.
         unsafe { _mm512_loadu_ps(from) }

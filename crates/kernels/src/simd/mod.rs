@@ -139,6 +139,9 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// The largest lane.
     fn largest(self, a: Self::V) -> f32;
 
+    /// The smallest and the largest of 32 integers; compilers make 64 scalar comparisons of the plain loop.
+    fn bounds(self, all: &[u32; 32]) -> (u32, u32);
+
     /// Reads `LANES` f32.
     ///
     /// # Safety

@@ -92,6 +92,10 @@ impl Simd for Portable {
         a.into_iter().fold(f32::NEG_INFINITY, f32::max)
     }
     #[inline(always)]
+    fn bounds(self, all: &[u32; 32]) -> (u32, u32) {
+        (all.iter().copied().fold(u32::MAX, u32::min), all.iter().copied().fold(0, u32::max))
+    }
+    #[inline(always)]
     unsafe fn load(self, from: *const f32) -> Self::V {
         // SAFETY: the caller's promise; an array of f32 needs no more alignment than `read_unaligned` asks for.
         unsafe { from.cast::<Self::V>().read_unaligned() }

@@ -100,3 +100,25 @@ impl Kernel for Everything {
 fn every_instruction_set_does_the_same_arithmetic() {
     Isa::available().iter().for_each(|isa| isa.run(Everything));
 }
+
+struct Bounds<'a>(&'a [u32; 32]);
+
+impl Kernel for Bounds<'_> {
+    type Output = (u32, u32);
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> (u32, u32) {
+        simd.bounds(self.0)
+    }
+}
+
+#[test]
+fn bounds_are_found_wherever_they_stand() {
+    for &isa in Isa::available() {
+        for low in 0..32 {
+            let mut all = [u32::MAX / 2; 32];
+            // Unsigned: the largest would be the smallest as an i32.
+            (all[low], all[31 - low]) = (3, u32::MAX);
+            assert_eq!(isa.run(Bounds(&all)), (3, u32::MAX), "{isa:?}");
+        }
+    }
+}
