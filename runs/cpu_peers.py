@@ -128,7 +128,7 @@ def output_of(*command):
 
 def circumstances(load):
     cpu = next((line for line in output_of("lscpu").splitlines() if line.startswith("Model name")), "unknown")
-    dirty = " with changes" if output_of("git", "status", "--porcelain", "--untracked-files=no") else ""
+    dirty = "" if output_of("git", "status", "--porcelain", "--untracked-files=no") in ("", "unknown") else " with changes"
     packages = ", ".join(f"{name} {version(name)}" for name in ["torch", "transformers", "llama-cpp-python", "gguf"])
     return [
         f"Machine: {cpu.split(':')[-1].strip()}, {os.cpu_count()} CPUs, Linux {platform.release()}; {THREADS} threads.",
