@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use dropcap_cache::Death;
-use dropcap_policy::{EvictionPolicy, Lanes, Observation, PolicyError, Protected, SideChannel};
+use dropcap_policy::{
+    EvictionPolicy, Floors, Granularity, Lanes, Observation, PolicyError, Protected, SideChannel,
+};
 
 use crate::voting::VotingGates;
 use crate::{Arguments, Gates, MAX_COUNT, Method, MethodError, ModelFacts, Parameter, ParameterKind};
@@ -16,6 +18,9 @@ In each layer a later token n scores an earlier token j by raw = (W_q h_n) . (W_
 the input of the attention block. Token j lives, in that layer and for all its heads, until the first n with \
 raw <= 0; that n does not see it any more. A token never drops itself. The gates were trained with the model, so how \
 much is kept depends on the text and is not a setting.
+
+Gates may also be one per KV head (ours, not the paper's): then each head forgets on its own. A gate file of ours \
+names the floors that it was trained under, and they hold; sinks and recent can only raise them.
 
 The key gate W_k h_j is stored with the entry, in the dtype of the cache; the gates themselves are f32.
 
@@ -43,13 +48,13 @@ this off, and so gates trained that way expect it off.",
             name: "sinks",
             kind: ParameterKind::Count { least: 0, most: MAX_COUNT },
             default: "0",
-            help: "first tokens that are never dropped",
+            help: "first tokens that are never dropped, if more than the gates were trained with",
         },
         Parameter {
             name: "recent",
             kind: ParameterKind::Count { least: 0, most: MAX_COUNT },
             default: "0",
-            help: "newest tokens that are never dropped, the query included; a refusal takes effect when the token leaves them",
+            help: "newest tokens that are never dropped, the query included, if more than the gates were trained with; a refusal takes effect when the token leaves them",
         },
         Parameter {
             name: "fingerprint",
@@ -65,9 +70,10 @@ this off, and so gates trained that way expect it off.",
 fn build(arguments: &Arguments<'_>, facts: &ModelFacts) -> Result<Arc<dyn EvictionPolicy>, MethodError> {
     let model = (arguments.text("fingerprint")? == "check").then_some(&facts.fingerprint);
     let path = facts.resolve(arguments.text("gates")?);
-    let gates = Gates::load(&path, facts.layers, facts.hidden, model)?;
+    let gates = Gates::load(&path, facts.layers, facts.kv_heads, facts.hidden, model)?;
     let policy = Dcp::new(&gates, arguments.flag("propagate_in_depth")?)?;
-    let (sinks, recent) = (arguments.count("sinks")?, arguments.count("recent")?);
+    let asked = Floors { sinks: arguments.count("sinks")?, recent: arguments.count("recent")? };
+    let Floors { sinks, recent } = asked.and(gates.floors());
     if sinks == 0 && recent <= 1 {
         return Ok(Arc::new(policy));
     }
@@ -82,7 +88,8 @@ pub struct Dcp {
 }
 
 impl Dcp {
-    /// The policy of these gates. One side channel of the gates' width r.
+    /// The policy of these gates, without their floors. One side channel of the gates' width r; lanes per KV head
+    /// where the gates are per head.
     ///
     /// # Errors
     /// Gates too large for memory.
@@ -92,6 +99,10 @@ impl Dcp {
 }
 
 impl EvictionPolicy for Dcp {
+    fn granularity(&self) -> Granularity {
+        self.gates.granularity()
+    }
+
     fn side_channels(&self) -> Vec<SideChannel> {
         vec![SideChannel { name: "key gate", width: self.gates.width() }]
     }

@@ -25,11 +25,9 @@ pub fn gate_file(bytes: &[u8], scratch: &Path) {
     if std::fs::write(scratch, bytes).is_err() {
         return;
     }
-    if let Ok(gates) = Gates::load(scratch, 2, 8, None) {
+    if let Ok(gates) = Gates::load(scratch, 2, 2, 8, None) {
         for layer in gates.layers() {
-            assert!(
-                layer.query.iter().chain(&layer.key).chain([&layer.bias]).all(|number| number.is_finite())
-            );
+            assert!(layer.query.iter().chain(&layer.key).chain(&layer.bias).all(|number| number.is_finite()));
         }
     }
 }

@@ -26,6 +26,7 @@ pub use error::MethodError;
 pub use facts::ModelFacts;
 pub use gates::{GateLayout, Gates, LayerGates, MAX_GATE_WIDTH};
 pub use method::{Build, Method, Parameter, ParameterKind};
+pub use nearest::nearest;
 pub use registry::{METHODS, build, find};
 pub use simulate::Simulate;
 pub use spec::{Amount, MAX_COUNT, MAX_SPEC_BYTES, MAX_TERMS, MethodSpec, Term};

@@ -1,7 +1,7 @@
 //! "Did you mean": the known name closest to a mistyped one.
 
 /// The candidate within two edits (or a third of the length) of `given`, if there is one.
-pub(crate) fn nearest<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // Names are short; what is much longer is not a slip of the fingers and not worth a quadratic comparison.
     if given.len() > 64 {
         return None;

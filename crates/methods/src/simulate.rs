@@ -56,7 +56,7 @@ impl Simulate {
     pub fn new(keep: f64, layers: usize, hidden: usize, width: usize) -> Result<Self, MethodError> {
         let random = Gates::random(layers, hidden, width, 0)?;
         let mut gates = random.layers().to_vec();
-        gates.iter_mut().for_each(|layer| layer.bias = NEVER_REFUSE);
+        gates.iter_mut().for_each(|layer| layer.bias = vec![NEVER_REFUSE]);
         let gates = VotingGates::new(&Gates::new(hidden, width, gates)?)?;
         Ok(Self { gates, keep: keep.clamp(0.0, 1.0) })
     }

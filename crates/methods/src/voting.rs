@@ -3,7 +3,7 @@
 use dropcap_kernels::matmul::{Epilogue, Orientation, PackedMatrix, Part, TensorBytes, matmul};
 use dropcap_kernels::vote::{VoteJob, first_refusals};
 use dropcap_kernels::{DType, Team};
-use dropcap_policy::{Lanes, Observation, PolicyError};
+use dropcap_policy::{Granularity, Lanes, Observation, PolicyError};
 
 use crate::{Gates, MethodError};
 
@@ -11,14 +11,15 @@ use crate::{Gates, MethodError};
 #[derive(Debug)]
 pub(crate) struct VotingGates {
     width: usize,
+    heads: usize,
     layers: Vec<VotingLayer>,
 }
 
 #[derive(Debug)]
 struct VotingLayer {
-    /// W_q above W_k, `[2r, c]`: one product gives both gates of a token.
+    /// W_q above W_k, `[2 G r, c]`: one product gives all gates of a token.
     both: PackedMatrix,
-    bias: f32,
+    bias: Vec<f32>,
 }
 
 /// The votes cast in one lane during one step.
@@ -36,17 +37,23 @@ impl VotingGates {
     pub(crate) fn new(gates: &Gates) -> Result<Self, MethodError> {
         let team = Team::new(1)?;
         let pack = |layer: &crate::LayerGates| {
-            let parts = [&layer.query, &layer.key].map(|matrix| rows_of(matrix, gates.width()));
+            let parts =
+                [&layer.query, &layer.key].map(|matrix| rows_of(matrix, gates.heads() * gates.width()));
             let both = PackedMatrix::pack(&team, &parts, gates.hidden(), DType::F32)?;
-            Ok(VotingLayer { both, bias: layer.bias })
+            Ok(VotingLayer { both, bias: layer.bias.clone() })
         };
         let layers = gates.layers().iter().map(pack).collect::<Result<_, MethodError>>()?;
-        Ok(Self { width: gates.width(), layers })
+        Ok(Self { width: gates.width(), heads: gates.heads(), layers })
     }
 
-    /// Gate width r.
+    /// Gate width r of each gate head.
     pub(crate) fn width(&self) -> usize {
         self.width
+    }
+
+    /// One gate for all KV heads needs no lane of their own for them.
+    pub(crate) fn granularity(&self) -> Granularity {
+        if self.heads == 1 { Granularity::Layer } else { Granularity::KvHead }
     }
 
     /// Computes the gates of all new tokens, stores their key gates with their entries, and lets every new token
@@ -61,38 +68,45 @@ impl VotingGates {
             return Err(mismatch("number of layers", self.layers.len(), seen.layer + 1));
         };
         let (width, hidden) = (self.width, layer.both.inputs());
+        let gate_row = self.heads * width;
+        if let Some(lanes) = lanes.iter().find(|lanes| self.heads > 1 && lanes.groups() != self.heads) {
+            return Err(mismatch("gate heads", self.heads, lanes.groups()));
+        }
         let tokens = seen.spans.iter().map(|span| span.first_row + span.queries).max().unwrap_or(0);
         if seen.hidden.len() != tokens * hidden {
             return Err(mismatch("numbers in the hidden states", tokens * hidden, seen.hidden.len()));
         }
-        let mut gates = vec![0.0; tokens * 2 * width];
+        let mut gates = vec![0.0; tokens * 2 * gate_row];
         matmul(seen.team, seen.hidden, &layer.both, None, Epilogue::Store, &mut gates)?;
-        let query_gates: Vec<f32> =
-            gates.chunks_exact(2 * width).flat_map(|row| &row[..width]).copied().collect();
+        // A lane votes with its own head's gates, or with the only ones.
+        let head_of = |group: usize| if self.heads == 1 { 0 } else { group };
 
         let mut ballots = Vec::with_capacity(lanes.len());
         for (index, (span, lanes)) in seen.spans.iter().zip(lanes.iter_mut()).enumerate() {
-            let key_gates = &gates[(2 * span.first_row + 1) * width..];
             for group in 0..lanes.groups() {
-                lanes.write_side(group, seen.first_channel, key_gates, 2 * width)?;
+                let key_gates = &gates[(2 * span.first_row + 1) * gate_row + head_of(group) * width..];
+                lanes.write_side(group, seen.first_channel, key_gates, 2 * gate_row)?;
                 let refused_by = vec![u32::MAX; lanes.lane(group).len()];
                 ballots.push(Ballot { span: index, group, refused_by });
             }
         }
-        let mut jobs: Vec<VoteJob<'_>> = Vec::with_capacity(ballots.len());
-        for ballot in &mut ballots {
-            let span = &seen.spans[ballot.span];
-            jobs.push(VoteJob {
-                first_row: span.first_row,
-                queries: span.queries,
-                first_position: span.first_position,
-                lane: lanes[ballot.span].lane(ballot.group).view(),
-                channel: seen.first_channel,
-                refused_by: &mut ballot.refused_by,
-            });
+        for (head, &bias) in layer.bias.iter().enumerate() {
+            let rows = gates.chunks_exact(2 * gate_row);
+            let query_gates: Vec<f32> = rows.flat_map(|row| &row[head * width..][..width]).copied().collect();
+            let mut jobs: Vec<VoteJob<'_>> = Vec::with_capacity(ballots.len());
+            for ballot in ballots.iter_mut().filter(|ballot| head_of(ballot.group) == head) {
+                let span = &seen.spans[ballot.span];
+                jobs.push(VoteJob {
+                    first_row: span.first_row,
+                    queries: span.queries,
+                    first_position: span.first_position,
+                    lane: lanes[ballot.span].lane(ballot.group).view(),
+                    channel: seen.first_channel,
+                    refused_by: &mut ballot.refused_by,
+                });
+            }
+            first_refusals(seen.team, &query_gates, bias, &mut jobs)?;
         }
-        first_refusals(seen.team, &query_gates, layer.bias, &mut jobs)?;
-        drop(jobs);
         Ok(ballots)
     }
 }

@@ -15,7 +15,7 @@ const UNDECIDABLE: f64 = 1e-5;
 fn gates(bias: f32) -> Gates {
     let random = Gates::random(SCENE.layers, SCENE.hidden, 16, 11).unwrap();
     let layers: Vec<LayerGates> =
-        random.layers().iter().map(|layer| LayerGates { bias, ..layer.clone() }).collect();
+        random.layers().iter().map(|layer| LayerGates { bias: vec![bias], ..layer.clone() }).collect();
     Gates::new(SCENE.hidden, 16, layers).unwrap()
 }
 
@@ -35,7 +35,7 @@ fn refusals(gates: &Gates, sequence: usize, layer: usize, tokens: usize) -> Vec<
         .map(|j| {
             for (n, query) in queries.iter().enumerate().skip(j + 1) {
                 let dot: f64 = query.iter().zip(&keys[j]).map(|(a, b)| a * b).sum();
-                let raw = dot / (width as f64).sqrt() + f64::from(maps.bias);
+                let raw = dot / (width as f64).sqrt() + f64::from(maps.bias[0]);
                 if raw.abs() < UNDECIDABLE {
                     return None;
                 }
@@ -86,6 +86,57 @@ fn in_depth_an_entry_dies_with_the_first_layer_that_refuses_it() {
             assert_eq!(lives[&(0, layer, 0, position as u32)], (expected, expected), "layer {layer}");
         }
     }
+}
+
+/// One gate per KV head: each head has its own rows and bias.
+fn gates_per_head() -> Gates {
+    let heads: Vec<Gates> = (0..SCENE.kv_heads)
+        .map(|head| Gates::random(SCENE.layers, SCENE.hidden, 16, 20 + head as u64).unwrap())
+        .collect();
+    let layers = (0..SCENE.layers).map(|layer| LayerGates {
+        query: heads.iter().flat_map(|head| head.layers()[layer].query.clone()).collect(),
+        key: heads.iter().flat_map(|head| head.layers()[layer].key.clone()).collect(),
+        bias: (0..SCENE.kv_heads).map(|head| 0.5 + 0.3 * head as f32).collect(),
+    });
+    Gates::new(SCENE.hidden, 16, layers.collect()).unwrap()
+}
+
+#[test]
+fn with_a_gate_per_head_each_head_follows_its_own_rule() {
+    let gates = gates_per_head();
+    let lives = lifetimes(&Dcp::new(&gates, false).unwrap(), &SCENE).unwrap();
+    let rows = 16 * SCENE.hidden;
+    let mut differ = 0;
+    for head in 0..SCENE.kv_heads {
+        let alone = gates.layers().iter().map(|layer| LayerGates {
+            query: layer.query[head * rows..][..rows].to_vec(),
+            key: layer.key[head * rows..][..rows].to_vec(),
+            bias: vec![layer.bias[head]],
+        });
+        let alone = Gates::new(SCENE.hidden, 16, alone.collect()).unwrap();
+        for layer in 0..SCENE.layers {
+            for (position, refused_by) in refusals(&alone, 0, layer, SCENE.prompt).into_iter().enumerate() {
+                let Some(refused_by) = refused_by.filter(|&query| query != NEVER) else { continue };
+                assert_eq!(
+                    lives[&(0, layer, head, position as u32)].0,
+                    refused_by,
+                    "layer {layer}, head {head}"
+                );
+                differ += usize::from(lives[&(0, layer, 1 - head, position as u32)].0 != refused_by);
+            }
+        }
+    }
+    assert!(differ > 50, "the heads hardly differ: {differ}");
+}
+
+#[test]
+fn a_gate_per_head_conforms_alone_and_beside_others() {
+    let policy = Dcp::new(&gates_per_head(), true).unwrap();
+    check(&policy, &SCENE).unwrap();
+    check(&Both::new(&policy, Dcp::new(&gates(0.4), false).unwrap()), &SCENE).unwrap();
+    let fewer = Scene { kv_heads: 3, ..SCENE };
+    let message = check(&policy, &fewer).unwrap_err().to_string();
+    assert!(message.contains("gate heads in layer 0: expected 2, got 3"), "{message}");
 }
 
 #[test]

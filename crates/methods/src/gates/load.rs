@@ -2,18 +2,19 @@
 
 use std::path::Path;
 
+use dropcap_policy::Floors;
 use dropcap_weights::{Fingerprint, StoredType, TensorFile};
 
 use super::layout::{FORMAT, VERSION, is_published_gate};
 use super::{GateLayout, Gates, LayerGates, MAX_GATE_WIDTH};
-use crate::MethodError;
+use crate::{MAX_COUNT, MethodError};
 
 /// Differences shown in one message; a file for another model differs in every tensor.
 const MAX_SHOWN: usize = 24;
 
 impl Gates {
-    /// Reads the gates of a model of `layers` layers over hidden states of width `hidden`, in either
-    /// [`GateLayout`]. F16 and BF16 are widened.
+    /// Reads the gates of a model of `layers` layers and `kv_heads` KV heads over hidden states of width `hidden`, in
+    /// either [`GateLayout`]. F16 and BF16 are widened.
     ///
     /// With `model`, a file of our own layout must have been trained for exactly that model; the published layout
     /// names no model and is checked by its shapes alone. The file is read, not mapped, so replacing it later
@@ -25,6 +26,7 @@ impl Gates {
     pub fn load(
         path: &Path,
         layers: usize,
+        kv_heads: usize,
         hidden: usize,
         model: Option<&Fingerprint>,
     ) -> Result<Self, MethodError> {
@@ -33,7 +35,8 @@ impl Gates {
         if let (GateLayout::Dropcap, Some(model)) = (layout, model) {
             check_fingerprint(&file, model)?;
         }
-        let width = check_shapes(&file, layout, layers, hidden)?;
+        let width = check_shapes(&file, layout, layers, kv_heads, hidden)?;
+        let floors = floors_of(&file, layout)?;
         let mut gates = Vec::with_capacity(layers);
         for index in 0..layers {
             let [query, key, bias] = layout.names(index);
@@ -42,10 +45,10 @@ impl Gates {
                     return Err(MethodError::GateNotFinite { path: path.into(), found });
                 }
             }
-            let bias = file.read_f32(&bias)?.first().copied().unwrap_or_default();
-            gates.push(LayerGates { query: file.read_f32(&query)?, key: file.read_f32(&key)?, bias });
+            let [query, key, bias] = [query, key, bias].map(|name| file.read_f32(&name));
+            gates.push(LayerGates { query: query?, key: key?, bias: bias? });
         }
-        Self::new(hidden, width, gates)
+        Ok(Self::new(hidden, width, gates)?.under(floors))
     }
 }
 
@@ -80,16 +83,37 @@ fn check_fingerprint(file: &TensorFile, model: &Fingerprint) -> Result<(), Metho
     Err(MethodError::GateFingerprint { path: file.path().into(), differences })
 }
 
+/// The floors that a file of our own layout names; none without.
+fn floors_of(file: &TensorFile, layout: GateLayout) -> Result<Floors, MethodError> {
+    let read = |key: &str| match file.metadata().get(key).filter(|_| layout == GateLayout::Dropcap) {
+        None => Ok(0),
+        Some(text) => text.parse().ok().filter(|&floor| floor <= MAX_COUNT).ok_or_else(|| {
+            let found =
+                format!("metadata `{key}`: expected a count up to {MAX_COUNT}, found {}", quoted(text));
+            MethodError::GateShape { path: file.path().into(), differences: vec![found] }
+        }),
+    };
+    Ok(Floors { sinks: read("sinks")?, recent: read("recent")? })
+}
+
 /// Compares every tensor with what the model asks for and gives the gate width r, the same in all layers.
 fn check_shapes(
     file: &TensorFile,
     layout: GateLayout,
     layers: usize,
+    kv_heads: usize,
     hidden: usize,
 ) -> Result<usize, MethodError> {
     let mut differences = Vec::new();
     let first = layout.names(0);
-    let width = file.info(&first[0]).and_then(|info| info.shape.first().copied()).unwrap_or_default();
+    let first_size = |name| file.info(name).and_then(|info| info.shape.first().copied());
+    let mut heads = first_size(&first[2]).unwrap_or(1);
+    if heads != 1 && (heads != kv_heads || layout == GateLayout::Published) {
+        let one = if layout == GateLayout::Published { "1".to_owned() } else { format!("1 or {kv_heads}") };
+        differences.push(format!("{}: expected {one} gate heads, found {heads}", first[2]));
+        heads = 1;
+    }
+    let width = first_size(&first[0]).unwrap_or_default() / heads;
     if !(1..=MAX_GATE_WIDTH).contains(&width) && file.info(&first[0]).is_some() {
         differences
             .push(format!("{}: expected a gate width from 1 to {MAX_GATE_WIDTH}, found {width}", first[0]));
@@ -97,7 +121,7 @@ fn check_shapes(
     let mut expected_names = std::collections::HashSet::new();
     for layer in 0..layers {
         for (part, name) in layout.names(layer).into_iter().enumerate() {
-            let shape = if part == 2 { vec![1] } else { vec![width, hidden] };
+            let shape = if part == 2 { vec![heads] } else { vec![heads * width, hidden] };
             match file.info(&name) {
                 None => differences.push(format!("{name}: expected {shape:?}, found no such tensor")),
                 Some(info) if info.shape != shape => {

@@ -1,4 +1,4 @@
-//! The parameters of the learned method: two linear maps and a bias per layer.
+//! The parameters of the learned method: two linear maps and a bias per layer, or per KV head of each layer.
 
 mod layout;
 mod load;
@@ -7,6 +7,8 @@ mod save;
 
 pub use layout::GateLayout;
 pub(crate) use layout::PUBLISHED_EXAMPLE;
+
+use dropcap_policy::Floors;
 
 use crate::MethodError;
 
@@ -19,25 +21,29 @@ pub const MAX_GATE_WIDTH: usize = 4096;
 pub struct Gates {
     hidden: usize,
     width: usize,
+    heads: usize,
     layers: Vec<LayerGates>,
+    floors: Floors,
 }
 
-/// The gates of one layer (arXiv 2305.15805, section 3): `raw[n, j] = (W_q h_n) . (W_k h_j) / sqrt(r) + bias`.
+/// The gates of one layer (arXiv 2305.15805, section 3): `raw[n, j] = (W_q h_n) . (W_k h_j) / sqrt(r) + bias`, once
+/// for the whole layer (G = 1) as in the paper, or for each KV head with its own r rows and its own bias (G = g).
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerGates {
-    /// W_q, row-major f32 `[r, c]`.
+    /// W_q, row-major f32 `[G r, c]`.
     pub query: Vec<f32>,
-    /// W_k, row-major f32 `[r, c]`.
+    /// W_k, row-major f32 `[G r, c]`.
     pub key: Vec<f32>,
-    /// What is added to every score.
-    pub bias: f32,
+    /// What is added to every score, `[G]`.
+    pub bias: Vec<f32>,
 }
 
 impl Gates {
-    /// Gates of width r over hidden states of width c, one [`LayerGates`] per layer.
+    /// Gates of width r over hidden states of width c, one [`LayerGates`] per layer. How many biases the first layer
+    /// has says how many gate heads G there are.
     ///
     /// # Errors
-    /// A matrix that is not `[r, c]`, or a width outside `1 ..= MAX_GATE_WIDTH`.
+    /// A matrix that is not `[G r, c]`, biases that are not `[G]`, or a width outside `1 ..= MAX_GATE_WIDTH`.
     pub fn new(hidden: usize, width: usize, layers: Vec<LayerGates>) -> Result<Self, MethodError> {
         if !(1..=MAX_GATE_WIDTH).contains(&width) {
             return Err(MethodError::OutOfRange {
@@ -46,16 +52,24 @@ impl Gates {
                 allowed: format!("a gate width from 1 to {MAX_GATE_WIDTH}"),
             });
         }
-        let expected = hidden.saturating_mul(width);
+        let heads = layers.first().map_or(1, |layer| layer.bias.len().max(1));
+        let matrix = hidden.saturating_mul(width).saturating_mul(heads);
         for (index, layer) in layers.iter().enumerate() {
-            for (name, matrix) in [("query", &layer.query), ("key", &layer.key)] {
-                if matrix.len() != expected {
-                    let what = format!("the {name} gate of layer {index}");
-                    return Err(MethodError::GateParts { what, expected, got: matrix.len() });
+            let parts = [("query gate", &layer.query, matrix), ("key gate", &layer.key, matrix)];
+            for (name, numbers, expected) in parts.into_iter().chain([("bias", &layer.bias, heads)]) {
+                if numbers.len() != expected {
+                    let what = format!("the {name} of layer {index}");
+                    return Err(MethodError::GateParts { what, expected, got: numbers.len() });
                 }
             }
         }
-        Ok(Self { hidden, width, layers })
+        Ok(Self { hidden, width, heads, layers, floors: Floors::default() })
+    }
+
+    /// The same gates, trained under these floors and so meant to be used under them.
+    #[must_use]
+    pub fn under(self, floors: Floors) -> Self {
+        Self { floors, ..self }
     }
 
     /// Width c of the hidden states that the gates read.
@@ -64,10 +78,22 @@ impl Gates {
         self.hidden
     }
 
-    /// Gate width r.
+    /// Gate width r of each gate head.
     #[must_use]
     pub fn width(&self) -> usize {
         self.width
+    }
+
+    /// Gate heads G of each layer: 1, or as many as the model has KV heads.
+    #[must_use]
+    pub fn heads(&self) -> usize {
+        self.heads
+    }
+
+    /// The floors that the gates were trained under.
+    #[must_use]
+    pub fn floors(&self) -> Floors {
+        self.floors
     }
 
     /// One element per layer, from the embedding on.

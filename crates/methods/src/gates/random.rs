@@ -15,7 +15,8 @@ impl Gates {
         let mut state = seed;
         let reach = (3.0 / hidden.max(1) as f32).sqrt();
         let mut matrix = || (0..width * hidden).map(|_| reach * uniform(&mut state)).collect::<Vec<f32>>();
-        let gates = (0..layers).map(|_| LayerGates { query: matrix(), key: matrix(), bias: 0.0 }).collect();
+        let gates =
+            (0..layers).map(|_| LayerGates { query: matrix(), key: matrix(), bias: vec![0.0] }).collect();
         Self::new(hidden, width, gates)
     }
 }

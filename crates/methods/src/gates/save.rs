@@ -33,14 +33,14 @@ impl Gates {
     }
 
     fn serialized(&self, model: &Fingerprint) -> Result<Vec<u8>, String> {
-        let matrix = [self.width, self.hidden];
+        let matrix = [self.heads * self.width, self.hidden];
         let mut tensors = Vec::with_capacity(3 * self.layers.len());
         for (index, layer) in self.layers.iter().enumerate() {
             let [query, key, bias] = GateLayout::Dropcap.names(index);
             let parts: [(String, &[usize], &[f32]); 3] = [
                 (query, &matrix, &layer.query),
                 (key, &matrix, &layer.key),
-                (bias, &[1], std::slice::from_ref(&layer.bias)),
+                (bias, &[self.heads], &layer.bias),
             ];
             for (name, shape, numbers) in parts {
                 let view = TensorView::new(Dtype::F32, shape.to_vec(), bytemuck::cast_slice(numbers));
@@ -51,6 +51,8 @@ impl Gates {
             ("format".to_owned(), FORMAT.to_owned()),
             ("version".to_owned(), VERSION.to_string()),
             ("fingerprint".to_owned(), model.to_string()),
+            ("sinks".to_owned(), self.floors.sinks.to_string()),
+            ("recent".to_owned(), self.floors.recent.to_string()),
         ]);
         safetensors::serialize(tensors, Some(metadata)).map_err(|error| error.to_string())
     }

@@ -41,10 +41,39 @@ fn what_is_saved_is_loaded_bit_for_bit() {
     let path = folder.path().join("gates.safetensors");
     let gates = Gates::random(3, 8, 5, 9).unwrap();
     gates.save(&path, &fingerprint(3, 8)).unwrap();
-    assert_eq!(Gates::load(&path, 3, 8, Some(&fingerprint(3, 8))).unwrap(), gates);
+    assert_eq!(Gates::load(&path, 3, 1, 8, Some(&fingerprint(3, 8))).unwrap(), gates);
     // Saving again replaces the file and leaves nothing beside it.
     gates.save(&path, &fingerprint(3, 8)).unwrap();
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn gates_per_head_and_their_floors_are_saved_and_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gates.safetensors");
+    let layer = LayerGates { query: vec![0.25; 2 * 3 * 8], key: vec![0.5; 2 * 3 * 8], bias: vec![1.0, -1.0] };
+    let floors = Floors { sinks: 4, recent: 16 };
+    let gates = Gates::new(8, 3, vec![layer.clone(), layer]).unwrap().under(floors);
+    gates.save(&path, &fingerprint(2, 8)).unwrap();
+    let loaded = Gates::load(&path, 2, 2, 8, None).unwrap();
+    assert_eq!((loaded.heads(), loaded.width(), loaded.floors()), (2, 3, floors));
+    assert_eq!(loaded, gates);
+    let message = message(Gates::load(&path, 2, 4, 8, None));
+    assert!(message.contains("layers.0.gate.bias: expected 1 or 4 gate heads, found 2"), "{message}");
+}
+
+#[test]
+fn floors_that_are_no_counts_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = GateLayout::Dropcap.names(0);
+    let shapes: [&[usize]; 3] = [&[2, 4], &[2, 4], &[1]];
+    let tensors: Vec<(&str, &[usize])> = names.iter().map(String::as_str).zip(shapes).collect();
+    for bad in ["-1", "4294967295", "many"] {
+        let metadata = [("format", "dropcap-gates"), ("version", "1"), ("recent", bad)];
+        let path = file(folder.path(), &tensors, &metadata);
+        let message = message(Gates::load(&path, 1, 1, 4, None));
+        assert!(message.contains("metadata `recent`") && message.contains(bad), "{message}");
+    }
 }
 
 #[test]
@@ -69,8 +98,8 @@ fn the_published_layout_is_read_with_or_without_the_model_around_it() {
     for count in [3, 4] {
         let path = file(folder.path(), &tensors[..count], &[("format", "pt")]);
         // It names no model, so any fingerprint of these shapes will do.
-        let gates = Gates::load(&path, 1, 4, Some(&fingerprint(1, 4))).unwrap();
-        assert_eq!((gates.width(), gates.layers()[0].bias), (2, 0.5));
+        let gates = Gates::load(&path, 1, 1, 4, Some(&fingerprint(1, 4))).unwrap();
+        assert_eq!((gates.width(), gates.layers()[0].bias.as_slice()), (2, &[0.5][..]));
     }
 }
 
@@ -78,10 +107,10 @@ fn the_published_layout_is_read_with_or_without_the_model_around_it() {
 fn the_gates_of_the_public_code_are_read() {
     // Made by the paper's own code; see tests/golden/gpt2_dcp.
     let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/gpt2_dcp/pruning.safetensors");
-    let gates = Gates::load(Path::new(golden), 3, 48, None).unwrap();
+    let gates = Gates::load(Path::new(golden), 3, 1, 48, None).unwrap();
     assert_eq!((gates.layers().len(), gates.hidden(), gates.width()), (3, 48, 16));
-    assert!(Gates::load(Path::new(golden), 4, 48, None).is_err());
-    assert!(Gates::load(Path::new(golden), 2, 48, None).is_err());
+    assert!(Gates::load(Path::new(golden), 4, 1, 48, None).is_err());
+    assert!(Gates::load(Path::new(golden), 2, 1, 48, None).is_err());
 }
 
 #[test]
@@ -89,7 +118,7 @@ fn all_mismatches_are_listed_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let more = "transformer.h.2.attn.int_bias";
     let path = file(folder.path(), &[(QUERY, &[2, 5]), (KEY, &[3, 4]), (BIAS, &[1]), (more, &[1])], &[]);
-    let message = message(Gates::load(&path, 2, 4, None));
+    let message = message(Gates::load(&path, 2, 1, 4, None));
     for line in [
         "q_int.weight: expected [2, 4], found [2, 5]",
         "k_int.weight: expected [2, 4], found [3, 4]",
@@ -105,7 +134,7 @@ fn all_mismatches_are_listed_at_once() {
 fn endless_mismatches_are_counted_instead() {
     let folder = tempfile::tempdir().unwrap();
     let path = file(folder.path(), &[(QUERY, &[2, 5])], &[]);
-    let message = message(Gates::load(&path, 1000, 4, None));
+    let message = message(Gates::load(&path, 1000, 1, 4, None));
     assert!(message.contains("and 2976 more") && message.len() < 4000, "{message}");
 }
 
@@ -118,19 +147,19 @@ fn our_layout_allows_no_other_tensor_and_no_other_version() {
     tensors.push(("stowaway", &[1]));
     let ours = |version| [("format", "dropcap-gates"), ("version", version)];
     let path = file(folder.path(), &tensors, &ours("1"));
-    assert!(message(Gates::load(&path, 1, 4, None)).contains("\"stowaway\""));
+    assert!(message(Gates::load(&path, 1, 1, 4, None)).contains("\"stowaway\""));
     let path = file(folder.path(), &tensors[..3], &ours("1"));
-    assert!(Gates::load(&path, 1, 4, None).is_ok());
-    assert!(message(Gates::load(&path, 1, 4, Some(&fingerprint(1, 4)))).contains("found none"));
+    assert!(Gates::load(&path, 1, 1, 4, None).is_ok());
+    assert!(message(Gates::load(&path, 1, 1, 4, Some(&fingerprint(1, 4)))).contains("found none"));
     let path = file(folder.path(), &tensors[..3], &ours("2"));
-    assert!(message(Gates::load(&path, 1, 4, None)).contains("version `2`; this program reads version 1"));
+    assert!(message(Gates::load(&path, 1, 1, 4, None)).contains("version `2`; this program reads version 1"));
 }
 
 #[test]
 fn a_model_without_gates_is_no_gate_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = file(folder.path(), &[("wte.weight", &[9, 4])], &[]);
-    let message = message(Gates::load(&path, 1, 4, None));
+    let message = message(Gates::load(&path, 1, 1, 4, None));
     assert!(message.contains("1 tensors, the first named \"wte.weight\""), "{message}");
 }
 
@@ -142,7 +171,7 @@ fn numbers_that_are_not_finite_are_named_with_their_index() {
         let mut gates = Gates::random(2, 4, 3, 0).unwrap();
         gates.layers[1].key[7] = bad;
         gates.save(&path, &fingerprint(2, 4)).unwrap();
-        let message = message(Gates::load(&path, 2, 4, None));
+        let message = message(Gates::load(&path, 2, 1, 4, None));
         assert!(message.contains("layers.1.gate.key.weight") && message.contains("element 7"), "{message}");
     }
 }
@@ -151,12 +180,13 @@ fn numbers_that_are_not_finite_are_named_with_their_index() {
 fn a_width_beyond_the_limit_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = file(folder.path(), &[(QUERY, &[5000, 1]), (KEY, &[5000, 1]), (BIAS, &[1])], &[]);
-    assert!(message(Gates::load(&path, 1, 1, None)).contains("found 5000"));
+    assert!(message(Gates::load(&path, 1, 1, 1, None)).contains("found 5000"));
     let path = file(folder.path(), &[(QUERY, &[0, 4]), (KEY, &[0, 4]), (BIAS, &[1])], &[]);
-    assert!(message(Gates::load(&path, 1, 4, None)).contains("from 1 to 4096, found 0"));
+    assert!(message(Gates::load(&path, 1, 1, 4, None)).contains("from 1 to 4096, found 0"));
     assert!(Gates::random(1, 1, usize::MAX, 0).is_err());
     assert!(
-        Gates::new(2, 2, vec![LayerGates { query: vec![0.0; 4], key: vec![0.0; 3], bias: 0.0 }]).is_err()
+        Gates::new(2, 2, vec![LayerGates { query: vec![0.0; 4], key: vec![0.0; 3], bias: vec![0.0] }])
+            .is_err()
     );
 }
 
