@@ -1,6 +1,7 @@
 //! A model directory whose config and weights are known to fit each other.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use dropcap_kernels::DType;
@@ -70,18 +71,26 @@ impl Checkpoint {
         DType::ALL.into_iter().max_by_key(|&dtype| bytes(dtype)).unwrap_or(DType::F32)
     }
 
-    /// Reads one planned matrix part's bytes as stored, replacing the content of `bytes`, and says their dtype.
+    /// Reads some rows of one planned matrix part as stored, replacing the content of `bytes`, and says their dtype.
     ///
     /// # Errors
-    /// A tensor that is not of the plan; a file that became shorter or unreadable.
-    pub fn read_matrix(&self, tensor: &str, bytes: &mut Vec<u8>) -> Result<DType, ModelError> {
+    /// A tensor that is not of the plan, or rows that it does not have; a file that became shorter or unreadable.
+    pub fn read_rows(
+        &self,
+        tensor: &str,
+        rows: Range<usize>,
+        bytes: &mut Vec<u8>,
+    ) -> Result<DType, ModelError> {
         let file = self.tensors.file_of(tensor)?;
-        file.read_bytes(tensor, bytes)?;
-        let dtype = file.info(tensor).and_then(|info| computable(info.dtype));
-        dtype.ok_or_else(|| ModelError::Mismatches {
+        let info = file.info(tensor);
+        let dtype = info.and_then(|info| computable(info.dtype)).ok_or_else(|| ModelError::Mismatches {
             path: self.directory.clone(),
             problems: vec![format!("{tensor}: not stored as {COMPUTABLE}")],
-        })
+        })?;
+        let width: usize = info.map_or(0, |info| info.shape.iter().skip(1).product());
+        bytes.resize(rows.len() * width * dtype.bytes(), 0);
+        file.read_range(tensor, (rows.start * width * dtype.bytes()) as u64, bytes)?;
+        Ok(dtype)
     }
 
     /// Reads vectors one after the other as f32: a norm, or the biases of a fused projection.

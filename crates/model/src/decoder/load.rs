@@ -1,6 +1,6 @@
-//! A decoder from a checkpoint: one stored tensor in memory at a time, packed as soon as it is read.
+//! A decoder from a checkpoint: a few rows of a stored tensor in memory at a time, packed as soon as they are read.
 
-use dropcap_kernels::{DType, PackedMatrix, Part, RopeTable, Team, TensorBytes};
+use dropcap_kernels::{DType, Orientation, PackedMatrix, Part, RopeTable, Team, TensorBytes};
 
 use super::{Decoder, DecoderLayer, Linear, NormWeights};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
 impl Decoder {
     /// Reads and packs all weights as `dtype`.
     ///
-    /// Memory peaks at the packed weights plus the largest stored tensor.
+    /// Memory peaks at the packed weights plus a few MiB; only GPT-2's `[inputs, outputs]` matrices are read whole.
     ///
     /// # Errors
     /// A file that became shorter or unreadable since the checkpoint was opened.
@@ -44,9 +44,13 @@ struct Loader<'a> {
     team: &'a Team,
     checkpoint: &'a Checkpoint,
     dtype: DType,
-    /// The stored tensor at hand.
+    /// The stored rows at hand.
     bytes: Vec<u8>,
 }
+
+/// Numbers that are read at a time where rows are outputs: enough for the disk and the threads, little beside the
+/// weights. Reading a large embedding whole would add a third to the peak of a small model.
+const SLICE: usize = 1 << 21;
 
 impl Loader<'_> {
     fn layer(&mut self, plan: &LayerPlan) -> Result<DecoderLayer, ModelError> {
@@ -71,11 +75,20 @@ impl Loader<'_> {
         let mut matrix = PackedMatrix::zeroed(plan.outputs(), plan.inputs, self.dtype)?;
         let mut first_output = 0;
         for part in &plan.parts {
-            let dtype = self.checkpoint.read_matrix(&part.tensor, &mut self.bytes)?;
-            let source = TensorBytes { dtype, bytes: &self.bytes };
-            let (orientation, outputs) = (part.orientation, part.outputs);
-            matrix.fill(self.team, first_output, &Part { source, orientation, outputs })?;
-            first_output += outputs;
+            let orientation = part.orientation;
+            // Only whole outputs can be packed.
+            let (rows, step) = match orientation {
+                Orientation::OutputsByInputs => (part.outputs, (SLICE / plan.inputs).max(1)),
+                Orientation::InputsByOutputs => (plan.inputs, plan.inputs),
+            };
+            for first in (0..rows).step_by(step) {
+                let slice = first..rows.min(first + step);
+                let outputs = if step == rows { part.outputs } else { slice.len() };
+                let dtype = self.checkpoint.read_rows(&part.tensor, slice, &mut self.bytes)?;
+                let source = TensorBytes { dtype, bytes: &self.bytes };
+                matrix.fill(self.team, first_output, &Part { source, orientation, outputs })?;
+                first_output += outputs;
+            }
         }
         Ok(matrix)
     }
