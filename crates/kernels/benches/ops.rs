@@ -6,7 +6,10 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dropcap_kernels::matmul::{Epilogue, Orientation, PackedMatrix, Part, TensorBytes, matmul};
-use dropcap_kernels::{Buffer, DType, Elements, Team, activation, norm};
+use dropcap_kernels::{
+    AdamW, Buffer, Columns, DType, Elements, GeluKind, RowLoss, Team, activation, adamw, column_sums,
+    cross_entropy, gelu_backward, layer_norm_backward, norm, sum_of_squares, transposed_product,
+};
 
 /// `[outputs, inputs]` of the four products of a layer.
 const LAYER: [(usize, usize); 4] = [(2304, 768), (768, 768), (3072, 768), (768, 3072)];
@@ -132,5 +135,79 @@ fn load(bench: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, decode, prefill, small, load);
+/// The gradients of weights `[widths]` over 1024 rows, beside the forward product with as much arithmetic.
+fn training(bench: &mut Criterion) {
+    let team = team();
+    let mut group = bench.benchmark_group("training");
+    group.sample_size(10);
+    let t = 1024;
+    for (m, n) in [(256, 1024), (1024, 256), (256, 768), (8192, 256)] {
+        let (a, b, mut out) = (vec![0.1; t * m], vec![0.1; t * n], vec![0.0; m * n]);
+        group.throughput(Throughput::Elements((2 * t * m * n) as u64));
+        group.bench_function(format!("weight gradient/[{m}, {n}]"), |bench| {
+            let (a, b) = (Columns::all(&a, m), Columns::all(&b, n));
+            bench.iter(|| transposed_product(&team, a, b, &mut out).expect("shapes agree"));
+        });
+        let w = PackedMatrix::random(m, n, DType::F32, 0.1, 7).expect("the shape fits");
+        let (x, mut y) = (vec![0.1; t * n], vec![0.0; t * m]);
+        group.bench_function(format!("forward/[{m}, {n}]"), |bench| {
+            bench.iter(|| {
+                matmul(&team, &x, &w, None, Epilogue::Store, &mut y).expect("shapes agree");
+            });
+        });
+        let weights = vec![0.1f32; m * n];
+        let bytes: Vec<u8> = weights.iter().flat_map(|w| w.to_le_bytes()).collect();
+        let mut packed = PackedMatrix::zeroed(m, n, DType::F32).expect("the shape fits");
+        group.throughput(Throughput::Elements((m * n) as u64));
+        for orientation in [Orientation::OutputsByInputs, Orientation::InputsByOutputs] {
+            let part =
+                Part { source: TensorBytes { dtype: DType::F32, bytes: &bytes }, orientation, outputs: m };
+            group.bench_function(format!("pack again/[{m}, {n}]/{orientation:?}"), |bench| {
+                bench.iter(|| packed.fill(&team, 0, &part).expect("the part fits"));
+            });
+        }
+    }
+    let (v, rows) = (8192, 256);
+    group.throughput(Throughput::Elements((v * rows) as u64));
+    let (mut logits, targets) = (vec![0.5; v * rows], vec![7; rows]);
+    let mut losses = vec![RowLoss::default(); rows];
+    group.bench_function("cross-entropy", |bench| {
+        bench.iter(|| cross_entropy(&team, &mut logits, v, &targets, None, 0.0, 1.0, &mut losses).is_ok());
+    });
+    let teacher = vec![0.5; v * rows];
+    group.bench_function("cross-entropy and distillation", |bench| {
+        bench.iter(|| {
+            let teacher = Some(&teacher[..]);
+            cross_entropy(&team, &mut logits, v, &targets, teacher, 0.8, 1.0, &mut losses).is_ok()
+        });
+    });
+    let (mut p, mut m, mut second) = (logits.clone(), logits.clone(), teacher.clone());
+    let step = AdamW {
+        learning_rate: 1e-4,
+        beta1: 0.9,
+        beta2: 0.999,
+        epsilon: 1e-8,
+        weight_decay: 0.0,
+        step: 3,
+        gradient_scale: 1.0,
+    };
+    group.bench_function("adamw", |bench| {
+        bench.iter(|| adamw(&team, &step, &mut p, &teacher, &mut m, &mut second).is_ok());
+    });
+    group.bench_function("sum of squares", |bench| bench.iter(|| black_box(sum_of_squares(&team, &teacher))));
+    let (x, weight) = (&teacher[..1024 * 256], vec![1.0; 256]);
+    let (mut dx, mut dw, mut db) = (vec![0.0; x.len()], vec![0.0; 256], vec![0.0; 256]);
+    group.throughput(Throughput::Elements(x.len() as u64));
+    group.bench_function("layer norm backward", |bench| {
+        bench.iter(|| layer_norm_backward(&team, x, &weight, 1e-5, x, &mut dx, &mut dw, &mut db).is_ok());
+    });
+    group.bench_function("gelu backward", |bench| {
+        bench.iter(|| gelu_backward(&team, GeluKind::Tanh, x, x, &mut dx).is_ok());
+    });
+    group.bench_function("column sums", |bench| {
+        bench.iter(|| column_sums(&team, Columns::all(x, 256), &mut db).is_ok());
+    });
+}
+
+criterion_group!(benches, decode, prefill, small, load, training);
 criterion_main!(benches);

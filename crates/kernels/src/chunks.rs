@@ -1,6 +1,7 @@
 //! One slice cut into pieces that the threads of a team write.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use crate::Team;
 
@@ -26,6 +27,46 @@ pub(crate) fn for_each_piece(
         // SAFETY: each task is handed out once, so each range is borrowed once.
         body(task * rows_each, unsafe { pieces.range(task * piece, piece) });
     });
+}
+
+/// Most partial sums that [`sum_over_rows`] makes, and the fewest rows worth one.
+const MOST_PARTIALS: usize = 64;
+const ROWS_PER_PARTIAL: usize = 16;
+
+/// What adds up a range of rows into partial sums.
+pub(crate) type Summation<'a, const N: usize> = dyn Fn(Range<usize>, [&mut [f32]; N]) + Sync + 'a;
+
+/// Calls `body(rows, partials)` for ranges of `0..rows` on the threads of the team, and adds each range's partial sums,
+/// which begin at zero, to `totals` in the order of the ranges. How the rows are cut depends on their number only.
+pub(crate) fn sum_over_rows<const N: usize>(
+    team: &Team,
+    rows: usize,
+    totals: [&mut [f32]; N],
+    body: &Summation<'_, N>,
+) {
+    let widths = totals.each_ref().map(|total| total.len());
+    let width: usize = widths.iter().sum();
+    let rows_each = rows.div_ceil(MOST_PARTIALS).max(ROWS_PER_PARTIAL);
+    let count = rows.div_ceil(rows_each);
+    let mut partials = vec![0.0; count * width];
+    let pieces = Pieces::new(&mut partials);
+    team.run(count, &|task| {
+        let mut at = task * width;
+        let parts = widths.map(|width| {
+            at += width;
+            // SAFETY: each partial is one task's.
+            unsafe { pieces.range(at - width, width) }
+        });
+        body(task * rows_each..rows.min((task + 1) * rows_each), parts);
+    });
+    let mut at = 0;
+    for total in totals {
+        for partial in 0..count {
+            let from = &partials[partial * width + at..][..total.len()];
+            total.iter_mut().zip(from).for_each(|(total, x)| *total += x);
+        }
+        at += total.len();
+    }
 }
 
 /// A slice that several threads write, each at places of its own.

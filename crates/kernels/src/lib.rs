@@ -4,14 +4,18 @@
 //! is the only crate with unsafe code.
 
 pub mod activation;
+pub mod alpha_sigmoid;
 pub mod attention;
 pub mod buffer;
 mod chunks;
+pub mod cross_entropy;
 pub mod dtype;
 pub mod error;
+pub mod gated_attention;
 pub mod lane;
 pub mod matmul;
 pub mod norm;
+pub mod optimizer;
 pub mod page;
 mod panel;
 pub mod rope;
@@ -21,16 +25,23 @@ pub mod team;
 mod testing;
 pub mod vote;
 
-pub use activation::silu_mul;
+pub use activation::{GeluKind, gelu, gelu_backward, silu_mul, silu_mul_backward};
+pub use alpha_sigmoid::{AlphaSigmoid, Vote};
 pub use attention::{AttentionRows, AttentionShape, attention};
 pub use buffer::{Buffer, Elements, ElementsMut};
+pub use cross_entropy::{RowLoss, cross_entropy};
 pub use dtype::DType;
 pub use error::KernelError;
 pub use lane::LaneView;
-pub use matmul::{Epilogue, Orientation, PackedMatrix, Part, TensorBytes, matmul};
-pub use norm::{layer_norm, rms_norm, rms_norm_heads};
+pub use matmul::{
+    Columns, Epilogue, Orientation, PackedMatrix, Part, TensorBytes, column_sums, matmul, transposed_product,
+};
+pub use norm::{
+    layer_norm, layer_norm_backward, rms_norm, rms_norm_backward, rms_norm_heads, rms_norm_heads_backward,
+};
+pub use optimizer::{AdamW, adamw, sum_of_squares};
 pub use page::{PAGE_ENTRIES, PageLayout};
-pub use rope::{RopeAngles, RopeTable, rope, rotate};
+pub use rope::{RopeAngles, RopeTable, rope, rotate, rotate_back};
 pub use simd::Isa;
 pub use team::Team;
 pub use vote::{VoteJob, first_refusals};

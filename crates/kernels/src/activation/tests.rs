@@ -91,3 +91,95 @@ fn wrong_shapes_are_typed_errors() {
         assert!(matches!(call(x, width, out), Err(KernelError::Length { .. })));
     }
 }
+
+/// The derivative of an f64 function, by differences of the fourth order.
+fn slope(f: impl Fn(f64) -> f64, x: f64) -> f64 {
+    let h = 1e-3;
+    (8.0 * (f(x + h) - f(x - h)) - (f(x + 2.0 * h) - f(x - 2.0 * h))) / (12.0 * h)
+}
+
+#[test]
+fn the_gelu_alone_is_the_epilogue_and_its_gradient_the_slope() {
+    let x: Vec<f32> = (0..40_003).map(|i| (i as f32 - 20_000.0) / 2_500.0).collect();
+    let dy: Vec<f32> = (0..x.len()).map(|i| 1.0 + (i % 7) as f32).collect();
+    for threads in [1, 3] {
+        let team = Team::new(threads).unwrap();
+        for (kind, exact) in [
+            (GeluKind::Tanh, reference::gelu_tanh as fn(f64) -> f64),
+            (GeluKind::Erf, reference::gelu_erf as fn(f64) -> f64),
+        ] {
+            let (mut y, mut dx) = (vec![0.0; x.len()], vec![9.0; x.len()]);
+            gelu(&team, kind, &x, &mut y).unwrap();
+            assert_eq!(y, Isa::best().run(Gelu { x: &x, tanh: kind == GeluKind::Tanh }));
+            gelu_backward(&team, kind, &x, &dy, &mut dx).unwrap();
+            for ((&x, &dy), &dx) in x.iter().zip(&dy).zip(&dx) {
+                // The series of erf in the reference stops being exact near 4.
+                let want = f64::from(dy)
+                    * if x.abs() < 3.9 { slope(exact, f64::from(x)) } else { f64::from(x > 0.0) };
+                let allowed = if x.abs() < 3.9 { 1e-6 } else { 1.1e-3 };
+                assert!(
+                    (f64::from(dx) - want).abs() <= allowed * f64::from(dy),
+                    "{kind:?} {x}: {dx}, want {want}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_slope_of_a_gelu_far_out_is_one_or_zero() {
+    let team = Team::new(1).unwrap();
+    for kind in [GeluKind::Tanh, GeluKind::Erf] {
+        let x = [1e30, f32::INFINITY, -1e30, f32::NEG_INFINITY, 0.0, f32::NAN];
+        let mut dx = [0.0; 6];
+        gelu_backward(&team, kind, &x, &[1.0; 6], &mut dx).unwrap();
+        assert_eq!(dx[..2], [1.0, 1.0], "{kind:?}");
+        assert!(
+            dx[2].abs() + dx[3].abs() < 1e-30 && (dx[4] - 0.5).abs() < 1e-6 && dx[5].is_nan(),
+            "{kind:?} {dx:?}"
+        );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn silu_mul_backward_agrees_with_differences(rows in 0usize..40, width in 1usize..300, seed: u64, scale in 0.1f32..10.0) {
+        let mut random = crate::testing::Random(seed);
+        let x: Vec<f32> = random.row(rows * 2 * width).iter().map(|x| x * scale).collect();
+        let dy = random.row(rows * width);
+        let mut dx = vec![9.0; x.len()];
+        silu_mul_backward(&Team::new(2).unwrap(), &x, width, &dy, &mut dx).unwrap();
+        let mut again = vec![0.0; x.len()];
+        silu_mul_backward(&Team::new(3).unwrap(), &x, width, &dy, &mut again).unwrap();
+        prop_assert_eq!(&dx, &again);
+        let silu = |x: f64| x / (1.0 + (-x).exp());
+        for (i, (&dx, &x_here)) in dx.iter().zip(&x).enumerate() {
+            let (row, column) = (i / (2 * width), i % (2 * width));
+            let dy = f64::from(dy[row * width + column % width]);
+            let want = if column < width {
+                dy * f64::from(x[i + width]) * slope(silu, f64::from(x_here))
+            } else {
+                dy * silu(f64::from(x[i - width]))
+            };
+            prop_assert!((f64::from(dx) - want).abs() < 2e-6 * (1.0 + f64::from(scale)), "{}: {} {}", i, dx, want);
+        }
+    }
+}
+
+#[test]
+fn wrong_shapes_of_the_gradients_are_typed_errors() {
+    let team = Team::new(1).unwrap();
+    assert!(gelu(&team, GeluKind::Erf, &[0.0; 3], &mut [0.0; 2]).is_err());
+    assert!(gelu_backward(&team, GeluKind::Erf, &[0.0; 3], &[0.0; 2], &mut [0.0; 3]).is_err());
+    assert!(gelu_backward(&team, GeluKind::Erf, &[0.0; 3], &[0.0; 3], &mut [0.0; 2]).is_err());
+    let call = |x: usize, width: usize, dy: usize, dx: usize| {
+        silu_mul_backward(&team, &vec![0.0; x], width, &vec![0.0; dy], &mut vec![0.0; dx])
+    };
+    assert_eq!(call(12, 3, 6, 12), Ok(()));
+    assert_eq!(call(0, 0, 0, 0), Ok(()));
+    for (x, width, dy, dx) in [(12, 4, 6, 12), (11, 3, 6, 12), (12, 3, 6, 11), (12, 0, 6, 12)] {
+        assert!(call(x, width, dy, dx).is_err());
+    }
+}

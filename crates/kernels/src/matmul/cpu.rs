@@ -172,7 +172,15 @@ impl Task<'_> {
                     unsafe {
                         let (x, weights) = (x.as_ptr(), weights.as_ptr());
                         let start = sums.as_mut_ptr().cast();
-                        tile::accumulate(simd, rows.len(), x, weights, last - first, start, first == 0);
+                        tile::accumulate::<S, W, LINE>(
+                            simd,
+                            rows.len(),
+                            x,
+                            weights,
+                            last - first,
+                            start,
+                            first == 0,
+                        );
                     }
                     if last == inputs {
                         // SAFETY: all of [rows][32] was just written.
@@ -216,7 +224,7 @@ impl Task<'_> {
 }
 
 /// Elements of the largest tile of any instruction set.
-const MAX_TILE: usize = 14 * PANEL;
+pub(super) const MAX_TILE: usize = 14 * PANEL;
 
 #[inline(always)]
 fn read_up_to<S: Simd>(simd: S, from: &[f32]) -> S::V {

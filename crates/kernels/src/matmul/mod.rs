@@ -7,6 +7,7 @@
 
 mod cpu;
 mod fill;
+mod gradient;
 mod packed;
 #[cfg(test)]
 mod reference;
@@ -15,6 +16,7 @@ mod rows;
 mod tests;
 mod tile;
 
+pub use gradient::{Columns, column_sums, transposed_product, transposed_product_with};
 pub use packed::{Orientation, PANEL, PackedMatrix, Part, TensorBytes};
 
 use crate::error::{check_length, checked_size};

@@ -33,7 +33,7 @@ impl Tiles {
 /// Sixteen inputs of a row.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Line([f32; LINE]);
+pub(super) struct Line(pub(super) [f32; LINE]);
 
 /// x, with each tile's lines of the same inputs side by side: `[tile][inputs / 16][row of the tile][16]`.
 ///

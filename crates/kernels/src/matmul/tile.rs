@@ -1,7 +1,6 @@
 //! The register tile: a few rows of x times one panel, over a run of inputs.
 
 use super::packed::PANEL;
-use super::rows::LINE;
 use crate::simd::{Element, Simd};
 
 /// Bytes that weights are asked for ahead of their use. A single row from f32 weights on a Zen 5 core streamed 14 GB/s
@@ -14,10 +13,10 @@ const AHEAD: usize = 4096;
 /// where the run of inputs was cut shows in the result.
 ///
 /// # Safety
-/// `rows` is 1 to `S::TILE_ROWS`. Readable: `x`, lines of 16 inputs `[inputs / 16][rows][16]` (the last line only up
-/// to its inputs), and `weights`, `[inputs][32]`. `sums` is writable, and readable unless `fresh`.
+/// `rows` is 1 to `S::TILE_ROWS`. Readable: `x`, lines of LINE inputs `[inputs / LINE][rows][LINE]` (the last line only
+/// up to its inputs), and `weights`, `[inputs][32]`. `sums` is writable, and readable unless `fresh`.
 #[inline(always)]
-pub(super) unsafe fn accumulate<S: Simd, W: Element>(
+pub(super) unsafe fn accumulate<S: Simd, W: Element, const LINE: usize>(
     simd: S,
     rows: usize,
     x: *const f32,
@@ -31,7 +30,7 @@ pub(super) unsafe fn accumulate<S: Simd, W: Element>(
             match rows {
                 // SAFETY: the caller's promise; the guard leaves out tiles that this machine never asks for.
                 $($rows if const { $rows <= S::TILE_ROWS } => unsafe {
-                    panel::<S, W, $rows>(simd, x, weights, inputs, sums, fresh)
+                    panel::<S, W, LINE, $rows>(simd, x, weights, inputs, sums, fresh)
                 },)*
                 _ => debug_assert!(false, "no tile of {rows} rows"),
             }
@@ -45,7 +44,7 @@ pub(super) unsafe fn accumulate<S: Simd, W: Element>(
 /// # Safety
 /// As [`accumulate`].
 #[inline(always)]
-unsafe fn panel<S: Simd, W: Element, const ROWS: usize>(
+unsafe fn panel<S: Simd, W: Element, const LINE: usize, const ROWS: usize>(
     simd: S,
     x: *const f32,
     weights: *const W,
@@ -56,12 +55,19 @@ unsafe fn panel<S: Simd, W: Element, const ROWS: usize>(
     // SAFETY: the caller's promise; columns 0..32 and 0..16 plus 16..32 are the panel.
     unsafe {
         if S::LANES == 16 {
-            columns::<S, W, ROWS, 2>(simd, x, weights, inputs, sums, fresh);
+            columns::<S, W, LINE, ROWS, 2>(simd, x, weights, inputs, sums, fresh);
         } else if ROWS <= 2 {
-            columns::<S, W, ROWS, 4>(simd, x, weights, inputs, sums, fresh);
+            columns::<S, W, LINE, ROWS, 4>(simd, x, weights, inputs, sums, fresh);
         } else {
-            columns::<S, W, ROWS, 2>(simd, x, weights, inputs, sums, fresh);
-            columns::<S, W, ROWS, 2>(simd, x, weights.add(PANEL / 2), inputs, sums.add(PANEL / 2), fresh);
+            columns::<S, W, LINE, ROWS, 2>(simd, x, weights, inputs, sums, fresh);
+            columns::<S, W, LINE, ROWS, 2>(
+                simd,
+                x,
+                weights.add(PANEL / 2),
+                inputs,
+                sums.add(PANEL / 2),
+                fresh,
+            );
         }
     }
 }
@@ -69,7 +75,7 @@ unsafe fn panel<S: Simd, W: Element, const ROWS: usize>(
 /// # Safety
 /// As [`accumulate`], for the first `VECTORS * LANES` columns.
 #[inline(always)]
-unsafe fn columns<S: Simd, W: Element, const ROWS: usize, const VECTORS: usize>(
+unsafe fn columns<S: Simd, W: Element, const LINE: usize, const ROWS: usize, const VECTORS: usize>(
     simd: S,
     x: *const f32,
     weights: *const W,
@@ -88,7 +94,7 @@ unsafe fn columns<S: Simd, W: Element, const ROWS: usize, const VECTORS: usize>(
     }
     for first in (0..inputs).step_by(LINE) {
         for i in 0..LINE.min(inputs - first) {
-            // SAFETY: input first + i < inputs is in both operands; its line of x is block first / 16.
+            // SAFETY: input first + i < inputs is in both operands; its line of x is block first / LINE.
             let (x, weights) = unsafe { (x.add(first * ROWS + i), weights.add((first + i) * PANEL)) };
             let mut w = [simd.splat(0.0); VECTORS];
             for (v, w) in w.iter_mut().enumerate() {

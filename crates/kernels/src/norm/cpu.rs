@@ -108,12 +108,12 @@ fn rms_scale<S: Simd>(simd: S, x: &[f32], epsilon: f32) -> S::V {
 
 /// A vector from the start of a row's rest, however short.
 #[inline(always)]
-fn read<S: Simd>(simd: S, from: &[f32]) -> S::V {
+pub(super) fn read<S: Simd>(simd: S, from: &[f32]) -> S::V {
     if from.len() >= S::LANES { simd.read(from) } else { simd.read_partial(from, 0.0) }
 }
 
 #[inline(always)]
-fn write<S: Simd>(simd: S, to: &mut [f32], y: S::V) {
+pub(super) fn write<S: Simd>(simd: S, to: &mut [f32], y: S::V) {
     if to.len() >= S::LANES {
         simd.write(to, y);
     } else {
@@ -124,7 +124,7 @@ fn write<S: Simd>(simd: S, to: &mut [f32], y: S::V) {
 /// The sum of a row, or of the squares of its distances from `centre`, in four chains of vectors (so that the latency
 /// of an addition does not limit it) that meet in a fixed order.
 #[inline(always)]
-fn sum<S: Simd, const SQUARES: bool>(simd: S, x: &[f32], centre: f32) -> f32 {
+pub(super) fn sum<S: Simd, const SQUARES: bool>(simd: S, x: &[f32], centre: f32) -> f32 {
     let mut sums = [simd.splat(0.0); 4];
     let mut blocks = x.chunks_exact(4 * S::LANES);
     for block in &mut blocks {

@@ -2,11 +2,14 @@
 //!
 //! Each row is its own computation in a fixed order of additions, so nothing depends on t or the number of threads.
 
+mod backward;
 mod cpu;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
+
+pub use backward::{layer_norm_backward, rms_norm_backward, rms_norm_heads_backward};
 
 use crate::error::{check_length, checked_size};
 use crate::simd::Isa;

@@ -5,9 +5,9 @@ use crate::Team;
 use crate::chunks::for_each_piece;
 use crate::simd::{Isa, Kernel, Simd};
 
-/// `rotate` of checked operands with at least one head and one pair.
+/// `rotate`, or with `BACK` `rotate_back`, of checked operands with at least one head and one pair.
 #[allow(clippy::too_many_arguments)] // the operation's own arguments
-pub(super) fn rotate(
+pub(super) fn rotate<const BACK: bool>(
     team: &Team,
     isa: Isa,
     rows: &mut [f32],
@@ -22,19 +22,20 @@ pub(super) fn rotate(
         for (i, row) in rows.chunks_exact_mut(stride).enumerate() {
             let range = (first + i) * pairs..(first + i + 1) * pairs;
             let (cos, sin) = (&angles.cos[range.clone()], &angles.sin[range]);
-            isa.run(Rotate { heads: &mut row[offset..offset + heads * head_dim], head_dim, cos, sin });
+            let heads = &mut row[offset..offset + heads * head_dim];
+            isa.run(Rotate::<'_, BACK> { heads, head_dim, cos, sin });
         }
     });
 }
 
-struct Rotate<'a> {
+struct Rotate<'a, const BACK: bool> {
     heads: &'a mut [f32],
     head_dim: usize,
     cos: &'a [f32],
     sin: &'a [f32],
 }
 
-impl Kernel for Rotate<'_> {
+impl<const BACK: bool> Kernel for Rotate<'_, BACK> {
     type Output = ();
 
     #[inline(always)]
@@ -45,7 +46,7 @@ impl Kernel for Rotate<'_> {
             let (low, high) = head[..2 * pairs].split_at_mut(pairs);
             for at in (0..whole).step_by(S::LANES) {
                 let (cos, sin) = (simd.read(&self.cos[at..]), simd.read(&self.sin[at..]));
-                let (a, b) = turn(simd, simd.read(&low[at..]), simd.read(&high[at..]), cos, sin);
+                let (a, b) = turn::<S, BACK>(simd, simd.read(&low[at..]), simd.read(&high[at..]), cos, sin);
                 simd.write(&mut low[at..], a);
                 simd.write(&mut high[at..], b);
             }
@@ -53,7 +54,13 @@ impl Kernel for Rotate<'_> {
                 let cos = simd.read_partial(&self.cos[whole..], 0.0);
                 let sin = simd.read_partial(&self.sin[whole..], 0.0);
                 let (low, high) = (&mut low[whole..], &mut high[whole..]);
-                let (a, b) = turn(simd, simd.read_partial(low, 0.0), simd.read_partial(high, 0.0), cos, sin);
+                let (a, b) = turn::<S, BACK>(
+                    simd,
+                    simd.read_partial(low, 0.0),
+                    simd.read_partial(high, 0.0),
+                    cos,
+                    sin,
+                );
                 simd.write_partial(low, a);
                 simd.write_partial(high, b);
             }
@@ -61,8 +68,12 @@ impl Kernel for Rotate<'_> {
     }
 }
 
-/// A pair turned by an angle.
+/// A pair turned by an angle, or by its negative.
 #[inline(always)]
-fn turn<S: Simd>(simd: S, a: S::V, b: S::V, cos: S::V, sin: S::V) -> (S::V, S::V) {
-    (simd.sub(simd.mul(a, cos), simd.mul(b, sin)), simd.add(simd.mul(b, cos), simd.mul(a, sin)))
+fn turn<S: Simd, const BACK: bool>(simd: S, a: S::V, b: S::V, cos: S::V, sin: S::V) -> (S::V, S::V) {
+    if BACK {
+        (simd.add(simd.mul(a, cos), simd.mul(b, sin)), simd.sub(simd.mul(b, cos), simd.mul(a, sin)))
+    } else {
+        (simd.sub(simd.mul(a, cos), simd.mul(b, sin)), simd.add(simd.mul(b, cos), simd.mul(a, sin)))
+    }
 }

@@ -85,7 +85,27 @@ pub fn rotate(
 ) -> Result<(), KernelError> {
     check("rotate", rows, (stride, offset, heads, head_dim), angles.rows, angles.pairs)?;
     if angles.pairs > 0 && heads > 0 {
-        cpu::rotate(team, Isa::best(), rows, stride, offset, heads, head_dim, angles);
+        cpu::rotate::<false>(team, Isa::best(), rows, stride, offset, heads, head_dim, angles);
+    }
+    Ok(())
+}
+
+/// The transpose of [`rotate`], in place: from the gradient of its results to that of its operands.
+///
+/// It turns back and, like the forward, multiplies by the table's attention scaling, so it is the inverse only where
+/// that is 1. Errors: as [`rope`].
+pub fn rotate_back(
+    team: &Team,
+    rows: &mut [f32],
+    stride: usize,
+    offset: usize,
+    heads: usize,
+    head_dim: usize,
+    angles: &RopeAngles,
+) -> Result<(), KernelError> {
+    check("rotate_back", rows, (stride, offset, heads, head_dim), angles.rows, angles.pairs)?;
+    if angles.pairs > 0 && heads > 0 {
+        cpu::rotate::<true>(team, Isa::best(), rows, stride, offset, heads, head_dim, angles);
     }
     Ok(())
 }

@@ -40,7 +40,7 @@ proptest! {
         for &isa in Isa::available() {
             let mut again = before.clone();
             if pairs > 0 && heads > 0 {
-                cpu::rotate(&team, isa, &mut again, stride, offset, heads, d, &angles);
+                cpu::rotate::<false>(&team, isa, &mut again, stride, offset, heads, d, &angles);
             }
             prop_assert!(again.iter().zip(&after).all(|(a, b)| (a - b).abs() < 1e-6), "{:?}", isa);
         }
@@ -71,4 +71,37 @@ fn wrong_shapes_are_typed_errors() {
     assert!(call(20, 10, 2, 2, 3, 2).is_err(), "a table wider than a head");
     assert!(call(20, 0, 0, 0, 4, 2).is_err(), "no stride");
     assert!(call(20, 10, usize::MAX, 2, 4, 2).is_err(), "overflow");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn turning_back_is_the_transpose(
+        rows in 1usize..20, heads in 1usize..4, pairs in 1usize..40, rest in 0usize..5, offset in 0usize..5,
+        scaling in 0.5f32..2.0, seed: u64,
+    ) {
+        let team = Team::new(2).unwrap();
+        let mut random = crate::testing::Random(seed);
+        let table = RopeTable { inv_freq: random.row(pairs), attention_scaling: scaling };
+        let positions: Vec<u32> = (0..rows).map(|_| random.below(1000) as u32).collect();
+        let angles = table.angles(&positions);
+        let head_dim = 2 * pairs + rest;
+        let stride = offset + heads * head_dim;
+        let (x, dy) = (random.row(rows * stride), random.row(rows * stride));
+        let (mut y, mut dx) = (x.clone(), dy.clone());
+        rotate(&team, &mut y, stride, offset, heads, head_dim, &angles).unwrap();
+        rotate_back(&team, &mut dx, stride, offset, heads, head_dim, &angles).unwrap();
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+        prop_assert!((dot(&y, &dy) - dot(&x, &dx)).abs() < 1e-6 * (rows * stride) as f64);
+        // Forth and back is the scaling squared.
+        rotate_back(&team, &mut y, stride, offset, heads, head_dim, &angles).unwrap();
+        for (row, (before, after)) in x.chunks(stride).zip(y.chunks(stride)).enumerate() {
+            for (i, (&before, &after)) in before.iter().zip(after).enumerate() {
+                let turned = i >= offset && (i - offset) % head_dim < 2 * pairs;
+                let want = if turned { before * scaling * scaling } else { before };
+                prop_assert!((after - want).abs() < 2e-6, "row {}, element {}", row, i);
+            }
+        }
+    }
 }

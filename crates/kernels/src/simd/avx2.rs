@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::{Kernel, Simd};
+use super::{Kernel, MESH_SHIFT, Simd};
 
 /// Proof that the machine has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -48,6 +48,11 @@ impl Simd for Avx2 {
     fn div(self, a: __m256, b: __m256) -> __m256 {
         // SAFETY: the token.
         unsafe { _mm256_div_ps(a, b) }
+    }
+    #[inline(always)]
+    fn sqrt(self, a: __m256) -> __m256 {
+        // SAFETY: the token.
+        unsafe { _mm256_sqrt_ps(a) }
     }
     #[inline(always)]
     fn mul_add(self, a: __m256, b: __m256, c: __m256) -> __m256 {
@@ -104,6 +109,53 @@ impl Simd for Avx2 {
             let four = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
             let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        }
+    }
+    #[inline(always)]
+    fn split(self, a: __m256) -> (__m256, __m256) {
+        // SAFETY: the token.
+        unsafe {
+            // The bits of sqrt(1/2); what is above them in the exponent field is the exponent.
+            let bits = _mm256_castps_si256(a);
+            let exponent = _mm256_srai_epi32::<23>(_mm256_sub_epi32(bits, _mm256_set1_epi32(0x3f35_04f3)));
+            let mantissa = _mm256_sub_epi32(bits, _mm256_slli_epi32::<23>(exponent));
+            (_mm256_castsi256_ps(mantissa), _mm256_cvtepi32_ps(exponent))
+        }
+    }
+    #[inline(always)]
+    fn mesh(self, a: __m256, origin: u32, cells: &[[f32; 4]]) -> (__m256, [__m256; 4]) {
+        let last = cells.len() - 1;
+        // SAFETY: the token, and every index is at most the last cell's (unsigned, so a lane before the first too).
+        unsafe {
+            let cell = _mm256_srli_epi32::<{ MESH_SHIFT as i32 }>(_mm256_castps_si256(a));
+            let start = _mm256_castsi256_ps(_mm256_slli_epi32::<{ MESH_SHIFT as i32 }>(cell));
+            let index = _mm256_sub_epi32(cell, _mm256_set1_epi32(origin as i32));
+            let index = _mm256_min_epu32(index, _mm256_set1_epi32(last as i32));
+            // One load brings a cell's four numbers; then they are transposed.
+            let mut rows = [0u32; 8];
+            _mm256_storeu_si256(rows.as_mut_ptr().cast(), index);
+            let from = cells.as_ptr().cast::<f32>();
+            macro_rules! row {
+                ($lane:expr) => {
+                    _mm_loadu_ps(from.add(4 * rows[$lane] as usize))
+                };
+            }
+            macro_rules! every_fourth {
+                ($first:expr) => {
+                    _mm256_set_m128(row!($first + 4), row!($first))
+                };
+            }
+            let (a0, a1) = (every_fourth!(0), every_fourth!(1));
+            let (a2, a3) = (every_fourth!(2), every_fourth!(3));
+            let (low, low_next) = (_mm256_unpacklo_ps(a0, a1), _mm256_unpacklo_ps(a2, a3));
+            let (high, high_next) = (_mm256_unpackhi_ps(a0, a1), _mm256_unpackhi_ps(a2, a3));
+            let column = [
+                _mm256_shuffle_ps::<0x44>(low, low_next),
+                _mm256_shuffle_ps::<0xee>(low, low_next),
+                _mm256_shuffle_ps::<0x44>(high, high_next),
+                _mm256_shuffle_ps::<0xee>(high, high_next),
+            ];
+            (_mm256_sub_ps(a, start), column)
         }
     }
     #[inline(always)]

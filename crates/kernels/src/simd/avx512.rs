@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::{Kernel, Simd};
+use super::{Kernel, MESH_SHIFT, Simd};
 
 /// Proof that the machine has AVX-512 F, BW, DQ, VL, and AVX2 with FMA and F16C.
 #[derive(Clone, Copy)]
@@ -50,6 +50,11 @@ impl Simd for Avx512 {
         unsafe { _mm512_div_ps(a, b) }
     }
     #[inline(always)]
+    fn sqrt(self, a: __m512) -> __m512 {
+        // SAFETY: the token.
+        unsafe { _mm512_sqrt_ps(a) }
+    }
+    #[inline(always)]
     fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
         // SAFETY: the token.
         unsafe { _mm512_fmadd_ps(a, b, c) }
@@ -88,6 +93,56 @@ impl Simd for Avx512 {
     fn largest(self, a: __m512) -> f32 {
         // SAFETY: the token.
         unsafe { _mm512_reduce_max_ps(a) }
+    }
+    #[inline(always)]
+    fn split(self, a: __m512) -> (__m512, __m512) {
+        // SAFETY: the token.
+        unsafe {
+            // The bits of sqrt(1/2); what is above them in the exponent field is the exponent.
+            let bits = _mm512_castps_si512(a);
+            let exponent = _mm512_srai_epi32::<23>(_mm512_sub_epi32(bits, _mm512_set1_epi32(0x3f35_04f3)));
+            let mantissa = _mm512_sub_epi32(bits, _mm512_slli_epi32::<23>(exponent));
+            (_mm512_castsi512_ps(mantissa), _mm512_cvtepi32_ps(exponent))
+        }
+    }
+    #[inline(always)]
+    fn mesh(self, a: __m512, origin: u32, cells: &[[f32; 4]]) -> (__m512, [__m512; 4]) {
+        let last = cells.len() - 1;
+        // SAFETY: the token, and every index is at most the last cell's (unsigned, so a lane before the first too).
+        unsafe {
+            let cell = _mm512_srli_epi32::<{ MESH_SHIFT }>(_mm512_castps_si512(a));
+            let start = _mm512_castsi512_ps(_mm512_slli_epi32::<{ MESH_SHIFT }>(cell));
+            let index = _mm512_sub_epi32(cell, _mm512_set1_epi32(origin as i32));
+            let index = _mm512_min_epu32(index, _mm512_set1_epi32(last as i32));
+            // One load brings a cell's four numbers; then they are transposed.
+            let mut rows = [0u32; 16];
+            _mm512_storeu_si512(rows.as_mut_ptr().cast(), index);
+            let from = cells.as_ptr().cast::<f32>();
+            macro_rules! row {
+                ($lane:expr) => {
+                    _mm_loadu_ps(from.add(4 * rows[$lane] as usize))
+                };
+            }
+            macro_rules! every_fourth {
+                ($first:expr) => {{
+                    let quarters = _mm512_castps128_ps512(row!($first));
+                    let quarters = _mm512_insertf32x4::<1>(quarters, row!($first + 4));
+                    let quarters = _mm512_insertf32x4::<2>(quarters, row!($first + 8));
+                    _mm512_insertf32x4::<3>(quarters, row!($first + 12))
+                }};
+            }
+            let (a0, a1) = (every_fourth!(0), every_fourth!(1));
+            let (a2, a3) = (every_fourth!(2), every_fourth!(3));
+            let (low, low_next) = (_mm512_unpacklo_ps(a0, a1), _mm512_unpacklo_ps(a2, a3));
+            let (high, high_next) = (_mm512_unpackhi_ps(a0, a1), _mm512_unpackhi_ps(a2, a3));
+            let column = [
+                _mm512_shuffle_ps::<0x44>(low, low_next),
+                _mm512_shuffle_ps::<0xee>(low, low_next),
+                _mm512_shuffle_ps::<0x44>(high, high_next),
+                _mm512_shuffle_ps::<0xee>(high, high_next),
+            ];
+            (_mm512_sub_ps(a, start), column)
+        }
     }
     #[inline(always)]
     fn bounds(self, all: &[u32; 32]) -> (u32, u32) {

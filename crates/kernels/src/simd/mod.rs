@@ -12,6 +12,7 @@ pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 pub(crate) mod exp;
+pub(crate) mod log;
 pub(crate) mod portable;
 
 use half::slice::HalfFloatSliceExt;
@@ -122,6 +123,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a / b`.
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The square root, correctly rounded.
+    fn sqrt(self, a: Self::V) -> Self::V;
     /// `a * b + c`, rounded once where the machine can.
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// The smaller lane.
@@ -138,6 +141,14 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn sum(self, a: Self::V) -> f32;
     /// The largest lane.
     fn largest(self, a: Self::V) -> f32;
+
+    /// The mantissa, in `[sqrt(1/2), sqrt(2))`, and the exponent of positive normal lanes: `a = mantissa * 2^exponent`.
+    fn split(self, a: Self::V) -> (Self::V, Self::V);
+
+    /// Where the positive lanes of `a` lie in a mesh whose cells are the floats that share all but their lowest
+    /// [`MESH_SHIFT`] bits, the first cell starting at the bits `origin << MESH_SHIFT`: the distances from the starts
+    /// of the cells, and what `cells` holds of them. A lane outside the mesh (or NaN) gets an outermost cell.
+    fn mesh(self, a: Self::V, origin: u32, cells: &[[f32; 4]]) -> (Self::V, [Self::V; 4]);
 
     /// The smallest and the largest of 32 integers; compilers make 64 scalar comparisons of the plain loop.
     fn bounds(self, all: &[u32; 32]) -> (u32, u32);
@@ -199,6 +210,9 @@ pub(crate) trait Simd: Copy + Send + Sync {
         to[..count].copy_from_slice(&lanes[..count]);
     }
 }
+
+/// Mantissa bits inside one cell of [`Simd::mesh`]: 64 cells from a power of two to the next.
+pub(crate) const MESH_SHIFT: u32 = 17;
 
 /// Lanes of the widest instruction set.
 pub(crate) const MAX_LANES: usize = 16;

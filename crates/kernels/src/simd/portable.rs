@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::Simd;
+use super::{MESH_SHIFT, Simd};
 
 /// No proof needed.
 #[derive(Clone, Copy)]
@@ -45,6 +45,10 @@ impl Simd for Portable {
     #[inline(always)]
     fn div(self, a: Self::V, b: Self::V) -> Self::V {
         zip(a, b, |a, b| a / b)
+    }
+    #[inline(always)]
+    fn sqrt(self, a: Self::V) -> Self::V {
+        map(a, f32::sqrt)
     }
     #[inline(always)]
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
@@ -90,6 +94,24 @@ impl Simd for Portable {
     #[inline(always)]
     fn largest(self, a: Self::V) -> f32 {
         a.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+    #[inline(always)]
+    fn split(self, a: Self::V) -> (Self::V, Self::V) {
+        // The bits of sqrt(1/2); what is above them in the exponent field is the exponent.
+        const HALF: u32 = 0x3f35_04f3;
+        let exponent = a.map(|a| (a.to_bits().wrapping_sub(HALF) as i32) >> 23);
+        let mantissa =
+            std::array::from_fn(|i| f32::from_bits(a[i].to_bits().wrapping_sub((exponent[i] as u32) << 23)));
+        (mantissa, exponent.map(|e| e as f32))
+    }
+    #[inline(always)]
+    fn mesh(self, a: Self::V, origin: u32, cells: &[[f32; 4]]) -> (Self::V, [Self::V; 4]) {
+        let last = cells.len() - 1;
+        let start = map(a, |a| f32::from_bits(a.to_bits() >> MESH_SHIFT << MESH_SHIFT));
+        let cell: [[f32; 4]; LANES] = std::array::from_fn(|i| {
+            cells[((a[i].to_bits() >> MESH_SHIFT).wrapping_sub(origin) as usize).min(last)]
+        });
+        (zip(a, start, |a, start| a - start), std::array::from_fn(|c| cell.map(|cell| cell[c])))
     }
     #[inline(always)]
     fn bounds(self, all: &[u32; 32]) -> (u32, u32) {

@@ -54,6 +54,33 @@ fn exp_keeps_the_limits() {
     }
 }
 
+struct Log<'a>(&'a [f32], f32);
+
+impl Kernel for Log<'_> {
+    type Output = Vec<f32>;
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> Vec<f32> {
+        let mut out = vec![0.0; self.0.len()];
+        for (from, to) in self.0.chunks(S::LANES).zip(out.chunks_mut(S::LANES)) {
+            simd.write_partial(to, log::log(simd, simd.read_partial(from, 1.0), simd.splat(self.1)));
+        }
+        out
+    }
+}
+
+#[test]
+fn log_is_within_two_parts_in_ten_million() {
+    let xs: Vec<f32> =
+        (0..200_000).map(|i| (-80.0 + i as f32 * 8e-4).exp()).chain([1.0, 0.999_999_94]).collect();
+    for &isa in Isa::available() {
+        for (&x, y) in xs.iter().zip(isa.run(Log(&xs, 0.0))) {
+            let want = f64::from(x).ln();
+            assert!((f64::from(y) - want).abs() <= 2e-7 * want.abs(), "{isa:?} {x}: {y}");
+        }
+        assert_eq!(isa.run(Log(&[1.0], 1e-12)), [1e-12], "{isa:?}: what rounding took");
+    }
+}
+
 struct Everything;
 
 impl Kernel for Everything {
@@ -75,6 +102,7 @@ impl Kernel for Everything {
         check(simd.mul(va, vb), &|a, b| a * b);
         check(simd.div(va, simd.splat(3.0)), &|a, _| a / 3.0);
         check(simd.mul_add(va, vb, va), &|a, b| a * b + a);
+        check(simd.sqrt(simd.mul(va, va)), &|a, _| a.abs());
         check(simd.min(va, vb), &f32::min);
         check(simd.max(va, vb), &f32::max);
         check(simd.round(va), &|a, _| a.round_ties_even());

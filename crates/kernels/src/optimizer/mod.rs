@@ -1,0 +1,64 @@
+//! AdamW (Loshchilov and Hutter, 2019, arXiv 1711.05101), step for step as `torch.optim.AdamW`.
+
+mod cpu;
+#[cfg(test)]
+mod tests;
+
+use crate::error::check_length;
+use crate::simd::Isa;
+use crate::{KernelError, Team};
+
+/// One step's numbers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamW {
+    /// The step's learning rate.
+    pub learning_rate: f32,
+    /// Decay of the first moment, in 0..1.
+    pub beta1: f32,
+    /// Decay of the second moment, in 0..1.
+    pub beta2: f32,
+    /// Added to the root of the corrected second moment.
+    pub epsilon: f32,
+    /// Decoupled: each step takes this times the learning rate of a parameter away.
+    pub weight_decay: f32,
+    /// The step's number, from 1.
+    pub step: u64,
+    /// Every gradient is multiplied by this first: for clipping and averaging.
+    pub gradient_scale: f32,
+}
+
+/// Takes one step: updates the moments `first` and `second` with `gradients` and moves `parameters`, all of one length.
+///
+/// Element by element: with g the scaled gradient, `m = beta1 m + (1 - beta1) g`, `v = beta2 v + (1 - beta2) g^2` and
+/// `p = p - lr weight_decay p - lr (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + epsilon)`, the corrections
+/// computed in f64. Errors: the lengths differ, a beta is outside 0..1 or the step is 0.
+pub fn adamw(
+    team: &Team,
+    step: &AdamW,
+    parameters: &mut [f32],
+    gradients: &[f32],
+    first: &mut [f32],
+    second: &mut [f32],
+) -> Result<(), KernelError> {
+    const OP: &str = "adamw";
+    check_length(OP, "gradients", parameters.len(), gradients.len())?;
+    check_length(OP, "the first moments", parameters.len(), first.len())?;
+    check_length(OP, "the second moments", parameters.len(), second.len())?;
+    let betas = [step.beta1, step.beta2];
+    if step.step == 0 || betas.iter().any(|beta| !(0.0..1.0).contains(beta)) {
+        return Err(KernelError::Invalid {
+            op: OP,
+            expected: "betas in 0..1 and a step from 1".to_owned(),
+            got: format!("betas {} and {} at step {}", step.beta1, step.beta2, step.step),
+        });
+    }
+    cpu::adamw(team, Isa::best(), step, parameters, gradients, first, second);
+    Ok(())
+}
+
+/// The sum of the squares of `x`, in f64: a gradient's norm before its root.
+///
+/// The same for any number of threads. NaN and infinity come through, so the result tells of any in `x`.
+pub fn sum_of_squares(team: &Team, x: &[f32]) -> f64 {
+    cpu::sum_of_squares(team, Isa::best(), x)
+}
