@@ -9,6 +9,8 @@ mod methods;
 mod progress;
 mod prompts;
 mod size;
+mod tokenizer;
+mod train;
 
 use std::process::ExitCode;
 
@@ -32,6 +34,10 @@ enum Command {
     Bench(Box<bench::Arguments>),
     /// List the pruning methods with their parameters, defaults and sources.
     Methods(methods::Arguments),
+    /// Teach a model what to forget, or train one from scratch.
+    Train(train::Arguments),
+    /// Make a tokenizer for a model that is trained from scratch.
+    Tokenizer(tokenizer::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +46,8 @@ fn main() -> ExitCode {
         Command::Forward(arguments) => forward::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Methods(arguments) => methods::run(&arguments),
+        Command::Train(arguments) => train::run(&arguments),
+        Command::Tokenizer(arguments) => tokenizer::run(&arguments),
     };
     match result {
         Ok(code) => code,

@@ -19,9 +19,14 @@ pub fn spinner(message: &'static str) -> ProgressBar {
 
 /// Says something that a person should know and that is no error.
 pub fn warn(message: &str) {
-    #[expect(clippy::print_stderr, reason = "warnings go to standard error")]
+    note(&format!("warning: {message}"));
+}
+
+/// Says how something goes.
+pub fn note(message: &str) {
+    #[expect(clippy::print_stderr, reason = "what is no result goes to standard error")]
     {
-        eprintln!("warning: {message}");
+        eprintln!("{message}");
     }
 }
 

@@ -149,6 +149,11 @@ impl Tokenizer {
         self.special.get(&id).cloned().or_else(|| self.inner.id_to_token(id))
     }
 
+    /// The least vocabulary that a model needs for this tokenizer: its largest id, and one.
+    pub fn vocabulary_size(&self) -> usize {
+        self.inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
+    }
+
     /// The id of a token, as it is written in the vocabulary.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)

@@ -1,0 +1,165 @@
+//! `dropcap train`: teach a model what to forget.
+
+mod listener;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use dropcap_train::config::{Config, KEYS};
+use dropcap_train::data::Documents;
+use dropcap_train::signals::{STOPPED, Stop};
+use dropcap_train::trainer::{Evaluation, Finish, Plan, Source, run as train};
+use serde_json::json;
+
+use crate::progress;
+use listener::Listener;
+
+/// Flags of `dropcap train`.
+#[derive(Args)]
+#[command(after_long_help = keys())]
+pub struct Arguments {
+    /// The run's configuration, YAML; see the keys below.
+    #[arg(short, long, value_name = "FILE")]
+    config: PathBuf,
+    /// Keys that replace those of the file, as `optimizer.learning_rate=1e-4`.
+    #[arg(value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Check everything, look at the data, print what the run needs, and take no step.
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the resolved configuration and do nothing else.
+    #[arg(long)]
+    print_config: bool,
+    /// Print the result as one JSON object for machines.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Documents that a dry run looks at in each file.
+const HEAD: usize = 3;
+/// Longest text of a document that a dry run shows, in characters.
+const SHOWN: usize = 60;
+
+/// Trains, or says what it would do.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let config = Config::resolve(&arguments.config, &arguments.overrides)?;
+    let mut out = std::io::stdout().lock();
+    if arguments.print_config {
+        write!(out, "{}", config.to_yaml()?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if arguments.dry_run {
+        return dry_run(&config, arguments.json, &mut out);
+    }
+    let stop = Stop::on_signals().context("cannot listen to signals")?;
+    let mut listener = Listener::new(config.steps);
+    let finish = train(&config, &command(arguments), &mut listener, &stop);
+    listener.finish();
+    match finish? {
+        Finish::Stopped { step } => {
+            progress::warn(&format!(
+                "stopped after step {step} of {}; its state is saved, the same command goes on from there",
+                config.steps
+            ));
+            Ok(ExitCode::from(STOPPED))
+        }
+        Finish::Done { model, evaluation } => {
+            if arguments.json {
+                let (perplexity, dense_perplexity) = evaluation.perplexities();
+                let files: Vec<_> = config
+                    .data
+                    .valid
+                    .iter()
+                    .zip(&evaluation.files)
+                    .map(|(file, measured)| {
+                        json!({
+                            "file": file,
+                            "perplexity": measured.pruned.mean().exp(),
+                            "dense_perplexity": measured.dense.mean().exp(),
+                            "keep": measured.keep,
+                        })
+                    })
+                    .collect();
+                let object = json!({
+                    "model": model,
+                    "perplexity": finite(perplexity, &evaluation),
+                    "dense_perplexity": finite(dense_perplexity, &evaluation),
+                    "keep": evaluation.keep(),
+                    "files": files,
+                });
+                writeln!(out, "{object}")?;
+            } else {
+                writeln!(out, "{}", model.display())?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// A run without held-out text has no perplexity.
+fn finite(perplexity: f64, evaluation: &Evaluation) -> Option<f64> {
+    (!evaluation.files.is_empty()).then_some(perplexity)
+}
+
+fn dry_run(config: &Config, machine: bool, out: &mut impl Write) -> Result<ExitCode> {
+    let source = Source::open(config)?;
+    for file in config.data.train.iter().chain(&config.data.valid) {
+        let mut tokens = 0;
+        let mut first = String::new();
+        for document in Documents::open(file)?.take(HEAD) {
+            let text = document?.text;
+            tokens += source.tokenizer().encode(&text)?.len();
+            if first.is_empty() {
+                first = text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(SHOWN).collect();
+            }
+        }
+        if !machine {
+            writeln!(
+                out,
+                "{}: \"{first}...\", {tokens} tokens in the first {HEAD} documents",
+                file.display()
+            )?;
+        }
+    }
+    let plan = Plan::of(config, &source)?;
+    if machine {
+        let object = json!({
+            "weights": plan.weights,
+            "gates": plan.gates,
+            "sequence_tokens": plan.tokens,
+            "step_tokens": plan.step_tokens,
+            "parameter_bytes": plan.parameter_bytes,
+            "activation_bytes": plan.activation_bytes,
+            "step_seconds": plan.step_time().as_secs_f64(),
+            "steps": plan.steps,
+        });
+        writeln!(out, "{object}")?;
+    } else {
+        writeln!(out, "{plan}")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The command as it can be given again.
+fn command(arguments: &Arguments) -> String {
+    let mut words = vec!["dropcap".to_owned(), "train".into(), "--config".into()];
+    words.push(arguments.config.file_name().unwrap_or_default().to_string_lossy().into_owned());
+    words.extend(arguments.overrides.iter().cloned());
+    let quoted = words.iter().map(|word| {
+        if word.contains([' ', '*', '$', '"', '(', '[', '{']) { format!("'{word}'") } else { word.clone() }
+    });
+    quoted.collect::<Vec<_>>().join(" ")
+}
+
+/// All keys, with defaults and meanings.
+fn keys() -> String {
+    let width = KEYS.iter().map(|key| key.path.len()).max().unwrap_or(0);
+    let mut text = String::from("Keys of the configuration:\n");
+    for key in KEYS {
+        text.push_str(&format!("  {:width$}  {} [default: {}]\n", key.path, key.help, key.default));
+    }
+    text
+}

@@ -1,0 +1,190 @@
+//! Batches as a function of seed and step.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+use super::shard::TokenShard;
+use crate::TrainError;
+
+/// Sequences of tokens, and for each token the one that follows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// u32 `[b, t]`.
+    pub ids: Vec<u32>,
+    /// u32 `[b, t]`: `targets[b, t]` follows `ids[b, t]` in the text.
+    pub targets: Vec<u32>,
+    /// Sequences, b.
+    pub sequences: usize,
+    /// Tokens of each, t.
+    pub tokens: usize,
+}
+
+/// Draws windows from the concatenation of shards.
+#[derive(Debug)]
+pub struct Batches {
+    shards: Vec<TokenShard>,
+    total: u64,
+    tokens: usize,
+    sequences: usize,
+    seed: u64,
+}
+
+impl Batches {
+    /// Batches of `sequences` windows of `tokens` tokens each; `split` is only for messages.
+    ///
+    /// # Errors
+    /// [`TrainError::TooFewTokens`] where the shards do not hold one window and the token after it.
+    pub fn new(
+        split: &'static str,
+        shards: Vec<TokenShard>,
+        sequences: usize,
+        tokens: usize,
+        seed: u64,
+    ) -> Result<Self, TrainError> {
+        let total = shards.iter().map(|shard| shard.len() as u64).sum();
+        let needed = tokens as u64 + 1;
+        if total < needed || tokens == 0 {
+            return Err(TrainError::TooFewTokens { split, needed, got: total });
+        }
+        Ok(Self { shards, total, tokens, sequences, seed })
+    }
+
+    /// Tokens in all shards together.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// The batch of a step: windows that begin anywhere, each place equally likely.
+    ///
+    /// It depends on the shards, the seed and the step, and on nothing that was drawn before. A window may run from one
+    /// document or shard into the next.
+    pub fn batch(&self, step: u64) -> Batch {
+        let mut random = ChaCha8Rng::seed_from_u64(self.seed);
+        random.set_stream(step);
+        let places = u128::from(self.total - self.tokens as u64);
+        // The upper half of a product: off from uniform by less than 2^-30 for any number of tokens that fits a disk.
+        let starts = (0..self.sequences).map(|_| ((u128::from(random.next_u64()) * places) >> 64) as u64);
+        self.gather(starts)
+    }
+
+    /// At most `count` windows, evenly spaced over the shards, none of which shares a target with another.
+    ///
+    /// Fewer only where the shards do not hold so many; at least one.
+    pub fn evaluation_windows(&self, count: usize) -> Batch {
+        let (room, tokens) = (self.total - 1, self.tokens as u64);
+        let count = (count as u64).clamp(1, room / tokens);
+        let last = u128::from(room - tokens);
+        let gaps = u128::from((count - 1).max(1));
+        self.gather((0..count).map(|at| (u128::from(at) * last / gaps) as u64))
+    }
+
+    fn gather(&self, starts: impl Iterator<Item = u64>) -> Batch {
+        let (mut ids, mut targets, mut window) = (Vec::new(), Vec::new(), Vec::new());
+        let mut sequences = 0;
+        for start in starts {
+            window.clear();
+            self.read(start, &mut window);
+            ids.extend_from_slice(&window[..self.tokens]);
+            targets.extend_from_slice(&window[1..]);
+            sequences += 1;
+        }
+        Batch { ids, targets, sequences, tokens: self.tokens }
+    }
+
+    /// Appends the window that begins at `start`, and the token after it.
+    fn read(&self, mut start: u64, out: &mut Vec<u32>) {
+        let mut wanted = self.tokens + 1;
+        for shard in &self.shards {
+            let length = shard.len() as u64;
+            if start < length && wanted > 0 {
+                let before = out.len();
+                shard.read(start as usize, wanted, out);
+                wanted -= out.len() - before;
+            }
+            start = start.saturating_sub(length);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::shard::ShardFacts;
+    use crate::digest::Digest;
+    use proptest::prelude::*;
+
+    /// Shards whose concatenation counts up from 0.
+    fn shards(lengths: &[usize]) -> Vec<TokenShard> {
+        let digest = Digest::of(b"");
+        let facts = ShardFacts { vocabulary: 1 << 20, tokenizer: digest, source: digest };
+        let mut next = 0;
+        let one = |&length: &usize| {
+            let ids = (next..next + length as u32).collect();
+            next += length as u32;
+            TokenShard::new("x".as_ref(), facts, ids).unwrap()
+        };
+        lengths.iter().map(one).collect()
+    }
+
+    fn counts_up(batch: &Batch, total: u32) {
+        assert_eq!(batch.ids.len(), batch.sequences * batch.tokens);
+        for (ids, targets) in batch.ids.chunks(batch.tokens).zip(batch.targets.chunks(batch.tokens)) {
+            let first = ids[0];
+            assert!(ids.iter().zip(first..).all(|(&id, expected)| id == expected), "{ids:?}");
+            assert!(targets.iter().zip(first + 1..).all(|(&id, expected)| id == expected), "{targets:?}");
+            assert!(*targets.last().unwrap() < total);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn windows_are_stretches_of_the_concatenation(
+            lengths in prop::collection::vec(0_usize..40, 1..6), tokens in 1_usize..30, sequences in 1_usize..5,
+            seed in any::<u64>(), step in any::<u64>(), windows in 1_usize..20,
+        ) {
+            let total: usize = lengths.iter().sum();
+            let batches = Batches::new("training", shards(&lengths), sequences, tokens, seed);
+            if total < tokens + 1 {
+                let refused = matches!(
+                    batches,
+                    Err(TrainError::TooFewTokens { needed, got, .. })
+                        if needed == tokens as u64 + 1 && got == total as u64
+                );
+                prop_assert!(refused);
+                return Ok(());
+            }
+            let batches = batches.unwrap();
+            let batch = batches.batch(step);
+            prop_assert_eq!(batch.sequences, sequences);
+            counts_up(&batch, total as u32);
+            let windows_found = batches.evaluation_windows(windows);
+            counts_up(&windows_found, total as u32);
+            prop_assert_eq!(windows_found.sequences, windows.min((total - 1) / tokens));
+            let distinct: std::collections::BTreeSet<u32> = windows_found.targets.iter().copied().collect();
+            prop_assert_eq!(distinct.len(), windows_found.targets.len());
+        }
+    }
+
+    #[test]
+    fn a_batch_is_a_function_of_seed_and_step() {
+        let make = |seed| Batches::new("training", shards(&[500, 700]), 4, 16, seed).unwrap();
+        let (one, other) = (make(1), make(2));
+        let late = one.batch(1000);
+        assert_eq!(late, make(1).batch(1000), "whatever was drawn before");
+        assert_ne!(late, one.batch(1001));
+        assert_ne!(late, other.batch(1000));
+        // Written down, so that a new version of a dependency cannot change what a run is trained on.
+        assert_eq!(one.batch(0).ids.chunks(16).map(|ids| ids[0]).collect::<Vec<_>>(), [476, 95, 706, 259]);
+    }
+
+    #[test]
+    fn every_place_is_drawn_and_about_equally_often() {
+        let batches = Batches::new("training", shards(&[6, 7]), 100, 4, 3).unwrap();
+        let mut drawn = [0; 9];
+        for step in 0..90 {
+            batches.batch(step).ids.chunks(4).for_each(|ids| drawn[ids[0] as usize] += 1);
+        }
+        assert!(drawn.iter().all(|&times| (850..1150).contains(&times)), "{drawn:?}");
+    }
+}

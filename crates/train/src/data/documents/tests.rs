@@ -1,0 +1,99 @@
+use std::io::Write;
+
+use super::*;
+
+fn write(name: &str, bytes: &[u8]) -> (tempfile::TempDir, std::path::PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    std::fs::write(&path, bytes).unwrap();
+    (folder, path)
+}
+
+fn read(name: &str, bytes: &[u8]) -> Result<Vec<(String, u64)>, TrainError> {
+    let (_folder, path) = write(name, bytes);
+    Documents::open(&path)?.map(|found| found.map(|document| (document.text, document.line))).collect()
+}
+
+fn refusal(name: &str, bytes: &[u8]) -> String {
+    let message = read(name, bytes).unwrap_err().to_string();
+    assert!(message.contains(name), "{message}");
+    message
+}
+
+fn packed(text: &[u8]) -> Vec<u8> {
+    let mut writer = lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::with_preset(1)).unwrap();
+    writer.write_all(text).unwrap();
+    writer.finish().unwrap()
+}
+
+const TWO: &str = "One.\n\nStill one.\n\n<|endoftext|>\nTwo,\r\nlonger.\n";
+
+#[test]
+fn documents_end_at_separators() {
+    let expected = vec![("One.\n\nStill one.".to_owned(), 1), ("Two,\nlonger.".to_owned(), 6)];
+    assert_eq!(read("a.txt", TWO.as_bytes()).unwrap(), expected);
+    let padded = format!("\u{feff}\n \n<|endoftext|>\n\n{TWO}\n\n<|endoftext|>\n \n<|endoftext|>\n");
+    let lines: Vec<u64> =
+        read("a.txt", padded.as_bytes()).unwrap().into_iter().map(|found| found.1).collect();
+    assert_eq!(lines, [5, 10]);
+    // Within a line the separator is text.
+    assert_eq!(read("a.txt", b"a <|endoftext|> b").unwrap().len(), 1);
+}
+
+#[test]
+fn packed_files_read_like_plain_ones() {
+    assert_eq!(read("a.txt.xz", &packed(TWO.as_bytes())).unwrap(), read("a.txt", TWO.as_bytes()).unwrap());
+    let json = b"{\"text\": \"a\\nb\", \"id\": 3}\n\n{\"text\": \" c \"}";
+    let expected = vec![("a\nb".to_owned(), 1), ("c".to_owned(), 3)];
+    assert_eq!(read("a.jsonl", json).unwrap(), expected);
+    assert_eq!(read("a.jsonl.xz", &packed(json)).unwrap(), expected);
+    // Packed one after the other, as `cat a.xz b.xz` does.
+    let twice = [packed(b"a\n"), packed(b"b\n")].concat();
+    assert_eq!(read("a.txt.xz", &twice).unwrap(), [("a\nb".to_owned(), 1)]);
+}
+
+#[test]
+fn what_holds_no_text_is_refused() {
+    assert!(refusal("a.txt", b"").contains("is empty"));
+    assert!(refusal("a.txt", b"\n<|endoftext|>\n \n\n<|endoftext|>\n").contains("no text in its 5 lines"));
+    assert!(refusal("a.jsonl", b"{\"text\": \"\"}\n").contains("no text in its 1 lines"));
+    let folder = tempfile::tempdir().unwrap();
+    let message = Documents::open(folder.path()).err().unwrap().to_string();
+    assert!(message.contains("is no file"), "{message}");
+    assert!(Documents::open(&folder.path().join("none.txt")).is_err());
+}
+
+#[test]
+fn bad_lines_are_named_by_file_and_number() {
+    assert!(refusal("a.txt", b"fine\nbad \xff\n").contains("line 2: byte 5 of the line (0xff) is not UTF-8"));
+    assert!(
+        refusal("a.jsonl", b"{\"text\": \"a\"}\n{\"content\": \"b\"}\n").contains("line 2: has no `text`")
+    );
+    assert!(refusal("a.jsonl", b"{\"text\": 3}").contains("line 1: is no JSON object"));
+    assert!(refusal("a.jsonl", b"\n[1]").contains("line 2: is no JSON object"));
+    let long = vec![b'x'; crate::data::MAX_LINE_BYTES + 2];
+    assert!(refusal("a.txt", &long).contains("line 1: the line is longer than"));
+}
+
+#[test]
+fn damaged_packing_is_an_error_and_no_panic() {
+    let whole = packed(TWO.repeat(100).as_bytes());
+    assert!(refusal("a.txt.xz", b"no xz at all").contains("line 1"));
+    for cut in [1, 12, whole.len() / 2, whole.len() - 1] {
+        assert!(read("a.txt.xz", &whole[..cut]).is_err(), "cut to {cut} of {}", whole.len());
+    }
+    for at in (0..whole.len()).step_by(3) {
+        let mut garbled = whole.clone();
+        garbled[at] ^= 0x55;
+        let _ = read("a.txt.xz", &garbled);
+    }
+}
+
+#[test]
+fn nothing_follows_an_error() {
+    let (_folder, path) = write("a.txt", b"a\n<|endoftext|>\n\xff\n<|endoftext|>\nb\n");
+    let mut documents = Documents::open(&path).unwrap();
+    assert!(documents.next().unwrap().is_ok());
+    assert!(documents.next().unwrap().is_err());
+    assert!(documents.next().is_none());
+}

@@ -1,0 +1,238 @@
+//! Tokens of one source in a file with a checked header.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+
+use crate::digest::Digest;
+use crate::disk::{Disk, publish};
+use crate::error::TrainError;
+
+/// What a shard's file begins with.
+const MAGIC: &[u8; 8] = b"DCTOKENS";
+/// The version of the layout and of the rules by which text becomes tokens.
+const VERSION: u32 = 1;
+/// Bytes of the header: magic, version, width, vocabulary, tokens, three digests, and a digest of all that.
+const HEADER_BYTES: usize = 8 + 4 + 4 + 8 + 8 + 4 * 32;
+/// Bytes that are converted at once.
+const PIECE: usize = 1 << 16;
+
+/// What a shard was made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShardFacts {
+    /// Tokens that ids are below, v.
+    pub vocabulary: u64,
+    /// The digest of the tokenizer's file.
+    pub tokenizer: Digest,
+    /// The digest of the source.
+    pub source: Digest,
+}
+
+/// The tokens of one source, in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenShard {
+    facts: ShardFacts,
+    tokens: Tokens,
+}
+
+/// Two bytes a token where the vocabulary allows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Tokens {
+    Narrow(Vec<u16>),
+    Wide(Vec<u32>),
+}
+
+impl TokenShard {
+    /// A shard of tokens that have just been made.
+    ///
+    /// # Errors
+    /// A token that is not below the vocabulary, which `path` then names.
+    pub fn new(path: &Path, facts: ShardFacts, ids: Vec<u32>) -> Result<Self, TrainError> {
+        if let Some((at, id)) = ids.iter().enumerate().find(|(_, id)| u64::from(**id) >= facts.vocabulary) {
+            let reason =
+                format!("token {at} has the id {id}, and the vocabulary has {} tokens", facts.vocabulary);
+            return Err(TrainError::Shard { path: path.to_path_buf(), reason });
+        }
+        let tokens = if width(facts.vocabulary) == 2 {
+            Tokens::Narrow(ids.iter().map(|&id| id as u16).collect())
+        } else {
+            Tokens::Wide(ids)
+        };
+        Ok(Self { facts, tokens })
+    }
+
+    /// What it was made of.
+    pub fn facts(&self) -> &ShardFacts {
+        &self.facts
+    }
+
+    /// The number of tokens.
+    pub fn len(&self) -> usize {
+        match &self.tokens {
+            Tokens::Narrow(ids) => ids.len(),
+            Tokens::Wide(ids) => ids.len(),
+        }
+    }
+
+    /// Whether there is no token.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Appends the tokens from `first` on to `out`, at most `count` of them; those past the end are left out.
+    pub fn read(&self, first: usize, count: usize, out: &mut Vec<u32>) {
+        let range = first.min(self.len())..first.saturating_add(count).min(self.len());
+        match &self.tokens {
+            Tokens::Narrow(ids) => out.extend(ids[range].iter().map(|&id| u32::from(id))),
+            Tokens::Wide(ids) => out.extend_from_slice(&ids[range]),
+        }
+    }
+
+    /// Writes the file: whole, or not at all.
+    ///
+    /// # Errors
+    /// A refusal of the disk.
+    pub fn write(&self, disk: &dyn Disk, path: &Path) -> Result<(), TrainError> {
+        let body = self.body_digest();
+        let mut header = Vec::with_capacity(HEADER_BYTES);
+        header.extend(MAGIC);
+        header.extend(VERSION.to_le_bytes());
+        header.extend((width(self.facts.vocabulary) as u32).to_le_bytes());
+        header.extend(self.facts.vocabulary.to_le_bytes());
+        header.extend((self.len() as u64).to_le_bytes());
+        for digest in [self.facts.tokenizer, self.facts.source, body] {
+            header.extend(digest.0);
+        }
+        header.extend(Digest::of(&header).0);
+        publish(disk, path, |file| {
+            file.write_all(&header)?;
+            self.pieces(&mut |bytes| file.write_all(bytes))
+        })
+    }
+
+    /// Reads a file that [`TokenShard::write`] made.
+    ///
+    /// # Errors
+    /// A file that is none, of another version, of another length than it says, or with other bytes than were
+    /// written. Nothing is allocated from a claim before it has been compared with the file's length.
+    pub fn open(path: &Path) -> Result<Self, TrainError> {
+        let refused = |reason: String| TrainError::Shard { path: path.to_path_buf(), reason };
+        let read = |e| TrainError::io("read", path, e);
+        let mut file = File::open(path).map_err(|e| TrainError::io("open", path, e))?;
+        let length = file.metadata().map_err(read)?.len();
+        if length < HEADER_BYTES as u64 {
+            return Err(refused(format!("it has {length} bytes, fewer than its header of {HEADER_BYTES}")));
+        }
+        let mut header = [0; HEADER_BYTES];
+        file.read_exact(&mut header).map_err(read)?;
+        let mut fields = Fields(&header);
+        if fields.take() != MAGIC {
+            return Err(refused("it does not begin like one".to_owned()));
+        }
+        let version = u32::from_le_bytes(*fields.take());
+        if version != VERSION {
+            return Err(refused(format!(
+                "it has version {version}, and this program reads version {VERSION}"
+            )));
+        }
+        let stored_width = u32::from_le_bytes(*fields.take());
+        let vocabulary = u64::from_le_bytes(*fields.take());
+        let count = u64::from_le_bytes(*fields.take());
+        let (tokenizer, source) = (Digest(*fields.take()), Digest(*fields.take()));
+        let body = Digest(*fields.take());
+        if Digest(*fields.take()) != Digest::of(&header[..HEADER_BYTES - 32]) {
+            return Err(refused("its header is damaged".to_owned()));
+        }
+        let width = width(vocabulary);
+        if u64::from(stored_width) != width as u64 {
+            return Err(refused(format!("its tokens have {stored_width} bytes, expected {width}")));
+        }
+        let expected = u128::from(count) * width as u128 + HEADER_BYTES as u128;
+        if expected != u128::from(length) {
+            return Err(refused(format!("it has {length} bytes, and its {count} tokens take {expected}")));
+        }
+        let tokens = Tokens::read(&mut file, width, count as usize).map_err(read)?;
+        let shard = Self { facts: ShardFacts { vocabulary, tokenizer, source }, tokens };
+        if shard.body_digest() != body {
+            return Err(refused("its tokens are damaged".to_owned()));
+        }
+        Ok(shard)
+    }
+
+    /// Gives the tokens as stored, piece by piece.
+    fn pieces<E>(&self, take: &mut dyn FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        let mut bytes = Vec::with_capacity(4 * PIECE);
+        match &self.tokens {
+            Tokens::Narrow(ids) => ids.chunks(PIECE).try_for_each(|ids| {
+                bytes.clear();
+                bytes.extend(ids.iter().flat_map(|id| id.to_le_bytes()));
+                take(&bytes)
+            }),
+            Tokens::Wide(ids) => ids.chunks(PIECE).try_for_each(|ids| {
+                bytes.clear();
+                bytes.extend(ids.iter().flat_map(|id| id.to_le_bytes()));
+                take(&bytes)
+            }),
+        }
+    }
+
+    fn body_digest(&self) -> Digest {
+        let mut hash = crate::digest::Measured::new(std::io::sink());
+        // A sink takes everything.
+        let _ = self.pieces(&mut |bytes| hash.write_all(bytes));
+        hash.finish().2
+    }
+}
+
+impl Tokens {
+    fn read(file: &mut File, width: usize, count: usize) -> std::io::Result<Self> {
+        let mut bytes = vec![0; PIECE * width];
+        let mut pieces = |take: &mut dyn FnMut(&[u8])| {
+            let mut left = count;
+            while left > 0 {
+                let piece = &mut bytes[..left.min(PIECE) * width];
+                file.read_exact(piece)?;
+                take(piece);
+                left -= piece.len() / width;
+            }
+            Ok(())
+        };
+        if width == 2 {
+            let mut ids = Vec::with_capacity(count);
+            pieces(&mut |bytes| {
+                ids.extend(bytes.as_chunks().0.iter().map(|pair| u16::from_le_bytes(*pair)));
+            })
+            .map(|()| Self::Narrow(ids))
+        } else {
+            let mut ids = Vec::with_capacity(count);
+            pieces(&mut |bytes| {
+                ids.extend(bytes.as_chunks().0.iter().map(|four| u32::from_le_bytes(*four)));
+            })
+            .map(|()| Self::Wide(ids))
+        }
+    }
+}
+
+/// The rest of a header, taken field by field.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn take<const N: usize>(&mut self) -> &'a [u8; N] {
+        match self.0.split_first_chunk() {
+            Some((field, rest)) => {
+                self.0 = rest;
+                field
+            }
+            // Not reached: the fields add up to the header's length.
+            None => &[0; N],
+        }
+    }
+}
+
+/// Bytes of one token.
+fn width(vocabulary: u64) -> usize {
+    if vocabulary <= 1 << 16 { 2 } else { 4 }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,73 @@
+use super::*;
+use crate::disk::LocalDisk;
+use crate::disk::faulty::{Fault, FaultyDisk};
+
+fn facts(vocabulary: u64) -> ShardFacts {
+    ShardFacts { vocabulary, tokenizer: Digest::of(b"tokenizer"), source: Digest::of(b"source") }
+}
+
+fn shard(vocabulary: u64, count: usize) -> TokenShard {
+    let ids = (0..count as u64).map(|at| (at * 7919 % vocabulary) as u32).collect();
+    TokenShard::new("x".as_ref(), facts(vocabulary), ids).unwrap()
+}
+
+#[test]
+fn a_shard_survives_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.tokens");
+    for (vocabulary, count, width) in
+        [(1 << 16, 0, 2), (300, 5, 2), (1 << 16, 3 * PIECE + 17, 2), ((1 << 16) + 1, PIECE + 1, 4)]
+    {
+        let shard = shard(vocabulary, count);
+        shard.write(&LocalDisk, &path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), (HEADER_BYTES + count * width) as u64);
+        assert_eq!(TokenShard::open(&path).unwrap(), shard);
+        let mut read = Vec::new();
+        shard.read(count.saturating_sub(3), 100, &mut read);
+        assert_eq!(read.len(), count.min(3));
+    }
+}
+
+#[test]
+fn ids_beyond_the_vocabulary_are_refused() {
+    let error = TokenShard::new("a.tokens".as_ref(), facts(300), vec![299, 300]).unwrap_err().to_string();
+    assert!(error.contains("a.tokens") && error.contains("token 1 has the id 300"), "{error}");
+}
+
+#[test]
+fn any_damaged_byte_and_any_cut_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.tokens");
+    shard(300, 9).write(&LocalDisk, &path).unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    for at in 0..whole.len() {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1;
+        std::fs::write(&path, damaged).unwrap();
+        let error = TokenShard::open(&path).unwrap_err();
+        assert!(matches!(error, TrainError::Shard { .. }), "byte {at}: {error}");
+        std::fs::write(&path, &whole[..at]).unwrap();
+        assert!(matches!(TokenShard::open(&path), Err(TrainError::Shard { .. })), "cut to {at}");
+    }
+    std::fs::write(&path, [&whole[..], b"x"].concat()).unwrap();
+    assert!(TokenShard::open(&path).unwrap_err().to_string().contains("delete it"));
+}
+
+#[test]
+fn an_interrupted_write_leaves_the_old_shard() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.tokens");
+    let (old, new) = (shard(300, 5), shard(300, 9));
+    for fault in [Fault::Killed, Fault::Full] {
+        for allowed in 0.. {
+            old.write(&LocalDisk, &path).unwrap();
+            let result = new.write(&FaultyDisk::new(fault, allowed), &path);
+            let found = TokenShard::open(&path).unwrap();
+            assert!(found == old || found == new);
+            if result.is_ok() {
+                assert_eq!(found, new);
+                break;
+            }
+        }
+    }
+}

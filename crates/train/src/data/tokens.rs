@@ -1,0 +1,126 @@
+//! Documents to tokens.
+
+use std::path::Path;
+
+use dropcap_model::Tokenizer;
+
+use super::documents::{Document, Documents};
+use crate::TrainError;
+
+/// The token that ends a document, where the tokenizer has it.
+pub const END_OF_TEXT: &str = "<|endoftext|>";
+
+/// A piece of a document is cut at the first good place after so many bytes.
+const PIECE_BYTES: usize = 64 << 10;
+/// A piece is cut at any line break after so many bytes.
+const FORCED_BYTES: usize = 1 << 20;
+
+/// Tokenizes a file into `out`: the tokens of each document, then [`END_OF_TEXT`] if the tokenizer has it.
+///
+/// No token that begins a text is put in. Long documents are tokenized in pieces, cut between two lines of text, where
+/// the common tokenizers never join; `threads` work on the pieces, and the result does not depend on their number.
+/// `progress` gets the number of tokens so far.
+///
+/// # Errors
+/// What [`Documents`] refuses; text that the tokenizer fails on, with the line that its document begins at.
+pub fn tokenize(
+    path: &Path,
+    tokenizer: &Tokenizer,
+    threads: usize,
+    out: &mut Vec<u32>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<(), TrainError> {
+    let end = tokenizer.id(END_OF_TEXT);
+    for document in Documents::open(path)? {
+        let document = document?;
+        let pieces = pieces(&document.text);
+        for group in pieces.chunks(threads.max(1) * 4) {
+            for tokens in encode(path, &document, group, tokenizer, threads)? {
+                out.extend(tokens);
+            }
+            progress(out.len() as u64);
+        }
+        out.extend(end);
+    }
+    Ok(())
+}
+
+/// The tokens of each piece.
+fn encode(
+    path: &Path,
+    document: &Document,
+    pieces: &[&str],
+    tokenizer: &Tokenizer,
+    threads: usize,
+) -> Result<Vec<Vec<u32>>, TrainError> {
+    let one = |piece: &&str| {
+        // What the tokenizer puts around a text is control tokens, and text never becomes one.
+        let encoded = tokenizer.encode(piece);
+        encoded.map(|mut ids| {
+            ids.retain(|&id| !tokenizer.is_control(id));
+            ids
+        })
+    };
+    let share = pieces.len().div_ceil(threads.max(1)).max(1);
+    let results: Vec<_> = if pieces.len() < 2 || threads < 2 {
+        pieces.iter().map(one).collect()
+    } else {
+        std::thread::scope(|scope| {
+            let parts: Vec<_> = pieces
+                .chunks(share)
+                .map(|part| scope.spawn(move || part.iter().map(one).collect::<Vec<_>>()))
+                .collect();
+            let joined = parts.into_iter().map(|part| part.join());
+            joined.flat_map(|part| part.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        })
+    };
+    let refused = |error: dropcap_model::ModelError| TrainError::DataLine {
+        path: path.to_path_buf(),
+        line: document.line,
+        reason: format!("the document that begins here cannot be tokenized: {error}"),
+    };
+    results.into_iter().map(|result| result.map_err(refused)).collect()
+}
+
+/// Cuts a text where a line of text follows directly on a line of text: there the break is a token of its own for
+/// every pattern that splits at white space.
+fn pieces(text: &str) -> Vec<&str> {
+    let (mut pieces, mut begin) = (Vec::new(), 0);
+    for (at, _) in text.match_indices('\n') {
+        let (next, length) = (at + 1, at + 1 - begin);
+        if length < PIECE_BYTES || next == text.len() {
+            continue;
+        }
+        let before = text[..at].chars().next_back().is_some_and(|c| !c.is_whitespace());
+        let after = text[next..].chars().next().is_some_and(|c| !c.is_whitespace());
+        if (before && after) || length >= FORCED_BYTES {
+            pieces.push(&text[begin..next]);
+            begin = next;
+        }
+    }
+    pieces.push(&text[begin..]);
+    pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_the_whole_text_cut_between_lines_of_text() {
+        let line = "word ".repeat(200);
+        let paragraph = format!("{}\n\n", [line.trim_end(); 9].join("\n"));
+        let text = paragraph.repeat(40);
+        let found = pieces(&text);
+        assert!(found.len() > 4);
+        assert_eq!(found.concat(), text);
+        for piece in &found[..found.len() - 1] {
+            assert!(piece.len() >= PIECE_BYTES && piece.ends_with("d\n"));
+        }
+        // Blank lines all over: no good place, so a forced one.
+        let blank = "x\n\n".repeat(1 << 20);
+        let found = pieces(&blank);
+        assert!(found.len() == 3 && found.concat() == blank);
+        assert_eq!(pieces("short\ntext"), ["short\ntext"]);
+    }
+}

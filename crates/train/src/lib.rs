@@ -1,0 +1,21 @@
+//! L4: teach a model what to forget.
+//!
+//! Text becomes token shards and batches ([`data`]), a configuration says what is trained and how ([`config`]), and a
+//! run keeps its states, metrics and lock in one directory ([`checkpoint`], [`metrics`]).
+
+pub mod checkpoint;
+pub mod config;
+pub mod data;
+mod digest;
+pub mod disk;
+mod error;
+pub mod metrics;
+pub mod network;
+pub mod recipe;
+pub mod schedule;
+pub mod signals;
+pub mod tokenizer;
+pub mod trainer;
+
+pub use digest::Digest;
+pub use error::TrainError;

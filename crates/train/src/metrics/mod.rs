@@ -1,0 +1,12 @@
+//! What a run tells: lines of JSON, TensorBoard events, a model card, and whoever listens.
+
+mod card;
+mod crc32c;
+mod events;
+mod log;
+mod report;
+
+pub use card::{ModelCard, Row};
+pub use events::EventFile;
+pub use log::MetricsLog;
+pub use report::{Evaluated, Quiet, Report, Saved, Stepped};

@@ -1,0 +1,133 @@
+//! The head and the loss, in slices of rows.
+
+use dropcap_kernels::cross_entropy::IGNORE;
+use dropcap_kernels::{Epilogue, RowLoss, Team, cross_entropy};
+
+use super::Network;
+use super::activations::Activations;
+use crate::TrainError;
+
+/// Rows whose logits exist at a time: `[256, v]` instead of the batch's `[t, v]`.
+const SLICE: usize = 256;
+
+/// Sums over the rows with a target.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Loss {
+    /// Cross-entropy of the text, in nats.
+    pub cross_entropy: f64,
+    /// KL(teacher || student), in nats; 0 without a teacher.
+    pub divergence: f64,
+    /// Rows with a target.
+    pub targets: usize,
+}
+
+impl Loss {
+    /// Adds another part's sums.
+    pub fn add(&mut self, other: Self) {
+        self.cross_entropy += other.cross_entropy;
+        self.divergence += other.divergence;
+        self.targets += other.targets;
+    }
+
+    /// Cross-entropy per target, in nats.
+    #[must_use]
+    pub fn mean(&self) -> f64 {
+        self.cross_entropy / self.targets.max(1) as f64
+    }
+
+    /// Divergence per target, in nats.
+    #[must_use]
+    pub fn mean_divergence(&self) -> f64 {
+        self.divergence / self.targets.max(1) as f64
+    }
+}
+
+/// A model whose predictions are imitated.
+#[derive(Debug, Clone, Copy)]
+pub struct Teacher<'a> {
+    /// Its network, packed.
+    pub network: &'a Network,
+    /// Its parameters.
+    pub values: &'a [f32],
+    /// Its forward pass over the same tokens.
+    pub activations: &'a Activations,
+}
+
+/// How much a teacher counts.
+#[derive(Debug, Clone, Copy)]
+pub struct Distillation<'a> {
+    /// Whom to imitate.
+    pub teacher: Teacher<'a>,
+    /// Share s of the divergence: the loss is (1 - s) cross-entropy + s KL(teacher || student).
+    pub share: f32,
+}
+
+impl Network {
+    /// The loss of `targets` `[b, T]` ([`IGNORE`] for none) after a forward pass.
+    ///
+    /// With `gradients`, also adds the head's gradient of the loss times `scale`, and leaves that of its input in
+    /// `activations`, where [`Network::backward`] picks it up. Logits live a slice of rows at a time.
+    ///
+    /// # Errors
+    /// Targets outside the vocabulary, or another number of them than there are rows.
+    pub fn loss(
+        &self,
+        team: &Team,
+        values: &[f32],
+        targets: &[u32],
+        distillation: Option<Distillation<'_>>,
+        scale: f32,
+        activations: &mut Activations,
+        mut gradients: Option<&mut [f32]>,
+    ) -> Result<Loss, TrainError> {
+        let (width, vocabulary) = (self.config.hidden, self.head.outputs());
+        let rows = SLICE.min(activations.rows());
+        let mut logits = vec![0.0; rows * vocabulary];
+        let mut taught = vec![0.0; if distillation.is_some() { rows * vocabulary } else { 0 }];
+        let mut losses = vec![RowLoss::default(); rows];
+        let mut sum = Loss::default();
+        let Activations { normed, scratch, .. } = activations;
+        let inputs = normed.chunks(rows * width).zip(scratch.d_input.chunks_mut(rows * width));
+        for (index, ((x, dx), targets)) in inputs.zip(targets.chunks(rows)).enumerate() {
+            let logits = &mut logits[..targets.len() * vocabulary];
+            let losses = &mut losses[..targets.len()];
+            self.head.apply(team, values, x, Epilogue::Store, logits)?;
+            let mut share = 0.0;
+            let mut teacher_logits = None;
+            if let Some(Distillation { teacher, share: s }) = distillation {
+                let taught = &mut taught[..targets.len() * vocabulary];
+                let x = &teacher.activations.normed[index * rows * width..][..targets.len() * width];
+                teacher.network.head.apply(team, teacher.values, x, Epilogue::Store, taught)?;
+                share = s;
+                teacher_logits = Some(&*taught);
+            }
+            cross_entropy(team, logits, vocabulary, targets, teacher_logits, share, scale, losses)?;
+            for (row, _) in losses.iter().zip(targets).filter(|&(_, &target)| target != IGNORE) {
+                sum.cross_entropy += f64::from(row.cross_entropy);
+                sum.divergence += f64::from(row.divergence);
+                sum.targets += 1;
+            }
+            if let Some(gradients) = gradients.as_deref_mut() {
+                self.head.weight_gradient(team, x, logits, gradients)?;
+                self.head.input_gradient(team, logits, Epilogue::Store, dx)?;
+            }
+        }
+        Ok(sum)
+    }
+
+    /// All logits of a forward pass, f32 `[t, v]`: for tests and probes, since they are as large as everything else
+    /// together.
+    ///
+    /// # Errors
+    /// Activations of another network.
+    pub fn logits(
+        &self,
+        team: &Team,
+        values: &[f32],
+        activations: &Activations,
+        logits: &mut Vec<f32>,
+    ) -> Result<(), TrainError> {
+        logits.resize(activations.rows() * self.head.outputs(), 0.0);
+        self.head.apply(team, values, &activations.normed, Epilogue::Store, logits)
+    }
+}

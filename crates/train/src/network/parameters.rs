@@ -1,0 +1,115 @@
+//! All parameters of a model in one flat array, with names and shapes as they are stored.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use dropcap_model::{Checkpoint, WeightPlan};
+
+use crate::TrainError;
+
+/// Which learning rate, clipping and freezing a tensor follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// The model's own weights.
+    Weights,
+    /// The gates' maps and biases.
+    Gates,
+}
+
+/// One named tensor's place in the array.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    /// The stored tensor's name; a gate's name is that of our gate files.
+    pub name: String,
+    /// The stored shape.
+    pub shape: Vec<usize>,
+    /// Where its numbers lie.
+    pub range: Range<usize>,
+    /// What it belongs to.
+    pub group: Group,
+}
+
+/// Where every parameter lies: weights first, gates last, each tensor row-major in the stored shape.
+///
+/// Tensors that are stacked into one product (q, k, v; gate, up) are neighbours, so the stack is one matrix. Values,
+/// gradients and both moments of the optimiser are arrays of this one layout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    slots: Vec<Slot>,
+    by_name: HashMap<String, usize>,
+    length: usize,
+}
+
+impl Layout {
+    /// The layout of a model's planned tensors, in the plan's order.
+    #[must_use]
+    pub fn of(plan: &WeightPlan) -> Self {
+        let mut layout = Self { slots: Vec::new(), by_name: HashMap::new(), length: 0 };
+        for tensor in plan.tensors() {
+            layout.add(tensor.name.to_owned(), tensor.shape, Group::Weights);
+        }
+        layout
+    }
+
+    /// Appends a tensor.
+    pub fn add(&mut self, name: String, shape: Vec<usize>, group: Group) -> Range<usize> {
+        let range = self.length..self.length + shape.iter().product::<usize>();
+        self.length = range.end;
+        self.by_name.insert(name.clone(), self.slots.len());
+        self.slots.push(Slot { name, shape, range: range.clone(), group });
+        range
+    }
+
+    /// All tensors, in order.
+    #[must_use]
+    pub fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    /// Numbers of all tensors together.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether there is no tensor.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Where the tensors of a group lie: one stretch, since gates come last.
+    #[must_use]
+    pub fn group(&self, group: Group) -> Range<usize> {
+        let gates = self.slots.iter().find(|slot| slot.group == Group::Gates);
+        let border = gates.map_or(self.length, |slot| slot.range.start);
+        match group {
+            Group::Weights => 0..border,
+            Group::Gates => border..self.length,
+        }
+    }
+
+    /// Where a tensor of the plan lies.
+    ///
+    /// # Errors
+    /// A name that is not of this layout.
+    pub fn range(&self, name: &str) -> Result<Range<usize>, TrainError> {
+        let slot = self.by_name.get(name).and_then(|&index| self.slots.get(index));
+        slot.map(|slot| slot.range.clone())
+            .ok_or_else(|| TrainError::Internal { what: format!("no tensor named {name} in the layout") })
+    }
+
+    /// Reads all weights of a checkpoint, widened to f32; gates stay zero.
+    ///
+    /// # Errors
+    /// A file that became shorter or unreadable.
+    pub fn read(&self, checkpoint: &Checkpoint) -> Result<Vec<f32>, TrainError> {
+        let mut values = vec![0.0; self.length];
+        for slot in self.slots.iter().filter(|slot| slot.group == Group::Weights) {
+            let stored =
+                checkpoint.tensors().read_f32(&slot.name).map_err(dropcap_model::ModelError::from)?;
+            values[slot.range.clone()].copy_from_slice(&stored);
+        }
+        Ok(values)
+    }
+}

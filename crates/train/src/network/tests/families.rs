@@ -1,0 +1,165 @@
+//! Gradients of every family against differences of the loss.
+
+use dropcap_kernels::cross_entropy::IGNORE;
+use dropcap_kernels::{AlphaSigmoid, Team};
+use dropcap_model::{DecoderConfig, WeightPlan};
+use dropcap_policy::Floors;
+use std::path::Path;
+
+use super::super::{GateForm, Network, Noise, Pruning, Pull, initialize};
+
+const VOCABULARY: usize = 19;
+const TOKENS: usize = 13;
+const SEQUENCES: usize = 2;
+
+/// A tiny model of a family, from the `config.json` that a user would have.
+fn config(text: &str) -> DecoderConfig {
+    DecoderConfig::parse(Path::new("config.json"), text.as_bytes()).unwrap()
+}
+
+fn families() -> Vec<(&'static str, DecoderConfig)> {
+    let gpt2 = r#"{"model_type":"gpt2","architectures":["GPT2LMHeadModel"],"n_layer":2,"n_embd":12,"n_head":2,
+        "n_positions":32,"vocab_size":19}"#;
+    let llama = r#"{"model_type":"llama","architectures":["LlamaForCausalLM"],"num_hidden_layers":2,"hidden_size":12,
+        "num_attention_heads":4,"num_key_value_heads":2,"head_dim":4,"intermediate_size":20,"vocab_size":19,
+        "max_position_embeddings":32,"rms_norm_eps":1e-5,"rope_theta":100.0,"tie_word_embeddings":false,
+        "hidden_act":"silu"}"#;
+    let mistral = llama
+        .replace("\"llama\"", "\"mistral\"")
+        .replace("LlamaForCausalLM", "MistralForCausalLM")
+        .replace("\"tie_word", "\"sliding_window\":5,\"tie_word");
+    let qwen2 = llama
+        .replace("\"llama\"", "\"qwen2\"")
+        .replace("LlamaForCausalLM", "Qwen2ForCausalLM")
+        .replace("\"head_dim\":4,", "")
+        .replace(":12,", ":16,")
+        .replace("\"tie_word_embeddings\":false", "\"tie_word_embeddings\":true");
+    let qwen3 = llama.replace("\"llama\"", "\"qwen3\"").replace("LlamaForCausalLM", "Qwen3ForCausalLM");
+    vec![
+        ("gpt2", config(gpt2)),
+        ("llama", config(llama)),
+        ("mistral", config(&mistral)),
+        ("qwen2", config(&qwen2)),
+        ("qwen3", config(&qwen3)),
+    ]
+}
+
+struct Scene {
+    team: Team,
+    network: Network,
+    values: Vec<f32>,
+    ids: Vec<u32>,
+    targets: Vec<u32>,
+}
+
+impl Scene {
+    fn new(config: &DecoderConfig, heads: usize) -> Self {
+        let plan = WeightPlan::of(config, &|_| false);
+        let form = GateForm { heads, width: 3 };
+        let scales = vec![(0..config.hidden).map(|i| 0.5 + 0.1 * i as f32).collect(); config.layers];
+        let network = Network::new(config, &plan, Some(form), &scales).unwrap();
+        let mut values = initialize(config, &plan, network.layout(), 3).unwrap();
+        // Larger than a fresh model's, so that every nonlinearity bends.
+        let mut state = 1_u64;
+        for slot in network.layout().slots() {
+            for value in &mut values[slot.range.clone()] {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                *value += 0.4 * ((state >> 40) as f32 / (1_u64 << 23) as f32 - 1.0);
+            }
+        }
+        let ids = (0..SEQUENCES * TOKENS).map(|i| (i * 7 % VOCABULARY) as u32).collect();
+        let mut targets: Vec<u32> = (0..SEQUENCES * TOKENS).map(|i| (i * 5 % VOCABULARY) as u32).collect();
+        targets[4] = IGNORE;
+        Self { team: Team::new(2).unwrap(), network, values, ids, targets }
+    }
+
+    /// The loss, in f64 from f32 sums, and the gradient if asked for.
+    fn loss(&mut self, values: &[f32], pruning: &Pruning<'_>, gradients: Option<&mut [f32]>) -> f64 {
+        let Self { team, network, ids, targets, .. } = self;
+        network.refill(team, values).unwrap();
+        let mut activations = network.activations(SEQUENCES, TOKENS, false);
+        network.forward(team, values, pruning, ids, &mut activations).unwrap();
+        let scale = 1.0 / (SEQUENCES * TOKENS - 1) as f32;
+        match gradients {
+            None => network.loss(team, values, targets, None, scale, &mut activations, None).unwrap().mean(),
+            Some(all) => {
+                let loss =
+                    network.loss(team, values, targets, None, scale, &mut activations, Some(all)).unwrap();
+                network.backward(team, values, pruning, Pull::None, ids, &mut activations, all).unwrap();
+                loss.mean()
+            }
+        }
+    }
+
+    /// Compares the gradient along random directions of each tensor with central differences.
+    fn check(&mut self, what: &str, pruning: &Pruning<'_>, skip: &dyn Fn(&str) -> bool) {
+        let values = self.values.clone();
+        let mut gradients = vec![0.0; values.len()];
+        self.loss(&values, pruning, Some(&mut gradients));
+        let slots = self.network.layout().slots().to_vec();
+        for slot in slots.iter().filter(|slot| !skip(&slot.name)) {
+            let gradient = &gradients[slot.range.clone()];
+            let norm = gradient.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>().sqrt();
+            if norm < 1e-4 {
+                // Too flat for differences in f32; a key bias has no gradient at all.
+                continue;
+            }
+            // Along the gradient itself the slope is its norm.
+            let step = 2e-3 / norm.max(0.05);
+            let mut moved = |sign: f64| {
+                let mut moved = values.clone();
+                for (value, &g) in moved[slot.range.clone()].iter_mut().zip(gradient) {
+                    *value += (sign * step * f64::from(g) / norm) as f32;
+                }
+                self.loss(&moved, pruning, None)
+            };
+            let slope = (moved(1.0) - moved(-1.0)) / (2.0 * step);
+            let error = (slope - norm).abs();
+            assert!(error < 0.02 * norm + 3e-4, "{what} {}: slope {slope}, norm {norm}", slot.name);
+        }
+    }
+}
+
+#[test]
+fn every_family_s_gradient_is_the_slope_of_its_loss() {
+    for (name, config) in families() {
+        Scene::new(&config, 1).check(name, &Pruning::Dense, &|name| name.contains(".gate."));
+    }
+}
+
+#[test]
+fn soft_gates_have_the_slope_of_the_loss_in_every_family() {
+    let curve = AlphaSigmoid::new(1.5).unwrap();
+    let floors = Floors { sinks: 1, recent: 2 };
+    for (name, config) in families() {
+        for in_depth in [false, true] {
+            let pruning = Pruning::Soft { curve: &curve, in_depth, floors };
+            Scene::new(&config, config.kv_heads).check(name, &pruning, &|_| false);
+        }
+    }
+}
+
+#[test]
+fn a_layer_that_is_computed_twice_gives_the_same_gradient() {
+    let (_, config) = families().remove(4);
+    let mut scene = Scene::new(&config, 2);
+    let noise = Some(Noise { scale: 0.7, seed: 5 });
+    let shifts = [0.1, -0.2];
+    let pruning = Pruning::Hard { floors: Floors { sinks: 1, recent: 2 }, shifts: &shifts, noise };
+    let values = scene.values.clone();
+    scene.network.refill(&scene.team, &values).unwrap();
+    let mut results = Vec::new();
+    for recompute in [false, true] {
+        let mut activations = scene.network.activations(SEQUENCES, TOKENS, recompute);
+        let mut gradients = vec![0.0; values.len()];
+        let Scene { team, network, ids, targets, .. } = &scene;
+        network.forward(team, &values, &pruning, ids, &mut activations).unwrap();
+        network.loss(team, &values, targets, None, 0.1, &mut activations, Some(&mut gradients)).unwrap();
+        let pull = Pull::PerEntry(&[0.01, 0.02]);
+        let met =
+            network.backward(team, &values, &pruning, pull, ids, &mut activations, &mut gradients).unwrap();
+        assert!(met.iter().all(|met| met.weight > 0.0));
+        results.push((gradients, met));
+    }
+    assert_eq!(results[0], results[1]);
+}

@@ -1,0 +1,251 @@
+//! Training mode against the float64 oracle of tests/golden/gpt2_dcp.
+
+use std::path::{Path, PathBuf};
+
+use dropcap_kernels::cross_entropy::IGNORE;
+use dropcap_kernels::{AdamW, AlphaSigmoid, Team, adamw, sum_of_squares};
+use dropcap_model::Checkpoint;
+use dropcap_policy::Floors;
+use dropcap_weights::TensorFile;
+
+use super::super::{GateForm, Loss, Network, Pruning, Pull};
+use crate::schedule::AlphaSchedule;
+
+/// Of the published sparsity term.
+const GAMMA: f64 = 0.3;
+
+fn golden(path: &str) -> PathBuf {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden")).join(path)
+}
+
+fn integers(file: &TensorFile, name: &str) -> Vec<i64> {
+    let mut bytes = Vec::new();
+    file.read_bytes(name, &mut bytes).unwrap();
+    bytes.as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect()
+}
+
+fn doubles(file: &TensorFile, name: &str) -> Vec<f64> {
+    let mut bytes = Vec::new();
+    file.read_bytes(name, &mut bytes).unwrap();
+    bytes.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect()
+}
+
+fn token(id: i64) -> u32 {
+    u32::try_from(id).unwrap_or(IGNORE)
+}
+
+/// The published name of one of our parameters.
+fn published(name: &str) -> String {
+    let Some(rest) = name.strip_prefix("layers.") else { return name.to_owned() };
+    let (layer, part) = rest.split_once(".gate.").unwrap();
+    let part = match part {
+        "query.weight" => "q_int.weight",
+        "key.weight" => "k_int.weight",
+        _ => "int_bias",
+    };
+    format!("transformer.h.{layer}.attn.{part}")
+}
+
+/// The golden model with its gates.
+fn model() -> (Network, Vec<f32>) {
+    let checkpoint = Checkpoint::open(&golden("gpt2_dcp")).unwrap();
+    let form = GateForm { heads: 1, width: 16 };
+    let network = Network::new(checkpoint.config(), checkpoint.plan(), Some(form), &[]).unwrap();
+    let mut values = network.layout().read(&checkpoint).unwrap();
+    let gates = TensorFile::open(&golden("gpt2_dcp/pruning.safetensors")).unwrap();
+    for slot in network.layout().slots().iter().filter(|slot| slot.name.contains(".gate.")) {
+        values[slot.range.clone()].copy_from_slice(&gates.read_f32(&published(&slot.name)).unwrap());
+    }
+    (network, values)
+}
+
+struct Step {
+    loss: Loss,
+    sparsity: f64,
+    gradients: Vec<f32>,
+    logits: Vec<f32>,
+}
+
+/// One forward and backward pass with the published loss.
+fn step(
+    network: &mut Network,
+    values: &[f32],
+    alpha: f64,
+    in_depth: bool,
+    rows: usize,
+    ids: &[u32],
+    targets: &[u32],
+    recompute: bool,
+) -> Step {
+    let team = Team::new(2).unwrap();
+    let layers = network.config().layers;
+    let tokens = ids.len() / rows;
+    let curve = AlphaSigmoid::new(alpha).unwrap();
+    let pruning = Pruning::Soft { curve: &curve, in_depth, floors: Floors::default() };
+    network.refill(&team, values).unwrap();
+    let mut activations = network.activations(rows, tokens, recompute);
+    network.forward(&team, values, &pruning, ids, &mut activations).unwrap();
+    let sparsity = network.mean_survival(&activations);
+    let mut logits = Vec::new();
+    network.logits(&team, values, &activations, &mut logits).unwrap();
+    let wanted = targets.iter().filter(|&&target| target != IGNORE).count();
+    let mut gradients = vec![0.0; network.layout().len()];
+    let scale = 1.0 / wanted.max(1) as f32;
+    let loss =
+        network.loss(&team, values, targets, None, scale, &mut activations, Some(&mut gradients)).unwrap();
+    let pairs = layers * rows * tokens.saturating_sub(1) * tokens;
+    let weight = if pairs == 0 { 0.0 } else { (GAMMA / pairs as f64) as f32 };
+    let pull = Pull::PerPair { weight, last_query: false };
+    network.backward(&team, values, &pruning, pull, ids, &mut activations, &mut gradients).unwrap();
+    Step { loss, sparsity: GAMMA * sparsity, gradients, logits }
+}
+
+/// Case, propagation and alpha of a name like `B2.prop0.alpha1.5.logits`.
+fn parse(name: &str, end: &str) -> Option<(String, bool, f64)> {
+    let rest = name.strip_suffix(end)?;
+    let (case, rest) = rest.split_once(".prop")?;
+    let (prop, alpha) = rest.split_once(".alpha")?;
+    Some((case.to_owned(), prop == "1", alpha.parse().ok()?))
+}
+
+#[test]
+fn training_logits_and_losses_are_those_of_the_oracle() {
+    let (mut network, values) = model();
+    let file = TensorFile::open(&golden("gpt2_dcp/train.safetensors")).unwrap();
+    let names: Vec<String> = file.names().map(str::to_owned).collect();
+    let mut compared = 0;
+    for name in &names {
+        let Some((case, in_depth, alpha)) = parse(name, ".logits") else { continue };
+        let rows = file.info(&format!("{case}.ids")).unwrap().shape[0];
+        let ids: Vec<u32> = integers(&file, &format!("{case}.ids")).into_iter().map(token).collect();
+        let targets: Vec<u32> = integers(&file, &format!("{case}.targets")).into_iter().map(token).collect();
+        let mask = format!("{case}.mask");
+        let real: Vec<bool> = match file.info(&mask) {
+            Some(_) => integers(&file, &mask).into_iter().map(|real| real == 1).collect(),
+            None => vec![true; ids.len()],
+        };
+        let got = step(&mut network, &values, alpha, in_depth, rows, &ids, &targets, false);
+        let tolerance = if alpha <= 2.0 { 2e-5 } else { 5e-4 };
+        let expected = file.read_f32(name).unwrap();
+        let vocabulary = expected.len() / ids.len();
+        let rows = got.logits.chunks_exact(vocabulary).zip(expected.chunks_exact(vocabulary)).zip(real);
+        for ((got, expected), _) in rows.filter(|(_, real)| *real) {
+            for (got, expected) in got.iter().zip(expected) {
+                assert!((got - expected).abs() < tolerance, "{name}: {got} {expected}");
+            }
+        }
+        if file.info(&mask).is_some() {
+            // Hidden states at padding, which the sparsity term counts, are not defined by what is left out of it.
+            continue;
+        }
+        let losses = doubles(&file, &name.replace(".logits", ".losses"));
+        let tolerance = if alpha <= 2.0 { 1e-5 } else { 1e-4 };
+        for (got, expected) in [(got.loss.mean(), losses[0]), (got.sparsity, losses[1])] {
+            if expected.is_finite() {
+                assert!(
+                    (got - expected).abs() <= tolerance * expected.abs().max(1e-3),
+                    "{name}: {got} {expected}"
+                );
+            }
+        }
+        compared += 1;
+    }
+    assert!(compared >= 14, "{compared}");
+}
+
+#[test]
+fn every_gradient_is_that_of_the_oracle() {
+    let (mut network, values) = model();
+    let file = TensorFile::open(&golden("gpt2_dcp/grads.safetensors")).unwrap();
+    let inputs = TensorFile::open(&golden("gpt2_dcp/train.safetensors")).unwrap();
+    let cases: std::collections::BTreeSet<String> = file
+        .names()
+        .filter_map(|name| name.strip_suffix("transformer.wte.weight"))
+        .map(str::to_owned)
+        .collect();
+    assert!(cases.len() >= 5);
+    for case in cases {
+        let (name, in_depth, alpha) = parse(&case, ".").unwrap();
+        let rows = inputs.info(&format!("{name}.ids")).unwrap().shape[0];
+        let ids: Vec<u32> = integers(&inputs, &format!("{name}.ids")).into_iter().map(token).collect();
+        let targets: Vec<u32> =
+            integers(&inputs, &format!("{name}.targets")).into_iter().map(token).collect();
+        for recompute in [false, true] {
+            let got = step(&mut network, &values, alpha, in_depth, rows, &ids, &targets, recompute);
+            let (mut error, mut norm) = (0.0, 0.0);
+            for slot in network.layout().slots() {
+                let expected = file.read_f32(&format!("{case}{}", published(&slot.name))).unwrap();
+                let got = &got.gradients[slot.range.clone()];
+                let square = |x: f32| f64::from(x) * f64::from(x);
+                error += got.iter().zip(&expected).map(|(a, b)| square(a - b)).sum::<f64>();
+                norm += expected.iter().map(|&x| square(x)).sum::<f64>();
+            }
+            let relative = (error / norm).sqrt();
+            let tolerance = if alpha <= 2.0 { 1e-5 } else { 5e-3 };
+            assert!(relative < tolerance, "{case} recompute {recompute}: {relative:e}");
+        }
+    }
+}
+
+/// The parameters after four steps, and the gradients' norms on the way.
+fn four_steps(clip: Option<f64>) -> (Network, Vec<Vec<f32>>, Vec<f64>) {
+    let (mut network, mut values) = model();
+    let file = TensorFile::open(&golden("adamw_step/params.safetensors")).unwrap();
+    let batches = integers(&file, "batches");
+    let targets = integers(&file, "targets");
+    let schedule: AlphaSchedule = "cosine_1.5_4_8".parse().unwrap();
+    let team = Team::new(2).unwrap();
+    let (mut first, mut second) = (vec![0.0; values.len()], vec![0.0; values.len()]);
+    let (mut after, mut norms) = (Vec::new(), Vec::new());
+    for index in 0..4 {
+        let part = index * 48..(index + 1) * 48;
+        let ids: Vec<u32> = batches[part.clone()].iter().copied().map(token).collect();
+        let targets: Vec<u32> = targets[part].iter().copied().map(token).collect();
+        let alpha = schedule.at(index as u64);
+        let got = step(&mut network, &values, alpha, false, 2, &ids, &targets, false);
+        let norm = sum_of_squares(&team, &got.gradients).sqrt();
+        norms.push(norm);
+        let gradient_scale = clip.map_or(1.0, |limit| (limit / (norm + 1e-6)).min(1.0)) as f32;
+        let rule = AdamW {
+            learning_rate: (0.001 * (index as f64 / 4.0).min(1.0)) as f32,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            step: index as u64 + 1,
+            gradient_scale,
+        };
+        adamw(&team, &rule, &mut values, &got.gradients, &mut first, &mut second).unwrap();
+        after.push(values.clone());
+    }
+    (network, after, norms)
+}
+
+fn compare(run: &str, clip: Option<f64>, steps: &[usize]) {
+    let (network, after, norms) = four_steps(clip);
+    let file = TensorFile::open(&golden("adamw_step/params.safetensors")).unwrap();
+    for &step in steps {
+        for slot in network.layout().slots() {
+            let name = format!("{run}.step{step}.{}", published(&slot.name));
+            let expected = file.read_f32(&name).unwrap();
+            let got = &after[step][slot.range.clone()];
+            // The middle third, the keys', has a zero gradient, of which only rounding noise is left.
+            let noise = if name.ends_with("c_attn.bias") { 48..96 } else { 0..0 };
+            for (index, (got, expected)) in got.iter().zip(&expected).enumerate() {
+                let close = (got - expected).abs() < 1e-6;
+                assert!(close || noise.contains(&index), "{name}[{index}]: {got} {expected}");
+            }
+        }
+    }
+    if clip.is_none() {
+        for (got, expected) in norms.iter().zip([11.311436, 13.524431, 11.477661, 11.209493]) {
+            assert!((got / expected - 1.0).abs() < 1e-4, "{got} {expected}");
+        }
+    }
+}
+
+#[test]
+fn adamw_walks_the_same_way() {
+    compare("noclip", None, &[1, 3]);
+    compare("clip1", Some(1.0), &[3]);
+}

@@ -1,0 +1,121 @@
+//! How well the hard policy does on held-out text.
+
+use super::Trainer;
+use crate::TrainError;
+use crate::config::{Method, Pressure as Sparsity};
+use crate::network::{Loss, Pruning};
+use crate::recipe::keep_ratio;
+
+/// Measured on the evenly spaced windows of the held-out files.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Evaluation {
+    /// One per held-out file.
+    pub files: Vec<FileEvaluation>,
+}
+
+/// Measured on one held-out file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FileEvaluation {
+    /// With the policy of inference.
+    pub pruned: Loss,
+    /// With the same weights and nothing forgotten.
+    pub dense: Loss,
+    /// Keep ratio of each layer; 1 where nothing is forgotten.
+    pub keep: Vec<f64>,
+}
+
+impl FileEvaluation {
+    /// Mean keep ratio of the layers.
+    #[must_use]
+    pub fn mean_keep(&self) -> f64 {
+        self.keep.iter().sum::<f64>() / self.keep.len().max(1) as f64
+    }
+}
+
+impl Evaluation {
+    /// Perplexity per token over all files, pruned and dense.
+    #[must_use]
+    pub fn perplexities(&self) -> (f64, f64) {
+        let (mut pruned, mut dense) = (Loss::default(), Loss::default());
+        for file in &self.files {
+            pruned.add(file.pruned);
+            dense.add(file.dense);
+        }
+        (pruned.mean().exp(), dense.mean().exp())
+    }
+
+    /// Keep ratio of each layer, the mean of the files.
+    #[must_use]
+    pub fn keep(&self) -> Vec<f64> {
+        let layers = self.files.first().map_or(0, |file| file.keep.len());
+        let mean = |layer: usize| {
+            self.files.iter().map(|file| file.keep[layer]).sum::<f64>() / self.files.len().max(1) as f64
+        };
+        (0..layers).map(mean).collect()
+    }
+}
+
+impl Trainer {
+    /// Measures the present parameters with the policy of inference, and without.
+    ///
+    /// # Errors
+    /// Tokens outside the model.
+    pub fn evaluate(&mut self) -> Result<Evaluation, TrainError> {
+        let values = std::mem::take(&mut self.values);
+        let evaluation = self.evaluate_values(&values);
+        self.values = values;
+        evaluation
+    }
+
+    /// [`Trainer::evaluate`] of other parameters in the same layout.
+    pub(super) fn evaluate_values(&mut self, values: &[f32]) -> Result<Evaluation, TrainError> {
+        self.network.refill(&self.team, values)?;
+        let forgetting = self.forgetting(None)?;
+        let files = self.valid.iter().map(|file| {
+            let windows = file.evaluation_windows(self.config.evaluate.windows);
+            let mut activations = self.network.activations(1, windows.tokens, true);
+            let mut measured = FileEvaluation {
+                pruned: Loss::default(),
+                dense: Loss::default(),
+                keep: vec![0.0; self.network.config().layers],
+            };
+            let tokens = windows.tokens;
+            for (ids, targets) in windows.ids.chunks(tokens).zip(windows.targets.chunks(tokens)) {
+                let mut loss = |pruning: &Pruning<'_>| {
+                    self.network.forward(&self.team, values, pruning, ids, &mut activations)?;
+                    self.network.loss(&self.team, values, targets, None, 1.0, &mut activations, None)
+                };
+                let dense = loss(&Pruning::Dense)?;
+                measured.dense.add(dense);
+                measured.pruned.add(match self.config.method {
+                    Method::None => dense,
+                    Method::Window | Method::Dcp => loss(&forgetting.pruning())?,
+                });
+                for (layer, sum) in measured.keep.iter_mut().enumerate() {
+                    *sum += keep_ratio(activations.expires_at(layer), tokens) / windows.sequences as f64;
+                }
+            }
+            Ok(measured)
+        });
+        Ok(Evaluation { files: files.collect::<Result<_, TrainError>>()? })
+    }
+
+    /// Moves the weight of the published sparsity term towards what meets a target keep ratio, where one is asked for.
+    ///
+    /// In proportion to the error, and at most by a factor of 2 at a time.
+    pub(super) fn follow_target(&mut self, evaluation: &Evaluation) {
+        let sparsity = self.config.sparsity.as_ref().map(crate::config::Sparsity::pressure);
+        let (Some(Sparsity::Target { keep, ramp, .. }), super::Pressure::Gamma(gamma)) =
+            (sparsity, &mut self.pressure)
+        else {
+            return;
+        };
+        let kept = evaluation.keep();
+        if kept.is_empty() {
+            return;
+        }
+        let kept = kept.iter().sum::<f64>() / kept.len() as f64;
+        let error = kept / ramp.target(keep, self.step, self.config.steps);
+        *gamma = (*gamma * error.clamp(0.5, 2.0)).clamp(1e-4, 1e4);
+    }
+}

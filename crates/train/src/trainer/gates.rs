@@ -1,0 +1,123 @@
+//! The gates of a training at its first step.
+
+use dropcap_kernels::Team;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, Normal};
+
+use super::{Pressure, Source, Texts};
+use crate::TrainError;
+use crate::config::{self, BudgetWord, Budgets, Config, GateGroup, GateRule, Gates, Scale};
+use crate::network::{GateForm, Group, Network};
+use crate::recipe::{Controller, Probe, share_out};
+
+/// Texts that the model is probed on.
+const PROBE_TEXTS: usize = 4;
+/// Standard deviation of published gates at their start; the public code means another and overwrites it with this.
+const PUBLISHED_DEVIATION: f32 = 0.02;
+/// A step that batches never reach, so that probes see other windows than training does.
+const PROBE_STEP: u64 = u64::MAX;
+/// Weight of the sparsity term where a controller moves it (the published one).
+const FIRST_GAMMA: f64 = 0.3;
+
+/// The network with gates, its values, the scales of the gates' input, and what presses on them.
+pub(super) fn fit(
+    config: &Config,
+    gates: &Gates,
+    source: &Source,
+    texts: &Texts,
+    team: &Team,
+    told: &mut dyn FnMut(&str),
+) -> Result<(Network, Vec<f32>, Vec<Vec<f32>>, Pressure), TrainError> {
+    let model = source.config();
+    let sparsity = config.sparsity.clone().unwrap_or_default().pressure();
+    if let config::Pressure::Target { budgets: Budgets::Prior(shares), .. } = &sparsity
+        && shares.len() != model.layers
+    {
+        let problem = format!(
+            "sparsity.budgets has {} shares, and the model has {} layers",
+            shares.len(),
+            model.layers
+        );
+        let origin = "the configuration does not fit the model".to_owned();
+        return Err(TrainError::Config { origin, problems: vec![problem] });
+    }
+    let form = GateForm {
+        heads: if gates.per == GateGroup::KvHead { model.kv_heads } else { 1 },
+        width: gates.width,
+    };
+    let probed = matches!(
+        &sparsity,
+        config::Pressure::Target { budgets: Budgets::Word(BudgetWord::Probe), .. } if gates.rule == GateRule::Hard
+    );
+    let (mut scales, mut sensitivities) = (Vec::new(), Vec::new());
+    if gates.scale == Scale::Rms || probed {
+        told("looking at the dense model: channels and layers");
+        let mut dense = Network::new(model, source.plan(), None, &[])?;
+        let values = source.weights(dense.layout(), config.seed)?;
+        dense.refill(team, &values)?;
+        let texts = probe_texts(texts);
+        let probe = Probe { team, network: &dense, values: &values, texts: &texts };
+        if gates.scale == Scale::Rms {
+            scales = probe.input_scales()?;
+        }
+        if probed {
+            sensitivities = probe.sensitivities(&mut |_| ())?;
+        }
+    }
+    let network = Network::new(model, source.plan(), Some(form), &scales)?;
+    let mut values = source.weights(network.layout(), config.seed)?;
+    draw(&network, gates, config.seed, &mut values)?;
+    let pressure = match sparsity {
+        config::Pressure::Gamma { gamma, .. } => Pressure::Gamma(gamma),
+        config::Pressure::Target { .. } if gates.rule == GateRule::Soft => Pressure::Gamma(FIRST_GAMMA),
+        config::Pressure::Target { keep, ramp, budgets } => {
+            let (shares, trades) = match budgets {
+                Budgets::Prior(shares) => (shares, false),
+                Budgets::Word(BudgetWord::Uniform) => (vec![1.0; model.layers], true),
+                // Windows are a poor stand-in for learned lifetimes: they overrate the layers that they hurt most. The
+                // root is the better place to start from (LOG.md).
+                Budgets::Word(BudgetWord::Probe) => {
+                    (share_out(&sensitivities, keep).into_iter().map(f64::sqrt).collect(), true)
+                }
+            };
+            Pressure::Controlled(Controller::new(keep, ramp, &shares, trades))
+        }
+    };
+    Ok((network, values, scales, pressure))
+}
+
+fn probe_texts(texts: &Texts) -> Vec<Vec<u32>> {
+    let batch = texts.train.batch(PROBE_STEP);
+    batch.ids.chunks_exact(batch.tokens).take(PROBE_TEXTS).map(<[u32]>::to_vec).collect()
+}
+
+/// Draws the gates' maps and sets their biases.
+///
+/// Hard gates start with a zero query map: every score is the bias, and which way a score should go is the first thing
+/// that is learned.
+fn draw(network: &Network, gates: &Gates, seed: u64, values: &mut [f32]) -> Result<(), TrainError> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    // Apart from what draws the weights of a model from scratch.
+    random.set_stream(1);
+    let hidden = network.config().hidden;
+    let (query, key) = match gates.rule {
+        GateRule::Soft => (PUBLISHED_DEVIATION, PUBLISHED_DEVIATION),
+        GateRule::Hard => (0.0, 1.0 / (hidden as f32).sqrt()),
+    };
+    let normal = |deviation| {
+        Normal::new(0.0, deviation).map_err(|error| TrainError::Internal { what: error.to_string() })
+    };
+    let (query, key) = (normal(query)?, normal(key)?);
+    for slot in network.layout().slots().iter().filter(|slot| slot.group == Group::Gates) {
+        let values = &mut values[slot.range.clone()];
+        if slot.name.ends_with("query.weight") {
+            values.fill_with(|| query.sample(&mut random));
+        } else if slot.name.ends_with("key.weight") {
+            values.fill_with(|| key.sample(&mut random));
+        } else {
+            values.fill(gates.bias as f32);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,177 @@
+//! A training, step by step: the model, its gates, the optimiser and the controller, as a function of the configuration
+//! and the step.
+
+mod evaluate;
+mod gates;
+mod plan;
+mod result;
+mod run;
+mod start;
+mod state;
+mod step;
+#[cfg(test)]
+mod tests;
+mod watchdog;
+
+use dropcap_kernels::Team;
+use dropcap_policy::Floors;
+
+pub use evaluate::Evaluation;
+pub use plan::Plan;
+pub use run::{Finish, run};
+pub use start::{Source, Texts};
+pub use step::Outcome;
+
+use crate::TrainError;
+use crate::config::{Config, GateRule, Method};
+use crate::data::Batches;
+use crate::network::{Activations, Network, Noise, Pruning};
+use crate::recipe::Controller;
+use dropcap_kernels::AlphaSigmoid;
+
+/// A model that is being trained.
+///
+/// Everything that a later step depends on is either in the configuration or saved with the state: the numbers of
+/// step n are the same bits whether or not the run was interrupted before it.
+#[derive(Debug)]
+pub struct Trainer {
+    config: Config,
+    team: Team,
+    source: Source,
+    network: Network,
+    /// Values of all parameters, and the optimiser's two moments, in the network's layout.
+    values: Vec<f32>,
+    first: Vec<f32>,
+    second: Vec<f32>,
+    gradients: Vec<f32>,
+    activations: Activations,
+    /// The dense model that is imitated, if it is.
+    teacher: Option<DenseTeacher>,
+    pressure: Pressure,
+    /// What each layer's gates multiply their input's channels by; empty for nothing.
+    scales: Vec<Vec<f32>>,
+    batches: Batches,
+    valid: Vec<Batches>,
+    /// Steps taken, and how many of them changed the parameters.
+    step: u64,
+    updates: u64,
+    /// Steps in a row that were skipped.
+    skipped: u64,
+}
+
+/// The sharpness of soft gates without a schedule: where the published one ends.
+const FINAL_ALPHA: f64 = 8.0;
+
+/// The model as it was before training.
+#[derive(Debug)]
+struct DenseTeacher {
+    network: Network,
+    values: Vec<f32>,
+    activations: Activations,
+}
+
+/// What makes the gates refuse.
+#[derive(Debug, Clone, PartialEq)]
+enum Pressure {
+    /// There are no gates.
+    None,
+    /// A term of the loss of this weight.
+    Gamma(f64),
+    /// Hard gates under a controller.
+    Controlled(Controller),
+}
+
+impl Trainer {
+    /// Steps taken.
+    #[must_use]
+    pub fn step_number(&self) -> u64 {
+        self.step
+    }
+
+    /// What is being trained.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Where it comes from.
+    #[must_use]
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// Share of the run that lies behind.
+    fn progress(&self) -> f64 {
+        self.step as f64 / self.config.steps.max(1) as f64
+    }
+
+    /// Gives the gates' input other scales.
+    fn rescale(&mut self, scales: Vec<Vec<f32>>) -> Result<(), TrainError> {
+        self.network = Network::new(self.source.config(), self.source.plan(), self.network.gates(), &scales)?;
+        self.scales = scales;
+        Ok(())
+    }
+
+    /// What no vote touches.
+    fn floors(&self) -> Floors {
+        let gates = self.config.gates.as_ref();
+        gates.map(|gates| Floors { sinks: gates.sinks, recent: gates.recent }).unwrap_or_default()
+    }
+}
+
+/// What a pass needs to know of its pruning, owned.
+#[derive(Debug)]
+struct Forgetting {
+    method: Method,
+    windows: Vec<Floors>,
+    floors: Floors,
+    curve: Option<AlphaSigmoid>,
+    shifts: Vec<f32>,
+    noise: Option<Noise>,
+}
+
+impl Forgetting {
+    /// As the network takes it.
+    fn pruning(&self) -> Pruning<'_> {
+        match (self.method, &self.curve) {
+            (Method::None, _) => Pruning::Dense,
+            (Method::Window, _) => Pruning::Windows { floors: &self.windows },
+            (Method::Dcp, Some(curve)) => Pruning::Soft { curve, in_depth: false, floors: self.floors },
+            (Method::Dcp, None) => {
+                Pruning::Hard { floors: self.floors, shifts: &self.shifts, noise: self.noise }
+            }
+        }
+    }
+}
+
+impl Trainer {
+    /// How this step's passes forget; `draw` tells apart the passes of a step, `None` is the policy of inference.
+    fn forgetting(&self, draw: Option<u64>) -> Result<Forgetting, TrainError> {
+        let layers = self.network.config().layers;
+        let window = self.config.window.clone().unwrap_or_default();
+        let mut forgetting = Forgetting {
+            method: self.config.method,
+            windows: vec![Floors { sinks: window.sinks, recent: window.recent }; layers],
+            floors: self.floors(),
+            curve: None,
+            shifts: match &self.pressure {
+                Pressure::Controlled(controller) => controller.shifts(),
+                _ => Vec::new(),
+            },
+            noise: None,
+        };
+        let (Some(gates), Some(draw)) = (&self.config.gates, draw) else { return Ok(forgetting) };
+        match gates.rule {
+            GateRule::Soft => {
+                let alpha = gates.alpha.as_ref().map_or(FINAL_ALPHA, |alpha| alpha.at(self.step));
+                forgetting.curve = Some(AlphaSigmoid::new(alpha)?);
+            }
+            GateRule::Hard => {
+                let scale = gates.noise.as_ref().map_or(0.0, |noise| noise.at(self.step, self.config.steps));
+                let seed = self.config.seed ^ (self.step << 20 | draw).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                forgetting.noise = (scale > 0.0).then_some(Noise { scale: scale as f32, seed });
+            }
+        }
+        Ok(forgetting)
+    }
+}

@@ -1,0 +1,137 @@
+//! What a run will need, before it is begun.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use dropcap_kernels::{DType, Epilogue, PackedMatrix, Team, matmul};
+
+use super::Source;
+use super::start::threads;
+use crate::TrainError;
+use crate::config::{Config, GateGroup};
+use crate::network::{GateForm, Group, Layout, Network};
+
+/// Memory and time of a run, estimated from shapes and from how fast this machine multiplies.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// Parameters of the model.
+    pub weights: usize,
+    /// Parameters of the gates.
+    pub gates: usize,
+    /// Tokens of a sequence.
+    pub tokens: usize,
+    /// Tokens of a step.
+    pub step_tokens: usize,
+    /// Bytes of values, gradients, both moments, both packs, and of a teacher.
+    pub parameter_bytes: usize,
+    /// Bytes of one micro-batch's activations.
+    pub activation_bytes: usize,
+    /// Multiply-adds of a step, in floating-point operations.
+    pub step_operations: f64,
+    /// What this machine does in a second.
+    pub operations_per_second: f64,
+    /// Steps in all.
+    pub steps: u64,
+}
+
+/// Rows, inputs and outputs of the product that measures the machine.
+const TRIAL: (usize, usize, usize) = (512, 512, 1024);
+/// How long it is measured.
+const TRIAL_TIME: Duration = Duration::from_millis(200);
+/// Share of a product's speed that a whole step reaches, measured (LOG.md).
+const EFFICIENCY: f64 = 0.7;
+
+impl Plan {
+    /// The plan of a configuration for a model.
+    ///
+    /// # Errors
+    /// A configuration that does not fit the model; too little memory even to look at it.
+    pub fn of(config: &Config, source: &Source) -> Result<Self, TrainError> {
+        let model = source.config();
+        let tokens = config.sequence_tokens(model.max_positions)?;
+        let form = config.gates.as_ref().map(|gates| GateForm {
+            heads: if gates.per == GateGroup::KvHead { model.kv_heads } else { 1 },
+            width: gates.width,
+        });
+        let network = Network::new(model, source.plan(), form, &[])?;
+        let layout: &Layout = network.layout();
+        let (weights, gates) = (layout.group(Group::Weights).len(), layout.group(Group::Gates).len());
+        let teacher = config.distill > 0.0;
+        let copies = 6 * (weights + gates) + if teacher { 3 * weights } else { 0 };
+        let activations =
+            network.activations(config.batch.micro_sequences, tokens, config.checkpoint.activations).bytes();
+        let taught =
+            if teacher { network.activations(config.batch.micro_sequences, tokens, true).bytes() } else { 0 };
+        let step_tokens = config.batch.sequences * tokens;
+        // Tables that are only looked up cost nothing; a tied head is counted as the embedding.
+        let looked_up = source.plan().positions.as_ref().map_or(0, |table| table.outputs() * table.inputs)
+            + if model.tied_embeddings { 0 } else { model.vocabulary * model.hidden };
+        let products = 2.0 * (weights - looked_up.min(weights) + gates) as f64;
+        // Scores and mixing over half of the square.
+        let attention = 2.0 * (model.layers * model.query_width() * tokens) as f64;
+        let again = if config.checkpoint.activations { 1.0 } else { 0.0 };
+        let passes = 3.0 + again + if teacher { 1.0 } else { 0.0 };
+        Ok(Self {
+            weights,
+            gates,
+            tokens,
+            step_tokens,
+            parameter_bytes: copies * size_of::<f32>(),
+            activation_bytes: activations + taught,
+            step_operations: passes * (products + attention) * step_tokens as f64,
+            operations_per_second: measure(threads(config))?,
+            steps: config.steps,
+        })
+    }
+
+    /// About how long a step takes.
+    #[must_use]
+    pub fn step_time(&self) -> Duration {
+        Duration::from_secs_f64(self.step_operations / (self.operations_per_second * EFFICIENCY))
+    }
+}
+
+/// Floating-point operations in a second, in a product of about the size of a layer's.
+fn measure(threads: usize) -> Result<f64, TrainError> {
+    let team = Team::new(threads)?;
+    let (rows, inputs, outputs) = TRIAL;
+    let weights = PackedMatrix::random(outputs, inputs, DType::F32, 0.1, 1)?;
+    let (x, mut out) = (vec![0.5; rows * inputs], vec![0.0; rows * outputs]);
+    let begun = Instant::now();
+    let mut rounds = 0;
+    while begun.elapsed() < TRIAL_TIME {
+        matmul(&team, &x, &weights, None, Epilogue::Store, &mut out)?;
+        rounds += 1;
+    }
+    Ok(f64::from(rounds) * 2.0 * (rows * inputs * outputs) as f64 / begun.elapsed().as_secs_f64())
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+        let millions = |count: usize| count as f64 / 1e6;
+        let step = self.step_time();
+        writeln!(
+            f,
+            "parameters   {:.2} M, and {:.2} M of gates",
+            millions(self.weights),
+            millions(self.gates)
+        )?;
+        writeln!(f, "batch        {} tokens in sequences of {}", self.step_tokens, self.tokens)?;
+        writeln!(
+            f,
+            "memory       {:.0} MiB: {:.0} of parameters, gradients and moments, {:.0} of activations",
+            mib(self.parameter_bytes + self.activation_bytes),
+            mib(self.parameter_bytes),
+            mib(self.activation_bytes)
+        )?;
+        write!(
+            f,
+            "time         about {:.1} s a step at {:.0} GFLOP/s, {:.0} minutes for {} steps",
+            step.as_secs_f64(),
+            self.operations_per_second / 1e9,
+            step.as_secs_f64() * self.steps as f64 / 60.0,
+            self.steps
+        )
+    }
+}

@@ -1,0 +1,211 @@
+//! The directory that a run leaves behind: a checkpoint that `generate` takes as it is.
+
+use std::path::{Path, PathBuf};
+
+use dropcap_kernels::DType;
+use dropcap_methods::{Gates, LayerGates};
+use dropcap_model::Checkpoint;
+use half::{bf16, f16};
+use serde_json::Value;
+
+use super::{Evaluation, Pressure, Trainer};
+use crate::TrainError;
+use crate::checkpoint::{StateTensor, StateType, write_tensors};
+use crate::config::Method;
+use crate::disk::{Disk, LocalDisk, partial_path, publish};
+use crate::metrics::{ModelCard, Row};
+use crate::network::Group;
+
+/// Where in a run's directory the result lies.
+pub(super) const FOLDER: &str = "model";
+/// What `dcp` looks for in a model's folder.
+const GATES: &str = "pruning.safetensors";
+/// Files that belong to a tokenizer or to generation, copied where they lie beside it.
+const COMPANIONS: [&str; 6] = [
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+];
+
+impl Trainer {
+    /// Rounds the weights as the result stores them, measures that, and writes the result: `config.json`, weights,
+    /// tokenizer, gates and model card in `model/` of the run's directory, replaced as a whole.
+    ///
+    /// # Errors
+    /// A refusal of the disk; an earlier result stays then.
+    pub fn finish(&mut self, output: &Path, command: &str) -> Result<(PathBuf, Evaluation), TrainError> {
+        let dtype = self.config.dtype.unwrap_or_else(|| self.source.stored_dtype());
+        let mut values = self.values.clone();
+        let weights = self.network.layout().group(Group::Weights);
+        let stored = narrow(dtype, &mut values[weights]);
+        let evaluation = self.evaluate_values(&values)?;
+
+        let folder = output.join(FOLDER);
+        let partial = partial_path(&folder);
+        let disk = LocalDisk;
+        if partial.exists() {
+            disk.remove_folder(&partial).map_err(|error| TrainError::io("remove", &partial, error))?;
+        }
+        disk.create_folder(&partial).map_err(|error| TrainError::write(&partial, error))?;
+        self.write_result(&partial, dtype, &stored, &values)?;
+        self.card(command, &evaluation).write(&disk, &partial.join("README.md"))?;
+        disk.settle(&partial).map_err(|error| TrainError::write(&partial, error))?;
+        if folder.exists() {
+            disk.remove_folder(&folder).map_err(|error| TrainError::io("remove", &folder, error))?;
+        }
+        disk.rename(&partial, &folder).map_err(|error| TrainError::write(&folder, error))?;
+        Ok((folder, evaluation))
+    }
+
+    fn write_result(
+        &self,
+        folder: &Path,
+        dtype: DType,
+        stored: &[u8],
+        values: &[f32],
+    ) -> Result<(), TrainError> {
+        let disk = LocalDisk;
+        let mut json = self.source.json().clone();
+        if let Value::Object(entries) = &mut json {
+            let name = match dtype {
+                DType::F32 => "float32",
+                DType::F16 => "float16",
+                DType::Bf16 => "bfloat16",
+            };
+            entries.remove("dtype");
+            entries.insert("torch_dtype".into(), name.into());
+        }
+        let text = format!("{json:#}\n");
+        publish(&disk, &folder.join("config.json"), |file| file.write_all(text.as_bytes()))?;
+
+        let state_type = match dtype {
+            DType::F32 => StateType::F32,
+            DType::F16 => StateType::F16,
+            DType::Bf16 => StateType::Bf16,
+        };
+        let width = dtype.bytes();
+        let slots = self.network.layout().slots().iter().filter(|slot| slot.group == Group::Weights);
+        let tensors: Vec<StateTensor<'_>> = slots
+            .map(|slot| StateTensor {
+                name: slot.name.clone(),
+                dtype: state_type,
+                shape: slot.shape.clone(),
+                bytes: &stored[slot.range.start * width..slot.range.end * width],
+            })
+            .collect();
+        write_tensors(&disk, &folder.join("model.safetensors"), &tensors)?;
+
+        let tokenizer = self.source.tokenizer_file();
+        copy(tokenizer, &folder.join("tokenizer.json"))?;
+        for name in COMPANIONS {
+            let file = tokenizer.with_file_name(name);
+            if file.exists() {
+                copy(&file, &folder.join(name))?;
+            }
+        }
+        if let Some(gates) = self.exported_gates(values)? {
+            gates.save(&folder.join(GATES), &Checkpoint::open(folder)?.fingerprint()?)?;
+        }
+        Ok(())
+    }
+
+    /// The gates as inference reads them: input scales multiplied in, shifts taken off the biases.
+    ///
+    /// # Errors
+    /// None for the values of this network.
+    pub(super) fn exported_gates(&self, values: &[f32]) -> Result<Option<Gates>, TrainError> {
+        let Some(form) = self.network.gates() else { return Ok(None) };
+        let hidden = self.network.config().hidden;
+        let shifts = match &self.pressure {
+            Pressure::Controlled(controller) => controller.shifts(),
+            _ => Vec::new(),
+        };
+        let layer = |layer: usize| -> Result<LayerGates, TrainError> {
+            let [query, key, bias] = dropcap_methods::GateLayout::Dropcap.names(layer);
+            let read = |name: &str| Ok::<_, TrainError>(values[self.network.layout().range(name)?].to_vec());
+            let scaled = |name: &str| {
+                let mut map = read(name)?;
+                if let Some(scale) = self.scales.get(layer) {
+                    for row in map.chunks_exact_mut(hidden) {
+                        row.iter_mut().zip(scale).for_each(|(weight, scale)| *weight *= scale);
+                    }
+                }
+                Ok::<_, TrainError>(map)
+            };
+            let shift = shifts.get(layer).copied().unwrap_or_default();
+            let bias = read(&bias)?.into_iter().map(|bias| bias - shift).collect();
+            Ok(LayerGates { query: scaled(&query)?, key: scaled(&key)?, bias })
+        };
+        let layers = (0..self.network.config().layers).map(layer).collect::<Result<_, _>>()?;
+        Ok(Some(Gates::new(hidden, form.width, layers)?.under(self.floors())))
+    }
+
+    fn card(&self, command: &str, evaluation: &Evaluation) -> ModelCard {
+        let name = |path: &Path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        let mut measured = Vec::new();
+        for (path, file) in self.config.data.valid.iter().zip(&evaluation.files) {
+            let what = name(path);
+            let perplexity = |loss: crate::network::Loss| format!("{:.2}", loss.mean().exp());
+            if self.config.method != Method::None {
+                let keep = file.mean_keep();
+                let value = format!("{} (keep ratio {keep:.3})", perplexity(file.pruned));
+                measured.push(Row { what: format!("perplexity of {what}, forgetting"), value });
+            }
+            let value = perplexity(file.dense);
+            measured.push(Row { what: format!("perplexity of {what}, nothing forgotten"), value });
+        }
+        let summary = match self.config.method {
+            Method::None => "Trained without forgetting anything.".to_owned(),
+            Method::Window => "Trained to see only its first and most recent tokens.".to_owned(),
+            Method::Dcp => {
+                "Trained with dropcap to forget, layer by layer, the tokens that it no longer needs: \
+                            `dropcap generate --model DIR --method dcp`."
+                    .to_owned()
+            }
+        };
+        let batch = &self.config.batch;
+        ModelCard {
+            title: name(&self.config.output),
+            base: self.source.directory().map(|directory| name(directory)),
+            summary,
+            data: self.config.data.train.iter().map(|path| name(path)).collect(),
+            tokens: self.step * (batch.sequences * self.activations.tokens()) as u64,
+            measured,
+            keep: if self.config.method == Method::Dcp { evaluation.keep() } else { Vec::new() },
+            command: command.to_owned(),
+            config: self.config.to_yaml().unwrap_or_default(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
+fn copy(from: &Path, to: &Path) -> Result<(), TrainError> {
+    let bytes = std::fs::read(from).map_err(|error| TrainError::io("read", from, error))?;
+    publish(&LocalDisk, to, |file| file.write_all(&bytes))
+}
+
+/// The bytes of the values as stored; the values become what those bytes say.
+fn narrow(dtype: DType, values: &mut [f32]) -> Vec<u8> {
+    match dtype {
+        DType::F32 => bytemuck::cast_slice(values).to_vec(),
+        DType::F16 => {
+            store(values, |value| f16::from_f32(value).to_bits(), |bits| f16::from_bits(bits).to_f32())
+        }
+        DType::Bf16 => {
+            store(values, |value| bf16::from_f32(value).to_bits(), |bits| bf16::from_bits(bits).to_f32())
+        }
+    }
+}
+
+fn store(values: &mut [f32], narrow: impl Fn(f32) -> u16, widen: impl Fn(u16) -> f32) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(values.len() * 2);
+    for value in values {
+        let bits = narrow(*value);
+        *value = widen(bits);
+        bytes.extend(bits.to_le_bytes());
+    }
+    bytes
+}

@@ -1,0 +1,256 @@
+//! A whole run: from the directory's lock to the result.
+
+use std::path::PathBuf;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Map, Value, json};
+
+use super::watchdog::Watchdog;
+use super::{Evaluation, Outcome, Pressure, Source, Trainer};
+use crate::TrainError;
+use crate::checkpoint::RunDirectory;
+use crate::config::{Config, Method};
+use crate::metrics::{Evaluated, EventFile, MetricsLog, Report, Saved, Stepped};
+use crate::recipe::keep_ratio;
+use crate::signals::Stop;
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Finish {
+    /// All steps were taken.
+    Done {
+        /// The result's directory.
+        model: PathBuf,
+        /// What was measured on it.
+        evaluation: Evaluation,
+    },
+    /// Somebody asked it to stop; the state is saved.
+    Stopped {
+        /// Steps taken.
+        step: u64,
+    },
+}
+
+/// Runs a training to its end, or until it is asked to stop; in a directory that holds a state of the same run it goes
+/// on from there. `command` goes into the model card.
+///
+/// # Errors
+/// A directory in use, of another run or without room; inputs that are refused; a loss that stays infinite. States that
+/// were saved before stay.
+pub fn run(
+    config: &Config,
+    command: &str,
+    report: &mut dyn Report,
+    stop: &Stop,
+) -> Result<Finish, TrainError> {
+    let directory = RunDirectory::open(&config.output)?;
+    claim(&directory, config)?;
+    let source = Source::open(config)?;
+    let texts = source.texts(config, &mut |prepared| report.prepared(&prepared))?;
+    let mut trainer = Trainer::new(config, source, texts, &mut |what| report.told(what))?;
+    directory.check_room(trainer.state_bytes())?;
+    let state = directory.resume(&mut |warning| report.warned(&warning))?;
+    if let Some(state) = &state {
+        trainer.restore(state)?;
+        report.told(&format!("going on from step {}", trainer.step));
+    }
+    let mut journal = Journal::open(&directory, state.as_ref().map(|state| state.step()))?;
+    let mut watchdog = Watchdog::new(&config.watchdog, trainer.network.config().layers, trainer.floor_keep());
+    if state.is_none() {
+        trainer.measure(&mut journal, report)?;
+    }
+    while trainer.step < config.steps {
+        let begun = Instant::now();
+        let number = trainer.step;
+        let outcome = trainer.step()?;
+        trainer.tell(&outcome, begun, &mut journal, report)?;
+        if outcome.skipped {
+            report
+                .warned(&format!("step {number}: the loss or a gradient is not finite; nothing was changed"));
+        }
+        let targets = match &trainer.pressure {
+            Pressure::Controlled(controller) => Some(controller.targets(trainer.progress())),
+            _ => None,
+        };
+        for warning in watchdog.look(&outcome.keep, targets.as_deref()) {
+            report.warned(&warning);
+        }
+        let last = trainer.step == config.steps;
+        if trainer.step.is_multiple_of(config.evaluate.every.max(1)) && !last {
+            trainer.measure(&mut journal, report)?;
+        }
+        let due = trainer.step.is_multiple_of(config.checkpoint.every.max(1));
+        if due || last || stop.is_asked() {
+            let folder = trainer.save(&directory)?;
+            report.saved(&Saved { step: trainer.step, folder });
+        }
+        if stop.is_asked() && !last {
+            return Ok(Finish::Stopped { step: trainer.step });
+        }
+    }
+    report.told("measuring and writing the result");
+    let (model, evaluation) = trainer.finish(&config.output, command)?;
+    journal.evaluation(trainer.step, &evaluation)?;
+    trainer.report_evaluation(&evaluation, report);
+    Ok(Finish::Done { model, evaluation })
+}
+
+/// Refuses a directory whose run has another configuration; else notes this one.
+fn claim(directory: &RunDirectory, config: &Config) -> Result<(), TrainError> {
+    if let Some(yaml) = directory.config()? {
+        let begun = Config::parse(&directory.path().join("run.yaml").display().to_string(), &yaml, &[])?;
+        let differences = begun.differences(config);
+        if !differences.is_empty() {
+            return Err(TrainError::AnotherRun { path: directory.path().to_path_buf(), differences });
+        }
+    }
+    directory.save_config(&config.to_yaml()?)
+}
+
+/// Where a run's numbers go.
+struct Journal {
+    log: MetricsLog,
+    events: EventFile,
+}
+
+impl Journal {
+    fn open(directory: &RunDirectory, resumed: Option<u64>) -> Result<Self, TrainError> {
+        Ok(Self {
+            log: MetricsLog::open(&directory.path().join("metrics.jsonl"), resumed)?,
+            events: EventFile::create(&directory.path().join("tensorboard"), resumed.unwrap_or(0), now())?,
+        })
+    }
+
+    fn write(&mut self, step: u64, kind: &str, values: Map<String, Value>) -> Result<(), TrainError> {
+        self.log.append(step, kind, &values)?;
+        let mut scalars: Vec<(String, f64)> = Vec::new();
+        for (name, value) in &values {
+            match value {
+                Value::Number(number) => {
+                    scalars.extend(number.as_f64().map(|x| (format!("{kind}/{name}"), x)))
+                }
+                Value::Array(all) => scalars.extend(
+                    all.iter()
+                        .enumerate()
+                        .filter_map(|(at, x)| Some((format!("{kind}/{name}/{at:02}"), x.as_f64()?))),
+                ),
+                _ => {}
+            }
+        }
+        let scalars: Vec<(&str, f64)> = scalars.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        self.events.scalars(step, now(), &scalars)
+    }
+
+    fn evaluation(&mut self, step: u64, evaluation: &Evaluation) -> Result<(), TrainError> {
+        if evaluation.files.is_empty() {
+            return Ok(());
+        }
+        let (pruned, dense) = evaluation.perplexities();
+        let per_file = |of: &dyn Fn(&super::evaluate::FileEvaluation) -> f64| -> Vec<f64> {
+            evaluation.files.iter().map(of).collect()
+        };
+        let values = json!({
+            "perplexity": pruned,
+            "dense_perplexity": dense,
+            "keep": evaluation.keep(),
+            "file_perplexity": per_file(&|file| file.pruned.mean().exp()),
+            "file_dense_perplexity": per_file(&|file| file.dense.mean().exp()),
+            "file_keep": per_file(&|file| file.mean_keep()),
+        });
+        let Value::Object(values) = values else { return Ok(()) };
+        self.write(step, "evaluation", values)
+    }
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+impl Trainer {
+    /// Evaluates, notes it, and lets what follows a held-out target follow it.
+    fn measure(&mut self, journal: &mut Journal, report: &mut dyn Report) -> Result<(), TrainError> {
+        if self.valid.is_empty() {
+            return Ok(());
+        }
+        let evaluation = self.evaluate()?;
+        journal.evaluation(self.step, &evaluation)?;
+        self.report_evaluation(&evaluation, report);
+        self.follow_target(&evaluation);
+        Ok(())
+    }
+
+    fn report_evaluation(&self, evaluation: &Evaluation, report: &mut dyn Report) {
+        if evaluation.files.is_empty() {
+            return;
+        }
+        let (perplexity, dense) = evaluation.perplexities();
+        let prunes = self.config.method != Method::None;
+        report.evaluated(&Evaluated {
+            step: self.step,
+            perplexity,
+            dense_perplexity: prunes.then_some(dense),
+            keep: if prunes { evaluation.keep() } else { Vec::new() },
+        });
+    }
+
+    fn tell(
+        &self,
+        outcome: &Outcome,
+        begun: Instant,
+        journal: &mut Journal,
+        report: &mut dyn Report,
+    ) -> Result<(), TrainError> {
+        let took = begun.elapsed();
+        let tokens = outcome.loss.targets as u64;
+        let keep =
+            (!outcome.keep.is_empty()).then(|| outcome.keep.iter().sum::<f64>() / outcome.keep.len() as f64);
+        let mut values = Map::new();
+        let mut put = |name: &str, value: Value| values.insert(name.to_owned(), value);
+        put("loss", json!(outcome.loss.mean()));
+        put("learning_rate", json!(outcome.learning_rate));
+        put("gradient_norm", json!(outcome.gradient_norm));
+        put("tokens_per_second", json!(tokens as f64 / took.as_secs_f64()));
+        if self.teacher.is_some() {
+            put("divergence", json!(outcome.loss.mean_divergence()));
+        }
+        if let Some(keep) = keep {
+            put("keep", json!(keep));
+            put("layer_keep", json!(outcome.keep));
+        }
+        match &self.pressure {
+            Pressure::None => {}
+            Pressure::Gamma(gamma) => {
+                put("gamma", json!(gamma));
+                put("survival", json!(outcome.survival));
+            }
+            Pressure::Controlled(controller) => {
+                put("layer_target", json!(controller.targets(self.progress())));
+                put("layer_shift", json!(controller.shifts()));
+                put("layer_worth", json!(controller.centring()));
+            }
+        }
+        journal.write(self.step, "train", values)?;
+        report.stepped(&Stepped {
+            step: self.step,
+            steps: self.config.steps,
+            loss: outcome.loss.mean(),
+            keep,
+            learning_rate: outcome.learning_rate,
+            gradient_norm: outcome.gradient_norm,
+            tokens,
+            took,
+        });
+        Ok(())
+    }
+
+    /// What the floors alone keep.
+    fn floor_keep(&self) -> f64 {
+        let tokens = self.activations.tokens();
+        let floors = match self.forgetting(None).map(|forgetting| (forgetting.floors, forgetting.method)) {
+            Ok((floors, Method::Dcp)) => floors,
+            _ => return 0.0,
+        };
+        let ends: Vec<u32> = (0..tokens as u32).map(|position| floors.of(position)).collect();
+        keep_ratio(&ends, tokens)
+    }
+}

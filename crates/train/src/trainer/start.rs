@@ -1,0 +1,249 @@
+//! What a training starts from: a checkpoint or a shape, and its texts.
+
+use std::path::{Path, PathBuf};
+
+use dropcap_kernels::{DType, Team};
+use dropcap_model::{Checkpoint, DecoderConfig, Tokenizer, WeightPlan};
+use serde_json::{Value, json};
+
+use super::{DenseTeacher, Pressure, Trainer};
+use crate::TrainError;
+use crate::config::{Config, Family, GateRule, Init};
+use crate::data::{Batches, Prepared, Preparing, prepare};
+use crate::digest::Digest;
+use crate::network::{Layout, Network, initialize};
+
+/// The model that a training starts from, before any of its weights is read.
+#[derive(Debug)]
+pub struct Source {
+    config: DecoderConfig,
+    plan: WeightPlan,
+    /// The `config.json` of the result.
+    json: Value,
+    checkpoint: Option<Checkpoint>,
+    tokenizer: Tokenizer,
+    tokenizer_file: PathBuf,
+}
+
+/// The training and held-out texts of a run, as batches.
+#[derive(Debug)]
+pub struct Texts {
+    /// To train on.
+    pub train: Batches,
+    /// To evaluate on, one per file.
+    pub valid: Vec<Batches>,
+}
+
+impl Source {
+    /// Opens what a configuration names, and compares tokenizer and model.
+    ///
+    /// # Errors
+    /// A checkpoint, shape or tokenizer that is refused.
+    pub fn open(config: &Config) -> Result<Self, TrainError> {
+        match (&config.model, &config.init) {
+            (Some(directory), _) => Self::of_checkpoint(directory),
+            (None, Some(init)) => Self::of_shape(init, config.tokenizer.as_deref()),
+            (None, None) => Err(TrainError::Internal { what: "neither model nor init".into() }),
+        }
+    }
+
+    fn of_checkpoint(directory: &Path) -> Result<Self, TrainError> {
+        let checkpoint = Checkpoint::open(directory)?;
+        checkpoint.check_finite()?;
+        let tokenizer = Tokenizer::open(directory)?;
+        tokenizer.check_vocabulary(checkpoint.config().vocabulary)?;
+        let path = directory.join("config.json");
+        let text = std::fs::read(&path).map_err(|error| TrainError::io("read", &path, error))?;
+        let json = serde_json::from_slice(&text)
+            .map_err(|error| TrainError::Internal { what: format!("{}: {error}", path.display()) })?;
+        Ok(Self {
+            config: checkpoint.config().clone(),
+            plan: checkpoint.plan().clone(),
+            json,
+            checkpoint: Some(checkpoint),
+            tokenizer,
+            tokenizer_file: directory.join("tokenizer.json"),
+        })
+    }
+
+    fn of_shape(init: &Init, tokenizer: Option<&Path>) -> Result<Self, TrainError> {
+        let path = tokenizer.unwrap_or(Path::new("tokenizer.json")).to_path_buf();
+        let bytes = std::fs::read(&path).map_err(|error| TrainError::io("read", &path, error))?;
+        let tokenizer = Tokenizer::parse(&path, &bytes)?;
+        let json = config_json(init, &tokenizer);
+        let config = DecoderConfig::parse(Path::new("init"), json.to_string().as_bytes())?;
+        tokenizer.check_vocabulary(config.vocabulary)?;
+        let plan = WeightPlan::of(&config, &|_| false);
+        Ok(Self { config, plan, json, checkpoint: None, tokenizer, tokenizer_file: path })
+    }
+
+    /// What the model computes.
+    #[must_use]
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// Which tensors it has.
+    #[must_use]
+    pub fn plan(&self) -> &WeightPlan {
+        &self.plan
+    }
+
+    /// The `config.json` that describes it.
+    pub(super) fn json(&self) -> &Value {
+        &self.json
+    }
+
+    /// The directory that it was read from, if it was.
+    #[must_use]
+    pub fn directory(&self) -> Option<&Path> {
+        self.checkpoint.as_ref().map(Checkpoint::directory)
+    }
+
+    /// Its tokenizer.
+    #[must_use]
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    pub(super) fn tokenizer_file(&self) -> &Path {
+        &self.tokenizer_file
+    }
+
+    /// The dtype that its weights are stored in; f32 from scratch.
+    pub(super) fn stored_dtype(&self) -> DType {
+        self.checkpoint.as_ref().map_or(DType::F32, Checkpoint::stored_dtype)
+    }
+
+    /// What a saved state must have started from.
+    ///
+    /// # Errors
+    /// A file that became unreadable.
+    pub fn identity(&self) -> Result<String, TrainError> {
+        Ok(match &self.checkpoint {
+            Some(checkpoint) => checkpoint.fingerprint()?.to_string(),
+            None => "random weights".to_owned(),
+        })
+    }
+
+    /// The weights to start from, in a layout of this model's plan.
+    ///
+    /// # Errors
+    /// A file that became unreadable.
+    pub(super) fn weights(&self, layout: &Layout, seed: u64) -> Result<Vec<f32>, TrainError> {
+        match &self.checkpoint {
+            Some(checkpoint) => layout.read(checkpoint),
+            None => initialize(&self.config, &self.plan, layout, seed),
+        }
+    }
+
+    /// Turns the configured files into batches, from the cache where they are there already.
+    ///
+    /// # Errors
+    /// Files that are refused, too little text, a cache that cannot be written.
+    pub fn texts(&self, config: &Config, tell: &mut dyn FnMut(Prepared<'_>)) -> Result<Texts, TrainError> {
+        let tokens = config.sequence_tokens(self.config.max_positions)?;
+        let tokenizer_digest = Digest::of_file(&self.tokenizer_file)?;
+        let cache = config.cache();
+        let threads = threads(config);
+        let mut shards = |files: &[PathBuf]| {
+            let (tokenizer, vocabulary) = (&self.tokenizer, self.config.vocabulary);
+            let what = Preparing { files, tokenizer, tokenizer_digest, vocabulary, cache: &cache, threads };
+            prepare(&what, tell)
+        };
+        let train = shards(&config.data.train)?;
+        let train = Batches::new("training", train, config.batch.sequences, tokens, config.seed)?;
+        let valid = config.data.valid.iter().map(|file| {
+            Batches::new("validation", shards(std::slice::from_ref(file))?, 1, tokens, config.seed)
+        });
+        Ok(Texts { valid: valid.collect::<Result<_, _>>()?, train })
+    }
+}
+
+/// Threads that a configuration asks for, or all processors.
+pub(super) fn threads(config: &Config) -> usize {
+    config.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+/// The `config.json` of a model from scratch, as `transformers` would write it.
+fn config_json(init: &Init, tokenizer: &Tokenizer) -> Value {
+    let end = tokenizer.id(crate::data::END_OF_TEXT);
+    let vocabulary = init.vocabulary.unwrap_or_else(|| tokenizer.vocabulary_size());
+    match init.family {
+        Family::Gpt2 => json!({
+            "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "activation_function": "gelu_new",
+            "n_layer": init.layers, "n_embd": init.hidden, "n_head": init.heads, "n_inner": init.intermediate(),
+            "n_positions": init.context, "vocab_size": vocabulary, "layer_norm_epsilon": 1e-5,
+            "tie_word_embeddings": true, "bos_token_id": end, "eos_token_id": end,
+        }),
+        Family::Llama => json!({
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
+            "num_hidden_layers": init.layers, "hidden_size": init.hidden, "num_attention_heads": init.heads,
+            "num_key_value_heads": init.kv_heads(), "head_dim": init.hidden / init.heads.max(1),
+            "intermediate_size": init.intermediate(), "max_position_embeddings": init.context,
+            "vocab_size": vocabulary, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "attention_bias": false,
+            "mlp_bias": false, "tie_word_embeddings": true, "bos_token_id": end, "eos_token_id": end,
+        }),
+    }
+}
+
+impl Trainer {
+    /// A training at its first step: weights are read or drawn, and hard gates look at the model to find the scales of
+    /// their input and the layers' budgets. `told` hears what takes a while.
+    ///
+    /// # Errors
+    /// A configuration that does not fit the model; files that became unreadable; too little memory.
+    pub fn new(
+        config: &Config,
+        source: Source,
+        texts: Texts,
+        told: &mut dyn FnMut(&str),
+    ) -> Result<Self, TrainError> {
+        let team = Team::new(threads(config))?;
+        let tokens = config.sequence_tokens(source.config().max_positions)?;
+        let micro = config.batch.micro_sequences;
+        let recompute = config.checkpoint.activations;
+        let (network, values, scales, pressure) = match &config.gates {
+            None => {
+                let network = Network::new(source.config(), source.plan(), None, &[])?;
+                let values = source.weights(network.layout(), config.seed)?;
+                (network, values, Vec::new(), Pressure::None)
+            }
+            Some(gates) => super::gates::fit(config, gates, &source, &texts, &team, told)?,
+        };
+        let teacher = if config.distill > 0.0 {
+            let mut network = Network::new(source.config(), source.plan(), None, &[])?;
+            let values = source.weights(network.layout(), config.seed)?;
+            network.refill(&team, &values)?;
+            let activations = network.activations(micro, tokens, true);
+            Some(DenseTeacher { network, values, activations })
+        } else {
+            None
+        };
+        let zeros = || vec![0.0; values.len()];
+        Ok(Self {
+            first: zeros(),
+            second: zeros(),
+            gradients: zeros(),
+            activations: network.activations(micro, tokens, recompute),
+            config: config.clone(),
+            team,
+            source,
+            network,
+            values,
+            teacher,
+            pressure,
+            scales,
+            batches: texts.train,
+            valid: texts.valid,
+            step: 0,
+            updates: 0,
+            skipped: 0,
+        })
+    }
+
+    /// Whether biases of the gates are left to the controller.
+    pub(super) fn biases_are_controlled(&self) -> bool {
+        self.config.gates.as_ref().is_some_and(|gates| gates.rule == GateRule::Hard)
+    }
+}

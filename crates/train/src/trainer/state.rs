@@ -1,0 +1,132 @@
+//! A training's state on disk and back.
+
+use dropcap_weights::TensorFile;
+use serde_json::json;
+
+use super::{Pressure, Trainer};
+use crate::TrainError;
+use crate::checkpoint::{RunDirectory, SavedState, StateFacts, StateTensor};
+use crate::network::Slot;
+
+const VALUES: &str = "model.safetensors";
+const MOMENTS: &str = "optimizer.safetensors";
+const REST: &str = "trainer.safetensors";
+
+impl Trainer {
+    /// Bytes that a saved state takes, about.
+    #[must_use]
+    pub fn state_bytes(&self) -> u64 {
+        (self.values.len() * 3 * size_of::<f32>() + (1 << 20)) as u64
+    }
+
+    /// Saves everything that later steps depend on, and keeps the newest states only.
+    ///
+    /// # Errors
+    /// A refusal of the disk; the last state that was published stays.
+    pub fn save(&self, run: &RunDirectory) -> Result<std::path::PathBuf, TrainError> {
+        let facts = StateFacts {
+            step: self.step,
+            config: self.config.digest(),
+            model: self.source.identity()?,
+            extra: json!({ "updates": self.updates, "skipped": self.skipped }),
+        };
+        let mut writer = run.begin(facts, self.state_bytes())?;
+        let slots = self.network.layout().slots();
+        writer.tensors(VALUES, &tensors(slots, "", &self.values))?;
+        let mut moments = tensors(slots, "first.", &self.first);
+        moments.extend(tensors(slots, "second.", &self.second));
+        writer.tensors(MOMENTS, &moments)?;
+
+        let pressure = self.pressure.numbers();
+        let mut rest = vec![StateTensor::f64("pressure", &pressure)];
+        for (layer, scale) in self.scales.iter().enumerate() {
+            rest.push(StateTensor::f32(format!("scales.{layer}"), &[scale.len()], scale));
+        }
+        writer.tensors(REST, &rest)?;
+        writer.publish(self.config.checkpoint.keep)
+    }
+
+    /// Goes on from a saved state.
+    ///
+    /// # Errors
+    /// A state of another model; a state that does not hold this network.
+    pub fn restore(&mut self, state: &SavedState) -> Result<(), TrainError> {
+        let identity = self.source.identity()?;
+        if state.model() != identity {
+            return Err(TrainError::AnotherRun {
+                path: state.folder().to_path_buf(),
+                differences: vec![format!(
+                    "model: this is {identity}, the state was made from {}",
+                    state.model()
+                )],
+            });
+        }
+        let damaged =
+            |reason: String| TrainError::DamagedState { path: state.folder().to_path_buf(), reason };
+        let rest = state.tensors(REST)?;
+        if !self.scales.is_empty() {
+            let scales = (0..self.scales.len()).map(|layer| Ok(rest.read_f32(&format!("scales.{layer}"))?));
+            self.rescale(scales.collect::<Result<_, TrainError>>()?)?;
+        }
+        self.pressure.restore(&doubles(&rest, "pressure")?).map_err(damaged)?;
+        let files = [state.tensors(VALUES)?, state.tensors(MOMENTS)?];
+        let arrays = [
+            (&files[0], "", &mut self.values),
+            (&files[1], "first.", &mut self.first),
+            (&files[1], "second.", &mut self.second),
+        ];
+        for (file, prefix, array) in arrays {
+            for slot in self.network.layout().slots() {
+                let name = format!("{prefix}{}", slot.name);
+                let stored = file.read_f32(&name)?;
+                if stored.len() != slot.range.len() {
+                    let (expected, got) = (slot.range.len(), stored.len());
+                    return Err(damaged(format!("{name} holds {got} numbers, expected {expected}")));
+                }
+                array[slot.range.clone()].copy_from_slice(&stored);
+            }
+        }
+        let count = |key: &str| {
+            state.extra()[key].as_u64().ok_or_else(|| damaged(format!("state.json does not say `{key}`")))
+        };
+        (self.updates, self.skipped, self.step) = (count("updates")?, count("skipped")?, state.step());
+        Ok(())
+    }
+}
+
+/// The tensors of an array, with `prefix` before their names.
+fn tensors<'a>(slots: &[Slot], prefix: &str, values: &'a [f32]) -> Vec<StateTensor<'a>> {
+    let tensor = |slot: &Slot| {
+        StateTensor::f32(format!("{prefix}{}", slot.name), &slot.shape, &values[slot.range.clone()])
+    };
+    slots.iter().map(tensor).collect()
+}
+
+fn doubles(file: &TensorFile, name: &str) -> Result<Vec<f64>, TrainError> {
+    let mut bytes = Vec::new();
+    file.read_bytes(name, &mut bytes)?;
+    Ok(bytes.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect())
+}
+
+impl Pressure {
+    fn numbers(&self) -> Vec<f64> {
+        match self {
+            Pressure::None => Vec::new(),
+            Pressure::Gamma(gamma) => vec![*gamma],
+            Pressure::Controlled(controller) => controller.numbers(),
+        }
+    }
+
+    fn restore(&mut self, numbers: &[f64]) -> Result<(), String> {
+        let fits = match (self, numbers) {
+            (Pressure::None, []) => true,
+            (Pressure::Gamma(gamma), &[stored]) => {
+                *gamma = stored;
+                true
+            }
+            (Pressure::Controlled(controller), numbers) => controller.restore(numbers),
+            _ => false,
+        };
+        if fits { Ok(()) } else { Err(format!("{} numbers of another kind of controller", numbers.len())) }
+    }
+}

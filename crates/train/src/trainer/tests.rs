@@ -1,0 +1,81 @@
+//! A whole training of a tiny model: what it learns, what it leaves on disk, and that stopping changes nothing.
+
+mod copy_task;
+mod faults;
+mod result;
+mod resume;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{Source, Trainer};
+use crate::config::Config;
+use crate::tokenizer::train_bpe;
+
+/// A folder with text, a tokenizer and what else a run needs.
+struct Workshop {
+    folder: tempfile::TempDir,
+}
+
+/// Small enough for milliseconds a step, with everything that a real one has.
+const CONFIG: &str = "\
+init: {family: gpt2, layers: 2, hidden: 32, heads: 2, context: 64}
+method: dcp
+seed: 5
+steps: 12
+batch: {sequences: 4, tokens: 48, micro_sequences: 2}
+gates: {width: 4, sinks: 2, recent: 4}
+sparsity: {target_keep: 0.3}
+evaluate: {every: 4, windows: 2}
+checkpoint: {every: 3}
+threads: 2
+";
+
+impl Workshop {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let words = ["the", "cat", "dog", "sat", "ran", "on", "a", "mat", "road", "and", "then", "slept"];
+        let mut state = 7_u32;
+        for (name, length) in [("text.txt", 6000), ("held.txt", 2000)] {
+            let mut text = String::new();
+            for index in 0..length {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                text.push_str(words[(state >> 16) as usize % words.len()]);
+                text.push(if index % 9 == 8 { '\n' } else { ' ' });
+            }
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        let workshop = Self { folder };
+        train_bpe(&[workshop.path("text.txt")], 280, &workshop.path("tokenizer.json"), &mut |_, _| ())
+            .unwrap();
+        workshop
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// [`CONFIG`] in this folder, with changes; `output` is a folder of its own.
+    fn config(&self, output: &str, changes: &[&str]) -> Config {
+        let here = |key: &str, name: &str| format!("{key}={}", self.path(name).display());
+        let mut overrides = vec![
+            here("tokenizer", "tokenizer.json"),
+            format!("data.train=[{}]", self.path("text.txt").display()),
+            format!("data.valid=[{}]", self.path("held.txt").display()),
+            here("data.cache", "cache"),
+            here("output", output),
+        ];
+        overrides.extend(changes.iter().map(|&change| change.to_owned()));
+        Config::parse("test", CONFIG, &overrides).unwrap()
+    }
+
+    fn trainer(&self, config: &Config) -> Trainer {
+        let source = Source::open(config).unwrap();
+        let texts = source.texts(config, &mut |_| ()).unwrap();
+        Trainer::new(config, source, texts, &mut |_| ()).unwrap()
+    }
+}
+
+fn read(path: &Path) -> Vec<u8> {
+    fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}

@@ -1,0 +1,135 @@
+use std::fs;
+
+use dropcap_methods::Gates;
+use proptest::prelude::*;
+
+use super::{Workshop, read};
+use crate::TrainError;
+use crate::checkpoint::RunDirectory;
+use crate::metrics::{Quiet, Report, Stepped};
+use crate::signals::Stop;
+use crate::trainer::{Finish, run};
+
+/// The keys that make each kind of run.
+const KINDS: [&[&str]; 4] = [
+    &[],
+    &["gates.rule=soft", "gates.per=layer", "gates.scale=none", "sparsity.target_keep=0.5"],
+    &["gates.rule=soft", "sparsity={gamma: 0.3}", "checkpoint.activations=true"],
+    &["method=window", "gates=", "sparsity=", "window={sinks: 1, recent: 9}"],
+];
+
+/// Asks to stop after a step.
+struct StopAfter {
+    step: u64,
+    stop: Stop,
+}
+
+impl Report for StopAfter {
+    fn stepped(&mut self, stepped: &Stepped) {
+        if stepped.step == self.step {
+            self.stop.ask();
+        }
+    }
+}
+
+/// Everything that a state holds, as bytes.
+fn state(workshop: &Workshop, output: &str, step: u64) -> Vec<Vec<u8>> {
+    let folder = workshop.path(output).join(format!("step-{step:06}"));
+    ["model.safetensors", "optimizer.safetensors", "trainer.safetensors"]
+        .iter()
+        .map(|name| read(&folder.join(name)))
+        .collect()
+}
+
+/// The model's files, and its gates; the card names the run, and a gate file's metadata lie in any order.
+fn result(workshop: &Workshop, output: &str) -> (Vec<Vec<u8>>, Option<Gates>) {
+    let folder = workshop.path(output).join("model");
+    let files = ["config.json", "model.safetensors", "tokenizer.json"];
+    let gates = folder.join("pruning.safetensors");
+    let gates = gates.exists().then(|| Gates::load(&gates, 2, 2, 32, None).unwrap());
+    (files.iter().map(|name| read(&folder.join(name))).collect(), gates)
+}
+
+/// The numbers of a log that do not depend on the clock.
+fn log(workshop: &Workshop, output: &str) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(workshop.path(output).join("metrics.jsonl")).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    lines
+        .map(|mut line| {
+            line.as_object_mut().unwrap().remove("tokens_per_second");
+            line
+        })
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_run_that_was_stopped_anywhere_ends_with_the_same_bits(kind in 0..KINDS.len(), at in 1..12_u64) {
+        stopping_does_not_show(&Workshop::new(), KINDS[kind], at);
+    }
+}
+
+#[test]
+fn a_run_with_a_teacher_goes_on_with_the_same_bits() {
+    let workshop = Workshop::new();
+    let config = workshop.config("base", &["steps=2", "method=none", "gates=", "sparsity="]);
+    run(&config, "test", &mut Quiet, &Stop::new()).unwrap();
+    let model = format!("model={}", workshop.path("base/model").display());
+    stopping_does_not_show(&workshop, &[&model, "init=", "tokenizer=", "distill=0.5"], 7);
+}
+
+fn stopping_does_not_show(workshop: &Workshop, changes: &[&str], at: u64) {
+    let config = workshop.config("whole", changes);
+    run(&config, "test", &mut Quiet, &Stop::new()).unwrap();
+
+    let config = workshop.config("parts", changes);
+    let stop = Stop::new();
+    let finish = run(&config, "test", &mut StopAfter { step: at, stop: stop.clone() }, &stop).unwrap();
+    assert_eq!(finish, Finish::Stopped { step: at });
+    // On another number of threads, which must not show either.
+    let config = workshop.config("parts", &[changes, &["threads=1"]].concat());
+    run(&config, "test", &mut Quiet, &Stop::new()).unwrap();
+    assert!(state(workshop, "whole", 12) == state(workshop, "parts", 12), "{changes:?} at {at}");
+    assert!(result(workshop, "whole") == result(workshop, "parts"), "{changes:?} at {at}");
+    assert_eq!(log(workshop, "whole"), log(workshop, "parts"));
+}
+
+#[test]
+fn a_finished_run_is_finished_again_without_a_step() {
+    let workshop = Workshop::new();
+    let config = workshop.config("run", &["steps=4"]);
+    run(&config, "test", &mut Quiet, &Stop::new()).unwrap();
+    let before = result(&workshop, "run");
+    fs::remove_dir_all(workshop.path("run/model")).unwrap();
+    struct NoStep;
+    impl Report for NoStep {
+        fn stepped(&mut self, _: &Stepped) {
+            panic!("a finished run has no step left");
+        }
+    }
+    run(&config, "test", &mut NoStep, &Stop::new()).unwrap();
+    assert!(result(&workshop, "run") == before);
+}
+
+#[test]
+fn another_configuration_is_refused_key_by_key() {
+    let workshop = Workshop::new();
+    let config = workshop.config("run", &["steps=2"]);
+    run(&config, "test", &mut Quiet, &Stop::new()).unwrap();
+    let config = workshop.config("run", &["steps=2", "seed=6", "optimizer.clip=2"]);
+    let error = run(&config, "test", &mut Quiet, &Stop::new()).unwrap_err();
+    assert!(matches!(error, TrainError::AnotherRun { .. }), "{error}");
+    let message = error.to_string();
+    assert!(message.contains("seed") && message.contains("optimizer.clip"), "{message}");
+}
+
+#[test]
+fn a_second_process_in_the_same_directory_is_refused() {
+    let workshop = Workshop::new();
+    let config = workshop.config("run", &[]);
+    let _held = RunDirectory::open(&config.output).unwrap();
+    let error = run(&config, "test", &mut Quiet, &Stop::new()).unwrap_err();
+    assert!(matches!(error, TrainError::Locked { .. }), "{error}");
+}
