@@ -18,7 +18,7 @@ use dropcap_kernels::cross_entropy::IGNORE;
 use dropcap_kernels::{AdamW, AlphaSigmoid, Team, adamw, sum_of_squares};
 use dropcap_model::{DecoderConfig, WeightPlan};
 use dropcap_policy::Floors;
-use dropcap_train::network::{Activations, GateForm, Group, Network, Pruning, Pull, initialize};
+use dropcap_train::network::{Activations, GateForm, Gradients, Group, Network, Pruning, Pull, initialize};
 use dropcap_train::recipe::keep_ratio;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -98,8 +98,15 @@ impl Step<'_> {
         gradients.fill(0.0);
         network.forward(team, values, pruning, ids, activations)?;
         let scale = 1.0 / targets.iter().filter(|&&target| target != IGNORE).count() as f32;
-        let loss = network.loss(team, values, targets, None, scale, activations, Some(gradients))?;
-        network.backward(team, values, pruning, *pull, ids, activations, gradients)?;
+        let loss = network.loss(
+            team,
+            values,
+            targets,
+            None,
+            activations,
+            Some(Gradients { scale, into: gradients }),
+        )?;
+        network.backward(team, values, pruning, *pull, activations, gradients)?;
         if !sum_of_squares(team, gradients).is_finite() {
             return Err("a gradient is not finite".into());
         }

@@ -15,6 +15,8 @@ pub struct Activations {
     pub(super) sequences: usize,
     pub(super) tokens: usize,
     pub(super) recompute: bool,
+    /// The tokens of the last forward pass, `[t]`.
+    pub(super) ids: Vec<u32>,
     /// The residual stream before each layer, and after the last: `[layers + 1][t, c]`.
     pub(super) residual: Vec<Vec<f32>>,
     /// One per layer, or the one that is in use.
@@ -144,6 +146,7 @@ impl Activations {
             sequences,
             tokens,
             recompute,
+            ids: Vec::with_capacity(rows),
             residual: (0..=config.layers).map(|_| vector(hidden)).collect(),
             layers: (0..if recompute { 1 } else { config.layers }).map(|_| layer()).collect(),
             gates: gates.map(|form| (0..config.layers).map(|_| gate(form)).collect()).unwrap_or_default(),

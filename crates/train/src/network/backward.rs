@@ -49,7 +49,6 @@ impl Network {
         values: &[f32],
         pruning: &Pruning<'_>,
         pull: Pull<'_>,
-        ids: &[u32],
         activations: &mut Activations,
         gradients: &mut [f32],
     ) -> Result<Vec<Pressure>, TrainError> {
@@ -72,7 +71,7 @@ impl Network {
             }
             met[index] = self.layer_backward(team, values, pruning, pull, index, activations, gradients)?;
         }
-        self.embedding_backward(ids, activations, gradients);
+        self.embedding_backward(activations, gradients);
         Ok(met)
     }
 
@@ -217,10 +216,10 @@ impl Network {
         Ok(())
     }
 
-    fn embedding_backward(&self, ids: &[u32], activations: &Activations, gradients: &mut [f32]) {
+    fn embedding_backward(&self, activations: &Activations, gradients: &mut [f32]) {
         let (width, tokens) = (self.config.hidden, activations.tokens);
         let rows = activations.scratch.d_residual.chunks_exact(width);
-        for (index, (row, &id)) in rows.zip(ids).enumerate() {
+        for (index, (row, &id)) in rows.zip(&activations.ids).enumerate() {
             let mut add = |start: usize| {
                 gradients[start..start + width].iter_mut().zip(row).for_each(|(to, add)| *to += add);
             };

@@ -45,6 +45,7 @@ impl Network {
         if let Some(&id) = ids.iter().find(|&&id| id as usize >= config.vocabulary) {
             return Err(ModelError::TokenOutsideVocabulary { id, vocabulary: config.vocabulary }.into());
         }
+        ids.clone_into(&mut activations.ids);
         let width = config.hidden;
         let table = &values[self.embedding.clone()];
         let rows = activations.residual[0].chunks_exact_mut(width);

@@ -62,10 +62,19 @@ pub struct Distillation<'a> {
     pub share: f32,
 }
 
+/// Where gradients are added, and what the loss is multiplied by for them.
+#[derive(Debug)]
+pub struct Gradients<'a> {
+    /// Such as 1 / number of targets.
+    pub scale: f32,
+    /// In the network's layout.
+    pub into: &'a mut [f32],
+}
+
 impl Network {
     /// The loss of `targets` `[b, T]` ([`IGNORE`] for none) after a forward pass.
     ///
-    /// With `gradients`, also adds the head's gradient of the loss times `scale`, and leaves that of its input in
+    /// With `gradients`, also adds the head's gradient of the scaled loss, and leaves that of its input in
     /// `activations`, where [`Network::backward`] picks it up. Logits live a slice of rows at a time.
     ///
     /// # Errors
@@ -76,9 +85,8 @@ impl Network {
         values: &[f32],
         targets: &[u32],
         distillation: Option<Distillation<'_>>,
-        scale: f32,
         activations: &mut Activations,
-        mut gradients: Option<&mut [f32]>,
+        mut gradients: Option<Gradients<'_>>,
     ) -> Result<Loss, TrainError> {
         let (width, vocabulary) = (self.config.hidden, self.head.outputs());
         let rows = SLICE.min(activations.rows());
@@ -86,6 +94,7 @@ impl Network {
         let mut taught = vec![0.0; if distillation.is_some() { rows * vocabulary } else { 0 }];
         let mut losses = vec![RowLoss::default(); rows];
         let mut sum = Loss::default();
+        let scale = gradients.as_ref().map_or(1.0, |gradients| gradients.scale);
         let Activations { normed, scratch, .. } = activations;
         let inputs = normed.chunks(rows * width).zip(scratch.d_input.chunks_mut(rows * width));
         for (index, ((x, dx), targets)) in inputs.zip(targets.chunks(rows)).enumerate() {
@@ -107,8 +116,8 @@ impl Network {
                 sum.divergence += f64::from(row.divergence);
                 sum.targets += 1;
             }
-            if let Some(gradients) = gradients.as_deref_mut() {
-                self.head.weight_gradient(team, x, logits, gradients)?;
+            if let Some(gradients) = &mut gradients {
+                self.head.weight_gradient(team, x, logits, gradients.into)?;
                 self.head.input_gradient(team, logits, Epilogue::Store, dx)?;
             }
         }

@@ -27,7 +27,7 @@ use dropcap_policy::Floors;
 pub use activations::Activations;
 pub use backward::{Pressure, Pull};
 pub use gates::GateForm;
-pub use head::{Distillation, Loss, Teacher};
+pub use head::{Distillation, Gradients, Loss, Teacher};
 pub use initialize::initialize;
 pub use parameters::{Group, Layout, Slot};
 pub use pruning::{Noise, Pruning};

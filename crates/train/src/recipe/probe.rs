@@ -108,7 +108,7 @@ impl Probe<'_> {
             (0..text.len()).map(|row| if row < half { IGNORE } else { text[row] }).collect();
         let teacher = Teacher { network: self.network, values: self.values, activations: dense };
         let distillation = Some(Distillation { teacher, share: 1.0 });
-        let loss = self.network.loss(self.team, self.values, &targets, distillation, 1.0, cut, None)?;
+        let loss = self.network.loss(self.team, self.values, &targets, distillation, cut, None)?;
         Ok((keep, loss.mean_divergence()))
     }
 }

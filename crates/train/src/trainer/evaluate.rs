@@ -83,7 +83,7 @@ impl Trainer {
             for (ids, targets) in windows.ids.chunks(tokens).zip(windows.targets.chunks(tokens)) {
                 let mut loss = |pruning: &Pruning<'_>| {
                     self.network.forward(&self.team, values, pruning, ids, &mut activations)?;
-                    self.network.loss(&self.team, values, targets, None, 1.0, &mut activations, None)
+                    self.network.loss(&self.team, values, targets, None, &mut activations, None)
                 };
                 let dense = loss(&Pruning::Dense)?;
                 measured.dense.add(dense);

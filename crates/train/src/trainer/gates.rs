@@ -20,7 +20,16 @@ const PROBE_STEP: u64 = u64::MAX;
 /// Weight of the sparsity term where a controller moves it (the published one).
 const FIRST_GAMMA: f64 = 0.3;
 
-/// The network with gates, its values, the scales of the gates' input, and what presses on them.
+/// A network with gates.
+pub(super) struct Fitted {
+    pub(super) network: Network,
+    pub(super) values: Vec<f32>,
+    /// Of the gates' input, per layer.
+    pub(super) scales: Vec<Vec<f32>>,
+    pub(super) pressure: Pressure,
+}
+
+/// Gives the model of a source gates, after a look at what it does without.
 pub(super) fn fit(
     config: &Config,
     gates: &Gates,
@@ -28,7 +37,7 @@ pub(super) fn fit(
     texts: &Texts,
     team: &Team,
     told: &mut dyn FnMut(&str),
-) -> Result<(Network, Vec<f32>, Vec<Vec<f32>>, Pressure), TrainError> {
+) -> Result<Fitted, TrainError> {
     let model = source.config();
     let sparsity = config.sparsity.clone().unwrap_or_default().pressure();
     if let config::Pressure::Target { budgets: Budgets::Prior(shares), .. } = &sparsity
@@ -84,7 +93,7 @@ pub(super) fn fit(
             Pressure::Controlled(Controller::new(keep, ramp, &shares, trades))
         }
     };
-    Ok((network, values, scales, pressure))
+    Ok(Fitted { network, values, scales, pressure })
 }
 
 fn probe_texts(texts: &Texts) -> Vec<Vec<u32>> {

@@ -169,7 +169,7 @@ impl Trainer {
         let batch = &self.config.batch;
         ModelCard {
             title: name(&self.config.output),
-            base: self.source.directory().map(|directory| name(directory)),
+            base: self.source.directory().map(&name),
             summary,
             data: self.config.data.train.iter().map(|path| name(path)).collect(),
             tokens: self.step * (batch.sequences * self.activations.tokens()) as u64,

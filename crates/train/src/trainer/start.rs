@@ -6,6 +6,7 @@ use dropcap_kernels::{DType, Team};
 use dropcap_model::{Checkpoint, DecoderConfig, Tokenizer, WeightPlan};
 use serde_json::{Value, json};
 
+use super::gates::{Fitted, fit};
 use super::{DenseTeacher, Pressure, Trainer};
 use crate::TrainError;
 use crate::config::{Config, Family, GateRule, Init};
@@ -203,13 +204,13 @@ impl Trainer {
         let tokens = config.sequence_tokens(source.config().max_positions)?;
         let micro = config.batch.micro_sequences;
         let recompute = config.checkpoint.activations;
-        let (network, values, scales, pressure) = match &config.gates {
+        let Fitted { network, values, scales, pressure } = match &config.gates {
             None => {
                 let network = Network::new(source.config(), source.plan(), None, &[])?;
                 let values = source.weights(network.layout(), config.seed)?;
-                (network, values, Vec::new(), Pressure::None)
+                Fitted { network, values, scales: Vec::new(), pressure: Pressure::None }
             }
-            Some(gates) => super::gates::fit(config, gates, &source, &texts, &team, told)?,
+            Some(gates) => fit(config, gates, &source, &texts, &team, told)?,
         };
         let teacher = if config.distill > 0.0 {
             let mut network = Network::new(source.config(), source.plan(), None, &[])?;

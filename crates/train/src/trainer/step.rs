@@ -9,7 +9,7 @@ use super::{Pressure, Trainer};
 use crate::TrainError;
 use crate::config::{GateRule, Method, SparsityForm, Trained};
 use crate::data::Batch;
-use crate::network::{self, Distillation, Group, Loss, Pruning, Pull, Teacher};
+use crate::network::{self, Distillation, Gradients, Group, Loss, Pruning, Pull, Teacher};
 use crate::recipe::keep_ratio;
 
 /// What a step came to.
@@ -118,10 +118,16 @@ impl Trainer {
             outcome.survival += network.mean_survival(activations) / parts;
             let keep: Vec<f64> =
                 (0..layers).map(|layer| keep_ratio(activations.expires_at(layer), batch.tokens)).collect();
-            let loss =
-                network.loss(team, values, targets, distillation, scale, activations, Some(gradients))?;
+            let loss = network.loss(
+                team,
+                values,
+                targets,
+                distillation,
+                activations,
+                Some(Gradients { scale, into: gradients }),
+            )?;
             outcome.loss.add(loss);
-            let more = network.backward(team, values, &pruning, pull, ids, activations, gradients)?;
+            let more = network.backward(team, values, &pruning, pull, activations, gradients)?;
             for (met, more) in met.iter_mut().zip(more) {
                 met.pull += more.pull;
                 met.weight += more.weight;

@@ -6,7 +6,7 @@ use dropcap_model::{DecoderConfig, WeightPlan};
 use dropcap_policy::Floors;
 use std::path::Path;
 
-use super::super::{GateForm, Network, Noise, Pruning, Pull, initialize};
+use super::super::{GateForm, Gradients, Network, Noise, Pruning, Pull, initialize};
 
 const VOCABULARY: usize = 19;
 const TOKENS: usize = 13;
@@ -81,11 +81,12 @@ impl Scene {
         network.forward(team, values, pruning, ids, &mut activations).unwrap();
         let scale = 1.0 / (SEQUENCES * TOKENS - 1) as f32;
         match gradients {
-            None => network.loss(team, values, targets, None, scale, &mut activations, None).unwrap().mean(),
+            None => network.loss(team, values, targets, None, &mut activations, None).unwrap().mean(),
             Some(all) => {
-                let loss =
-                    network.loss(team, values, targets, None, scale, &mut activations, Some(all)).unwrap();
-                network.backward(team, values, pruning, Pull::None, ids, &mut activations, all).unwrap();
+                let loss = network
+                    .loss(team, values, targets, None, &mut activations, Some(Gradients { scale, into: all }))
+                    .unwrap();
+                network.backward(team, values, pruning, Pull::None, &mut activations, all).unwrap();
                 loss.mean()
             }
         }
@@ -154,10 +155,18 @@ fn a_layer_that_is_computed_twice_gives_the_same_gradient() {
         let mut gradients = vec![0.0; values.len()];
         let Scene { team, network, ids, targets, .. } = &scene;
         network.forward(team, &values, &pruning, ids, &mut activations).unwrap();
-        network.loss(team, &values, targets, None, 0.1, &mut activations, Some(&mut gradients)).unwrap();
+        network
+            .loss(
+                team,
+                &values,
+                targets,
+                None,
+                &mut activations,
+                Some(Gradients { scale: 0.1, into: &mut gradients }),
+            )
+            .unwrap();
         let pull = Pull::PerEntry(&[0.01, 0.02]);
-        let met =
-            network.backward(team, &values, &pruning, pull, ids, &mut activations, &mut gradients).unwrap();
+        let met = network.backward(team, &values, &pruning, pull, &mut activations, &mut gradients).unwrap();
         assert!(met.iter().all(|met| met.weight > 0.0));
         results.push((gradients, met));
     }

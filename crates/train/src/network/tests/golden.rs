@@ -8,7 +8,7 @@ use dropcap_model::Checkpoint;
 use dropcap_policy::Floors;
 use dropcap_weights::TensorFile;
 
-use super::super::{GateForm, Loss, Network, Pruning, Pull};
+use super::super::{GateForm, Gradients, Loss, Network, Pruning, Pull};
 use crate::schedule::AlphaSchedule;
 
 /// Of the published sparsity term.
@@ -59,6 +59,14 @@ fn model() -> (Network, Vec<f32>) {
     (network, values)
 }
 
+struct Case {
+    alpha: f64,
+    in_depth: bool,
+    rows: usize,
+    ids: Vec<u32>,
+    targets: Vec<u32>,
+}
+
 struct Step {
     loss: Loss,
     sparsity: f64,
@@ -67,20 +75,13 @@ struct Step {
 }
 
 /// One forward and backward pass with the published loss.
-fn step(
-    network: &mut Network,
-    values: &[f32],
-    alpha: f64,
-    in_depth: bool,
-    rows: usize,
-    ids: &[u32],
-    targets: &[u32],
-    recompute: bool,
-) -> Step {
+fn step(network: &mut Network, values: &[f32], case: &Case, recompute: bool) -> Step {
+    let Case { alpha, in_depth, rows, ids, targets } = case;
+    let (rows, in_depth) = (*rows, *in_depth);
     let team = Team::new(2).unwrap();
     let layers = network.config().layers;
     let tokens = ids.len() / rows;
-    let curve = AlphaSigmoid::new(alpha).unwrap();
+    let curve = AlphaSigmoid::new(*alpha).unwrap();
     let pruning = Pruning::Soft { curve: &curve, in_depth, floors: Floors::default() };
     network.refill(&team, values).unwrap();
     let mut activations = network.activations(rows, tokens, recompute);
@@ -91,12 +92,13 @@ fn step(
     let wanted = targets.iter().filter(|&&target| target != IGNORE).count();
     let mut gradients = vec![0.0; network.layout().len()];
     let scale = 1.0 / wanted.max(1) as f32;
-    let loss =
-        network.loss(&team, values, targets, None, scale, &mut activations, Some(&mut gradients)).unwrap();
+    let loss = network
+        .loss(&team, values, targets, None, &mut activations, Some(Gradients { scale, into: &mut gradients }))
+        .unwrap();
     let pairs = layers * rows * tokens.saturating_sub(1) * tokens;
     let weight = if pairs == 0 { 0.0 } else { (GAMMA / pairs as f64) as f32 };
     let pull = Pull::PerPair { weight, last_query: false };
-    network.backward(&team, values, &pruning, pull, ids, &mut activations, &mut gradients).unwrap();
+    network.backward(&team, values, &pruning, pull, &mut activations, &mut gradients).unwrap();
     Step { loss, sparsity: GAMMA * sparsity, gradients, logits }
 }
 
@@ -124,10 +126,11 @@ fn training_logits_and_losses_are_those_of_the_oracle() {
             Some(_) => integers(&file, &mask).into_iter().map(|real| real == 1).collect(),
             None => vec![true; ids.len()],
         };
-        let got = step(&mut network, &values, alpha, in_depth, rows, &ids, &targets, false);
+        let count = ids.len();
+        let got = step(&mut network, &values, &Case { alpha, in_depth, rows, ids, targets }, false);
         let tolerance = if alpha <= 2.0 { 2e-5 } else { 5e-4 };
         let expected = file.read_f32(name).unwrap();
-        let vocabulary = expected.len() / ids.len();
+        let vocabulary = expected.len() / count;
         let rows = got.logits.chunks_exact(vocabulary).zip(expected.chunks_exact(vocabulary)).zip(real);
         for ((got, expected), _) in rows.filter(|(_, real)| *real) {
             for (got, expected) in got.iter().zip(expected) {
@@ -170,8 +173,9 @@ fn every_gradient_is_that_of_the_oracle() {
         let ids: Vec<u32> = integers(&inputs, &format!("{name}.ids")).into_iter().map(token).collect();
         let targets: Vec<u32> =
             integers(&inputs, &format!("{name}.targets")).into_iter().map(token).collect();
+        let pass = Case { alpha, in_depth, rows, ids, targets };
         for recompute in [false, true] {
-            let got = step(&mut network, &values, alpha, in_depth, rows, &ids, &targets, recompute);
+            let got = step(&mut network, &values, &pass, recompute);
             let (mut error, mut norm) = (0.0, 0.0);
             for slot in network.layout().slots() {
                 let expected = file.read_f32(&format!("{case}{}", published(&slot.name))).unwrap();
@@ -202,7 +206,7 @@ fn four_steps(clip: Option<f64>) -> (Network, Vec<Vec<f32>>, Vec<f64>) {
         let ids: Vec<u32> = batches[part.clone()].iter().copied().map(token).collect();
         let targets: Vec<u32> = targets[part].iter().copied().map(token).collect();
         let alpha = schedule.at(index as u64);
-        let got = step(&mut network, &values, alpha, false, 2, &ids, &targets, false);
+        let got = step(&mut network, &values, &Case { alpha, in_depth: false, rows: 2, ids, targets }, false);
         let norm = sum_of_squares(&team, &got.gradients).sqrt();
         norms.push(norm);
         let gradient_scale = clip.map_or(1.0, |limit| (limit / (norm + 1e-6)).min(1.0)) as f32;
