@@ -10,9 +10,9 @@ THREADS = 2
 ALPHA, GAMMA, SOFT_WIDTH = 2.0, 0.3, 64
 # Raw scores are about N(bias, 1), since gates are drawn N(0, 1 / hidden). This bias leaves about a fifth of I below
 # the diagonal of 1024 tokens: what a training is after.
-SOFT_BIAS = 3.2
+SOFT_BIAS = 2.4
 # Our own recipe's hard gates: one per head, with its floors; the bias leaves about a fifth of the entries.
-HARD_WIDTH, HARD_BIAS, SINKS, RECENT = 16, 3.0, 4, 16
+HARD_WIDTH, HARD_BIAS, SINKS, RECENT = 16, 1.95, 4, 16
 # Next to nothing, so that all repeats prune alike.
 LEARNING_RATE = 1e-9
 

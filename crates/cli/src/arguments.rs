@@ -8,9 +8,10 @@ use crate::size;
 /// Which model, and how it is held in memory.
 #[derive(Args, Debug)]
 pub struct ModelArguments {
-    /// A directory as `save_pretrained` writes it, or a Hugging Face id such as `openai-community/gpt2`.
+    /// A directory as `save_pretrained` writes it, or a Hugging Face id such as `openai-community/gpt2`
+    /// [default: a small model that the command carries].
     #[arg(short, long, value_name = "DIR|ORG/NAME", env = "DROPCAP_MODEL", help_heading = "Model")]
-    pub model: String,
+    pub model: Option<String>,
     /// Branch, tag or commit of a hub id.
     #[arg(long, value_name = "REV", help_heading = "Model")]
     pub revision: Option<String>,
@@ -22,6 +23,13 @@ pub struct ModelArguments {
     pub dtype: DType,
     #[command(flatten)]
     pub machine: MachineArguments,
+}
+
+impl ModelArguments {
+    /// The model as the user named it.
+    pub fn name(&self) -> &str {
+        self.model.as_deref().unwrap_or("default")
+    }
 }
 
 /// What of the machine to use.

@@ -20,6 +20,7 @@ use dropcap_trace::{TraceHeader, TraceWriter};
 pub use account::kv_json;
 
 use crate::arguments::ModelArguments;
+use crate::default_model;
 use crate::loading::{self, Loaded};
 use crate::prompts::{self, Prompt};
 use crate::size;
@@ -39,9 +40,9 @@ pub struct Arguments {
     /// `seed`, `stop`.
     #[arg(short = 'f', long, value_name = "FILE")]
     prompt_file: Option<PathBuf>,
-    /// Pruning method; see `dropcap methods`.
-    #[arg(long, value_name = "SPEC", default_value = "none")]
-    method: MethodSpec,
+    /// Pruning method; see `dropcap methods` [default: none; dcp for the model that the command carries].
+    #[arg(long, value_name = "SPEC")]
+    method: Option<MethodSpec>,
     /// Most tokens to generate.
     #[arg(short = 'n', long, value_name = "N", default_value = "256", value_parser = size::count)]
     max_tokens: usize,
@@ -107,10 +108,22 @@ pub struct Arguments {
     json: bool,
 }
 
+impl Arguments {
+    /// The method asked for; without a model named, the one that the carried model was trained for.
+    fn method(&self) -> Result<MethodSpec> {
+        let default = if self.model.model.is_some() { "none" } else { default_model::METHOD };
+        Ok(match &self.method {
+            Some(method) => method.clone(),
+            None => default.parse()?,
+        })
+    }
+}
+
 /// Generates for every prompt.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let prompts = read_prompts(arguments)?;
-    let loaded = loading::load(&arguments.model, &arguments.method)?;
+    let method = arguments.method()?;
+    let loaded = loading::load(&arguments.model, &method)?;
     let tokenizer = tokenizer_for(&prompts, arguments, &loaded.directory)?;
     if let Some(tokenizer) = &tokenizer {
         tokenizer.check_vocabulary(loaded.decoder.config().vocabulary)?;
@@ -181,8 +194,8 @@ fn engine(arguments: &Arguments, loaded: &Loaded) -> Result<Engine> {
         let config = loaded.decoder.config();
         let header = TraceHeader {
             version: dropcap_trace::VERSION,
-            model: arguments.model.model.clone(),
-            method: arguments.method.to_string(),
+            model: arguments.model.name().to_owned(),
+            method: arguments.method()?.to_string(),
             layers: config.layers,
             kv_heads: config.kv_heads,
             granularity: match loaded.policy.granularity() {

@@ -12,6 +12,7 @@ use dropcap_policy::EvictionPolicy;
 use dropcap_weights::Fingerprint;
 
 use crate::arguments::ModelArguments;
+use crate::default_model;
 use crate::progress::{Downloads, spinner, warn};
 
 /// A model in memory, ready to run.
@@ -24,7 +25,10 @@ pub struct Loaded {
 
 /// Finds the model (downloading it if it is a hub id), checks it, packs its weights, builds the method.
 pub fn load(arguments: &ModelArguments, method: &MethodSpec) -> Result<Loaded> {
-    let directory = find(&arguments.model, arguments.revision.as_deref(), arguments.offline)?;
+    let directory = match &arguments.model {
+        Some(model) => find(model, arguments.revision.as_deref(), arguments.offline)?,
+        None => default_model::directory()?,
+    };
     let team = Arc::new(Team::new(arguments.machine.threads())?);
     let checkpoint = Checkpoint::open(&directory)?;
     // The method first: a mistyped spec should not cost a minute of loading.

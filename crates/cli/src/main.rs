@@ -2,6 +2,7 @@
 
 mod arguments;
 mod bench;
+mod default_model;
 mod forward;
 mod generate;
 mod loading;

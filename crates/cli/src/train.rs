@@ -147,7 +147,11 @@ fn dry_run(config: &Config, machine: bool, out: &mut impl Write) -> Result<ExitC
 fn command(arguments: &Arguments) -> String {
     let mut words = vec!["dropcap".to_owned(), "train".into(), "--config".into()];
     words.push(arguments.config.file_name().unwrap_or_default().to_string_lossy().into_owned());
-    words.extend(arguments.overrides.iter().cloned());
+    // Where files lie on this machine is of no use to who reads the card.
+    words.extend(arguments.overrides.iter().map(|word| match word.split_once("=/") {
+        Some((key, path)) => format!("{key}={}", path.rsplit('/').next().unwrap_or(path)),
+        None => word.clone(),
+    }));
     let quoted = words.iter().map(|word| {
         if word.contains([' ', '*', '$', '"', '(', '[', '{']) { format!("'{word}'") } else { word.clone() }
     });

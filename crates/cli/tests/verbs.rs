@@ -94,7 +94,7 @@ fn methods_lists_every_method_with_parameters_and_source() {
 #[test]
 fn help_names_every_verb() {
     let help = output(&["--help"]);
-    for verb in ["generate", "forward", "bench", "methods"] {
+    for verb in ["generate", "forward", "bench", "methods", "train", "tokenizer"] {
         assert!(help.contains(verb));
         assert!(output(&[verb, "--help"]).contains("Usage"));
     }

@@ -27,39 +27,22 @@ use serde_json::json;
 
 type Fallible<T> = Result<T, Box<dyn Error>>;
 
-/// Arguments and their defaults: the shape, the gates, the run.
-const DEFAULTS: [(&str, &str); 17] = [
-    ("layers", "8"),
-    ("hidden", "256"),
-    ("heads", "4"),
-    ("vocabulary", "8192"),
-    ("tokens", "1024"),
-    ("sequences", "4"),
-    ("method", "dense"), // dense, hard or soft
-    ("gates", "1"),      // gate heads of a layer: 1, or one per head
-    ("width", "64"),
-    ("bias", "2"),
-    ("sinks", "0"),
-    ("recent", "1"),
-    ("alpha", "2"),
-    ("gamma", "0.3"),
-    ("threads", "2"),
-    ("warmup", "1"),
-    ("repeats", "5"),
-];
+/// Arguments and their defaults: the shape; the method (dense, hard or soft) and its gates (`gates` heads of a layer: 1,
+/// or one per head); the run.
+const DEFAULTS: &str = "layers=8 hidden=256 heads=4 vocabulary=8192 tokens=1024 sequences=4 \
+    method=dense gates=1 width=64 bias=2 sinks=0 recent=1 alpha=2 gamma=0.3 threads=2 warmup=1 repeats=5";
 
 /// `key=value` arguments over the defaults.
 struct Arguments(Vec<(String, String)>);
 
 impl Arguments {
     fn read() -> Fallible<Self> {
-        let mut all: Vec<_> =
-            DEFAULTS.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
+        let pair = |text: &str| text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let mut all: Vec<_> = DEFAULTS.split_whitespace().filter_map(pair).collect();
         for argument in std::env::args().skip(1) {
-            let (key, value) = argument.split_once('=').ok_or(format!("{argument} is not key=value"))?;
-            let place = all.iter_mut().find(|(known, _)| known == key);
-            place.ok_or(format!("no key is called {key}: there are {:?}", DEFAULTS.map(|(key, _)| key)))?.1 =
-                value.to_owned();
+            let (key, value) = pair(&argument).ok_or(format!("{argument} is not key=value"))?;
+            let place = all.iter_mut().find(|(known, _)| *known == key);
+            place.ok_or(format!("no key is called {key}: there are {DEFAULTS}"))?.1 = value;
         }
         Ok(Self(all))
     }

@@ -88,6 +88,13 @@ pub(super) fn values(config: &Config) -> Vec<String> {
             ),
         );
     }
+    let soft = config.gates.as_ref().is_some_and(|gates| gates.rule == GateRule::Soft);
+    let target = config.sparsity.as_ref().is_some_and(|sparsity| sparsity.target_keep.is_some());
+    say(
+        soft && target && config.data.valid.is_empty(),
+        "sparsity.target_keep of soft gates follows held-out text: name some in data.valid, or give sparsity.gamma"
+            .to_owned(),
+    );
     say(
         config.model.as_ref() == Some(&config.output),
         "output is the model's own directory: choose another".to_owned(),

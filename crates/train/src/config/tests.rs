@@ -29,7 +29,7 @@ fn all_kinds() -> Vec<Config> {
     vec![
         good(SHORT, &[threads]),
         good(SHORT, &["gates.rule=soft", "sparsity.gamma=0.3", "batch.tokens=512"]),
-        good(SHORT, &["method=window"]),
+        good(SHORT, &["method=window", "dtype=bf16"]),
         good(SCRATCH, &[]),
         good(SCRATCH, &["method=dcp", "gates.per=kv_head", "sparsity.budgets=[0.5, 0.1]"]),
         good(
@@ -47,13 +47,13 @@ fn three_keys_make_a_run() {
     assert_eq!(config.optimizer.warmup, 50);
     let ramp = Ramp { from: 0.05, until: 0.6 };
     let pressure = config.sparsity.as_ref().unwrap().pressure();
-    assert_eq!(pressure, Pressure::Target { keep: 0.2, ramp, budgets: Budgets::Word(BudgetWord::Uniform) });
+    assert_eq!(pressure, Pressure::Target { keep: 0.2, ramp, budgets: Budgets::Word(BudgetWord::Probe) });
     assert_eq!(config.cache(), Path::new("out/cache"));
     let scratch = good(SCRATCH, &["steps=40"]);
     assert_eq!((scratch.method, scratch.optimizer.learning_rate), (Method::None, 1e-3));
     assert_eq!((scratch.optimizer.warmup, scratch.gates), (4, None));
     assert_eq!(good(SHORT, &["window.recent=8"]).method, Method::Window);
-    let soft = good(SHORT, &["gates.rule=soft", "steps=70"]).gates.unwrap();
+    let soft = good(SHORT, &["gates.rule=soft", "steps=70", "sparsity.gamma=1"]).gates.unwrap();
     assert_eq!(soft.alpha.unwrap().to_string(), "cosine_1.5_8_70");
 }
 

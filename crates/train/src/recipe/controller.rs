@@ -84,6 +84,11 @@ impl Controller {
         self.ramp.target_at(self.target, progress)
     }
 
+    /// Puts the shifts where they should stay.
+    pub fn set_shifts(&mut self, shifts: &[f64]) {
+        self.shifts.iter_mut().zip(shifts).for_each(|(to, &shift)| *to = shift);
+    }
+
     /// All that changes, to be saved.
     #[must_use]
     pub fn numbers(&self) -> Vec<f64> {

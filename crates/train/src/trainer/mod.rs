@@ -6,6 +6,7 @@ mod gates;
 mod plan;
 mod result;
 mod run;
+mod settle;
 mod start;
 mod state;
 mod step;

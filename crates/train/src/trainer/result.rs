@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{Evaluation, Pressure, Trainer};
 use crate::TrainError;
 use crate::checkpoint::{StateTensor, StateType, write_tensors};
-use crate::config::Method;
+use crate::config::{Config, Method};
 use crate::disk::{Disk, LocalDisk, partial_path, publish};
 use crate::metrics::{ModelCard, Row};
 use crate::network::Group;
@@ -31,7 +31,7 @@ const COMPANIONS: [&str; 6] = [
 ];
 
 impl Trainer {
-    /// Rounds the weights as the result stores them, measures that, and writes the result: `config.json`, weights,
+    /// Rounds the weights as the result stores them, settles the gates' biases on them, measures that, and writes the result: `config.json`, weights,
     /// tokenizer, gates and model card in `model/` of the run's directory, replaced as a whole.
     ///
     /// # Errors
@@ -41,6 +41,7 @@ impl Trainer {
         let mut values = self.values.clone();
         let weights = self.network.layout().group(Group::Weights);
         let stored = narrow(dtype, &mut values[weights]);
+        self.settle(&values)?;
         let evaluation = self.evaluate_values(&values)?;
 
         let folder = output.join(FOLDER);
@@ -143,6 +144,21 @@ impl Trainer {
         Ok(Some(Gates::new(hidden, form.width, layers)?.under(self.floors())))
     }
 
+    /// The configuration with the names of files only: where they lie on this machine is nobody's business.
+    fn shown_config(&self) -> Config {
+        let mut shown = self.config.clone();
+        let name = |path: &mut PathBuf| {
+            if let Some(name) = path.file_name() {
+                *path = name.into();
+            }
+        };
+        shown.data.cache = None;
+        shown.model.iter_mut().chain(&mut shown.tokenizer).for_each(name);
+        shown.data.train.iter_mut().chain(&mut shown.data.valid).for_each(name);
+        name(&mut shown.output);
+        shown
+    }
+
     fn card(&self, command: &str, evaluation: &Evaluation) -> ModelCard {
         let name = |path: &Path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         let mut measured = Vec::new();
@@ -176,7 +192,7 @@ impl Trainer {
             measured,
             keep: if self.config.method == Method::Dcp { evaluation.keep() } else { Vec::new() },
             command: command.to_owned(),
-            config: self.config.to_yaml().unwrap_or_default(),
+            config: self.shown_config().to_yaml().unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
