@@ -52,9 +52,9 @@ def main():
         (name, COLOURS[index % len(COLOURS)], [(line["step"], line["perplexity"]) for line in lines])
         for index, (name, lines) in enumerate(measured.items())
     ]
-    values = [value for _, _, points in perplexities for _, value in points]
-    # A window that was never trained with stands far above everything; what matters lies in the lower part.
-    low, high = min(values) * 0.99, min(max(values), min(values) * 1.25)
+    # A window that was not yet trained with stands far above everything: the first point of a run may lie outside.
+    values = [value for _, _, points in perplexities for step, value in points if step > 0]
+    low, high = min(values) * 0.995, max(values) * 1.005
     panels = panel(0, 0, "held-out perplexity by step", perplexities, low, high)
     count = 1
     for run in runs:
