@@ -54,7 +54,7 @@ impl Trainer {
             texts: &texts,
             tokens: self.activations.tokens(),
         };
-        let settled = search(&trained, &targets, &mut |shifts| meter.keep(shifts))?;
+        let settled = search(&trained, &targets, &|shifts| meter.keep(shifts))?;
         if let Pressure::Controlled(controller) = &mut self.pressure {
             controller.set_shifts(&settled);
         }
@@ -62,12 +62,11 @@ impl Trainer {
     }
 }
 
+/// The keep ratio of each layer under these shifts.
+type Measure<'a> = dyn Fn(&[f64]) -> Result<Vec<f64>, TrainError> + 'a;
+
 /// Shifts at which `keep` is at most the targets, as near to them as the search comes; all layers at once.
-fn search(
-    trained: &[f64],
-    targets: &[f64],
-    keep: &mut dyn FnMut(&[f64]) -> Result<Vec<f64>, TrainError>,
-) -> Result<Vec<f64>, TrainError> {
+fn search(trained: &[f64], targets: &[f64], keep: &Measure<'_>) -> Result<Vec<f64>, TrainError> {
     let enough = |keep: &[f64]| -> Vec<bool> {
         keep.iter().zip(targets).map(|(keep, target)| keep <= target).collect()
     };
@@ -129,14 +128,14 @@ mod tests {
     #[test]
     fn the_search_ends_just_below_each_target() {
         // One layer whose ratio falls smoothly, one that jumps over its target, one whose end is far away.
-        let mut keep = |shifts: &[f64]| {
+        let keep = |shifts: &[f64]| {
             let smooth = 1.0 / (1.0 + (shifts[0] - 1.0).exp());
             let jump = if shifts[1] < 1.234 { 0.7 } else { 0.2 };
             let far = 1.0 / (1.0 + (shifts[2] - 6.0).exp());
             Ok(vec![smooth, jump, far])
         };
         let targets = [0.3, 0.4, 0.3];
-        let settled = search(&[1.6, 1.0, 2.0], &targets, &mut keep).unwrap();
+        let settled = search(&[1.6, 1.0, 2.0], &targets, &keep).unwrap();
         let kept = keep(&settled).unwrap();
         for (kept, target) in kept.iter().zip(targets) {
             assert!(*kept <= target, "{kept:?}");
@@ -147,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_layer_that_cannot_reach_its_target_stays() {
-        let settled = search(&[3.0], &[0.2], &mut |_| Ok(vec![1.0])).unwrap();
+        let settled = search(&[3.0], &[0.2], &|_| Ok(vec![1.0])).unwrap();
         assert_eq!(settled, [3.0]);
     }
 }

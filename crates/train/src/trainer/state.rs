@@ -1,6 +1,6 @@
 //! A training's state on disk and back.
 
-use dropcap_weights::TensorFile;
+use dropcap_weights::{Fingerprint, TensorFile};
 use serde_json::json;
 
 use super::{Pressure, Trainer};
@@ -53,12 +53,10 @@ impl Trainer {
     pub fn restore(&mut self, state: &SavedState) -> Result<(), TrainError> {
         let identity = self.source.identity()?;
         if state.model() != identity {
+            let path = state.folder().to_path_buf();
             return Err(TrainError::AnotherRun {
-                path: state.folder().to_path_buf(),
-                differences: vec![format!(
-                    "model: this is {identity}, the state was made from {}",
-                    state.model()
-                )],
+                path,
+                differences: model_differences(state.model(), &identity),
             });
         }
         let damaged =
@@ -91,6 +89,14 @@ impl Trainer {
         };
         (self.updates, self.skipped, self.step) = (count("updates")?, count("skipped")?, state.step());
         Ok(())
+    }
+}
+
+/// What tells two models apart, field by field where both have a fingerprint.
+fn model_differences(saved: &str, found: &str) -> Vec<String> {
+    match (saved.parse::<Fingerprint>(), found.parse::<Fingerprint>()) {
+        (Ok(saved), Ok(found)) => saved.differences(&found),
+        _ => vec![format!("model: expected {saved}, found {found}")],
     }
 }
 

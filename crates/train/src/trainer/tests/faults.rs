@@ -1,5 +1,6 @@
 use super::Workshop;
 use crate::TrainError;
+use crate::network::Group;
 
 #[test]
 fn steps_that_are_not_finite_change_nothing_and_then_stop_the_run() {
@@ -32,6 +33,46 @@ fn a_batch_without_targets_is_no_nan() {
     batch.targets.fill(dropcap_kernels::cross_entropy::IGNORE);
     let outcome = trainer.step_on(&batch).unwrap();
     assert!(!outcome.skipped && outcome.loss.targets == 0 && outcome.loss.mean() == 0.0);
+}
+
+#[test]
+fn gates_alone_are_trained_when_only_they_are_asked_for() {
+    let workshop = Workshop::new();
+    let changes = ["train=gates", "sparsity.ramp={from: 0.0, until: 0.1}", "optimizer.warmup=0"];
+    let mut trainer = workshop.trainer(&workshop.config("run", &changes));
+    let before = trainer.values.clone();
+    (0..3).for_each(|_| assert!(!trainer.step().unwrap().skipped));
+    let layout = trainer.network.layout();
+    let (weights, gates) = (layout.group(Group::Weights), layout.group(Group::Gates));
+    assert_eq!(trainer.values[weights.clone()], before[weights]);
+    assert_ne!(trainer.values[gates.clone()], before[gates]);
+}
+
+#[test]
+fn more_pressure_keeps_less_in_either_form_of_the_sparsity_term() {
+    let workshop = Workshop::new();
+    for form in ["published", "paper"] {
+        let survival = |gamma: f64| {
+            let sparsity = format!("sparsity={{gamma: {gamma}, form: {form}}}");
+            // Votes are then at their steepest, so that a few steps show.
+            let changes = [
+                "gates.rule=soft",
+                "gates.alpha=linear_1.5_1.5_1",
+                "gates.bias=1.7",
+                "gates.sinks=0",
+                "gates.recent=1",
+                "steps=30",
+                "optimizer.gate_learning_rate=1e-2",
+                &sparsity,
+            ];
+            let config = workshop.config("run", &changes);
+            let mut trainer = workshop.trainer(&config);
+            // Everything above the diagonal counts 1, which is half of the square.
+            (0..30).map(|_| trainer.step().unwrap().survival - 0.5).last().unwrap()
+        };
+        let (free, pressed) = (survival(0.0), survival(100.0));
+        assert!(pressed < 0.9 * free, "{form}: {pressed} against {free}");
+    }
 }
 
 #[test]

@@ -126,6 +126,25 @@ fn another_configuration_is_refused_key_by_key() {
 }
 
 #[test]
+fn another_model_under_the_same_name_is_refused_field_by_field() {
+    let workshop = Workshop::new();
+    let dense = |output: &str, seed: &str| {
+        let config = workshop.config(output, &["steps=1", "method=none", "gates=", "sparsity=", seed]);
+        run(&config, "test", &mut Quiet, &Stop::new()).unwrap();
+    };
+    dense("base", "seed=1");
+    let model = format!("model={}", workshop.path("base/model").display());
+    let config = workshop.config("run", &[&model, "init=", "tokenizer=", "steps=2"]);
+    run(&config, "test", &mut Quiet, &Stop::new()).unwrap();
+    dense("other", "seed=2");
+    fs::remove_dir_all(workshop.path("base/model")).unwrap();
+    fs::rename(workshop.path("other/model"), workshop.path("base/model")).unwrap();
+    let error = run(&config, "test", &mut Quiet, &Stop::new()).unwrap_err();
+    assert!(matches!(error, TrainError::AnotherRun { .. }), "{error}");
+    assert!(error.to_string().contains("digest of the weights: expected"), "{error}");
+}
+
+#[test]
 fn a_second_process_in_the_same_directory_is_refused() {
     let workshop = Workshop::new();
     let config = workshop.config("run", &[]);
