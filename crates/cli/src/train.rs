@@ -160,10 +160,9 @@ fn command(arguments: &Arguments) -> String {
 
 /// All keys, with defaults and meanings.
 fn keys() -> String {
-    let width = KEYS.iter().map(|key| key.path.len()).max().unwrap_or(0);
-    let mut text = String::from("Keys of the configuration:\n");
+    let mut text = String::from("Keys of the configuration, with their defaults:\n");
     for key in KEYS {
-        text.push_str(&format!("  {:width$}  {} [default: {}]\n", key.path, key.help, key.default));
+        text.push_str(&format!("  {} [{}]\n      {}\n", key.path, key.default, key.help));
     }
     text
 }

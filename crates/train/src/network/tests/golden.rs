@@ -2,13 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+use dropcap_kernels::AttentionShape;
 use dropcap_kernels::cross_entropy::IGNORE;
+use dropcap_kernels::gated_attention::{GatedShape, Rule, Saved, forward};
 use dropcap_kernels::{AdamW, AlphaSigmoid, Team, adamw, sum_of_squares};
 use dropcap_model::Checkpoint;
 use dropcap_policy::Floors;
 use dropcap_weights::TensorFile;
 
-use super::super::{GateForm, Gradients, Loss, Network, Pruning, Pull};
+use super::super::{Activations, GateForm, Gradients, Loss, Network, Pruning, Pull};
 use crate::schedule::AlphaSchedule;
 
 /// Of the published sparsity term.
@@ -148,6 +150,80 @@ fn training_logits_and_losses_are_those_of_the_oracle() {
                 assert!(
                     (got - expected).abs() <= tolerance * expected.abs().max(1e-3),
                     "{name}: {got} {expected}"
+                );
+            }
+        }
+        compared += 1;
+    }
+    assert!(compared >= 14, "{compared}");
+}
+
+/// I[k, j] of one layer, `[b, T, T]`, as attention applies it: with scores of zero and one-hot values, what a query gets
+/// of a key is I[k, j] over the row's sum, and of itself 1 over that sum.
+fn survival(
+    team: &Team,
+    curve: &AlphaSigmoid,
+    activations: &Activations,
+    layer: usize,
+    rows: usize,
+) -> Vec<f32> {
+    let tokens = activations.rows() / rows;
+    let shape = GatedShape {
+        sequences: rows,
+        tokens,
+        attention: AttentionShape { query_heads: 1, kv_heads: 1, head_dim: tokens, scale: 1.0 },
+        gate_heads: 1,
+        gate_width: 16,
+        sliding_window: None,
+        sinks: 0,
+        recent: 1,
+    };
+    let mut qkv = vec![0.0; rows * tokens * 3 * tokens];
+    for (row, values) in qkv.chunks_exact_mut(3 * tokens).enumerate() {
+        values[2 * tokens + row % tokens] = 1.0;
+    }
+    let mut out = vec![0.0; rows * tokens * tokens];
+    let voters = [activations.gates[layer].voter()];
+    let rule = Rule::Soft { curve };
+    forward(team, &shape, rule, &voters, &qkv, 3 * tokens, &mut out, &mut Saved::new()).unwrap();
+    for (row, shares) in out.chunks_exact_mut(tokens).enumerate() {
+        let own = shares[row % tokens];
+        shares.iter_mut().for_each(|share| *share /= own);
+    }
+    out
+}
+
+#[test]
+fn survival_is_that_of_the_oracle() {
+    let (mut network, values) = model();
+    let file = TensorFile::open(&golden("gpt2_dcp/train.safetensors")).unwrap();
+    let names: Vec<String> = file.names().map(str::to_owned).collect();
+    let team = Team::new(2).unwrap();
+    network.refill(&team, &values).unwrap();
+    let mut compared = 0;
+    for name in names {
+        let Some((case, in_depth, alpha)) = parse(&name, ".I") else { continue };
+        if case == "padded" {
+            continue;
+        }
+        let rows = file.info(&format!("{case}.ids")).unwrap().shape[0];
+        let ids: Vec<u32> = integers(&file, &format!("{case}.ids")).into_iter().map(token).collect();
+        let tokens = ids.len() / rows;
+        let curve = AlphaSigmoid::new(alpha).unwrap();
+        let pruning = Pruning::Soft { curve: &curve, in_depth, floors: Floors::default() };
+        let mut activations = network.activations(rows, tokens, false);
+        network.forward(&team, &values, &pruning, &ids, &mut activations).unwrap();
+        let expected = file.read_f32(&name).unwrap();
+        let tolerance = if alpha <= 2.0 { 2e-5 } else { 5e-4 };
+        for (layer, expected) in expected.chunks_exact(rows * tokens * tokens).enumerate() {
+            let got = survival(&team, &curve, &activations, layer, rows);
+            for (index, (got, expected)) in got.iter().zip(expected).enumerate() {
+                let (query, key) = (index / tokens % tokens, index % tokens);
+                // The oracle stores 1 above the diagonal, where no query looks.
+                let expected = if key > query { 0.0 } else { *expected };
+                assert!(
+                    (got - expected).abs() < tolerance,
+                    "{name} layer {layer} [{query}, {key}]: {got} {expected}"
                 );
             }
         }
