@@ -14,7 +14,7 @@ use dropcap_train::signals::{STOPPED, Stop};
 use dropcap_train::trainer::{Evaluation, Finish, Plan, Source, run as train};
 use serde_json::json;
 
-use crate::progress;
+use crate::{loading, progress};
 use listener::Listener;
 
 /// Flags of `dropcap train`.
@@ -54,9 +54,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.dry_run {
         return dry_run(&config, arguments.json, &mut out);
     }
+    let source = source(&config)?;
     let stop = Stop::on_signals().context("cannot listen to signals")?;
     let mut listener = Listener::new(config.steps);
-    let finish = train(&config, &command(arguments), &mut listener, &stop);
+    let finish = train(&config, source, &command(arguments), &mut listener, &stop);
     listener.finish();
     match finish? {
         Finish::Stopped { step } => {
@@ -104,8 +105,16 @@ fn finite(perplexity: f64, evaluation: &Evaluation) -> Option<f64> {
     (!evaluation.files.is_empty()).then_some(perplexity)
 }
 
+/// The model to start from; a hub id is downloaded.
+fn source(config: &Config) -> Result<Source> {
+    match &config.model {
+        Some(model) => Ok(Source::of_checkpoint(&loading::find(&model.to_string_lossy(), None, false)?)?),
+        None => Ok(Source::open(config)?),
+    }
+}
+
 fn dry_run(config: &Config, machine: bool, out: &mut impl Write) -> Result<ExitCode> {
-    let source = Source::open(config)?;
+    let source = source(config)?;
     for file in config.data.train.iter().chain(&config.data.valid) {
         let mut tokens = 0;
         let mut first = String::new();

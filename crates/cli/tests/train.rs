@@ -114,6 +114,10 @@ fn what_is_wrong_is_named_with_its_key_or_place() {
     std::fs::write(workshop.path("train.txt"), b"short").unwrap();
     let message = fails(&[]);
     assert!(message.contains("training data") && message.contains("49"), "{message}");
+    for model in ["nobody/nothing", "no/such/folder"] {
+        let message = fails(&[&format!("model={model}"), "init=", "tokenizer="]);
+        assert!(message.contains(model), "{message}");
+    }
     let message = fails(&["batch.tokens=65"]);
     assert!(message.contains("65") && message.contains("64"), "{message}");
 }

@@ -17,7 +17,7 @@ const fn key(path: &'static str, default: &'static str, help: &'static str) -> K
 
 /// All keys, in the order of the file.
 pub const KEYS: &[Key] = &[
-    key("model", "required, or init", "directory of the model to start from"),
+    key("model", "required, or init", "the model to start from: a directory, or a hub id"),
     key("init.family", "required", "gpt2 or llama: start from random weights of this family"),
     key("init.layers", "required", "layers"),
     key("init.hidden", "required", "width of the residual stream"),

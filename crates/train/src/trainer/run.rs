@@ -31,21 +31,21 @@ pub enum Finish {
     },
 }
 
-/// Runs a training to its end, or until it is asked to stop; in a directory that holds a state of the same run it goes
-/// on from there. `command` goes into the model card.
+/// Runs a training of `source`, the model that the configuration names, to its end or until it is asked to stop; in a
+/// directory that holds a state of the same run it goes on from there. `command` goes into the model card.
 ///
 /// # Errors
 /// A directory in use, of another run or without room; inputs that are refused; a loss that stays infinite. States that
 /// were saved before stay.
 pub fn run(
     config: &Config,
+    source: Source,
     command: &str,
     report: &mut dyn Report,
     stop: &Stop,
 ) -> Result<Finish, TrainError> {
     let directory = RunDirectory::open(&config.output)?;
     claim(&directory, config)?;
-    let source = Source::open(config)?;
     let texts = source.texts(config, &mut |prepared| report.prepared(&prepared))?;
     let mut trainer = Trainer::new(config, source, texts, &mut |what| report.told(what))?;
     directory.check_room(trainer.state_bytes())?;

@@ -48,7 +48,11 @@ impl Source {
         }
     }
 
-    fn of_checkpoint(directory: &Path) -> Result<Self, TrainError> {
+    /// Opens a checkpoint, wherever the configuration says that it comes from: a hub id, once it is downloaded.
+    ///
+    /// # Errors
+    /// A checkpoint or tokenizer that is refused.
+    pub fn of_checkpoint(directory: &Path) -> Result<Self, TrainError> {
         let checkpoint = Checkpoint::open(directory)?;
         checkpoint.check_finite()?;
         let tokenizer = Tokenizer::open(directory)?;

@@ -8,8 +8,11 @@ mod resume;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Source, Trainer};
+use super::{Finish, Source, Trainer, run};
+use crate::TrainError;
 use crate::config::Config;
+use crate::metrics::Report;
+use crate::signals::Stop;
 use crate::tokenizer::train_bpe;
 
 /// A folder with text, a tokenizer and what else a run needs.
@@ -74,6 +77,11 @@ impl Workshop {
         let texts = source.texts(config, &mut |_| ()).unwrap();
         Trainer::new(config, source, texts, &mut |_| ()).unwrap()
     }
+}
+
+/// [`run`] of the model that the configuration names.
+fn begin(config: &Config, command: &str, report: &mut dyn Report, stop: &Stop) -> Result<Finish, TrainError> {
+    run(config, Source::open(config)?, command, report, stop)
 }
 
 fn read(path: &Path) -> Vec<u8> {

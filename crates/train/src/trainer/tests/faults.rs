@@ -1,4 +1,4 @@
-use super::Workshop;
+use super::{Workshop, begin};
 use crate::TrainError;
 use crate::network::Group;
 
@@ -79,7 +79,7 @@ fn more_pressure_keeps_less_in_either_form_of_the_sparsity_term() {
 fn budgets_of_another_number_of_layers_are_refused() {
     let workshop = Workshop::new();
     let config = workshop.config("source", &["steps=1"]);
-    crate::trainer::run(&config, "test", &mut crate::metrics::Quiet, &crate::signals::Stop::new()).unwrap();
+    begin(&config, "test", &mut crate::metrics::Quiet, &crate::signals::Stop::new()).unwrap();
     let model = format!("model={}", workshop.path("source/model").display());
     let changes = [model.as_str(), "init=", "tokenizer=", "sparsity.budgets=[0.1, 0.2, 0.3]"];
     let config = workshop.config("run", &changes);

@@ -3,10 +3,10 @@ use dropcap_kernels::{DType, Team};
 use dropcap_methods::ModelFacts;
 use dropcap_model::{Checkpoint, Decoder, Logits, Scratch, Segment};
 
-use super::Workshop;
+use super::{Workshop, begin};
 use crate::metrics::Quiet;
 use crate::signals::Stop;
-use crate::trainer::{Finish, run};
+use crate::trainer::Finish;
 
 /// Inference and training compute the same sums in different orders.
 const TOLERANCE: f64 = 1e-4;
@@ -15,7 +15,7 @@ const TOLERANCE: f64 = 1e-4;
 fn inference_agrees(changes: &[&str]) {
     let workshop = Workshop::new();
     let config = workshop.config("run", changes);
-    let Finish::Done { model, evaluation } = run(&config, "test", &mut Quiet, &Stop::new()).unwrap() else {
+    let Finish::Done { model, evaluation } = begin(&config, "test", &mut Quiet, &Stop::new()).unwrap() else {
         panic!("nobody asked it to stop");
     };
     let checkpoint = Checkpoint::open(&model).unwrap();

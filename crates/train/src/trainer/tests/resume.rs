@@ -3,12 +3,12 @@ use std::fs;
 use dropcap_methods::Gates;
 use proptest::prelude::*;
 
-use super::{Workshop, read};
+use super::{Workshop, begin, read};
 use crate::TrainError;
 use crate::checkpoint::RunDirectory;
 use crate::metrics::{Quiet, Report, Stepped};
 use crate::signals::Stop;
-use crate::trainer::{Finish, run};
+use crate::trainer::Finish;
 
 /// The keys that make each kind of run.
 const KINDS: [&[&str]; 4] = [
@@ -75,22 +75,22 @@ proptest! {
 fn a_run_with_a_teacher_goes_on_with_the_same_bits() {
     let workshop = Workshop::new();
     let config = workshop.config("base", &["steps=2", "method=none", "gates=", "sparsity="]);
-    run(&config, "test", &mut Quiet, &Stop::new()).unwrap();
+    begin(&config, "test", &mut Quiet, &Stop::new()).unwrap();
     let model = format!("model={}", workshop.path("base/model").display());
     stopping_does_not_show(&workshop, &[&model, "init=", "tokenizer=", "distill=0.5"], 7);
 }
 
 fn stopping_does_not_show(workshop: &Workshop, changes: &[&str], at: u64) {
     let config = workshop.config("whole", changes);
-    run(&config, "test", &mut Quiet, &Stop::new()).unwrap();
+    begin(&config, "test", &mut Quiet, &Stop::new()).unwrap();
 
     let config = workshop.config("parts", changes);
     let stop = Stop::new();
-    let finish = run(&config, "test", &mut StopAfter { step: at, stop: stop.clone() }, &stop).unwrap();
+    let finish = begin(&config, "test", &mut StopAfter { step: at, stop: stop.clone() }, &stop).unwrap();
     assert_eq!(finish, Finish::Stopped { step: at });
     // On another number of threads, which must not show either.
     let config = workshop.config("parts", &[changes, &["threads=1"]].concat());
-    run(&config, "test", &mut Quiet, &Stop::new()).unwrap();
+    begin(&config, "test", &mut Quiet, &Stop::new()).unwrap();
     assert!(state(workshop, "whole", 12) == state(workshop, "parts", 12), "{changes:?} at {at}");
     assert!(result(workshop, "whole") == result(workshop, "parts"), "{changes:?} at {at}");
     assert_eq!(log(workshop, "whole"), log(workshop, "parts"));
@@ -100,7 +100,7 @@ fn stopping_does_not_show(workshop: &Workshop, changes: &[&str], at: u64) {
 fn a_finished_run_is_finished_again_without_a_step() {
     let workshop = Workshop::new();
     let config = workshop.config("run", &["steps=4"]);
-    run(&config, "test", &mut Quiet, &Stop::new()).unwrap();
+    begin(&config, "test", &mut Quiet, &Stop::new()).unwrap();
     let before = result(&workshop, "run");
     fs::remove_dir_all(workshop.path("run/model")).unwrap();
     struct NoStep;
@@ -109,7 +109,7 @@ fn a_finished_run_is_finished_again_without_a_step() {
             panic!("a finished run has no step left");
         }
     }
-    run(&config, "test", &mut NoStep, &Stop::new()).unwrap();
+    begin(&config, "test", &mut NoStep, &Stop::new()).unwrap();
     assert!(result(&workshop, "run") == before);
 }
 
@@ -117,9 +117,9 @@ fn a_finished_run_is_finished_again_without_a_step() {
 fn another_configuration_is_refused_key_by_key() {
     let workshop = Workshop::new();
     let config = workshop.config("run", &["steps=2"]);
-    run(&config, "test", &mut Quiet, &Stop::new()).unwrap();
+    begin(&config, "test", &mut Quiet, &Stop::new()).unwrap();
     let config = workshop.config("run", &["steps=2", "seed=6", "optimizer.clip=2"]);
-    let error = run(&config, "test", &mut Quiet, &Stop::new()).unwrap_err();
+    let error = begin(&config, "test", &mut Quiet, &Stop::new()).unwrap_err();
     assert!(matches!(error, TrainError::AnotherRun { .. }), "{error}");
     let message = error.to_string();
     assert!(message.contains("seed") && message.contains("optimizer.clip"), "{message}");
@@ -130,16 +130,16 @@ fn another_model_under_the_same_name_is_refused_field_by_field() {
     let workshop = Workshop::new();
     let dense = |output: &str, seed: &str| {
         let config = workshop.config(output, &["steps=1", "method=none", "gates=", "sparsity=", seed]);
-        run(&config, "test", &mut Quiet, &Stop::new()).unwrap();
+        begin(&config, "test", &mut Quiet, &Stop::new()).unwrap();
     };
     dense("base", "seed=1");
     let model = format!("model={}", workshop.path("base/model").display());
     let config = workshop.config("run", &[&model, "init=", "tokenizer=", "steps=2"]);
-    run(&config, "test", &mut Quiet, &Stop::new()).unwrap();
+    begin(&config, "test", &mut Quiet, &Stop::new()).unwrap();
     dense("other", "seed=2");
     fs::remove_dir_all(workshop.path("base/model")).unwrap();
     fs::rename(workshop.path("other/model"), workshop.path("base/model")).unwrap();
-    let error = run(&config, "test", &mut Quiet, &Stop::new()).unwrap_err();
+    let error = begin(&config, "test", &mut Quiet, &Stop::new()).unwrap_err();
     assert!(matches!(error, TrainError::AnotherRun { .. }), "{error}");
     assert!(error.to_string().contains("digest of the weights: expected"), "{error}");
 }
@@ -149,6 +149,6 @@ fn a_second_process_in_the_same_directory_is_refused() {
     let workshop = Workshop::new();
     let config = workshop.config("run", &[]);
     let _held = RunDirectory::open(&config.output).unwrap();
-    let error = run(&config, "test", &mut Quiet, &Stop::new()).unwrap_err();
+    let error = begin(&config, "test", &mut Quiet, &Stop::new()).unwrap_err();
     assert!(matches!(error, TrainError::Locked { .. }), "{error}");
 }
