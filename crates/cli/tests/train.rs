@@ -122,22 +122,27 @@ fn what_is_wrong_is_named_with_its_key_or_place() {
     assert!(message.contains("65") && message.contains("64"), "{message}");
 }
 
-/// A run that would take minutes, begun and under way.
+/// A run that would take minutes, begun.
 fn begun(workshop: &Workshop) -> Child {
-    let child = Command::new(assert_cmd::cargo::cargo_bin!("dropcap"))
+    Command::new(assert_cmd::cargo::cargo_bin!("dropcap"))
         .args(["train", "--config", &workshop.config(), "steps=1000000", "checkpoint.every=5"])
         .env_clear()
         .stderr(Stdio::null())
         .stdout(Stdio::null())
         .spawn()
-        .unwrap();
-    let latest = workshop.path("run/latest");
+        .unwrap()
+}
+
+/// Waits until a state other than `known` is the latest, and gives its name.
+fn next_state(workshop: &Workshop, known: &str) -> String {
     let start = Instant::now();
-    while !latest.exists() {
-        assert!(start.elapsed() < Duration::from_secs(60), "no state was saved");
-        std::thread::sleep(Duration::from_millis(20));
+    loop {
+        match std::fs::read_to_string(workshop.path("run/latest")) {
+            Ok(latest) if latest.trim() != known => return latest.trim().to_owned(),
+            _ => std::thread::sleep(Duration::from_millis(20)),
+        }
+        assert!(start.elapsed() < Duration::from_secs(90), "no state was saved");
     }
-    child
 }
 
 fn steps(folder: &Path) -> usize {
@@ -149,6 +154,7 @@ fn steps(folder: &Path) -> usize {
 fn a_stopped_run_saves_and_leaves_with_its_own_code() {
     let workshop = Workshop::new();
     let mut child = begun(&workshop);
+    next_state(&workshop, "");
     // A second run in the same directory is refused while the first works.
     let message = failure(&["train", "--config", &workshop.config(), "steps=1000000", "checkpoint.every=5"]);
     assert!(message.contains("in use by the process"), "{message}");
@@ -162,13 +168,14 @@ fn a_stopped_run_saves_and_leaves_with_its_own_code() {
 fn a_killed_run_goes_on_from_its_last_state() {
     let workshop = Workshop::new();
     let mut child = begun(&workshop);
+    next_state(&workshop, "");
     child.kill().unwrap();
     child.wait().unwrap();
     let log = || std::fs::read_to_string(workshop.path("run/metrics.jsonl")).unwrap();
-    let latest = std::fs::read_to_string(workshop.path("run/latest")).unwrap();
-    let step: usize = latest.trim().trim_start_matches("step-").parse().unwrap();
+    let latest = std::fs::read_to_string(workshop.path("run/latest")).unwrap().trim().to_owned();
+    let step: usize = latest.trim_start_matches("step-").parse().unwrap();
     let mut child = begun(&workshop);
-    std::thread::sleep(Duration::from_millis(500));
+    next_state(&workshop, &latest);
     child.kill().unwrap();
     child.wait().unwrap();
     // Every step stands in the log once, those of the killed process after its last state taken back.

@@ -1,6 +1,5 @@
 //! Writing a gate file: whole, or not at all.
 
-use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -47,15 +46,28 @@ impl Gates {
                 tensors.push((name, view.map_err(|error| error.to_string())?));
             }
         }
-        let metadata = HashMap::from([
-            ("format".to_owned(), FORMAT.to_owned()),
-            ("version".to_owned(), VERSION.to_string()),
-            ("fingerprint".to_owned(), model.to_string()),
-            ("sinks".to_owned(), self.floors.sinks.to_string()),
-            ("recent".to_owned(), self.floors.recent.to_string()),
-        ]);
-        safetensors::serialize(tensors, Some(metadata)).map_err(|error| error.to_string())
+        let metadata = serde_json::json!({
+            "format": FORMAT,
+            "version": VERSION.to_string(),
+            "fingerprint": model.to_string(),
+            "sinks": self.floors.sinks.to_string(),
+            "recent": self.floors.recent.to_string(),
+        });
+        let plain = safetensors::serialize(tensors, None).map_err(|error| error.to_string())?;
+        with_metadata(&plain, &metadata).ok_or_else(|| "the serializer wrote no header".to_owned())
     }
+}
+
+/// The file with metadata in its header, in the order of their names: the library's own writer takes them from a hash
+/// map, so that the same gates would give other bytes each time.
+fn with_metadata(plain: &[u8], metadata: &serde_json::Value) -> Option<Vec<u8>> {
+    let (length, rest) = plain.split_first_chunk()?;
+    let (header, body) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
+    let tensors = std::str::from_utf8(header).ok()?.trim_end().strip_prefix('{')?;
+    let mut header = format!("{{\"__metadata__\":{metadata},{tensors}").into_bytes();
+    // Spaces keep the numbers aligned.
+    header.resize(header.len().next_multiple_of(8), b' ');
+    Some([&(header.len() as u64).to_le_bytes()[..], &header, body].concat())
 }
 
 /// A name beside `path`, on the same file system, that no reader looks for.

@@ -43,7 +43,10 @@ fn what_is_saved_is_loaded_bit_for_bit() {
     gates.save(&path, &fingerprint(3, 8)).unwrap();
     assert_eq!(Gates::load(&path, 3, 1, 8, Some(&fingerprint(3, 8))).unwrap(), gates);
     // Saving again replaces the file and leaves nothing beside it.
+    let before = fs::read(&path).unwrap();
     gates.save(&path, &fingerprint(3, 8)).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), before, "the same gates are the same bytes");
+    safetensors::SafeTensors::deserialize(&before).unwrap();
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
