@@ -38,7 +38,7 @@ pub struct Plan {
 const TRIAL: (usize, usize, usize) = (512, 512, 1024);
 /// How long it is measured.
 const TRIAL_TIME: Duration = Duration::from_millis(200);
-/// Share of a product's speed that a whole step reaches, measured (LOG.md).
+/// Share of a product's speed that a whole step is taken to reach: a guess, which only the estimate rests on.
 const EFFICIENCY: f64 = 0.7;
 
 impl Plan {
