@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use dropcap_cache::Death;
 use dropcap_policy::{
-    EvictionPolicy, Floors, Granularity, Lanes, Observation, PolicyError, Protected, SideChannel,
+    Action, EvictionPolicy, Floors, Granularity, Lanes, Observation, PolicyError, Protected, Rule,
+    SideChannel,
 };
 
 use crate::voting::VotingGates;
@@ -105,6 +106,18 @@ impl EvictionPolicy for Dcp {
 
     fn side_channels(&self) -> Vec<SideChannel> {
         vec![SideChannel { name: "key gate", width: self.gates.width() }]
+    }
+
+    /// With a gate per head, dead in the layer below means dead in all its lanes: that exists only as code.
+    fn rules(&self) -> Option<Vec<Rule>> {
+        let mut rules = vec![self.gates.rule(true)];
+        if self.propagate_in_depth {
+            if self.granularity() == Granularity::KvHead {
+                return None;
+            }
+            rules.push(Rule::new(Action::Inherit));
+        }
+        Some(rules)
     }
 
     fn decide(&self, seen: &Observation<'_>, lanes: &mut [Lanes<'_>]) -> Result<(), PolicyError> {

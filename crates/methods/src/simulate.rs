@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dropcap_policy::{EvictionPolicy, Lanes, Observation, PolicyError, SideChannel};
+use dropcap_policy::{Action, EvictionPolicy, Lanes, Observation, PolicyError, Rule, SideChannel};
 
 use crate::voting::VotingGates;
 use crate::{Gates, MAX_GATE_WIDTH, Method, MethodError, Parameter, ParameterKind};
@@ -71,6 +71,10 @@ impl Simulate {
 impl EvictionPolicy for Simulate {
     fn side_channels(&self) -> Vec<SideChannel> {
         vec![SideChannel { name: "key gate", width: self.gates.width() }]
+    }
+
+    fn rules(&self) -> Option<Vec<Rule>> {
+        Some(vec![Rule::new(Action::Share { keep: self.keep }), self.gates.rule(false)])
     }
 
     fn decide(&self, seen: &Observation<'_>, lanes: &mut [Lanes<'_>]) -> Result<(), PolicyError> {

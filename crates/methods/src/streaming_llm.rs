@@ -1,8 +1,9 @@
 //! `streaming_llm`: attention sinks and a window.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use dropcap_policy::{EvictionPolicy, Lanes, Observation, PolicyError, Span};
+use dropcap_policy::{Action, EvictionPolicy, Lanes, Observation, PolicyError, PromptCut, Rule, Span};
 
 use crate::{Amount, Arguments, MAX_COUNT, Method, MethodError, Parameter, ParameterKind};
 
@@ -167,15 +168,20 @@ impl StreamingLlm {
         }
     }
 
-    fn cut_prompt(self, budget: PromptBudget, span: &Span, lanes: &mut Lanes<'_>) {
-        let n = span.next_position();
+    /// The positions between sinks and recent tokens of a prompt of n tokens.
+    fn middle(self, budget: PromptBudget, n: u32) -> Range<u32> {
         let kept = budget.kept(n, self.sinks);
         // With kept = n this is the first position after the sinks: nothing lies between.
-        let first_recent = n - kept.saturating_sub(self.sinks).min(n);
+        self.sinks..n - kept.saturating_sub(self.sinks).min(n)
+    }
+
+    fn cut_prompt(self, budget: PromptBudget, span: &Span, lanes: &mut Lanes<'_>) {
+        let n = span.next_position();
+        let middle = self.middle(budget, n);
         for group in 0..lanes.groups() {
             for entry in 0..lanes.lane(group).len() {
                 let position = lanes.lane(group).positions()[entry];
-                if (self.sinks..first_recent).contains(&position) {
+                if middle.contains(&position) {
                     // No query refused the entry; the prompt's last token is when the decision fell.
                     lanes.lower(group, entry, n, n - 1);
                 }
@@ -185,6 +191,16 @@ impl StreamingLlm {
 }
 
 impl EvictionPolicy for StreamingLlm {
+    fn rules(&self) -> Option<Vec<Rule>> {
+        let own = *self;
+        Some(vec![Rule::new(match self.when {
+            When::Rolling { recent } => Action::Window { sinks: self.sinks, recent },
+            When::PrefillEnd(budget) => {
+                Action::PromptCut(PromptCut(Arc::new(move |n| own.middle(budget, n))))
+            }
+        })])
+    }
+
     fn decide(&self, seen: &Observation<'_>, lanes: &mut [Lanes<'_>]) -> Result<(), PolicyError> {
         for (span, lanes) in seen.spans.iter().zip(lanes) {
             match self.when {

@@ -3,7 +3,7 @@
 use dropcap_kernels::matmul::{Epilogue, Orientation, PackedMatrix, Part, TensorBytes, matmul};
 use dropcap_kernels::vote::{VoteJob, first_refusals};
 use dropcap_kernels::{DType, Team};
-use dropcap_policy::{Granularity, Lanes, Observation, PolicyError};
+use dropcap_policy::{Action, GateRows, Granularity, Lanes, Observation, PolicyError, Rule, VoteRule};
 
 use crate::{Gates, MethodError};
 
@@ -54,6 +54,18 @@ impl VotingGates {
     /// One gate for all KV heads needs no lane of their own for them.
     pub(crate) fn granularity(&self) -> Granularity {
         if self.heads == 1 { Granularity::Layer } else { Granularity::KvHead }
+    }
+
+    /// The vote as data; `decides` says whether a refusal ends an entry.
+    pub(crate) fn rule(&self, decides: bool) -> Rule {
+        let rows = |layer: &VotingLayer| {
+            let inputs = layer.both.inputs();
+            let mut both = vec![0.0; layer.both.outputs() * inputs];
+            both.chunks_exact_mut(inputs).enumerate().for_each(|(output, row)| layer.both.row(output, row));
+            GateRows { both, bias: layer.bias.clone() }
+        };
+        let layers = self.layers.iter().map(rows).collect();
+        Rule::new(Action::Vote(VoteRule { width: self.width, heads: self.heads, layers, decides }))
     }
 
     /// Computes the gates of all new tokens, stores their key gates with their entries, and lets every new token

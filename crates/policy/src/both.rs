@@ -1,6 +1,6 @@
 //! Two policies at once.
 
-use crate::{EvictionPolicy, Granularity, Lanes, Observation, PolicyError, SideChannel};
+use crate::{EvictionPolicy, Granularity, Lanes, Observation, PolicyError, Rule, SideChannel};
 
 /// Two policies over the same cache: an entry lives as long as both let it, the smaller of the two lifetimes.
 ///
@@ -32,6 +32,12 @@ impl<A: EvictionPolicy, B: EvictionPolicy> EvictionPolicy for Both<A, B> {
         let mut channels = self.first.side_channels();
         channels.extend(self.second.side_channels());
         channels
+    }
+
+    fn rules(&self) -> Option<Vec<Rule>> {
+        let mut rules = self.first.rules()?;
+        rules.extend(self.second.rules()?);
+        Some(rules)
     }
 
     fn decide(&self, seen: &Observation<'_>, lanes: &mut [Lanes<'_>]) -> Result<(), PolicyError> {

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::ops::Deref;
 
-use crate::{Granularity, Lanes, Observation, PolicyError, SideChannel};
+use crate::{Granularity, Lanes, Observation, PolicyError, Rule, SideChannel};
 
 /// A pruning method as the engine sees it.
 ///
@@ -30,6 +30,12 @@ pub trait EvictionPolicy: Send + Sync + Debug {
         Vec::new()
     }
 
+    /// The same decisions as data, for a backend that decides on its device; `None` where they exist only as code, and
+    /// then the policy runs on the CPU alone. `Some` of no rules keeps everything.
+    fn rules(&self) -> Option<Vec<Rule>> {
+        None
+    }
+
     /// Writes the new entries' side channels and lowers lifetimes; `lanes` holds one editor per span.
     ///
     /// # Errors
@@ -49,6 +55,10 @@ where
 
     fn side_channels(&self) -> Vec<SideChannel> {
         (**self).side_channels()
+    }
+
+    fn rules(&self) -> Option<Vec<Rule>> {
+        (**self).rules()
     }
 
     fn decide(&self, seen: &Observation<'_>, lanes: &mut [Lanes<'_>]) -> Result<(), PolicyError> {

@@ -18,6 +18,7 @@ mod keep_all;
 mod lanes;
 mod observation;
 mod protected;
+mod rule;
 mod side_channel;
 
 pub use both::Both;
@@ -29,4 +30,5 @@ pub use keep_all::KeepAll;
 pub use lanes::Lanes;
 pub use observation::{Observation, Span};
 pub use protected::Protected;
+pub use rule::{Action, GateRows, PromptCut, Rule, VoteRule};
 pub use side_channel::SideChannel;

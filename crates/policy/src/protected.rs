@@ -1,6 +1,6 @@
 //! A policy under floors.
 
-use crate::{EvictionPolicy, Floors, Granularity, Lanes, Observation, PolicyError, SideChannel};
+use crate::{EvictionPolicy, Floors, Granularity, Lanes, Observation, PolicyError, Rule, SideChannel};
 
 /// A policy that may not touch the first tokens and the most recent ones.
 ///
@@ -27,6 +27,10 @@ impl<P: EvictionPolicy> EvictionPolicy for Protected<P> {
 
     fn side_channels(&self) -> Vec<SideChannel> {
         self.inner.side_channels()
+    }
+
+    fn rules(&self) -> Option<Vec<Rule>> {
+        Some(self.inner.rules()?.into_iter().map(|rule| rule.under(self.floors)).collect())
     }
 
     fn decide(&self, seen: &Observation<'_>, lanes: &mut [Lanes<'_>]) -> Result<(), PolicyError> {

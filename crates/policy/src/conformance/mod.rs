@@ -3,6 +3,7 @@
 //! [`check`] plays a small decoder without attention: it appends tokens with made-up hidden states, lets the
 //! policy decide, and reclaims. A method's tests call it; an engine never needs it.
 
+mod by_rules;
 mod play;
 mod rules;
 
@@ -10,6 +11,7 @@ use dropcap_cache::CacheError;
 use dropcap_kernels::{KernelError, Team};
 
 use crate::{EvictionPolicy, Floors, Granularity, PolicyError, Protected};
+use by_rules::ByRules;
 pub use play::Lifetimes;
 use play::Plan;
 
@@ -73,7 +75,7 @@ pub enum Violation {
 /// Checked in every step: a lifetime never grows; no token ends before the query after its own; no lifetime is
 /// lowered into the past; the policy writes no side channel but its own. Checked over whole runs: lifetimes and
 /// killers depend neither on the chunks nor on which sequences share a step; a layer-wise policy treats all lanes
-/// of a layer alike; floors hold when the policy is protected.
+/// of a layer alike; floors hold when the policy is protected; what a policy says as data is what it does.
 ///
 /// # Errors
 /// The first violation found.
@@ -91,6 +93,14 @@ pub fn check(policy: &dyn EvictionPolicy, scene: &Scene) -> Result<(), Violation
         same("a layer-wise policy treats every lane of a layer alike", &heads, &whole, |_| 0)?;
     }
     let floors = Floors { sinks: 3, recent: 5 };
+    for policy in [policy, &Protected::new(policy, floors.sinks, floors.recent)] {
+        let Some(rules) = policy.rules() else { continue };
+        let plan = Plan::Ragged { round: 5 };
+        let by_rules = ByRules { policy, rules };
+        let told = play::play(&by_rules, scene, lanes, plan, Floors::default(), &team)?;
+        let done = play::play(policy, scene, lanes, plan, Floors::default(), &team)?;
+        same("what a policy says as data is what it does", &done, &told, |lane| lane)?;
+    }
     let protected = Protected::new(policy, floors.sinks, floors.recent);
     play::play(&protected, scene, lanes, Plan::Ragged { round: 4 }, floors, &team)?;
     Ok(())
