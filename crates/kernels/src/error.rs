@@ -47,6 +47,9 @@ pub enum KernelError {
         /// The system's own words.
         reason: String,
     },
+    /// From the CUDA backend.
+    #[error(transparent)]
+    Cuda(#[from] crate::cuda::CudaError),
 }
 
 /// Refuses an operand whose length is not what the other operands imply.
@@ -70,4 +73,14 @@ pub(crate) fn checked_size(op: &'static str, factors: &[usize]) -> Result<usize,
         })?;
     }
     Ok(product)
+}
+
+/// Refuses a buffer that is shorter than what will be used of its front.
+pub(crate) fn check_at_least(
+    op: &'static str,
+    what: &'static str,
+    expected: usize,
+    got: usize,
+) -> Result<(), KernelError> {
+    if got >= expected { Ok(()) } else { Err(KernelError::Length { op, what, expected, got }) }
 }

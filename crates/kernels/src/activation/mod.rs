@@ -4,11 +4,17 @@
 //! what went in, so here they stand alone, with their gradients.
 
 mod cpu;
+mod cuda;
+#[cfg(test)]
+mod cuda_tests;
 pub(crate) mod gelu;
 #[cfg(test)]
 pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
+
+pub use cuda::DeviceActivation;
+pub(crate) use cuda::{SOURCE, code as gelu_code};
 
 use crate::error::check_length;
 use crate::simd::Isa;

@@ -11,6 +11,9 @@
 //! the other rows of a call, nor entries that come later, nor the threads change a bit.
 
 mod check;
+pub(crate) mod cuda;
+#[cfg(test)]
+mod cuda_tests;
 mod mix;
 mod plan;
 #[cfg(test)]
@@ -19,6 +22,8 @@ mod soften;
 mod state;
 mod sweep;
 mod tiles;
+
+pub use cuda::DeviceAttention;
 
 use std::sync::OnceLock;
 

@@ -4,8 +4,8 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::packed::PANEL;
-use super::{Orientation, Part};
-use crate::chunks::Pieces;
+use super::{Orientation, Part, TensorBytes};
+use crate::chunks::{Pieces, TASK_ELEMENTS};
 use crate::simd::Element;
 use crate::{Buffer, DType, ElementsMut, Team};
 
@@ -78,6 +78,36 @@ fn fill_panels<W: Element>(team: &Team, data: &mut [W], inputs: usize, first: us
             });
         }
     }
+}
+
+/// `count` elements of a tensor from number `first` on, in their order, as `dtype` (rounding to nearest even).
+pub(super) fn converted(
+    team: &Team,
+    source: TensorBytes<'_>,
+    first: usize,
+    count: usize,
+    dtype: DType,
+) -> Buffer {
+    let part = Part { source, orientation: Orientation::OutputsByInputs, outputs: 1 };
+    let mut data = Buffer::zeroed(dtype, count);
+    match data.elements_mut() {
+        ElementsMut::F32(all) => convert(team, all, first, &part),
+        ElementsMut::F16(all) => convert(team, all, first, &part),
+        ElementsMut::Bf16(all) => convert(team, all, first, &part),
+    }
+    data
+}
+
+fn convert<W: Element>(team: &Team, to: &mut [W], first: usize, part: &Part<'_>) {
+    let tasks = to.len().div_ceil(TASK_ELEMENTS);
+    let pieces = Pieces::new(to);
+    team.run(tasks, &|task| {
+        // SAFETY: each task writes its own piece.
+        let piece = unsafe { pieces.range(task * TASK_ELEMENTS, TASK_ELEMENTS) };
+        for (i, block) in piece.chunks_mut(BLOCK).enumerate() {
+            read(part, first + task * TASK_ELEMENTS + i * BLOCK, block);
+        }
+    });
 }
 
 /// Reads `to.len()` (at most 32) neighbouring elements of the file, converted.

@@ -5,19 +5,34 @@
 //! prefill, chunked prefill, batches and single decode give rows that are equal to the last bit. Instruction sets do
 //! differ from each other in the last bits (the portable one may round twice per step).
 
+mod bias;
 mod cpu;
+mod cuda;
+#[cfg(test)]
+mod cuda_tests;
 mod fill;
 mod gradient;
+mod lt;
+mod matrix;
 mod packed;
+mod random;
 #[cfg(test)]
 mod reference;
 mod rows;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod tile;
 
+pub use bias::DeviceBias;
+pub use cuda::{DeviceMatmul, Target};
 pub use gradient::{Columns, column_sums, transposed_product, transposed_product_with};
+pub use matrix::DeviceMatrix;
 pub use packed::{Orientation, PANEL, PackedMatrix, Part, TensorBytes};
+
+pub use random::DeviceRandom;
+pub(crate) use random::SOURCE as RANDOM;
+pub(crate) use stream::SOURCE as GEMV;
 
 use crate::error::{check_length, checked_size};
 use crate::simd::Isa;

@@ -4,10 +4,16 @@
 
 mod backward;
 mod cpu;
+mod cuda;
+#[cfg(test)]
+mod cuda_tests;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use cuda::SOURCE;
+pub use cuda::{DeviceNorm, NormParameters};
 
 pub use backward::{layer_norm_backward, rms_norm_backward, rms_norm_heads_backward};
 

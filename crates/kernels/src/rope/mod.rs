@@ -2,10 +2,16 @@
 //! checkpoints: element i of a head turns with element i + rotary/2.
 
 mod cpu;
+mod cuda;
+#[cfg(test)]
+mod cuda_tests;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use cuda::SOURCE;
+pub use cuda::{Birth, Births, DeviceAppend, DeviceRope};
 
 use crate::error::check_length;
 use crate::simd::Isa;

@@ -4,6 +4,7 @@
 //! entry j is gone from the first later query n on whose raw vote is not positive.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod reference;
 
@@ -13,6 +14,9 @@ use crate::error::{check_length, checked_size};
 use crate::simd::Isa;
 use crate::{KernelError, LaneView, PAGE_ENTRIES, Team};
 use cpu::Gates;
+
+pub use cuda::DeviceVotes;
+pub(crate) use cuda::SOURCE as VOTE_SOURCE;
 
 const OP: &str = "first_refusals";
 
@@ -126,5 +130,7 @@ fn check(query_gates: &[f32], jobs: &[VoteJob<'_>]) -> Result<Option<usize>, Ker
     Ok(common)
 }
 
+#[cfg(test)]
+mod cuda_tests;
 #[cfg(test)]
 mod tests;

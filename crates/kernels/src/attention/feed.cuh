@@ -1,0 +1,243 @@
+// The reading side of `decode.cu`: which pages a block and a warp own, and the ring of tiles that they go through.
+
+// A block takes at most half of a multiprocessor where kernels overlap, so that the kernel before still runs while this
+// one's first tiles are on their way, and the next kernel's while this one runs.
+//
+// Tiles: keys or values of a page, then room for the positions and lifetimes. Rust: `DecodePlan`.
+constexpr u32 ROOM = __CUDA_ARCH__ == 800                                                        ? 163840
+                     : __CUDA_ARCH__ == 900 || __CUDA_ARCH__ == 1000 || __CUDA_ARCH__ == 1030 ? 110592
+                                                                                                  : 99840;
+constexpr u32 TILE_BYTES = PAGE_ENTRIES * ROW_BYTES + 256;
+// Eight warps have 128 registers a thread, too few for more than 8 query heads.
+constexpr u32 WARPS = NT == 1 && 8 * 3 * TILE_BYTES <= ROOM ? 8 : 4 * 3 * TILE_BYTES <= ROOM ? 4 : 2;
+constexpr u32 FITTING = ROOM / (WARPS * TILE_BYTES);
+constexpr u32 TILES = FITTING > 6 ? 6 : FITTING;
+constexpr u32 THREADS = 32 * WARPS;
+// A block with fewer pages than this would cost more in the sum than it saves in the reading.
+constexpr u32 FEWEST_PAGES = WARPS;
+static_assert(TILES >= 3, "a tile is read while two are on their way");
+static_assert(MEMBERS * D * 4 <= TILES * TILE_BYTES, "a warp's last part is left in its ring");
+
+struct DecodeArgs {
+    Lanes lanes;
+    const Span* spans;
+    const u32* first_pages; // of this layer: [lane_units + 1]
+    const W* qkv;
+    W* mixed;
+    float* parts;           // [blocks + units][MEMBERS][D], part of a block in a unit at block + unit; see `parts.cuh`
+    float2* part_stats;     // [blocks + units][MEMBERS]: maximum and sum
+    float* warp_parts;      // [blocks][WARPS][MEMBERS][D]
+    u32 layer, lane_units;
+    float scale;
+    u32 unused;
+};
+
+struct Share {
+    u32 begin, end;
+};
+// Part `part` of `total` things cut into `parts`, the first ones longer by one.
+__device__ __forceinline__ Share share_of(u32 total, u32 parts, u32 part) {
+    u32 each = total / parts, more = total - each * parts;
+    u32 begin = part * each + min(part, more);
+    return Share{begin, begin + each + (part < more ? 1 : 0)};
+}
+__device__ __forceinline__ u32 part_with(u32 total, u32 parts, u32 thing) {
+    u32 each = total / parts, more = total - each * parts, longer = more * (each + 1);
+    return thing < longer ? thing / (each + 1) : more + (thing - longer) / each;
+}
+
+// A lane that is not empty; the same in all threads of a warp.
+struct Place {
+    u32 lane_unit, first, pages; // `first`: pages of all lanes before it
+    u32 slot, row, position, number, length;
+};
+
+// One step of the search for a lane: 32 candidates at once.
+struct Probe {
+    u32 low, size, step, first, end;
+    uint4 span;
+};
+__device__ __forceinline__ Probe look(const DecodeArgs& a, u32 low, u32 size) {
+    Probe probe;
+    probe.low = low;
+    probe.size = size;
+    probe.step = (size + 31) / 32;
+    probe.first = NEVER;
+    probe.end = 0;
+    probe.span = make_uint4(0, 0, 0, 0);
+    u32 offset = (threadIdx.x & 31) * probe.step;
+    if (offset < size) {
+        u32 i = low + offset;
+        probe.first = a.first_pages[i];
+        if (probe.step == 1) {
+            probe.end = a.first_pages[i + 1];
+            probe.span = *(const uint4*)(a.spans + i / GROUPS);
+        }
+    }
+    return probe;
+}
+// The last lane that begins at or before `page`, which is below the total: empty lanes are passed over.
+__device__ __forceinline__ Place seek(const DecodeArgs& a, Probe probe, u32 page) {
+    while (true) {
+        u32 index = __popc(__ballot_sync(ALL, probe.first <= page)) - 1;
+        if (probe.step == 1) {
+            Place place;
+            place.lane_unit = probe.low + index;
+            place.first = __shfl_sync(ALL, probe.first, index);
+            place.pages = __shfl_sync(ALL, probe.end, index) - place.first;
+            place.slot = __shfl_sync(ALL, probe.span.x, index);
+            place.row = __shfl_sync(ALL, probe.span.y, index);
+            place.position = __shfl_sync(ALL, probe.span.w, index);
+            place.number = a.lanes.lane(place.slot, a.layer, place.lane_unit % GROUPS);
+            place.length = a.lanes.lengths[place.number];
+            return place;
+        }
+        u32 before = index * probe.step;
+        probe = look(a, probe.low + before, min(probe.step, probe.size - before));
+    }
+}
+
+// A load that the first-level cache does not answer: what other kernels wrote while this one was there already.
+__device__ __forceinline__ uint4 load_fresh(const uint4* from) {
+    uint4 x;
+    asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+                 : "l"(from)
+                 : "memory");
+    return x;
+}
+__device__ __forceinline__ u32 load_fresh(const u32* from) {
+    u32 x;
+    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(from) : "memory");
+    return x;
+}
+__device__ __forceinline__ void prefetch(const void* from) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
+}
+
+// What an early tile lacks, because the step writes it: a lane's last entry, and of keys what is known of their page.
+struct Lack {
+    const u8* row;   // this thread's chunk of the last entry; null if the tile is without it
+    const u8* known; // positions, then lifetimes; null for values
+    u32 to;          // where the chunk goes
+};
+
+// The reading side of a warp: which tile comes next, and into which slot of the ring.
+//
+// Early tiles are asked for before `wait_for_previous`. Until then the last entry of a lane and all lifetimes may still
+// be written; `complete` adds them.
+struct Feed {
+    Place place;
+    u32 head, page, left;
+    u32 table, table_page; // this thread's of 32 page numbers, from page `table_page` on
+    u32 slot, count;
+    const u8* page_base;
+
+    template <bool EARLY> __device__ __forceinline__ void keys(const DecodeArgs& a, u32 ring, Lack& lack) {
+        if (left > 0) {
+            u32 thread = threadIdx.x & 31;
+            if (page - table_page >= 32) {
+                table_page = page;
+                u32 mine = page + thread;
+                table = mine < place.pages ? a.lanes.tables[(u64)place.number * a.lanes.max_pages + mine] : 0;
+            }
+            page_base = a.lanes.pages + (u64)__shfl_sync(ALL, table, page - table_page) * PAGE_BYTES;
+            count = place.length - page * PAGE_ENTRIES;
+            u32 tile = ring + slot * TILE_BYTES;
+            const u8* known = page_base + POSITION_OFFSET;
+            copy<EARLY>(tile, page_base + head * HEAD_BYTES, lack);
+            if constexpr (EARLY) {
+                lack.known = known;
+                if (thread < 2) prefetch(known + thread * 128);
+            } else if (thread < 16) {
+                copy16(tile + PAGE_ENTRIES * ROW_BYTES + thread * 16, known + thread * 16);
+            }
+        }
+        step();
+    }
+    template <bool EARLY> __device__ __forceinline__ void values(const DecodeArgs& a, u32 ring, Lack& lack) {
+        if (left > 0) {
+            copy<EARLY>(ring + slot * TILE_BYTES, page_base + head * HEAD_BYTES + PAGE_ENTRIES * D * 2, lack);
+            left -= 1;
+            page += 1;
+            if (page == place.pages) {
+                page = 0;
+                head += 1;
+                if (head == LANE_HEADS && left > 0) {
+                    place = seek(a, look(a, 0, a.lane_units), place.first + place.pages);
+                    head = 0;
+                    table_page = NEVER - 64; // far from every page
+                }
+            }
+        }
+        step();
+    }
+    __device__ __forceinline__ void keys(const DecodeArgs& a, u32 ring) {
+        Lack none;
+        keys<false>(a, ring, none);
+    }
+    __device__ __forceinline__ void values(const DecodeArgs& a, u32 ring) {
+        Lack none;
+        values<false>(a, ring, none);
+    }
+    // What lies behind the last entry may be anything, and 0 times NaN is not 0: it is read as zeros.
+    template <bool EARLY> __device__ __forceinline__ void copy(u32 tile, const u8* source, Lack& lack) {
+        u32 thread = threadIdx.x & 31;
+        // A page that is not the lane's last holds no new entry.
+        u32 newest = EARLY && count <= PAGE_ENTRIES ? count - 1 : NEVER;
+#pragma unroll
+        for (u32 i = 0; i < CHUNKS; i++) {
+            u32 chunk = i * 32 + thread, row = chunk / CHUNKS;
+            if (row != newest) {
+                copy16(tile + chunk_offset(row, chunk % CHUNKS), source + chunk * 16, row < count ? 16 : 0);
+            }
+        }
+        if (EARLY && newest != NEVER && thread < CHUNKS) {
+            lack.row = source + (newest * CHUNKS + thread) * 16;
+            lack.to = tile + chunk_offset(newest, thread);
+        }
+    }
+    __device__ __forceinline__ void step() {
+        commit_copies();
+        slot = slot + 1 == TILES ? 0 : slot + 1;
+    }
+};
+
+// The first tiles of a warp, all slots of its ring.
+__device__ __forceinline__ void ask_early(const DecodeArgs& a, Feed& feed, u32 ring, Lack (&lacks)[TILES]) {
+#pragma unroll
+    for (u32 i = 0; i < TILES; i++) {
+        lacks[i] = Lack{nullptr, nullptr, 0};
+        if (i % 2 == 0) feed.keys<true>(a, ring, lacks[i]);
+        else feed.values<true>(a, ring, lacks[i]);
+    }
+}
+// What they lacked, in two parts: the loads, and where they go.
+struct Late {
+    uint4 row;
+    u32 position, lifetime;
+};
+__device__ __forceinline__ void load_late(const Lack (&lacks)[TILES], Late (&late)[TILES]) {
+    u32 thread = threadIdx.x & 31;
+#pragma unroll
+    for (u32 i = 0; i < TILES; i++) {
+        if (lacks[i].row) late[i].row = load_fresh((const uint4*)lacks[i].row);
+        if (i % 2 == 0 && lacks[i].known) {
+            late[i].position = load_fresh((const u32*)lacks[i].known + thread);
+            late[i].lifetime = load_fresh((const u32*)lacks[i].known + 32 + thread);
+        }
+    }
+}
+__device__ __forceinline__ void store_late(u8* ring_memory, u32 ring, const Lack (&lacks)[TILES],
+                                           const Late (&late)[TILES]) {
+    u32 thread = threadIdx.x & 31;
+#pragma unroll
+    for (u32 i = 0; i < TILES; i++) {
+        if (lacks[i].row) *(uint4*)(ring_memory + (lacks[i].to - ring)) = late[i].row;
+        if (i % 2 == 0 && lacks[i].known) {
+            u32* known = (u32*)(ring_memory + i * TILE_BYTES + PAGE_ENTRIES * ROW_BYTES);
+            known[thread] = late[i].position;
+            known[32 + thread] = late[i].lifetime;
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The lanes of all sequences as the device holds them; their verbs are in the folders of the operations.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{CudaError, Device, DeviceBuffer, Specialisation};
+
+/// `Lanes` of `prelude.cuh`: addresses on the device, passed to kernels by value.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub struct LaneTables {
+    pages: u64,
+    tables: u64,
+    lengths: u64,
+    free: u64,
+    free_count: u64,
+    pub(crate) layers: u32,
+    max_pages: u32,
+    pub(crate) slots: u32,
+    capacity: u32,
+}
+
+/// `Row` of `prelude.cuh`: one new token of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Row {
+    /// Its sequence's slot; `u32::MAX` for padding, which every kernel passes over.
+    pub slot: u32,
+    /// The token.
+    pub token: u32,
+    /// Its position.
+    pub position: u32,
+    /// Its entry is the `back`-th from the end of its lanes, once they have grown: the last one has 1.
+    pub back: u32,
+}
+
+/// `Span` of `prelude.cuh`: the rows of one sequence in a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct DeviceSpan {
+    /// The sequence's slot; `u32::MAX` for padding.
+    pub slot: u32,
+    /// Row of its first new token.
+    pub first_row: u32,
+    /// New tokens.
+    pub queries: u32,
+    /// Position of the first.
+    pub first_position: u32,
+}
+
+/// Pages of one pool on a device, and the lanes of `slots` sequences that share it.
+///
+/// Lane (slot, layer, group) is number `(slot * layers + layer) * groups + group`.
+#[derive(Debug)]
+pub struct DeviceLanes {
+    pages: DeviceBuffer<u8>,
+    tables: DeviceBuffer<u32>,
+    lengths: DeviceBuffer<u32>,
+    free: DeviceBuffer<u32>,
+    free_count: DeviceBuffer<u32>,
+    layers: usize,
+    max_pages: usize,
+    slots: usize,
+    specialisation: Specialisation,
+}
+
+impl DeviceLanes {
+    /// Empty lanes over a pool of `capacity` pages; a lane holds at most `max_entries` entries.
+    ///
+    /// # Errors
+    /// No such memory on the device.
+    pub fn new(
+        device: &Device,
+        specialisation: &Specialisation,
+        layers: usize,
+        slots: usize,
+        max_entries: usize,
+        capacity: usize,
+    ) -> Result<Self, CudaError> {
+        let max_pages = max_entries.div_ceil(crate::PAGE_ENTRIES);
+        let lanes = slots * layers * specialisation.groups;
+        let numbers: Vec<u32> = (0..capacity as u32).collect();
+        Ok(Self {
+            pages: DeviceBuffer::uninitialized(
+                device,
+                "the pages of the KV cache",
+                capacity * specialisation.page_bytes(),
+            )?,
+            tables: DeviceBuffer::zeroed(device, "page tables", lanes * max_pages)?,
+            lengths: DeviceBuffer::zeroed(device, "the lengths of lanes", lanes)?,
+            free: DeviceBuffer::copy_of(device, "the list of free pages", &numbers)?,
+            free_count: DeviceBuffer::copy_of(device, "the number of free pages", &[capacity as u32])?,
+            layers,
+            max_pages,
+            slots,
+            specialisation: *specialisation,
+        })
+    }
+
+    /// What kernels take.
+    #[must_use]
+    pub fn tables(&self) -> LaneTables {
+        LaneTables {
+            pages: self.pages.pointer(),
+            tables: self.tables.pointer(),
+            lengths: self.lengths.pointer(),
+            free: self.free.pointer(),
+            free_count: self.free_count.pointer(),
+            layers: self.layers as u32,
+            max_pages: self.max_pages as u32,
+            slots: self.slots as u32,
+            capacity: self.free.len() as u32,
+        }
+    }
+
+    /// What the pages were laid out for.
+    #[must_use]
+    pub fn specialisation(&self) -> &Specialisation {
+        &self.specialisation
+    }
+
+    /// Layers of each sequence.
+    #[must_use]
+    pub fn layers(&self) -> usize {
+        self.layers
+    }
+
+    /// Sequences that there is room for.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// Pages of the pool.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Pages that no lane holds; waits for the device.
+    ///
+    /// # Errors
+    /// A failed device.
+    pub fn free_pages(&self) -> Result<usize, CudaError> {
+        Ok(self.free_count.read()?.first().map_or(0, |&count| count as usize))
+    }
+
+    /// Live entries of every lane; waits for the device.
+    ///
+    /// # Errors
+    /// A failed device.
+    pub fn lengths(&self) -> Result<Vec<u32>, CudaError> {
+        self.lengths.read()
+    }
+
+    /// One lane as it lies: the bytes of its pages in order; waits for the device. For inspection and tests.
+    ///
+    /// # Errors
+    /// A failed device.
+    pub fn read_lane(&self, lane: usize) -> Result<(u32, Vec<u8>), CudaError> {
+        let length = self.lengths.read_range(lane, 1)?.first().copied().unwrap_or(0);
+        let count = (length as usize).div_ceil(crate::PAGE_ENTRIES);
+        let bytes = self.specialisation.page_bytes();
+        let mut pages = Vec::with_capacity(count * bytes);
+        for page in self.tables.read_range(lane * self.max_pages, count)? {
+            pages.extend(self.pages.read_range(page as usize * bytes, bytes)?);
+        }
+        Ok((length, pages))
+    }
+
+    /// Sets a lane to given pages, which are taken from the pool; waits for the device. For tests.
+    ///
+    /// # Errors
+    /// A failed device.
+    ///
+    /// # Panics
+    /// Too few free pages, or a lane that is not empty.
+    pub fn write_lane(&self, lane: usize, length: u32, pages: &[u8]) -> Result<(), CudaError> {
+        let bytes = self.specialisation.page_bytes();
+        let count = pages.len() / bytes;
+        let free = self.free_pages()?;
+        assert!(count <= free && self.lengths.read_range(lane, 1)? == [0], "a lane that cannot be set");
+        let taken = self.free.read_range(free - count, count)?;
+        for (page, contents) in taken.iter().zip(pages.chunks_exact(bytes)) {
+            self.pages.write(*page as usize * bytes, contents)?;
+        }
+        self.tables.write(lane * self.max_pages, &taken)?;
+        self.lengths.write(lane, &[length])?;
+        self.free_count.write(0, &[(free - count) as u32])
+    }
+
+    /// The numbers of the free pages, and of the pages of each lane. For tests.
+    #[cfg(test)]
+    pub(crate) fn page_numbers(&self) -> (Vec<u32>, Vec<Vec<u32>>) {
+        let free = self.free.read_range(0, self.free_pages().unwrap()).unwrap();
+        let tables = self.tables.read().unwrap();
+        let lengths = self.lengths().unwrap();
+        let tables = tables.chunks(self.max_pages).zip(lengths);
+        let held = |(table, length): (&[u32], u32)| table[..(length as usize).div_ceil(32)].to_vec();
+        (free, tables.map(held).collect())
+    }
+}

@@ -1,0 +1,54 @@
+//! The CUDA backend's foundation: a device, its memory, kernels that are compiled when they are first needed.
+//!
+//! Nothing here is needed to build, and nothing is loaded until a device is asked for: the same program runs where
+//! there is no driver. Kernels are the `.cu` files beside each operation; [`SOURCES`] lists them.
+
+mod bandwidth;
+mod device;
+mod error;
+mod lanes;
+mod launch;
+mod libraries;
+mod memory;
+mod module;
+mod specialisation;
+mod step;
+mod stopwatch;
+
+pub use bandwidth::read_bandwidth;
+pub use device::{Device, DeviceFacts};
+pub use error::CudaError;
+pub use lanes::{DeviceLanes, DeviceSpan, LaneTables, Row};
+pub use launch::{Graph, Grid};
+pub use libraries::Library;
+pub use memory::{DeviceBuffer, PinnedBuffer};
+pub use module::{Function, Module, Source, compile, compiler_version};
+pub use specialisation::Specialisation;
+pub use step::{DeviceStep, StepSize};
+pub use stopwatch::Stopwatch;
+
+/// Every kernel file.
+pub const SOURCES: &[Source] = &[
+    bandwidth::SOURCE,
+    crate::activation::SOURCE,
+    crate::attention::cuda::DECODE,
+    crate::attention::cuda::PREFILL,
+    crate::attention::cuda::ROWS,
+    crate::embedding::SOURCE,
+    crate::matmul::GEMV,
+    crate::matmul::RANDOM,
+    crate::norm::SOURCE,
+    crate::rope::SOURCE,
+    crate::lifetimes::GROW_SOURCE,
+    crate::lifetimes::RECLAIM_SOURCE,
+    crate::lifetimes::INHERIT_SOURCE,
+    crate::vote::VOTE_SOURCE,
+    crate::sampling::SAMPLE_SOURCE,
+];
+
+#[cfg(test)]
+pub(crate) mod rounding;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,149 @@
+// What every kernel file begins with: the number formats, the page layout, the tables of lanes.
+//
+// No header of the CUDA toolkit is used, because the machine that compiles this has only the driver and NVRTC.
+// The host defines, for one model and one cache (see cuda/specialisation.rs):
+//   WEIGHT_TYPE, CACHE_TYPE   0 f32, 1 f16, 2 bf16: activations beside the weights; keys, values and side channels
+//   QUERY_HEADS, KV_HEADS, HEAD_DIM, HIDDEN
+//   GROUPS                    lanes of a layer: 1, or KV_HEADS
+//   SIDE_WIDTH                gate width r, or 0 without gates
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+constexpr u32 NEVER = 0xffffffffu;
+constexpr u32 PAGE_ENTRIES = 32;
+
+// ---- number formats -----------------------------------------------------------------------------------------
+
+struct f16 { u16 bits; };
+struct bf16 { u16 bits; };
+
+__device__ __forceinline__ float widen(float x) { return x; }
+__device__ __forceinline__ float widen(f16 x) {
+    float y;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+    return y;
+}
+__device__ __forceinline__ float widen(bf16 x) { return __uint_as_float((u32)x.bits << 16); }
+
+template <typename T> __device__ __forceinline__ T narrow(float x);
+template <> __device__ __forceinline__ float narrow<float>(float x) { return x; }
+template <> __device__ __forceinline__ f16 narrow<f16>(float x) {
+    f16 y;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+    return y;
+}
+template <> __device__ __forceinline__ bf16 narrow<bf16>(float x) {
+    bf16 y;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+    return y;
+}
+
+// Two numbers of a 16-bit format in one register, the first in the low half.
+template <typename T> __device__ __forceinline__ u32 narrow2(float low, float high);
+template <> __device__ __forceinline__ u32 narrow2<f16>(float low, float high) {
+    u32 y;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
+    return y;
+}
+template <> __device__ __forceinline__ u32 narrow2<bf16>(float low, float high) {
+    u32 y;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
+    return y;
+}
+template <typename T> __device__ __forceinline__ float2 widen2(u32 pair);
+template <> __device__ __forceinline__ float2 widen2<bf16>(u32 pair) {
+    return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u));
+}
+template <> __device__ __forceinline__ float2 widen2<f16>(u32 pair) {
+    return make_float2(widen(f16{(u16)pair}), widen(f16{(u16)(pair >> 16)}));
+}
+
+template <int CODE> struct Format;
+template <> struct Format<0> { typedef float type; };
+template <> struct Format<1> { typedef f16 type; };
+template <> struct Format<2> { typedef bf16 type; };
+
+typedef Format<WEIGHT_TYPE>::type W;
+typedef Format<CACHE_TYPE>::type C;
+
+// ---- pages and lanes (Rust: cuda/lanes.rs) --------------------------------------------------------------------
+
+// A page: for each KV head of the lane its keys [32][d], then its values [32][d]; then the key gates [32][r]; then
+// positions, lifetimes and killers, u32 [32] each. Entry i of a lane is slot i % 32 of page i / 32.
+constexpr u32 LANE_HEADS = KV_HEADS / GROUPS;
+constexpr u64 HEAD_BYTES = 2ull * PAGE_ENTRIES * HEAD_DIM * sizeof(C);
+constexpr u64 SIDE_OFFSET = LANE_HEADS * HEAD_BYTES;
+constexpr u64 POSITION_OFFSET = (SIDE_OFFSET + (u64)PAGE_ENTRIES * SIDE_WIDTH * sizeof(C) + 127) / 128 * 128;
+constexpr u64 LIFETIME_OFFSET = POSITION_OFFSET + 128;
+constexpr u64 KILLER_OFFSET = POSITION_OFFSET + 256;
+constexpr u64 PAGE_BYTES = POSITION_OFFSET + 384;
+
+struct Page {
+    u8* base;
+    __device__ __forceinline__ C* keys(u32 head) const { return (C*)(base + head * HEAD_BYTES); }
+    __device__ __forceinline__ C* values(u32 head) const { return keys(head) + PAGE_ENTRIES * HEAD_DIM; }
+    __device__ __forceinline__ C* side() const { return (C*)(base + SIDE_OFFSET); }
+    __device__ __forceinline__ u32* positions() const { return (u32*)(base + POSITION_OFFSET); }
+    __device__ __forceinline__ u32* expires_at() const { return (u32*)(base + LIFETIME_OFFSET); }
+    __device__ __forceinline__ u32* killers() const { return (u32*)(base + KILLER_OFFSET); }
+};
+
+// All lanes of all sequences. A lane's number is (slot * layers + layer) * GROUPS + group.
+struct Lanes {
+    u8* pages;
+    u32* tables;    // [lanes][max_pages]: page numbers
+    u32* lengths;   // [lanes]: live entries
+    u32* free;      // [capacity]: numbers of the free pages, a stack
+    u32* free_count;
+    u32 layers, max_pages, slots, capacity;
+
+    __device__ __forceinline__ u32 lane(u32 slot, u32 layer, u32 group) const { return (slot * layers + layer) * GROUPS + group; }
+    __device__ __forceinline__ Page page(u32 lane, u32 index) const {
+        return Page{pages + (u64)tables[(u64)lane * max_pages + index] * PAGE_BYTES};
+    }
+};
+
+// A row of a step: one new token.
+struct Row {
+    u32 slot;      // its sequence's slot; NEVER for padding, which every kernel passes over
+    u32 token;
+    u32 position;
+    u32 back;      // its entry is lengths[lane] - back, once the lanes have grown
+};
+
+// The rows of one sequence in a step.
+struct Span {
+    u32 slot;      // NEVER for padding
+    u32 first_row, queries, first_position;
+};
+
+// ---- launches that overlap (sm_90): the next kernel may start before this one has ended ---------------------------
+
+__device__ __forceinline__ void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void let_next_start() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+// ---- warps --------------------------------------------------------------------------------------------------
+
+constexpr u32 ALL = 0xffffffffu;
+__device__ __forceinline__ float warp_sum(float x) {
+#pragma unroll
+    for (int i = 16; i > 0; i /= 2) x += __shfl_xor_sync(ALL, x, i);
+    return x;
+}
+__device__ __forceinline__ float warp_max(float x) {
+#pragma unroll
+    for (int i = 16; i > 0; i /= 2) x = fmaxf(x, __shfl_xor_sync(ALL, x, i));
+    return x;
+}
+__device__ __forceinline__ float infinity() { return __uint_as_float(0x7f800000u); }

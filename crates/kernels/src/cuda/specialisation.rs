@@ -1,0 +1,75 @@
+//! What the kernels of one model and one cache are compiled for.
+
+use crate::DType;
+
+/// Sizes and formats that are constants in the kernels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Specialisation {
+    /// Format of weights and of activations beside the residual stream.
+    pub weights: DType,
+    /// Format of keys, values and side channels.
+    pub cache: DType,
+    /// Query heads h.
+    pub query_heads: usize,
+    /// KV heads g.
+    pub kv_heads: usize,
+    /// Lanes of each layer: 1 or g.
+    pub groups: usize,
+    /// Head width d.
+    pub head_dim: usize,
+    /// Width of the residual stream c.
+    pub hidden: usize,
+    /// Gate width r, or 0 without gates.
+    pub side_width: usize,
+}
+
+impl Specialisation {
+    /// For kernels that read none of these constants: one compilation serves every model.
+    pub const NEUTRAL: Self = Self {
+        weights: DType::F32,
+        cache: DType::F32,
+        query_heads: 1,
+        kv_heads: 1,
+        groups: 1,
+        head_dim: 8,
+        hidden: 8,
+        side_width: 0,
+    };
+
+    /// Bytes of a page: the keys and values of 32 entries for the heads of a lane, their key gates, and what the
+    /// cache knows of each entry. The layout is that of `prelude.cuh`.
+    #[must_use]
+    pub fn page_bytes(&self) -> usize {
+        let element = self.cache.bytes();
+        let heads = self.kv_heads / self.groups;
+        let numbers = 2 * heads * self.head_dim + self.side_width;
+        (crate::PAGE_ENTRIES * numbers * element).next_multiple_of(128) + 3 * 4 * crate::PAGE_ENTRIES
+    }
+
+    /// Live bytes of one entry of a lane.
+    #[must_use]
+    pub fn entry_bytes(&self) -> usize {
+        self.page_bytes() / crate::PAGE_ENTRIES
+    }
+
+    /// The definitions that the kernels read.
+    pub(crate) fn defines(&self) -> Vec<String> {
+        let code = |dtype| match dtype {
+            DType::F32 => 0,
+            DType::F16 => 1,
+            DType::Bf16 => 2,
+        };
+        [
+            ("WEIGHT_TYPE", code(self.weights)),
+            ("CACHE_TYPE", code(self.cache)),
+            ("QUERY_HEADS", self.query_heads),
+            ("KV_HEADS", self.kv_heads),
+            ("GROUPS", self.groups),
+            ("HEAD_DIM", self.head_dim),
+            ("HIDDEN", self.hidden),
+            ("SIDE_WIDTH", self.side_width),
+        ]
+        .map(|(name, value)| format!("--define-macro={name}={value}"))
+        .into()
+    }
+}

@@ -1,0 +1,393 @@
+//! Lanes on the device against lists of entries.
+
+use super::{DeathRecord, Deaths, DeviceLifetimes, PromptCut};
+use crate::DType;
+use crate::cuda::testing::device;
+use crate::cuda::testing::entries::{Entry, PADDING, check_pages, read, step_over, write};
+use crate::cuda::{
+    CudaError, Device, DeviceBuffer, DeviceLanes, DeviceSpan, DeviceStep, Graph, Specialisation, StepSize,
+};
+use crate::testing::Random;
+
+const BASE: Specialisation = Specialisation {
+    weights: DType::F32,
+    cache: DType::Bf16,
+    query_heads: 4,
+    kv_heads: 4,
+    groups: 1,
+    head_dim: 8,
+    hidden: 32,
+    side_width: 4,
+};
+
+fn specialisations() -> [Specialisation; 4] {
+    [
+        BASE,
+        Specialisation { groups: 4, side_width: 5, ..BASE },
+        Specialisation { cache: DType::F32, groups: 2, head_dim: 16, side_width: 0, ..BASE },
+        Specialisation { cache: DType::F16, kv_heads: 2, groups: 2, head_dim: 64, side_width: 64, ..BASE },
+    ]
+}
+
+/// Shuffled positions; entry i ends as `end` says.
+fn lane(
+    random: &mut Random,
+    specialisation: &Specialisation,
+    length: usize,
+    mut end: impl FnMut(&mut Random, usize) -> u32,
+) -> Vec<Entry> {
+    let mut positions: Vec<u32> = (0..length as u32).collect();
+    (1..length).for_each(|i| positions.swap(i, random.below(i + 1)));
+    let entry = |(i, position)| {
+        let mut entry = Entry::random(random, specialisation, position);
+        entry.expires_at = end(random, i);
+        entry.killer = if entry.expires_at == u32::MAX { u32::MAX } else { entry.expires_at - 1 };
+        entry
+    };
+    positions.into_iter().enumerate().map(entry).collect()
+}
+
+/// Holes from the front, filled with the living behind them, both in order.
+fn reclaimed(entries: &[Entry], now: u32) -> Vec<Entry> {
+    let alive = |entry: &&Entry| entry.expires_at > now;
+    let live = entries.iter().filter(alive).count();
+    let mut sources = entries[live..].iter().filter(alive);
+    let keep =
+        |entry: &Entry| if entry.expires_at > now { entry.clone() } else { sources.next().unwrap().clone() };
+    entries[..live].iter().map(keep).collect()
+}
+
+struct Bench {
+    lanes: DeviceLanes,
+    lifetimes: DeviceLifetimes,
+    contents: Vec<Vec<Entry>>,
+}
+
+impl Bench {
+    fn new(
+        device: &Device,
+        random: &mut Random,
+        specialisation: Specialisation,
+        layers: usize,
+        slots: usize,
+        contents: Vec<Vec<Entry>>,
+        spare: usize,
+    ) -> Self {
+        let pages: usize = contents.iter().map(|lane| lane.len().div_ceil(32)).sum();
+        let longest = contents.iter().map(Vec::len).max().unwrap_or(0);
+        let lanes =
+            DeviceLanes::new(device, &specialisation, layers, slots, longest + 400, pages + spare).unwrap();
+        write(random, &lanes, &contents);
+        let lifetimes = DeviceLifetimes::new(device, &specialisation).unwrap();
+        Self { lanes, lifetimes, contents }
+    }
+
+    fn reclaim(
+        &self,
+        device: &Device,
+        spans: &[DeviceSpan],
+        room: Option<usize>,
+    ) -> (Vec<u32>, Vec<DeathRecord>, u32) {
+        let step = step_over(device, &self.lanes, spans, spans.len() + 1);
+        let status = DeviceBuffer::copy_of(device, "a test", &vec![77u32; 2 + 3 * spans.len()]).unwrap();
+        let deaths = room.map(|room| Deaths::new(device, room).unwrap());
+        let size = StepSize { rows: 1, spans: spans.len() };
+        self.lifetimes.reclaim(self.lanes.tables(), &step, size, deaths.as_ref(), &status).unwrap();
+        let mut status = status.read().unwrap();
+        assert_eq!(status.pop(), Some(77), "written behind the status");
+        let count = deaths.as_ref().map_or(0, |deaths| deaths.count.read().unwrap()[0]);
+        let mut records = deaths.map_or(Vec::new(), |deaths| deaths.records.read().unwrap());
+        records.truncate(count as usize);
+        (status, records, count)
+    }
+
+    /// What the status must be, for lanes as they are now.
+    fn status(&self, spans: &[DeviceSpan], lanes: &[Vec<Entry>]) -> Vec<u32> {
+        let per_slot = lanes.len() / self.lanes.slots();
+        let mut status = vec![self.lanes.free_pages().unwrap() as u32];
+        for span in spans {
+            let own = if span.slot == u32::MAX {
+                &[][..]
+            } else {
+                &lanes[span.slot as usize * per_slot..][..per_slot]
+            };
+            let sum = |count: &dyn Fn(usize) -> usize| {
+                own.iter().map(|lane| count(lane.len())).sum::<usize>() as u32
+            };
+            status.extend([sum(&|e| usize::from(e % 32 == 0)), sum(&|e| e.div_ceil(32)), sum(&|e| e)]);
+        }
+        status
+    }
+}
+
+#[test]
+fn cuda_reclaim_frees_what_has_ended_and_nothing_else() {
+    let Some(device) = device("cuda_reclaim_frees_what_has_ended_and_nothing_else") else { return };
+    let random = &mut Random(1);
+    let lengths = [0, 1, 31, 32, 33, 64, 100, 500, 1024, 8192, 9000, 20_000];
+    for specialisation in specialisations() {
+        let (layers, slots) = (3, 5);
+        let now = 1000;
+        let contents: Vec<_> = (0..slots * layers * specialisation.groups)
+            .map(|i| {
+                // Long lanes are few: they are slow to write from here.
+                let length = if i % 7 == 0 { random.pick(&lengths) } else { random.pick(&lengths[..9]) };
+                let kind = random.below(7);
+                let one = random.below(length.max(1));
+                lane(random, &specialisation, length, |random, entry| match kind {
+                    0 => u32::MAX,
+                    1 => now,
+                    2 => {
+                        if entry == one {
+                            now
+                        } else {
+                            now + 1
+                        }
+                    }
+                    3 => {
+                        if entry > one {
+                            5
+                        } else {
+                            u32::MAX
+                        }
+                    }
+                    4 => {
+                        if entry < one {
+                            5
+                        } else {
+                            u32::MAX
+                        }
+                    }
+                    5 => {
+                        if random.below(100) == 0 {
+                            now
+                        } else {
+                            u32::MAX
+                        }
+                    }
+                    _ => {
+                        if random.below(3) > 0 {
+                            now - random.below(3) as u32
+                        } else {
+                            now + 1
+                        }
+                    }
+                })
+            })
+            .collect();
+        let bench = Bench::new(&device, random, specialisation, layers, slots, contents, 9);
+        let span = |slot, first_position, queries| DeviceSpan { slot, first_row: 0, queries, first_position };
+        // Slot 2 is no part of the step.
+        let spans = [span(4, 999, 1), PADDING, span(0, 900, 100), span(3, 999, 1), span(1, 999, 1), PADDING];
+        let (status, mut records, count) = bench.reclaim(&device, &spans, Some(300_000));
+        check_pages(&bench.lanes);
+        let found = read(&bench.lanes);
+        let per_slot = layers * specialisation.groups;
+        let mut died = Vec::new();
+        for (i, (found, before)) in found.iter().zip(&bench.contents).enumerate() {
+            let stays = i / per_slot == 2;
+            let expected = if stays { before.clone() } else { reclaimed(before, now) };
+            assert!(*found == expected, "{specialisation:?}: lane {i} of {} entries", before.len());
+            died.extend(before.iter().filter(|entry| !stays && entry.expires_at <= now).map(|entry| {
+                DeathRecord {
+                    slot: (i / per_slot) as u32,
+                    layer: (i % per_slot / specialisation.groups) as u32,
+                    group: (i % specialisation.groups) as u32,
+                    position: entry.position,
+                    expires_at: entry.expires_at,
+                    killer: entry.killer,
+                }
+            }));
+        }
+        assert_eq!(status, bench.status(&spans, &found));
+        died.sort_unstable();
+        records.sort_unstable();
+        assert_eq!(count as usize, died.len());
+        assert!(records == died, "{specialisation:?}: deaths");
+    }
+}
+
+#[test]
+fn cuda_deaths_beyond_their_room_are_counted() {
+    let Some(device) = device("cuda_deaths_beyond_their_room_are_counted") else { return };
+    let random = &mut Random(2);
+    let contents = vec![lane(random, &BASE, 500, |_, i| if i % 2 == 0 { 7 } else { 8 }); 3];
+    let bench = Bench::new(&device, random, BASE, 1, 3, contents, 0);
+    let spans = [0, 1, 2].map(|slot| DeviceSpan { slot, first_row: 0, queries: 1, first_position: 6 });
+    let (_, records, count) = bench.reclaim(&device, &spans, Some(100));
+    assert_eq!((count, records.len()), (750, 100));
+    assert!(records.iter().all(|record| record.expires_at == 7));
+    assert!(bench.lanes.lengths().unwrap().iter().all(|&length| length == 250));
+}
+
+#[test]
+fn cuda_a_recorded_step_grows_and_reclaims_again_and_again() {
+    let Some(device) = device("cuda_a_recorded_step_grows_and_reclaims_again_and_again") else { return };
+    let random = &mut Random(3);
+    for specialisation in specialisations() {
+        let per_slot = 2 * specialisation.groups;
+        let contents: Vec<_> = (0..4 * per_slot)
+            .map(|_| {
+                let length = random.below(200);
+                lane(random, &specialisation, length, |random, _| 1000 + random.below(60) as u32)
+            })
+            .collect();
+        let bench = Bench::new(&device, random, specialisation, 2, 4, contents, 4 * per_slot * 12);
+        let mut lists = bench.contents.clone();
+        let step = DeviceStep::new(&device, 2, specialisation.groups, 8, 6).unwrap();
+        let status = DeviceBuffer::copy_of(&device, "a test", &[5u32; 40]).unwrap();
+        let size = StepSize { rows: 4, spans: 5 };
+        let tables = bench.lanes.tables();
+        let mut graph = Graph::record(&device, || -> Result<(), CudaError> {
+            bench.lifetimes.grow(tables, &step, size).unwrap();
+            bench.lifetimes.reclaim(tables, &step, size, None, &status).unwrap();
+            Ok(())
+        })
+        .unwrap();
+        for now in 1000..1050 {
+            let queries = 1 + random.below(3) as u32;
+            let span = |slot| DeviceSpan { slot, first_row: 0, queries, first_position: now - queries };
+            let mut spans = [span(3), PADDING, span(1), span(0), PADDING];
+            if now % 3 == 0 {
+                spans[2] = PADDING;
+            }
+            step.spans.write(0, &spans).unwrap();
+            let before = bench.lanes.lengths().unwrap();
+            graph.launch().unwrap();
+            // New entries are whatever the page held: give them a life before looking at what died.
+            let found = read(&bench.lanes);
+            check_pages(&bench.lanes);
+            assert_eq!(status.read_range(0, 16).unwrap(), bench.status(&spans, &found));
+            for (i, list) in lists.iter_mut().enumerate() {
+                let stepped = spans.iter().any(|span| span.slot as usize == i / per_slot);
+                if !stepped {
+                    assert!(found[i] == *list);
+                    continue;
+                }
+                assert!(found[i].len() <= before[i] as usize + queries as usize);
+                // The old ones among them are those that live.
+                let mut old = list.iter().filter(|entry| entry.expires_at > now);
+                assert!(old.all(|entry| found[i].contains(entry)), "{specialisation:?}: lane {i} at {now}");
+                *list = found[i].clone();
+            }
+        }
+    }
+}
+
+#[test]
+fn cuda_lanes_grow_by_their_spans() {
+    let Some(device) = device("cuda_lanes_grow_by_their_spans") else { return };
+    let random = &mut Random(4);
+    for (specialisation, slots) in specialisations().into_iter().zip([1, 300, 40, 257]) {
+        let (layers, groups) = (2, specialisation.groups);
+        let contents: Vec<_> = (0..slots * layers * groups)
+            .map(|_| {
+                let length = if random.below(10) == 0 { random.below(100) } else { 0 };
+                lane(random, &specialisation, length, |_, _| u32::MAX)
+            })
+            .collect();
+        let bench = Bench::new(
+            &device,
+            random,
+            specialisation,
+            layers,
+            slots,
+            contents,
+            slots * layers * groups * 11,
+        );
+        let max_spans = slots + 3;
+        let step = DeviceStep::new(&device, layers, groups, 1, max_spans).unwrap();
+        step.first_pages.fill_bytes(0xee).unwrap();
+        let mut order: Vec<u32> = (0..slots as u32).collect();
+        (1..slots).for_each(|i| order.swap(i, random.below(i + 1)));
+        let mut spans: Vec<_> = order
+            .iter()
+            .map(|&slot| {
+                let queries = random.pick(&[0, 1, 1, 1, 31, 32, 33, 300]);
+                DeviceSpan { slot, first_row: 0, queries, first_position: 9 }
+            })
+            .collect();
+        spans.insert(random.below(slots), PADDING);
+        spans.push(PADDING);
+        step.spans.write(0, &spans).unwrap();
+        bench.lifetimes.grow(bench.lanes.tables(), &step, StepSize { rows: 1, spans: spans.len() }).unwrap();
+        check_pages(&bench.lanes);
+        let first_pages = step.first_pages.read().unwrap();
+        let lengths = bench.lanes.lengths().unwrap();
+        for layer in 0..layers {
+            let first_pages = &first_pages[layer * (max_spans * groups + 1)..][..max_spans * groups + 1];
+            let mut total = 0;
+            for (i, span) in spans.iter().enumerate() {
+                for group in 0..groups {
+                    assert_eq!(first_pages[i * groups + group], total, "{specialisation:?} {i} {group}");
+                    if span.slot != u32::MAX {
+                        let lane = (span.slot as usize * layers + layer) * groups + group;
+                        assert_eq!(
+                            lengths[lane] as usize,
+                            bench.contents[lane].len() + span.queries as usize
+                        );
+                        total += lengths[lane].div_ceil(32);
+                    }
+                }
+            }
+            assert_eq!(first_pages[spans.len() * groups], total);
+            assert!(first_pages[spans.len() * groups + 1..].iter().all(|&page| page == 0xeeee_eeee));
+        }
+        for (found, before) in read(&bench.lanes).iter().zip(&bench.contents) {
+            assert!(found[..before.len()] == before[..], "{specialisation:?}: an entry changed");
+        }
+    }
+}
+
+#[test]
+fn cuda_cuts_lower_what_they_name_and_clear_forgets() {
+    let Some(device) = device("cuda_cuts_lower_what_they_name_and_clear_forgets") else { return };
+    let random = &mut Random(5);
+    for specialisation in specialisations() {
+        let per_slot = 2 * specialisation.groups;
+        let slots = 40;
+        let contents: Vec<_> = (0..slots * per_slot)
+            .map(|_| {
+                let length = random.pick(&[0, 1, 32, 70, 200]);
+                lane(random, &specialisation, length, |random, _| random.pick(&[150, 200, 210, u32::MAX]))
+            })
+            .collect();
+        let mut bench = Bench::new(&device, random, specialisation, 2, slots, contents, 0);
+        let cut = |slot, floor_sinks, floor_recent| PromptCut {
+            slot,
+            first: 3,
+            end: 150,
+            expires_at: 200,
+            killer: 199,
+            floor_sinks,
+            floor_recent,
+        };
+        let mut cuts: Vec<_> = (2..slots as u32).map(|slot| cut(slot, slot % 8, slot % 3 * 90)).collect();
+        cuts.push(PromptCut { expires_at: 5, killer: 1, ..cut(0, 0, 0) });
+        bench.lifetimes.cut(bench.lanes.tables(), &cuts).unwrap();
+        for cut in &cuts {
+            for lane in &mut bench.contents[cut.slot as usize * per_slot..][..per_slot] {
+                for entry in lane.iter_mut().filter(|entry| (cut.first..cut.end).contains(&entry.position)) {
+                    entry.lower(cut.expires_at, cut.killer, (cut.floor_sinks, cut.floor_recent));
+                }
+            }
+        }
+        assert!(read(&bench.lanes) == bench.contents, "{specialisation:?}");
+        for slot in [0, 1, slots - 1] {
+            let expected: Vec<(Vec<u32>, Vec<u32>)> = bench.contents[slot * per_slot..][..per_slot]
+                .iter()
+                .map(|lane| lane.iter().map(|entry| (entry.position, entry.expires_at)).unzip())
+                .collect();
+            assert_eq!(bench.lifetimes.lifetimes_of(&bench.lanes, slot).unwrap(), expected);
+        }
+        bench.lifetimes.clear(bench.lanes.tables(), &[1, 5, 0, 5]).unwrap();
+        for slot in [0, 1, 5] {
+            bench.contents[slot * per_slot..][..per_slot].iter_mut().for_each(Vec::clear);
+        }
+        check_pages(&bench.lanes);
+        assert!(read(&bench.lanes) == bench.contents, "{specialisation:?}");
+        assert!(bench.lifetimes.clear(bench.lanes.tables(), &[slots as u32]).is_err());
+        assert!(bench.lifetimes.cut(bench.lanes.tables(), &[cut(slots as u32, 0, 0)]).is_err());
+        assert!(bench.lifetimes.lifetimes_of(&bench.lanes, slots).is_err());
+    }
+}

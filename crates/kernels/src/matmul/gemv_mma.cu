@@ -1,0 +1,139 @@
+// Products of 5 to 16 rows, of 16-bit weights: the ring of gemv.cu, with the sums in the tensor cores.
+//
+// A unit is 32 outputs, or 16 gates and their ups, as four tiles of 8; all warps of a block share it, each every eighth
+// chunk of 4 vectors. A lane copies the vectors of output lane / 4 of each tile, vector lane % 4 of the chunk: since A
+// and B may take the inputs in any order as long as it is the same, these 16 bytes are the B of two multiplications as
+// they are, and a lane's vectors of x their A.
+
+constexpr u32 MMA_ROWS = 16, TILE = 8, UNIT = NR * TILE, CHUNK = 4;
+
+__device__ __forceinline__ uint4 load_x(const uint4* x, u32 at, u32 vectors) {
+    return at < vectors ? x[at] : make_uint4(0, 0, 0, 0);
+}
+
+// BOTH: more than 8 rows.
+template <bool BOTH> __device__ __forceinline__ void stream_mma(const Stream& p) {
+    typedef typename HalfOr<W>::type T;
+    extern __shared__ uint4 shared[];   // the ring
+    __shared__ float sums[WARPS][MMA_ROWS * UNIT];
+    let_next_start();
+    const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = lane / CHUNK;
+    const u32 vectors = p.inputs / 8, pitch = (vectors + CHUNK - 1) / CHUNK * CHUNK;
+    // As in `stream`: output n of tile i is that many on: i % 2 * TILE + n + i / 2 * far.
+    const bool gated = p.kind == SILU_MUL;
+    const u32 span = gated ? UNIT / 2 : UNIT;
+    const u32 low = (u64)p.out_width * blockIdx.x / gridDim.x, high = (u64)p.out_width * (blockIdx.x + 1) / gridDim.x;
+    const u32 units = (high - low + span - 1) / span;
+    const u64 far = (u64)(gated ? p.out_width : 2 * TILE) * vectors;
+
+    const u32 first = warp * CHUNK + lane % CHUNK;
+    u32 next_unit = warp * CHUNK < pitch ? 0 : units, next = first;
+    const uint4* source = p.weights + (u64)(low + group) * vectors;
+    const u32 ring = shared_address(shared) + threadIdx.x * 16;
+    auto copy_step = [&](u32 slot) {
+        if (next_unit < units) {
+            const u32 there = next < vectors ? high - low - next_unit * span : 0;
+            const uint4* from = source + next;
+            const u32 to = ring + slot * (STEP * 16);
+#pragma unroll
+            for (u32 i = 0; i < NR; i++) {
+                const bool wanted = (gated ? i % 2 : i) * TILE + group < there;
+                copy_weights(to + i * (STREAM_THREADS * 16), from + (u64)(i % 2 * TILE) * vectors + i / 2 * far, wanted);
+            }
+            next += WARPS * CHUNK;
+            if (next >= pitch) {
+                next = first, next_unit++;
+                source += (u64)span * vectors;
+            }
+        }
+        commit_copies();
+    };
+#pragma unroll 1
+    for (u32 slot = 0; slot < p.depth; slot++) copy_step(slot);
+    wait_for_previous();
+
+    // Rows that are not there are copies of the last one: a row's sums have nothing to do with another's.
+    const uint4* x[2];
+    x[0] = (const uint4*)p.x + (u64)min(group, p.rows - 1) * vectors;
+    x[1] = (const uint4*)p.x + (u64)min(group + 8, p.rows - 1) * vectors;
+    u32 slot = 0;
+    for (u32 unit = 0; unit < units; unit++) {
+        const u32 base = low + unit * span;
+        // The sums that this thread will write, and meanwhile what will be added to them.
+        constexpr u32 WRITES = BOTH ? 2 : 1;
+        const u32 column = threadIdx.x % UNIT, output = base + column;
+        float added[WRITES];
+        bool writes[WRITES];
+#pragma unroll
+        for (u32 j = 0; j < WRITES; j++) {
+            const u32 row = j * 8 + threadIdx.x / UNIT;
+            writes[j] = row < p.rows && column < span && output < high;
+            added[j] = 0.0f;
+            if (writes[j] && p.bias) added[j] = p.bias[output];
+            if (writes[j] && p.kind == ADD) added[j] += ((const float*)p.out)[(u64)row * p.out_width + output];
+        }
+
+        float d[NR][4];
+#pragma unroll
+        for (u32 i = 0; i < NR; i++) d[i][0] = d[i][1] = d[i][2] = d[i][3] = 0.0f;
+        // x of this step and of the next two.
+        uint4 v[3][2];
+#pragma unroll
+        for (u32 s = 0; s < 2; s++) {
+            v[s][0] = load_x(x[0], first + s * WARPS * CHUNK, vectors);
+            v[s][1] = BOTH ? load_x(x[1], first + s * WARPS * CHUNK, vectors) : make_uint4(0, 0, 0, 0);
+        }
+#pragma unroll 1
+        for (u32 at = first; at - lane % CHUNK < pitch; at += WARPS * CHUNK) {
+            v[2][0] = load_x(x[0], at + 2 * WARPS * CHUNK, vectors);
+            v[2][1] = BOTH ? load_x(x[1], at + 2 * WARPS * CHUNK, vectors) : make_uint4(0, 0, 0, 0);
+            wait_steps(p.depth - 1);
+            uint4 w[NR];
+#pragma unroll
+            for (u32 i = 0; i < NR; i++) w[i] = shared[slot * STEP + i * STREAM_THREADS + threadIdx.x];
+            copy_step(slot);
+            slot = slot + 1 == p.depth ? 0 : slot + 1;
+            const u32 one[4] = {v[0][0].x, v[0][1].x, v[0][0].y, v[0][1].y};
+            const u32 two[4] = {v[0][0].z, v[0][1].z, v[0][0].w, v[0][1].w};
+#pragma unroll
+            for (u32 i = 0; i < NR; i++) {
+                mma<T>(d[i], one, w[i].x, w[i].y);
+                mma<T>(d[i], two, w[i].z, w[i].w);
+            }
+#pragma unroll
+            for (u32 r = 0; r < 2; r++) v[0][r] = v[1][r], v[1][r] = v[2][r];
+        }
+        // Columns of neighbouring rows change places, so that they lie in different banks.
+        const u32 swap = group % 4;
+#pragma unroll
+        for (u32 i = 0; i < NR; i++) {
+            float* to = sums[warp] + group * UNIT + (i ^ swap) * TILE + lane % CHUNK * 2;
+            *(float2*)to = make_float2(d[i][0], d[i][1]);
+            if (BOTH) *(float2*)(to + 8 * UNIT) = make_float2(d[i][2], d[i][3]);
+        }
+        __syncthreads();
+#pragma unroll
+        for (u32 j = 0; j < WRITES; j++) {
+            if (!writes[j]) continue;
+            const u32 row = j * 8 + threadIdx.x / UNIT, place = row * UNIT + (column ^ row % 4 * TILE);
+            const u64 at = (u64)row * p.out_width + output;
+            float y = added[j];
+#pragma unroll
+            for (u32 s = 0; s < WARPS; s++) y += sums[s][place];
+            if (gated) {
+                float up = p.bias ? p.bias[output + p.out_width] : 0.0f;
+#pragma unroll
+                for (u32 s = 0; s < WARPS; s++) up += sums[s][place ^ 2 * TILE];
+                ((W*)p.out)[at] = narrow<W>(silu_times(y, up));
+                continue;
+            }
+            y = activate(p.activation, y);
+            if (p.kind == STORE) ((W*)p.out)[at] = narrow<W>(y);
+            else ((float*)p.out)[at] = y;
+        }
+        __syncthreads();
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(STREAM_THREADS, 2) stream_8(Stream p) { stream_mma<false>(p); }
+extern "C" __global__ void __launch_bounds__(STREAM_THREADS, 2) stream_16(Stream p) { stream_mma<true>(p); }

@@ -1,0 +1,363 @@
+//! cuBLASLt: products of many rows.
+//!
+//! The library counts columns first, so `[rows, n]` is its `n x rows`, and a weight `[n, k]` its `k x n`, transposed.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::ffi::c_void;
+use std::ptr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cudarc::cublaslt::{result, sys};
+
+use crate::DType;
+use crate::cuda::{CudaError, Device, DeviceBuffer, Library};
+
+/// Memory that the library may use between the kernels of one product.
+const WORKSPACE: usize = 64 << 20;
+/// Candidates that are timed.
+const CANDIDATES: usize = 8;
+
+/// CUBLAS_OP_T, which the bindings of this library leave to those of another.
+const TRANSPOSED: u32 = 1;
+
+/// CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE: partial sums meet in f32 and in a fixed order. The other schemes add them in
+/// the format of the result, or in the order in which they come.
+const REDUCTION: u32 = 2;
+
+/// What distinguishes one product from another for the library.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Shape {
+    pub rows: usize,
+    pub outputs: usize,
+    pub inputs: usize,
+    /// Of x and the weights.
+    pub dtype: DType,
+    /// Of the result.
+    pub out: DType,
+    /// Whether the result is added to what is there.
+    pub add: bool,
+    pub bias: bool,
+    /// Whether GPT-2's GELU should be applied.
+    pub gelu: bool,
+}
+
+/// Addresses on the device.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Operands {
+    pub x: u64,
+    pub weights: u64,
+    /// In the format of the result.
+    pub bias: u64,
+    pub out: u64,
+}
+
+/// Measures how long something takes once it is started.
+pub(super) type Timing<'a, E> = dyn FnMut(&dyn Fn() -> Result<(), E>) -> Result<f32, E> + 'a;
+
+/// What of a product the library did itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Fused {
+    pub bias: bool,
+    pub gelu: bool,
+}
+
+/// The library, its workspace, and what it chose for each product so far.
+#[derive(Debug)]
+pub(super) struct BlasLt {
+    handle: Handle,
+    workspace: DeviceBuffer<u8>,
+    plans: Mutex<HashMap<Shape, Option<Plan>>>,
+}
+
+#[derive(Debug)]
+struct Handle(sys::cublasLtHandle_t);
+
+// SAFETY: the library's handle may be used by any thread; the descriptors of plans are behind the mutex.
+unsafe impl Send for Handle {}
+// SAFETY: as above.
+unsafe impl Sync for Handle {}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // SAFETY: made in `BlasLt::new`, destroyed only here.
+        let _ = unsafe { result::destroy_handle(self.0) };
+    }
+}
+
+/// Descriptors and algorithms of one product.
+#[derive(Debug)]
+struct Plan {
+    operation: sys::cublasLtMatmulDesc_t,
+    x: sys::cublasLtMatrixLayout_t,
+    weights: sys::cublasLtMatrixLayout_t,
+    out: sys::cublasLtMatrixLayout_t,
+    algorithms: Vec<sys::cublasLtMatmulAlgo_t>,
+    chosen: usize,
+    fused: Fused,
+}
+
+// SAFETY: plain memory of the library's, which any one thread may use at a time.
+unsafe impl Send for Plan {}
+
+impl Drop for Plan {
+    fn drop(&mut self) {
+        // SAFETY: made in `Plan::new`, destroyed only here; null where the making stopped early.
+        unsafe {
+            if !self.operation.is_null() {
+                let _ = result::destroy_matmul_desc(self.operation);
+            }
+            for layout in [self.x, self.weights, self.out] {
+                if !layout.is_null() {
+                    let _ = result::destroy_matrix_layout(layout);
+                }
+            }
+        }
+    }
+}
+
+impl BlasLt {
+    pub(super) fn new(device: &Device) -> Result<Self, CudaError> {
+        Library::CublasLt.load()?;
+        device.bind()?;
+        let handle = Handle(result::create_handle().map_err(|error| CudaError::Blas {
+            op: "starting the library",
+            shape: "products".to_owned(),
+            status: error.to_string(),
+        })?);
+        let workspace = DeviceBuffer::uninitialized(device, "the workspace of products", WORKSPACE)?;
+        Ok(Self { handle, workspace, plans: Mutex::default() })
+    }
+
+    /// Starts the product, or says None where the library has no algorithm for it.
+    pub(super) fn run(&self, shape: Shape, operands: Operands) -> Result<Option<Fused>, CudaError> {
+        let mut plans = self.plans();
+        let Some(plan) = self.plan(&mut plans, shape, operands)? else { return Ok(None) };
+        self.launch(plan, plan.chosen, &shape, operands)?;
+        Ok(Some(plan.fused))
+    }
+
+    /// Times the library's candidates by `time`, which gets something to start, and keeps the fastest; gives its time.
+    pub(super) fn tune<E: From<CudaError>>(
+        &self,
+        shape: Shape,
+        operands: Operands,
+        time: &mut Timing<'_, E>,
+    ) -> Result<Option<f32>, E> {
+        let mut plans = self.plans();
+        let Some(plan) = self.plan(&mut plans, shape, operands)? else { return Ok(None) };
+        let mut best = (f32::INFINITY, plan.chosen);
+        for number in 0..plan.algorithms.len() {
+            let start = || Ok(self.launch(plan, number, &shape, operands)?);
+            // A candidate that the library proposes and then refuses is no candidate.
+            if self.launch(plan, number, &shape, operands).is_err() {
+                continue;
+            }
+            let taken = time(&start)?;
+            if taken < best.0 {
+                best = (taken, number);
+            }
+        }
+        plan.chosen = best.1;
+        Ok(Some(best.0))
+    }
+
+    /// Fills the second-level cache with something else.
+    pub(super) fn evict(&self) -> Result<(), CudaError> {
+        self.workspace.fill_bytes(0)
+    }
+
+    fn plans(&self) -> MutexGuard<'_, HashMap<Shape, Option<Plan>>> {
+        self.plans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn plan<'a>(
+        &self,
+        plans: &'a mut HashMap<Shape, Option<Plan>>,
+        shape: Shape,
+        operands: Operands,
+    ) -> Result<Option<&'a mut Plan>, CudaError> {
+        let plan = match plans.entry(shape) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(empty) => empty.insert(self.search(&shape, operands)?),
+        };
+        Ok(plan.as_mut())
+    }
+
+    /// Asks for algorithms: with everything fused, then with less and less.
+    fn search(&self, shape: &Shape, operands: Operands) -> Result<Option<Plan>, CudaError> {
+        self.workspace.device().bind()?;
+        let mut wishes = vec![Fused { bias: shape.bias, gelu: shape.gelu }];
+        wishes.push(Fused { bias: shape.bias, gelu: false });
+        wishes.push(Fused { bias: false, gelu: false });
+        wishes.dedup();
+        for fused in wishes {
+            let mut plan = Plan::new(shape, fused, operands)?;
+            plan.algorithms = self.algorithms(&plan)?;
+            if !plan.algorithms.is_empty() {
+                return Ok(Some(plan));
+            }
+        }
+        Ok(None)
+    }
+
+    fn algorithms(&self, plan: &Plan) -> Result<Vec<sys::cublasLtMatmulAlgo_t>, CudaError> {
+        let preference = result::create_matmul_pref().map_err(failed("a preference"))?;
+        let (limit, reduction) = (WORKSPACE, REDUCTION);
+        // SAFETY: plain numbers, for which zero is a value.
+        let mut found: [sys::cublasLtMatmulHeuristicResult_t; CANDIDATES] = unsafe { std::mem::zeroed() };
+        let mut count = 0;
+        // SAFETY: all descriptors are alive; the attributes are a usize and a u32; there is room for as many results as asked for.
+        let asked = unsafe {
+            result::set_matmul_pref_attribute(
+                preference,
+                sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                (&raw const limit).cast(),
+                size_of::<usize>(),
+            )
+            .and_then(|()| {
+                result::set_matmul_pref_attribute(
+                    preference,
+                    sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                    (&raw const reduction).cast(),
+                    size_of::<u32>(),
+                )
+            })
+            .and_then(|()| {
+                sys::cublasLtMatmulAlgoGetHeuristic(
+                    self.handle.0,
+                    plan.operation,
+                    plan.weights,
+                    plan.x,
+                    plan.out,
+                    plan.out,
+                    preference,
+                    CANDIDATES as i32,
+                    found.as_mut_ptr(),
+                    &raw mut count,
+                )
+                .result()
+            })
+        };
+        // SAFETY: destroyed once.
+        let _ = unsafe { result::destroy_matmul_pref(preference) };
+        if asked.is_err() {
+            // Not supported: the caller asks for less.
+            return Ok(Vec::new());
+        }
+        let found = found.iter().take(usize::try_from(count).unwrap_or(0));
+        let usable = |result: &&sys::cublasLtMatmulHeuristicResult_t| {
+            result.state == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS && result.workspaceSize <= WORKSPACE
+        };
+        Ok(found.filter(usable).map(|result| result.algo).collect())
+    }
+
+    fn launch(&self, plan: &Plan, number: usize, shape: &Shape, operands: Operands) -> Result<(), CudaError> {
+        let device = self.workspace.device();
+        device.bind()?;
+        if plan.fused.bias {
+            plan.set_bias(operands.bias)?;
+        }
+        let (alpha, beta) = (1f32, if shape.add { 1f32 } else { 0f32 });
+        // SAFETY: the operands are as large as the shape says, which the caller has checked; descriptors are alive, and
+        // ours alone while the plans are locked; the library copies what it needs of them before it returns.
+        unsafe {
+            result::matmul(
+                self.handle.0,
+                plan.operation,
+                (&raw const alpha).cast(),
+                (&raw const beta).cast(),
+                operands.weights as *const c_void,
+                plan.weights,
+                operands.x as *const c_void,
+                plan.x,
+                operands.out as *const c_void,
+                plan.out,
+                operands.out as *mut c_void,
+                plan.out,
+                plan.algorithms.get(number).map_or(ptr::null(), ptr::from_ref),
+                self.workspace.pointer() as *mut c_void,
+                WORKSPACE,
+                device.stream().cast(),
+            )
+        }
+        .map_err(|error| CudaError::Blas {
+            op: "a product",
+            shape: format!("{shape:?}"),
+            status: error.to_string(),
+        })
+    }
+}
+
+impl Plan {
+    fn new(shape: &Shape, fused: Fused, operands: Operands) -> Result<Self, CudaError> {
+        use sys::cublasLtEpilogue_t as Epilogue;
+        use sys::cublasLtMatmulDescAttributes_t as Attribute;
+        let mut plan = Self {
+            operation: ptr::null_mut(),
+            x: ptr::null_mut(),
+            weights: ptr::null_mut(),
+            out: ptr::null_mut(),
+            algorithms: Vec::new(),
+            chosen: 0,
+            fused,
+        };
+        let (rows, outputs, inputs) = (shape.rows as u64, shape.outputs as u64, shape.inputs as u64);
+        let layout = |dtype, rows: u64, columns: u64| {
+            result::create_matrix_layout(data_type(dtype), rows, columns, rows as i64)
+                .map_err(failed("a layout"))
+        };
+        // True f32 where the weights are: TensorFloat-32 has another name.
+        let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
+        plan.operation =
+            result::create_matmul_desc(compute, data_type(DType::F32)).map_err(failed("a descriptor"))?;
+        plan.weights = layout(shape.dtype, inputs, outputs)?;
+        plan.x = layout(shape.dtype, inputs, rows)?;
+        plan.out = layout(shape.out, outputs, rows)?;
+        plan.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &TRANSPOSED)?;
+        let epilogue = match fused {
+            Fused { bias: false, gelu: false } => Epilogue::CUBLASLT_EPILOGUE_DEFAULT,
+            Fused { bias: true, gelu: false } => Epilogue::CUBLASLT_EPILOGUE_BIAS,
+            Fused { bias: false, gelu: true } => Epilogue::CUBLASLT_EPILOGUE_GELU,
+            Fused { bias: true, gelu: true } => Epilogue::CUBLASLT_EPILOGUE_GELU_BIAS,
+        };
+        plan.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &(epilogue as u32))?;
+        if fused.bias {
+            plan.set_bias(operands.bias)?;
+        }
+        Ok(plan)
+    }
+
+    fn set_bias(&self, bias: u64) -> Result<(), CudaError> {
+        self.set(sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias)
+    }
+
+    fn set<T: Copy>(
+        &self,
+        attribute: sys::cublasLtMatmulDescAttributes_t,
+        value: &T,
+    ) -> Result<(), CudaError> {
+        // SAFETY: the descriptor is alive; each caller passes the attribute's own type.
+        unsafe {
+            result::set_matmul_desc_attribute(
+                self.operation,
+                attribute,
+                ptr::from_ref(value).cast(),
+                size_of::<T>(),
+            )
+        }
+        .map_err(failed("an attribute"))
+    }
+}
+
+fn failed(what: &'static str) -> impl Fn(result::CublasError) -> CudaError {
+    move |error| CudaError::Blas { op: "preparing", shape: what.to_owned(), status: error.to_string() }
+}
+
+fn data_type(dtype: DType) -> sys::cudaDataType {
+    match dtype {
+        DType::F32 => sys::cudaDataType::CUDA_R_32F,
+        DType::F16 => sys::cudaDataType::CUDA_R_16F,
+        DType::Bf16 => sys::cudaDataType::CUDA_R_16BF,
+    }
+}

@@ -1,0 +1,122 @@
+//! Random numbers on the device, and the other kernel that fills weights.
+
+use crate::cuda::{Device, DeviceBuffer, Function, Grid, Module, Source, Specialisation};
+use crate::error::{check_at_least, checked_size};
+use crate::{DType, KernelError};
+
+pub(crate) const SOURCE: Source = Source { file: "matmul/random.cu", text: include_str!("random.cu") };
+
+const OP: &str = "random numbers on the device";
+const THREADS: u32 = 256;
+
+/// Fills memory of the device with evenly distributed numbers.
+#[derive(Debug, Clone)]
+pub struct DeviceRandom {
+    f32: Function,
+    f16: Function,
+    bf16: Function,
+    turn_32: Function,
+    turn_16: Function,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct FillArguments {
+    to: u64,
+    count: u64,
+    seed: u64,
+    inputs: u64,
+    scale: f32,
+    padding: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct TurnArguments {
+    from: u64,
+    to: u64,
+    inputs: u32,
+    outputs: u32,
+}
+
+impl DeviceRandom {
+    /// Compiles the kernels, or takes them from the cache.
+    ///
+    /// # Errors
+    /// As [`Module::load`].
+    pub fn new(device: &Device, specialisation: &Specialisation) -> Result<Self, KernelError> {
+        let module = Module::load(device, &SOURCE, specialisation)?;
+        Ok(Self {
+            f32: module.function("fill_f32", 0)?,
+            f16: module.function("fill_f16", 0)?,
+            bf16: module.function("fill_bf16", 0)?,
+            turn_32: module.function("turn_32", 0)?,
+            turn_16: module.function("turn_16", 0)?,
+        })
+    }
+
+    /// Sets the first `count` numbers of `buffer`, of type `dtype`, to values in `-scale..=scale` that depend on the
+    /// seed and their place only.
+    ///
+    /// # Errors
+    /// A buffer that is too short, or a failed device.
+    pub fn fill(
+        &self,
+        buffer: &DeviceBuffer<u8>,
+        dtype: DType,
+        count: usize,
+        scale: f32,
+        seed: u64,
+    ) -> Result<(), KernelError> {
+        check_at_least(OP, "the buffer", checked_size(OP, &[count, dtype.bytes()])?, buffer.len())?;
+        self.launch(buffer.pointer(), dtype, count, 0, scale, seed)
+    }
+
+    /// As [`DeviceRandom::fill`] for all of an f32 buffer.
+    ///
+    /// # Errors
+    /// A failed device.
+    pub fn fill_f32(&self, buffer: &DeviceBuffer<f32>, scale: f32, seed: u64) -> Result<(), KernelError> {
+        self.launch(buffer.pointer(), DType::F32, buffer.len(), 0, scale, seed)
+    }
+
+    /// `count` numbers at `to`; with `inputs` numbered as [`PackedMatrix::random`](crate::PackedMatrix::random) does.
+    pub(super) fn launch(
+        &self,
+        to: u64,
+        dtype: DType,
+        count: usize,
+        inputs: usize,
+        scale: f32,
+        seed: u64,
+    ) -> Result<(), KernelError> {
+        let function = match dtype {
+            DType::F32 => &self.f32,
+            DType::F16 => &self.f16,
+            DType::Bf16 => &self.bf16,
+        };
+        let arguments =
+            FillArguments { to, count: count as u64, seed, inputs: inputs as u64, scale, padding: 0 };
+        let blocks = count.div_ceil(THREADS as usize).min(4096);
+        // SAFETY: the layout of `Fill`; callers have checked the length.
+        unsafe { function.launch(Grid::new(blocks, THREADS), &arguments) }?;
+        Ok(())
+    }
+
+    /// Writes the transpose of `[inputs, outputs]` elements at `from` to `to`; both are the caller's care.
+    pub(super) fn turn(
+        &self,
+        dtype: DType,
+        from: u64,
+        to: u64,
+        inputs: usize,
+        outputs: usize,
+    ) -> Result<(), KernelError> {
+        let function = if dtype.bytes() == 4 { &self.turn_32 } else { &self.turn_16 };
+        let arguments = TurnArguments { from, to, inputs: inputs as u32, outputs: outputs as u32 };
+        let grid = Grid::new(outputs.div_ceil(32), THREADS).by(inputs.div_ceil(32));
+        // SAFETY: the layout of `Turn`; the caller's promise.
+        unsafe { function.launch(grid, &arguments) }?;
+        Ok(())
+    }
+}

@@ -1,0 +1,162 @@
+//! The norms on the device.
+
+use crate::KernelError;
+use crate::cuda::{Device, DeviceBuffer, Function, Grid, Module, Source, Specialisation};
+use crate::error::{check_at_least, check_length, checked_size};
+
+pub(crate) const SOURCE: Source = Source { file: "norm/norm.cu", text: include_str!("norm.cu") };
+
+const OP: &str = "norm on the device";
+/// The widest rows that fit the registers of a block.
+const MAX_WIDTH: usize = 16384;
+
+/// What a norm multiplies by, and adds.
+#[derive(Debug, Clone, Copy)]
+pub enum NormParameters<'a> {
+    /// A layer norm.
+    Layer {
+        /// f32 `[c]`.
+        weight: &'a DeviceBuffer<f32>,
+        /// f32 `[c]`.
+        bias: &'a DeviceBuffer<f32>,
+    },
+    /// An RMS norm.
+    Rms {
+        /// f32 `[c]`.
+        weight: &'a DeviceBuffer<f32>,
+    },
+}
+
+impl NormParameters<'_> {
+    /// Addresses of weight and bias, the latter 0 for none.
+    ///
+    /// # Errors
+    /// Parameters of another width.
+    pub(crate) fn pointers(&self, op: &'static str, width: usize) -> Result<(u64, u64), KernelError> {
+        match self {
+            Self::Layer { weight, bias } => {
+                check_length(op, "weight", width, weight.len())?;
+                check_length(op, "bias", width, bias.len())?;
+                Ok((weight.pointer(), bias.pointer()))
+            }
+            Self::Rms { weight } => {
+                check_length(op, "weight", width, weight.len())?;
+                Ok((weight.pointer(), 0))
+            }
+        }
+    }
+}
+
+/// Norms of rows of the residual stream.
+#[derive(Debug, Clone)]
+pub struct DeviceNorm {
+    norm: Function,
+    width: usize,
+    element: usize,
+    threads: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Arguments {
+    residual: u64,
+    weight: u64,
+    bias: u64,
+    sources: u64,
+    normed: u64,
+    normed_f32: u64,
+    epsilon: f32,
+    padding: u32,
+}
+
+impl DeviceNorm {
+    /// Compiles the kernel, or takes it from the cache.
+    ///
+    /// # Errors
+    /// As [`Module::load`], or rows of more than 16384 elements.
+    pub fn new(device: &Device, specialisation: &Specialisation) -> Result<Self, KernelError> {
+        let width = specialisation.hidden;
+        if width == 0 || width > MAX_WIDTH {
+            return Err(KernelError::Invalid {
+                op: OP,
+                expected: format!("rows of 1 to {MAX_WIDTH} elements"),
+                got: width.to_string(),
+            });
+        }
+        let module = Module::load(device, &SOURCE, specialisation)?;
+        // As NORM_THREADS of the kernel file.
+        let threads = (width.div_ceil(256) * 32).clamp(64, 1024) as u32;
+        let element = specialisation.weights.bytes();
+        Ok(Self { norm: module.function("norm_rows", 0)?, width, element, threads })
+    }
+
+    /// Writes the norm of each row of `residual`, f32 `[rows, c]`, to `normed`, W `[rows, c]`, and unrounded to
+    /// `normed_f32` where it is given.
+    ///
+    /// # Errors
+    /// Lengths that do not agree, or a failed device.
+    pub fn apply(
+        &self,
+        rows: usize,
+        parameters: NormParameters<'_>,
+        epsilon: f32,
+        residual: &DeviceBuffer<f32>,
+        normed: &DeviceBuffer<u8>,
+        normed_f32: Option<&DeviceBuffer<f32>>,
+    ) -> Result<(), KernelError> {
+        check_at_least(OP, "residual", checked_size(OP, &[rows, self.width])?, residual.len())?;
+        self.launch(rows, parameters, epsilon, residual, normed, normed_f32, 0)
+    }
+
+    /// As [`DeviceNorm::apply`], of row `source_rows[i]` of `residual` to row i of the results, for i below `count`. A
+    /// source of `u32::MAX` leaves its row as it is; the others are the caller's promise to lie in the residual.
+    ///
+    /// # Errors
+    /// Lengths that do not agree, or a failed device.
+    #[expect(clippy::too_many_arguments, reason = "the operation's own arguments")]
+    pub fn apply_gathered(
+        &self,
+        parameters: NormParameters<'_>,
+        epsilon: f32,
+        residual: &DeviceBuffer<f32>,
+        source_rows: &DeviceBuffer<u32>,
+        count: usize,
+        normed: &DeviceBuffer<u8>,
+        normed_f32: Option<&DeviceBuffer<f32>>,
+    ) -> Result<(), KernelError> {
+        check_at_least(OP, "source_rows", count, source_rows.len())?;
+        self.launch(count, parameters, epsilon, residual, normed, normed_f32, source_rows.pointer())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what both forms share")]
+    fn launch(
+        &self,
+        rows: usize,
+        parameters: NormParameters<'_>,
+        epsilon: f32,
+        residual: &DeviceBuffer<f32>,
+        normed: &DeviceBuffer<u8>,
+        normed_f32: Option<&DeviceBuffer<f32>>,
+        sources: u64,
+    ) -> Result<(), KernelError> {
+        let count = checked_size(OP, &[rows, self.width])?;
+        check_at_least(OP, "normed", checked_size(OP, &[count, self.element])?, normed.len())?;
+        if let Some(wide) = normed_f32 {
+            check_at_least(OP, "normed_f32", count, wide.len())?;
+        }
+        let (weight, bias) = parameters.pointers(OP, self.width)?;
+        let arguments = Arguments {
+            residual: residual.pointer(),
+            weight,
+            bias,
+            sources,
+            normed: normed.pointer(),
+            normed_f32: normed_f32.map_or(0, DeviceBuffer::pointer),
+            epsilon,
+            padding: 0,
+        };
+        // SAFETY: the layout of `Norm`; lengths as just checked.
+        unsafe { self.norm.launch(Grid::new(rows, self.threads).early(), &arguments) }?;
+        Ok(())
+    }
+}

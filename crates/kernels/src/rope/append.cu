@@ -1,0 +1,212 @@
+// The table of angles, and what makes a step's keys and values entries of their lanes.
+
+struct Angles {
+    const float* inv_freq;   // [pairs]
+    float2* table;           // [positions][pairs]: cos and sin
+    u64 count;
+    u32 pairs;
+    float scaling;
+};
+
+extern "C" __global__ void __launch_bounds__(256) rope_table(Angles p) {
+    u64 at = (u64)blockIdx.x * 256 + threadIdx.x;
+    if (at >= p.count) return;
+    // The f32 product of position and frequency, as in transformers; its cos and sin correctly rounded.
+    float angle = __fmul_rn((float)(u32)(at / p.pairs), p.inv_freq[at % p.pairs]);
+    double s, c;
+    sincos((double)angle, &s, &c);
+    p.table[at] = make_float2(__fmul_rn((float)c, p.scaling), __fmul_rn((float)s, p.scaling));
+}
+
+// A rule by which an entry's end is known when it is born.
+struct Birth {
+    u32 kind;   // 0 a window, 1 a share of all positions
+    u32 sinks, recent;
+    u32 floor_sinks, floor_recent;
+    double keep;
+};
+struct Births {
+    u32 count;
+    Birth rules[4];
+};
+
+struct Append {
+    Lanes lanes;
+    const Row* rows;
+    W* qkv;                    // [rows][(h + 2 g) d]: queries are turned in place, keys and values go to the pages
+    const float* query_norm;   // [d], or none
+    const float* key_norm;     // [d], or none
+    const float2* angles;      // [positions][pairs], or none
+    const float* gates;        // [rows][2 gate_heads r]: query gates, then key gates; or none
+    u32 layer, pairs, positions, gate_heads;
+    float epsilon;
+    Births births;
+};
+
+constexpr u32 APPEND_WARPS = 4;
+constexpr u32 QKV = (QUERY_HEADS + 2 * KV_HEADS) * HEAD_DIM;
+// A task is one head of queries, keys or values, or what a lane knows of an entry beside them.
+constexpr u32 APPEND_TASKS = QUERY_HEADS + 2 * KV_HEADS + GROUPS;
+// Numbers of a head that a thread holds, two by two.
+constexpr u32 TWOS = (HEAD_DIM / 2 + 31) / 32;
+
+template <typename T> struct HalfOr { typedef T type; };
+template <> struct HalfOr<float> { typedef bf16 type; };
+
+template <typename T> __device__ __forceinline__ float2 read2(const T* from) {
+    if constexpr (sizeof(T) == 2) return widen2<typename HalfOr<T>::type>(*(const u32*)from);
+    else return *(const float2*)from;
+}
+template <typename T> __device__ __forceinline__ void write2(T* to, float2 x) {
+    if constexpr (sizeof(T) == 2) *(u32*)to = narrow2<typename HalfOr<T>::type>(x.x, x.y);
+    else *(float2*)to = x;
+}
+
+__device__ __forceinline__ u32 saturating_add(u32 a, u32 b) { return a > NEVER - b ? NEVER : a + b; }
+
+// The end that the rules give to an entry at `position`, and who decided so.
+__device__ void end_at_birth(const Births& births, u32 position, u32& expires, u32& killer) {
+    expires = NEVER;
+    killer = NEVER;
+    for (u32 i = 0; i < births.count; i++) {
+        const Birth& rule = births.rules[i];
+        u32 wished;
+        if (rule.kind == 0) {
+            if (position < rule.sinks) continue;
+            wished = saturating_add(position, rule.recent);
+        } else {
+            double share = rule.keep;
+            // Rounded products, as the host computes them: a fused one would decide some positions otherwise.
+            if (floor(__dmul_rn((double)position + 1.0, share)) > floor(__dmul_rn((double)position, share))) continue;
+            wished = position + 1;
+        }
+        u32 recent = rule.floor_recent > 1 ? rule.floor_recent : 1;
+        u32 end = position < rule.floor_sinks ? NEVER : saturating_add(position, recent);
+        end = end > wished ? end : wished;
+        end = end > position + 1 ? end : position + 1;
+        u32 decided = wished < position ? position : wished > end ? end : wished;
+        if (end == NEVER || end > expires) continue;
+        if (end == expires) {
+            killer = decided < killer ? decided : killer;
+        } else {
+            expires = end;
+            killer = decided;
+        }
+    }
+}
+
+// The norm of a head's numbers, which a warp holds together.
+__device__ __forceinline__ void head_norm(float2 (&x)[TWOS], const float* weight, float epsilon, u32 thread) {
+    float squares = 0.0f;
+#pragma unroll
+    for (u32 i = 0; i < TWOS; i++) squares += x[i].x * x[i].x + x[i].y * x[i].y;
+    float scale = 1.0f / sqrtf(warp_sum(squares) / (float)HEAD_DIM + epsilon);
+#pragma unroll
+    for (u32 i = 0; i < TWOS; i++) {
+        u32 at = (i * 32 + thread) * 2;
+        if (at < HEAD_DIM) x[i] = make_float2(x[i].x * scale * weight[at], x[i].y * scale * weight[at + 1]);
+    }
+}
+
+// One number of a turned head; `head` holds all of them.
+__device__ __forceinline__ float turned(const float* head, u32 at, const float2* angles, u32 pairs) {
+    if (at >= 2 * pairs) return head[at];
+    bool low = at < pairs;
+    u32 pair = low ? at : at - pairs;
+    float2 angle = angles[pair];
+    float other = __fmul_rn(head[low ? at + pairs : pair], angle.y);
+    float own = __fmul_rn(head[at], angle.x);
+    return low ? __fsub_rn(own, other) : __fadd_rn(own, other);
+}
+
+extern "C" __global__ void __launch_bounds__(32 * APPEND_WARPS) append(Append p) {
+    __shared__ float heads[APPEND_WARPS][HEAD_DIM];
+    let_next_start();
+    wait_for_previous();
+    u32 warp = threadIdx.x / 32, thread = threadIdx.x % 32;
+    u32 task = blockIdx.y * APPEND_WARPS + warp;
+    Row row = p.rows[blockIdx.x];
+    if (row.slot == NEVER || task >= APPEND_TASKS) return;
+
+    constexpr u32 FIRST_VALUE = QUERY_HEADS + KV_HEADS, FIRST_LANE = QUERY_HEADS + 2 * KV_HEADS;
+    bool query = task < QUERY_HEADS, key = !query && task < FIRST_VALUE;
+    const float* weight = query ? p.query_norm : p.key_norm;
+    if (query && !weight && !p.angles) return;
+    u32 kv_head = query ? 0 : key ? task - QUERY_HEADS : task - FIRST_VALUE;
+    u32 group = task >= FIRST_LANE ? task - FIRST_LANE : kv_head / LANE_HEADS;
+
+    W* head = p.qkv + (u64)blockIdx.x * QKV + (u64)task * HEAD_DIM;
+    float2 x[TWOS];
+    if (task < FIRST_LANE) {
+#pragma unroll
+        for (u32 i = 0; i < TWOS; i++) {
+            u32 at = (i * 32 + thread) * 2;
+            x[i] = at < HEAD_DIM ? read2(head + at) : make_float2(0.0f, 0.0f);
+        }
+    }
+    Page page = {};
+    u32 slot = 0;
+    if (!query) {
+        u32 lane = p.lanes.lane(row.slot, p.layer, group);
+        u32 length = p.lanes.lengths[lane];
+        // Lanes that could not grow have no such entry.
+        if (row.back == 0 || row.back > length) return;
+        u32 entry = length - row.back;
+        page = p.lanes.page(lane, entry / PAGE_ENTRIES);
+        slot = entry % PAGE_ENTRIES;
+    }
+
+    if (task >= FIRST_LANE) {
+        if constexpr (SIDE_WIDTH > 0) {
+            if (p.gates) {
+                u32 gate = p.gate_heads == 1 ? 0 : group;
+                const float* from = p.gates + ((u64)blockIdx.x * 2 * p.gate_heads + p.gate_heads + gate) * SIDE_WIDTH;
+                C* to = page.side() + slot * SIDE_WIDTH;
+                for (u32 i = thread; i < SIDE_WIDTH; i += 32) to[i] = narrow<C>(from[i]);
+            }
+        }
+        if (thread == 0) {
+            u32 expires, killer;
+            end_at_birth(p.births, row.position, expires, killer);
+            page.positions()[slot] = row.position;
+            page.expires_at()[slot] = expires;
+            page.killers()[slot] = killer;
+        }
+        return;
+    }
+    if (task >= FIRST_VALUE) {
+        C* to = page.values(kv_head % LANE_HEADS) + slot * HEAD_DIM;
+#pragma unroll
+        for (u32 i = 0; i < TWOS; i++) {
+            u32 at = (i * 32 + thread) * 2;
+            if (at < HEAD_DIM) write2(to + at, x[i]);
+        }
+        return;
+    }
+    if (weight) head_norm(x, weight, p.epsilon, thread);
+    if (p.angles) {
+        u32 position = row.position < p.positions ? row.position : p.positions - 1;
+        const float2* angles = p.angles + (u64)position * p.pairs;
+#pragma unroll
+        for (u32 i = 0; i < TWOS; i++) {
+            u32 at = (i * 32 + thread) * 2;
+            if (at < HEAD_DIM) *(float2*)(heads[warp] + at) = x[i];
+        }
+        __syncwarp();
+#pragma unroll
+        for (u32 i = 0; i < TWOS; i++) {
+            u32 at = (i * 32 + thread) * 2;
+            if (at < HEAD_DIM) {
+                x[i] = make_float2(turned(heads[warp], at, angles, p.pairs), turned(heads[warp], at + 1, angles, p.pairs));
+            }
+        }
+    }
+    C* to = query ? (C*)0 : page.keys(kv_head % LANE_HEADS) + slot * HEAD_DIM;
+#pragma unroll
+    for (u32 i = 0; i < TWOS; i++) {
+        u32 at = (i * 32 + thread) * 2;
+        if (at >= HEAD_DIM) continue;
+        if (query) write2(head + at, x[i]);
+        else write2(to + at, x[i]);
+    }
+}

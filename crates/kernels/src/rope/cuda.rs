@@ -1,0 +1,212 @@
+//! The table of angles on the device, and the kernel that turns queries and keys and appends to the cache.
+
+use crate::KernelError;
+use crate::cuda::{
+    Device, DeviceBuffer, DeviceStep, Function, Grid, LaneTables, Module, Source, Specialisation, StepSize,
+};
+use crate::error::{check_at_least, check_length, checked_size};
+
+pub(crate) const SOURCE: Source = Source { file: "rope/append.cu", text: include_str!("append.cu") };
+
+const OP: &str = "append on the device";
+/// Warps of a block of the append kernel.
+const WARPS: usize = 4;
+
+/// The angles of a model.
+#[derive(Debug)]
+pub struct DeviceRope;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct AnglesArguments {
+    inv_freq: u64,
+    table: u64,
+    count: u64,
+    pairs: u32,
+    scaling: f32,
+}
+
+impl DeviceRope {
+    /// Cos and sin of every position below `max_positions`, `[max_positions, pairs]`: what
+    /// [`RopeTable::angles`](crate::RopeTable::angles) gives. Waits for the device.
+    ///
+    /// # Errors
+    /// As [`Module::load`], no such memory, or a failed device.
+    pub fn table(
+        device: &Device,
+        specialisation: &Specialisation,
+        inv_freq: &[f32],
+        attention_scaling: f32,
+        max_positions: usize,
+    ) -> Result<DeviceBuffer<[f32; 2]>, KernelError> {
+        const OP: &str = "rope table on the device";
+        let count = checked_size(OP, &[max_positions, inv_freq.len()])?;
+        let table = DeviceBuffer::uninitialized(device, "the angles of the rope", count)?;
+        let frequencies = DeviceBuffer::copy_of(device, "the frequencies of the rope", inv_freq)?;
+        let fill = Module::load(device, &SOURCE, specialisation)?.function("rope_table", 0)?;
+        let arguments = AnglesArguments {
+            inv_freq: frequencies.pointer(),
+            table: table.pointer(),
+            count: count as u64,
+            pairs: inv_freq.len() as u32,
+            scaling: attention_scaling,
+        };
+        // SAFETY: the layout of `Angles`; the buffers were just made for it, and live until the wait.
+        unsafe { fill.launch(Grid::new(count.div_ceil(256), 256), &arguments) }?;
+        device.synchronize()?;
+        Ok(table)
+    }
+}
+
+/// A rule by which the end of an entry is known when it is born, with the floors of the policy that it stands for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[repr(C)]
+pub struct Birth {
+    /// 0: a window, the entry ends at `position + recent`; 1: a share, it ends at once unless the share of positions
+    /// `keep` gains a whole one with it.
+    pub kind: u32,
+    /// Of a window: positions below it do not end.
+    pub sinks: u32,
+    /// Of a window: its length.
+    pub recent: u32,
+    /// Positions below it never end by this rule.
+    pub floor_sinks: u32,
+    /// The least lifetime that this rule may give.
+    pub floor_recent: u32,
+    /// Of a share: which part of all positions stays.
+    pub keep: f64,
+}
+
+/// The rules for new entries: the lowest end that any of them gives counts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[repr(C)]
+pub struct Births {
+    /// How many of `rules` there are.
+    pub count: u32,
+    /// The rules.
+    pub rules: [Birth; 4],
+}
+
+impl Default for Births {
+    /// No rules: every entry lives for ever.
+    fn default() -> Self {
+        let rule = Birth { kind: 0, sinks: 0, recent: 0, floor_sinks: 0, floor_recent: 0, keep: 0.0 };
+        Self { count: 0, rules: [rule; 4] }
+    }
+}
+
+/// Turns queries and keys, and writes a step's keys, values, key gates, positions and lifetimes into the lanes.
+#[derive(Debug, Clone)]
+pub struct DeviceAppend {
+    append: Function,
+    specialisation: Specialisation,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Arguments {
+    lanes: LaneTables,
+    rows: u64,
+    qkv: u64,
+    query_norm: u64,
+    key_norm: u64,
+    angles: u64,
+    gates: u64,
+    layer: u32,
+    pairs: u32,
+    positions: u32,
+    gate_heads: u32,
+    epsilon: f32,
+    births: Births,
+}
+
+impl DeviceAppend {
+    /// Compiles the kernel, or takes it from the cache.
+    ///
+    /// # Errors
+    /// As [`Module::load`], or heads of an odd width.
+    pub fn new(device: &Device, specialisation: &Specialisation) -> Result<Self, KernelError> {
+        if !specialisation.head_dim.is_multiple_of(2) {
+            return Err(KernelError::Invalid {
+                op: OP,
+                expected: "heads of an even width".to_owned(),
+                got: specialisation.head_dim.to_string(),
+            });
+        }
+        let module = Module::load(device, &SOURCE, specialisation)?;
+        Ok(Self { append: module.function("append", 0)?, specialisation: *specialisation })
+    }
+
+    /// Writes the entries of the step's rows into the lanes of `layer`, which have grown already.
+    ///
+    /// `qkv` is W `[rows, (h + 2g) d]`; its queries are normalised by `query_norm`, f32 `[d]`, and turned by `rope` (a
+    /// table and its pairs) in place, its keys on their way to the pages. `gates` is f32 `[rows, 2 gate_heads r]`,
+    /// query gates first; the key gates go to the side channel, those of the only head or of the lane's own.
+    ///
+    /// # Errors
+    /// Lengths that do not agree, more than four rules, or a failed device.
+    #[expect(clippy::too_many_arguments, reason = "the operation's own arguments")]
+    pub fn append(
+        &self,
+        lanes: LaneTables,
+        step: &DeviceStep,
+        size: StepSize,
+        layer: usize,
+        qkv: &DeviceBuffer<u8>,
+        query_norm: Option<&DeviceBuffer<f32>>,
+        key_norm: Option<&DeviceBuffer<f32>>,
+        epsilon: f32,
+        rope: Option<(&DeviceBuffer<[f32; 2]>, usize)>,
+        gates: Option<&DeviceBuffer<f32>>,
+        gate_heads: usize,
+        births: &Births,
+    ) -> Result<(), KernelError> {
+        let spec = &self.specialisation;
+        let width = (spec.query_heads + 2 * spec.kv_heads) * spec.head_dim;
+        check_at_least(OP, "the rows of the step", size.rows, step.rows.len())?;
+        check_at_least(OP, "qkv", checked_size(OP, &[size.rows, width, spec.weights.bytes()])?, qkv.len())?;
+        for weight in [query_norm, key_norm].into_iter().flatten() {
+            check_length(OP, "a weight of the norm of heads", spec.head_dim, weight.len())?;
+        }
+        let invalid = |expected: String, got: String| KernelError::Invalid { op: OP, expected, got };
+        if births.count as usize > births.rules.len() {
+            return Err(invalid("at most 4 rules".to_owned(), births.count.to_string()));
+        }
+        if let Some(gates) = gates {
+            if gate_heads != 1 && gate_heads != spec.groups {
+                let expected = format!("gate heads: 1 or {}", spec.groups);
+                return Err(invalid(expected, gate_heads.to_string()));
+            }
+            let numbers = checked_size(OP, &[size.rows, 2, gate_heads, spec.side_width])?;
+            check_at_least(OP, "gates", numbers, gates.len())?;
+        }
+        let rope = rope.filter(|&(_, pairs)| pairs > 0);
+        if let Some((table, pairs)) = rope
+            && (2 * pairs > spec.head_dim || table.len() < pairs)
+        {
+            let expected = format!("angles of at most {} pairs and at least one position", spec.head_dim / 2);
+            return Err(invalid(expected, format!("{} angles of {pairs} pairs", table.len())));
+        }
+        let pointer = |buffer: Option<&DeviceBuffer<f32>>| buffer.map_or(0, DeviceBuffer::pointer);
+        let arguments = Arguments {
+            lanes,
+            rows: step.rows.pointer(),
+            qkv: qkv.pointer(),
+            query_norm: pointer(query_norm),
+            key_norm: pointer(key_norm),
+            angles: rope.map_or(0, |(table, _)| table.pointer()),
+            gates: pointer(gates),
+            layer: layer as u32,
+            pairs: rope.map_or(0, |(_, pairs)| pairs) as u32,
+            positions: rope.map_or(0, |(table, pairs)| table.len() / pairs) as u32,
+            gate_heads: gate_heads as u32,
+            epsilon,
+            births: *births,
+        };
+        let tasks = spec.query_heads + 2 * spec.kv_heads + spec.groups;
+        let grid = Grid::new(size.rows, 32 * WARPS as u32).by(tasks.div_ceil(WARPS)).early();
+        // SAFETY: the layout of `Append`; lengths as just checked; lanes and layer are the caller's own tables.
+        unsafe { self.append.launch(grid, &arguments) }?;
+        Ok(())
+    }
+}

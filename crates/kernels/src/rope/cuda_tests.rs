@@ -1,0 +1,291 @@
+//! The table of angles, and what an append leaves in the pages, against the CPU's operations.
+
+use super::{Birth, Births, DeviceAppend, DeviceRope, RopeTable, rotate};
+use crate::cuda::rounding::{assert_close, bytes_of, last_bits, numbers_of, plain, rounded, upload};
+use crate::cuda::testing::device;
+use crate::cuda::{Device, DeviceBuffer, DeviceLanes, DeviceStep, Row, Specialisation, StepSize};
+use crate::testing::Random;
+use crate::{DType, PAGE_ENTRIES, Team, rms_norm_heads};
+
+/// Two roundings of a cos or sin that a different double decides otherwise.
+const ANGLE_TOLERANCE: f64 = 2e-7;
+
+#[test]
+fn cuda_angles_are_those_of_the_cpu() {
+    let Some(device) = device("cuda_angles_are_those_of_the_cpu") else { return };
+    let inv_freq: Vec<f32> = (0..64).map(|i| 500_000f32.powf(-(i as f32) / 64.0)).collect();
+    let (positions, scaling) = (70_000u32, 1.25);
+    let table = DeviceRope::table(&device, &plain(DType::Bf16, 32), &inv_freq, scaling, positions as usize);
+    let table = table.unwrap().read().unwrap();
+    let some: Vec<u32> = (0..100).chain(69_900..positions).collect();
+    let want = RopeTable { inv_freq, attention_scaling: scaling }.angles(&some);
+    for (i, &position) in some.iter().enumerate() {
+        for pair in 0..64 {
+            let [cos, sin] = table[position as usize * 64 + pair];
+            for (got, want) in [(cos, want.cos[i * 64 + pair]), (sin, want.sin[i * 64 + pair])] {
+                assert!(f64::from((got - want).abs()) <= ANGLE_TOLERANCE, "{position} {pair}: {got} {want}");
+            }
+        }
+    }
+}
+
+/// `Lanes::lower` of the policy crate, for one entry, in the words of its documentation.
+fn end_at_birth(births: &Births, position: u32) -> (u32, u32) {
+    let (mut expires, mut killer) = (u32::MAX, u32::MAX);
+    for rule in &births.rules[..births.count as usize] {
+        let wished = if rule.kind == 0 {
+            (position >= rule.sinks).then(|| position.saturating_add(rule.recent))
+        } else {
+            let share = |position: u32| (f64::from(position) * rule.keep).floor();
+            (share(position + 1) <= share(position)).then_some(position + 1)
+        };
+        let Some(wished) = wished else { continue };
+        let floor = if position < rule.floor_sinks {
+            u32::MAX
+        } else {
+            position.saturating_add(rule.floor_recent.max(1))
+        };
+        let end = wished.max(floor).max(position + 1);
+        let decided = wished.clamp(position, end);
+        if end == u32::MAX || end > expires {
+            continue;
+        }
+        if end == expires {
+            killer = killer.min(decided);
+        } else {
+            (expires, killer) = (end, decided);
+        }
+    }
+    (expires, killer)
+}
+
+struct Case {
+    specialisation: Specialisation,
+    pairs: usize,
+    norms: bool,
+    gate_heads: Option<usize>,
+    births: Births,
+}
+
+#[test]
+fn cuda_appended_entries_are_those_of_the_cpu() {
+    let Some(device) = device("cuda_appended_entries_are_those_of_the_cpu") else { return };
+    let base = Specialisation {
+        weights: DType::Bf16,
+        cache: DType::Bf16,
+        query_heads: 8,
+        kv_heads: 4,
+        groups: 1,
+        head_dim: 64,
+        hidden: 512,
+        side_width: 8,
+    };
+    let window = Birth { kind: 0, sinks: 4, recent: 10, floor_sinks: 2, floor_recent: 3, keep: 0.0 };
+    let share = Birth { kind: 1, sinks: 0, recent: 0, floor_sinks: 1, floor_recent: 6, keep: 0.37 };
+    let endless = Birth { recent: u32::MAX, ..window };
+    let births = |rules: &[Birth]| {
+        let mut births = Births { count: rules.len() as u32, ..Births::default() };
+        births.rules[..rules.len()].copy_from_slice(rules);
+        births
+    };
+    let cases = [
+        Case {
+            specialisation: base,
+            pairs: 32,
+            norms: false,
+            gate_heads: Some(1),
+            births: births(&[window]),
+        },
+        Case {
+            specialisation: Specialisation { groups: 4, weights: DType::F32, cache: DType::F32, ..base },
+            pairs: 32,
+            norms: true,
+            gate_heads: Some(4),
+            births: births(&[window, share]),
+        },
+        Case {
+            specialisation: Specialisation { cache: DType::F32, head_dim: 128, groups: 4, ..base },
+            pairs: 64,
+            norms: true,
+            gate_heads: Some(1),
+            births: births(&[share, endless, window, share]),
+        },
+        Case {
+            specialisation: Specialisation { weights: DType::F16, cache: DType::F16, side_width: 0, ..base },
+            pairs: 0,
+            norms: false,
+            gate_heads: None,
+            births: Births::default(),
+        },
+        Case {
+            specialisation: Specialisation { weights: DType::F32, cache: DType::F16, head_dim: 256, ..base },
+            pairs: 48,
+            norms: true,
+            gate_heads: Some(1),
+            births: births(&[window]),
+        },
+        Case {
+            specialisation: Specialisation { head_dim: 8, kv_heads: 2, query_heads: 6, groups: 2, ..base },
+            pairs: 3,
+            norms: false,
+            gate_heads: None,
+            births: births(&[share]),
+        },
+    ];
+    for (number, case) in cases.iter().enumerate() {
+        check(&device, number, case);
+    }
+}
+
+fn check(device: &Device, number: usize, case: &Case) {
+    let mut random = Random(100 + number as u64);
+    let (spec, team) = (&case.specialisation, Team::new(1).unwrap());
+    let (h, g, d, r) = (spec.query_heads, spec.kv_heads, spec.head_dim, spec.side_width);
+    let (layers, layer, slots) = (2, 1, 4);
+    // Sequences in slots 2, 0 and 3, with padding between; slot 1 is nobody's.
+    let queries = [(2u32, 1usize), (0, 40), (3, 3)];
+    let lanes = DeviceLanes::new(device, spec, layers, slots, 256, 64).unwrap();
+    let mut before = vec![(0, Vec::new()); slots * layers * spec.groups];
+    for &(slot, count) in &queries {
+        for group in 0..spec.groups {
+            let lane = (slot as usize * layers + layer) * spec.groups + group;
+            let length = random.below(70) + count;
+            let pages: Vec<u8> =
+                (0..length.div_ceil(PAGE_ENTRIES) * spec.page_bytes()).map(|_| random.next() as u8).collect();
+            lanes.write_lane(lane, length as u32, &pages).unwrap();
+            before[lane] = (length, pages);
+        }
+    }
+    let mut rows = Vec::new();
+    let padding = Row { slot: u32::MAX, token: 0, position: 0, back: 0 };
+    for &(slot, count) in &queries {
+        let first = random.below(900) as u32;
+        for i in 0..count as u32 {
+            rows.push(Row { slot, token: 0, position: first + i, back: count as u32 - i });
+        }
+        rows.push(padding);
+    }
+    rows[0].position = 1;
+    let step = DeviceStep::new(device, layers, spec.groups, 64, 8).unwrap();
+    step.rows.write(0, &rows).unwrap();
+    let width = (h + 2 * g) * d;
+    let qkv = rounded(&random.row(rows.len() * width), spec.weights);
+    let device_qkv = upload(device, &qkv, spec.weights);
+    let (query_norm, key_norm) = (random.row(d), random.row(d));
+    let copy = |values: &[f32]| DeviceBuffer::copy_of(device, "a test", values).unwrap();
+    let (device_query_norm, device_key_norm) = (copy(&query_norm), copy(&key_norm));
+    let table = RopeTable {
+        inv_freq: (0..case.pairs).map(|i| 10_000f32.powf(-(i as f32) / 32.0)).collect(),
+        attention_scaling: 1.0,
+    };
+    let angles = DeviceRope::table(device, spec, &table.inv_freq, 1.0, 1000).unwrap();
+    let heads = case.gate_heads.unwrap_or(1);
+    let gates = random.row(rows.len() * 2 * heads * r);
+    let device_gates = copy(&gates);
+    DeviceAppend::new(device, spec)
+        .unwrap()
+        .append(
+            lanes.tables(),
+            &step,
+            StepSize { rows: rows.len(), spans: 6 },
+            layer,
+            &device_qkv,
+            case.norms.then_some(&device_query_norm),
+            case.norms.then_some(&device_key_norm),
+            1e-6,
+            Some((&angles, case.pairs)),
+            case.gate_heads.map(|_| &device_gates),
+            heads,
+            &case.births,
+        )
+        .unwrap();
+
+    let mut turned = qkv.clone();
+    if case.norms {
+        rms_norm_heads(&team, &mut turned, width, 0, h, &query_norm, 1e-6).unwrap();
+        rms_norm_heads(&team, &mut turned, width, h * d, g, &key_norm, 1e-6).unwrap();
+    }
+    let positions: Vec<u32> = rows.iter().map(|row| row.position).collect();
+    rotate(&team, &mut turned, width, 0, h + g, d, &table.angles(&positions)).unwrap();
+    let wide = |values: &[f32]| values.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
+    let got = numbers_of(&device_qkv.read().unwrap(), spec.weights);
+    for (i, row) in rows.iter().enumerate() {
+        let (got, before) = (&got[i * width..][..width], &qkv[i * width..][..width]);
+        let what = format!("case {number}: queries of row {i}");
+        let want = if row.slot == u32::MAX { before } else { &turned[i * width..] };
+        assert_close(&what, &got[..h * d], &wide(&want[..h * d]), last_bits(spec.weights));
+        assert_eq!(got[h * d..], before[h * d..], "case {number}: keys and values of row {i}");
+    }
+
+    let (element, lane_heads) = (spec.cache.bytes(), g / spec.groups);
+    let tail = spec.page_bytes() - 3 * 4 * PAGE_ENTRIES;
+    for (lane, (length, pages)) in before.iter().enumerate() {
+        let (got_length, mut got) = lanes.read_lane(lane).unwrap();
+        assert_eq!(got_length as usize, *length);
+        let group = lane % spec.groups;
+        let mine = lane / spec.groups % layers == layer;
+        let slot = (lane / spec.groups / layers) as u32;
+        for (i, row) in rows.iter().enumerate().filter(|(_, row)| mine && row.slot == slot) {
+            let what = format!("case {number}: lane {lane}, row {i}");
+            let entry = length - row.back as usize;
+            let (page, entry) = (entry / PAGE_ENTRIES * spec.page_bytes(), entry % PAGE_ENTRIES);
+            // Checks a stretch of a page, and puts back what was there, so that in the end nothing else differs.
+            let mut meet = |at: usize, want: &[u8], tolerance: Option<f64>| {
+                let range = page + at..page + at + want.len();
+                match tolerance {
+                    None => assert_eq!(&got[range.clone()], want, "{what}, byte {at}"),
+                    Some(tolerance) => assert_close(
+                        &what,
+                        &numbers_of(&got[range.clone()], spec.cache),
+                        &wide(&numbers_of(want, spec.cache)),
+                        tolerance,
+                    ),
+                }
+                got[range.clone()].copy_from_slice(&pages[range]);
+            };
+            for head in 0..lane_heads {
+                let from = i * width + (h + group * lane_heads + head) * d;
+                let at = (head * 2 * PAGE_ENTRIES + entry) * d * element;
+                meet(at, &bytes_of(&turned[from..from + d], spec.cache), Some(last_bits(spec.cache)));
+                let at = at + PAGE_ENTRIES * d * element;
+                meet(at, &bytes_of(&qkv[from + g * d..][..d], spec.cache), None);
+            }
+            if case.gate_heads.is_some() {
+                let from = (i * 2 * heads + heads + group % heads) * r;
+                let at = (lane_heads * 2 * PAGE_ENTRIES * d + entry * r) * element;
+                meet(at, &bytes_of(&gates[from..from + r], spec.cache), None);
+            }
+            let (expires, killer) = end_at_birth(&case.births, row.position);
+            for (array, value) in [row.position, expires, killer].into_iter().enumerate() {
+                meet(tail + (array * PAGE_ENTRIES + entry) * 4, &value.to_le_bytes(), None);
+            }
+        }
+        assert!(got == *pages, "case {number}: lane {lane}: something else was written");
+    }
+}
+
+/// The twin that the device is held against, where the answers are plain.
+#[test]
+fn ends_at_birth_are_those_of_windows_and_shares() {
+    let never = Birth { kind: 0, sinks: 4, recent: 10, floor_sinks: 0, floor_recent: 0, keep: 0.0 };
+    let births = |rules: &[Birth]| {
+        let mut births = Births { count: rules.len() as u32, ..Births::default() };
+        births.rules[..rules.len()].copy_from_slice(rules);
+        births
+    };
+    assert_eq!(end_at_birth(&Births::default(), 7), (u32::MAX, u32::MAX));
+    let window = births(&[never]);
+    assert_eq!(end_at_birth(&window, 3), (u32::MAX, u32::MAX));
+    assert_eq!(end_at_birth(&window, 4), (14, 14));
+    // A floor puts the end off, not the decision.
+    assert_eq!(end_at_birth(&births(&[Birth { floor_recent: 30, ..never }]), 4), (34, 14));
+    assert_eq!(end_at_birth(&births(&[Birth { floor_sinks: 5, ..never }]), 4), (u32::MAX, u32::MAX));
+    let share = Birth { kind: 1, keep: 0.25, ..never };
+    let kept: Vec<u32> = (0..12).filter(|&i| end_at_birth(&births(&[share]), i).0 == u32::MAX).collect();
+    assert_eq!(kept, [3, 7, 11]);
+    // The lowest end counts.
+    assert_eq!(end_at_birth(&births(&[never, share]), 8), (9, 9));
+    assert_eq!(end_at_birth(&births(&[never, share]), 11), (21, 21));
+    // As the kernel file lays them out.
+    assert_eq!((size_of::<Birth>(), size_of::<Births>()), (32, 136));
+}
