@@ -19,6 +19,34 @@ pub enum ModelError {
     /// An operation refused its operands.
     #[error("the model's computation failed: {0}")]
     Kernel(#[from] dropcap_kernels::KernelError),
+    /// A pruning method that the CUDA backend cannot decide.
+    #[error("the method {what}, which a CUDA device cannot do: use another method, or --device cpu")]
+    DeviceMethod {
+        /// What it does.
+        what: String,
+    },
+    /// More deaths in one step than a device tells of.
+    #[error("{count} entries died in one step, of which the device can tell {limit}: use smaller chunks")]
+    TooManyDeaths {
+        /// Deaths.
+        count: usize,
+        /// Most that are told.
+        limit: usize,
+    },
+    /// A step larger than the device's buffers.
+    #[error(
+        "a step of {rows} tokens of {spans} sequences does not fit: the device was prepared for {limit} tokens of {batch} sequences; use smaller chunks"
+    )]
+    StepTooLarge {
+        /// Tokens of the step.
+        rows: usize,
+        /// Most tokens.
+        limit: usize,
+        /// Sequences of the step.
+        spans: usize,
+        /// Most sequences.
+        batch: usize,
+    },
     /// The cache refused an edit.
     #[error(transparent)]
     Cache(#[from] dropcap_cache::CacheError),
@@ -170,6 +198,12 @@ pub enum ModelError {
         /// Size of the vocabulary, v.
         vocabulary: usize,
     },
+}
+
+impl From<dropcap_kernels::cuda::CudaError> for ModelError {
+    fn from(error: dropcap_kernels::cuda::CudaError) -> Self {
+        ModelError::Kernel(error.into())
+    }
 }
 
 impl ModelError {

@@ -8,6 +8,7 @@ mod checkpoint;
 mod config_json;
 mod decoder;
 mod decoder_config;
+pub mod device;
 mod error;
 mod families;
 pub mod fuzzing;

@@ -30,7 +30,7 @@ impl Decoder {
 }
 
 /// The frequencies of a family that rotates.
-pub(super) fn rope_table(config: &DecoderConfig) -> Option<RopeTable> {
+pub(crate) fn rope_table(config: &DecoderConfig) -> Option<RopeTable> {
     match config.position {
         Position::Learned => None,
         Position::Rope(rope) => {

@@ -14,6 +14,7 @@ mod scratch;
 
 pub use forward::{DeathSink, Logits, Segment};
 pub use linear::Linear;
+pub(crate) use load::rope_table;
 pub use norm::NormWeights;
 pub use scratch::Scratch;
 

@@ -1,0 +1,338 @@
+//! A decoder on a device with the cache of its sequences.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use dropcap_kernels::activation::DeviceActivation;
+use dropcap_kernels::attention::DeviceAttention;
+use dropcap_kernels::cuda::{
+    Device, DeviceBuffer, DeviceLanes, DeviceStep, Module, PinnedBuffer, SOURCES, Source, Specialisation,
+};
+use dropcap_kernels::embedding::DeviceEmbedding;
+use dropcap_kernels::lifetimes::{Deaths, DeviceInherit, DeviceLifetimes, LaneLifetimes};
+use dropcap_kernels::matmul::DeviceMatmul;
+use dropcap_kernels::norm::DeviceNorm;
+use dropcap_kernels::rope::{DeviceAppend, DeviceRope};
+use dropcap_kernels::sampling::{DeviceSampler, SlotSampling};
+use dropcap_kernels::vote::DeviceVotes;
+use dropcap_kernels::{DType, PAGE_ENTRIES};
+use dropcap_policy::{EvictionPolicy, Granularity};
+
+use super::rules::{DeviceRules, side_width};
+use super::scratch::DeviceScratch;
+use super::slots::Slots;
+use super::step::DecodeGraph;
+use super::{DeviceWeights, Slot};
+use crate::{DecoderConfig, ModelError};
+
+/// How a device divides its memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceOptions {
+    /// How keys, values and key gates are stored.
+    pub kv_dtype: DType,
+    /// Cap on the pages of the cache in bytes; none means nine tenths of what is free.
+    pub kv_limit: Option<usize>,
+    /// Most prompt tokens of a step.
+    pub chunk: usize,
+    /// Most sequences at once.
+    pub max_batch: usize,
+    /// Whether steps tell of every entry that died.
+    pub deaths: bool,
+    /// Rows of logits that one step may bring back, beside those that are sampled from.
+    pub logit_rows: usize,
+}
+
+/// Weights, cache, kernels and graphs: everything that a step needs, on one device.
+#[derive(Debug)]
+pub struct DeviceDecoder {
+    pub(super) weights: Arc<DeviceWeights>,
+    pub(super) rules: DeviceRules,
+    pub(super) kernels: Kernels,
+    pub(super) rope: Option<(DeviceBuffer<[f32; 2]>, usize)>,
+    pub(super) scratch: DeviceScratch,
+    pub(super) inputs: DeviceStep,
+    pub(super) sampling: SamplingBuffers,
+    pub(super) status: DeviceBuffer<u32>,
+    pub(super) status_host: PinnedBuffer<u32>,
+    pub(super) deaths: Option<Deaths>,
+    pub(super) graphs: BTreeMap<usize, DecodeGraph>,
+    pub(super) lanes: DeviceLanes,
+    pub(super) slots: Slots,
+    pub(super) free_pages: usize,
+    pub(super) peak_pages: usize,
+    pub(super) options: DeviceOptions,
+}
+
+/// The compiled operations.
+#[derive(Debug)]
+pub(super) struct Kernels {
+    pub(super) embedding: DeviceEmbedding,
+    pub(super) norm: DeviceNorm,
+    pub(super) append: DeviceAppend,
+    pub(super) activation: DeviceActivation,
+    pub(super) matmul: DeviceMatmul,
+    pub(super) attention: DeviceAttention,
+    pub(super) lifetimes: DeviceLifetimes,
+    pub(super) votes: Option<DeviceVotes>,
+    pub(super) inherit: Option<DeviceInherit>,
+    pub(super) sampler: DeviceSampler,
+}
+
+/// What sampling reads and writes.
+#[derive(Debug)]
+pub(super) struct SamplingBuffers {
+    /// Slot of each row of logits.
+    pub(super) slots: DeviceBuffer<u32>,
+    /// Uniform in [0, 1), one for each row.
+    pub(super) randoms: DeviceBuffer<f32>,
+    /// What came out.
+    pub(super) tokens: DeviceBuffer<u32>,
+}
+
+impl DeviceDecoder {
+    /// A decoder with an empty cache for up to `options.max_batch` sequences under `policy`.
+    ///
+    /// # Errors
+    /// A policy that the device cannot decide; sizes beyond what the kernels take; too little memory.
+    pub fn new(
+        weights: Arc<DeviceWeights>,
+        policy: &dyn EvictionPolicy,
+        options: DeviceOptions,
+    ) -> Result<Self, ModelError> {
+        let (device, config) = (weights.device.clone(), &weights.config);
+        let rules = DeviceRules::new(&device, config, policy)?;
+        let groups = match policy.granularity() {
+            Granularity::Layer => 1,
+            Granularity::KvHead => config.kv_heads,
+        };
+        let specialisation = Specialisation {
+            weights: weights.dtype,
+            cache: options.kv_dtype,
+            query_heads: config.heads,
+            kv_heads: config.kv_heads,
+            groups,
+            head_dim: config.head_dim,
+            hidden: config.hidden,
+            side_width: side_width(policy),
+        };
+        let gate_heads = rules.gates.as_ref().map(|gates| gates.heads);
+        let kernels = Kernels::new(&device, &specialisation, config, &options, &rules)?;
+        // A sequence that decodes may share a step with a chunk.
+        let rows = options.chunk + options.max_batch;
+        let logit_rows = options.logit_rows.max(options.max_batch);
+        let gate_width = gate_heads.map_or(0, |heads| 2 * heads * specialisation.side_width);
+        let logits = (logit_rows, weights.head().outputs());
+        let scratch = DeviceScratch::new(&device, config, weights.dtype, rows, logits, gate_width)?;
+        let rope = match &weights.rope {
+            None => None,
+            Some((frequencies, scaling)) => {
+                let table =
+                    DeviceRope::table(&device, &specialisation, frequencies, *scaling, config.max_positions)?;
+                Some((table, frequencies.len()))
+            }
+        };
+        let batch = options.max_batch;
+        let zeroed = |len: usize| DeviceBuffer::<u32>::zeroed(&device, "sampling", len);
+        let sampling = SamplingBuffers {
+            slots: zeroed(batch)?,
+            randoms: DeviceBuffer::zeroed(&device, "sampling", batch)?,
+            tokens: zeroed(batch)?,
+        };
+        let inputs = DeviceStep::new(&device, config.layers, groups, rows, batch)?;
+        let status = zeroed(1 + 3 * batch)?;
+        let status_host = PinnedBuffer::zeroed(&device, 1 + 3 * batch)?;
+        let capacity = pool_pages(&device, config, &specialisation, &options)?;
+        let max_entries = config.max_positions.min(capacity * PAGE_ENTRIES);
+        let lanes = DeviceLanes::new(&device, &specialisation, config.layers, batch, max_entries, capacity)?;
+        let deaths = options
+            .deaths
+            .then(|| Deaths::new(&device, (capacity * PAGE_ENTRIES).min(MAX_DEATHS)))
+            .transpose()?;
+        Ok(Self {
+            rules,
+            kernels,
+            rope,
+            scratch,
+            inputs,
+            sampling,
+            status,
+            status_host,
+            deaths,
+            graphs: BTreeMap::new(),
+            lanes,
+            slots: Slots::new(batch),
+            free_pages: capacity,
+            peak_pages: 0,
+            options,
+            weights,
+        })
+    }
+
+    /// The architecture.
+    #[must_use]
+    pub fn config(&self) -> &DecoderConfig {
+        &self.weights.config
+    }
+
+    /// What it was made with.
+    #[must_use]
+    pub fn options(&self) -> &DeviceOptions {
+        &self.options
+    }
+
+    /// Lanes of each layer of a sequence: 1, or the KV heads.
+    #[must_use]
+    pub fn groups(&self) -> usize {
+        self.lanes.specialisation().groups
+    }
+
+    /// Pages of the whole pool.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.lanes.capacity()
+    }
+
+    /// Bytes of one page, what the cache knows of its entries included.
+    #[must_use]
+    pub fn page_bytes(&self) -> usize {
+        self.lanes.specialisation().page_bytes()
+    }
+
+    /// Bytes of one live entry of a lane.
+    #[must_use]
+    pub fn entry_bytes(&self) -> usize {
+        self.lanes.specialisation().entry_bytes()
+    }
+
+    /// The most pages that were ever held at the end of a step.
+    #[must_use]
+    pub fn peak_pages(&self) -> usize {
+        self.peak_pages
+    }
+
+    /// Pages that a step can take now.
+    ///
+    /// # Errors
+    /// A failed device.
+    pub fn free_pages(&mut self) -> Result<usize, ModelError> {
+        self.clear_left()?;
+        Ok(self.free_pages)
+    }
+
+    /// A place for one more sequence, if there is one.
+    ///
+    /// # Errors
+    /// A failed device.
+    pub fn open(&mut self) -> Result<Option<Slot>, ModelError> {
+        self.clear_left()?;
+        Ok(self.slots.take())
+    }
+
+    /// How tokens of a sequence are chosen from now on; `text` is what a repetition penalty already counts.
+    ///
+    /// # Errors
+    /// A failed device.
+    pub fn sample_with(
+        &mut self,
+        slot: &Slot,
+        sampling: SlotSampling,
+        text: &[u32],
+    ) -> Result<(), ModelError> {
+        let penalised = sampling.repetition_penalty != 1.0;
+        self.kernels.sampler.set(slot.index() as usize, sampling)?;
+        if penalised {
+            self.kernels.sampler.seen(slot.index() as usize, text)?;
+        }
+        Ok(())
+    }
+
+    /// Live entries of each layer of a sequence, summed over its lanes.
+    ///
+    /// # Errors
+    /// A failed device.
+    pub fn live_entries(&self, slot: &Slot) -> Result<Vec<u64>, ModelError> {
+        let per_slot = self.config().layers * self.groups();
+        let lengths = self.lanes.lengths()?;
+        let own = &lengths[slot.index() as usize * per_slot..][..per_slot];
+        Ok(own.chunks(self.groups()).map(|layer| layer.iter().map(|&live| u64::from(live)).sum()).collect())
+    }
+
+    /// Positions and lifetimes of the live entries of every lane `[layers * groups]` of a sequence.
+    ///
+    /// # Errors
+    /// A failed device.
+    pub fn lifetimes(&self, slot: &Slot) -> Result<Vec<LaneLifetimes>, ModelError> {
+        Ok(self.kernels.lifetimes.lifetimes_of(&self.lanes, slot.index() as usize)?)
+    }
+
+    /// Frees what the sequences that have gone held.
+    pub(super) fn clear_left(&mut self) -> Result<(), ModelError> {
+        let left = self.slots.left();
+        if !left.is_empty() {
+            self.kernels.lifetimes.clear(self.lanes.tables(), &left)?;
+            self.free_pages = self.lanes.free_pages()?;
+        }
+        Ok(())
+    }
+}
+
+/// Most deaths of one step that are told: 24 bytes each.
+const MAX_DEATHS: usize = 1 << 24;
+
+impl Kernels {
+    fn new(
+        device: &Device,
+        specialisation: &Specialisation,
+        config: &DecoderConfig,
+        options: &DeviceOptions,
+        rules: &DeviceRules,
+    ) -> Result<Self, ModelError> {
+        let gate_heads = rules.gates.as_ref().map(|gates| gates.heads);
+        Module::compile_missing(device, &needed(specialisation, rules))?;
+        let (batch, positions) = (options.max_batch, config.max_positions);
+        let inherit = rules.inherits.map(|_| DeviceInherit::new(device, specialisation, batch, positions));
+        Ok(Self {
+            embedding: DeviceEmbedding::new(device, specialisation)?,
+            norm: DeviceNorm::new(device, specialisation)?,
+            append: DeviceAppend::new(device, specialisation)?,
+            activation: DeviceActivation::new(device, specialisation)?,
+            matmul: DeviceMatmul::new(device, specialisation)?,
+            attention: DeviceAttention::new(device, specialisation, options.max_batch)?,
+            lifetimes: DeviceLifetimes::new(device, specialisation)?,
+            votes: gate_heads.map(|heads| DeviceVotes::new(device, specialisation, heads)).transpose()?,
+            inherit: inherit.transpose()?,
+            sampler: DeviceSampler::new(device, options.max_batch, config.vocabulary)?,
+        })
+    }
+}
+
+/// The kernel files that a decoder loads, each with what it is compiled for.
+fn needed(specialisation: &Specialisation, rules: &DeviceRules) -> Vec<(Source, Specialisation)> {
+    let unused = |file: &str| match file {
+        "vote/vote.cu" => rules.gates.is_none(),
+        "lifetimes/inherit.cu" => rules.inherits.is_none(),
+        _ => matches!(file, "matmul/random.cu" | "cuda/bandwidth.cu"),
+    };
+    let compiled_for = |source: &Source| match source.file {
+        "sampling/sample.cu" => Specialisation::NEUTRAL,
+        _ => *specialisation,
+    };
+    let files = SOURCES.iter().filter(|source| !unused(source.file));
+    files.map(|source| (*source, compiled_for(source))).collect()
+}
+
+/// How many pages the pool gets: what the cap or the memory allows, and no more than all sequences can fill.
+fn pool_pages(
+    device: &Device,
+    config: &DecoderConfig,
+    specialisation: &Specialisation,
+    options: &DeviceOptions,
+) -> Result<usize, ModelError> {
+    let (free, _) = device.memory()?;
+    let available = free / 10 * 9;
+    let bytes = options.kv_limit.map_or(available, |limit| limit.min(available));
+    let lanes = options.max_batch * config.layers * specialisation.groups;
+    // One page more for each lane, because what a step takes is rounded up.
+    let useful = lanes.saturating_mul(config.max_positions.div_ceil(PAGE_ENTRIES) + 1);
+    Ok((bytes / specialisation.page_bytes()).min(useful).min(u32::MAX as usize / 2))
+}

@@ -1,0 +1,268 @@
+//! The kernels of one step, in order.
+
+use dropcap_kernels::cuda::{DeviceBuffer, DeviceSpan, StepSize};
+use dropcap_kernels::matmul::Target;
+use dropcap_kernels::norm::NormParameters;
+
+use super::decoder::DeviceDecoder;
+use super::weights::{DeviceLinear, DeviceNormWeights};
+use crate::{Mlp, ModelError};
+
+/// Which attention serves a step.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Mode<'a> {
+    /// One token of every sequence: nothing that is launched depends on lengths, so that it can be recorded.
+    Decode,
+    /// Any tokens; the spans as the device has them.
+    Prefill(&'a [DeviceSpan]),
+}
+
+impl DeviceNormWeights {
+    fn parameters(&self) -> NormParameters<'_> {
+        match &self.bias {
+            Some(bias) => NormParameters::Layer { weight: &self.weight, bias },
+            None => NormParameters::Rms { weight: &self.weight },
+        }
+    }
+}
+
+impl DeviceDecoder {
+    /// Grows the lanes and runs every layer; afterwards the residual stream is ready for the head.
+    pub(super) fn run_layers(&self, size: StepSize, mode: Mode<'_>) -> Result<(), ModelError> {
+        let lanes = self.lanes.tables();
+        self.kernels.lifetimes.grow(lanes, &self.inputs, size)?;
+        let weights = &*self.weights;
+        let positions = weights.positions.as_ref().map(|table| &table.data);
+        let residual = &self.scratch.residual;
+        self.kernels.embedding.embed(&self.inputs, size, &weights.embedding.data, positions, residual)?;
+        for layer in 0..weights.layers.len() {
+            self.attention_block(layer, size, mode)?;
+            self.mlp_block(layer, size.rows)?;
+        }
+        Ok(())
+    }
+
+    fn attention_block(&self, index: usize, size: StepSize, mode: Mode<'_>) -> Result<(), ModelError> {
+        let (layer, scratch) = (&self.weights.layers[index], &self.scratch);
+        let rows = size.rows;
+        let gates = self.rules.gates.as_ref().map(|gates| &gates.layers[index].both);
+        let target = Target::Store(&scratch.qkv);
+        self.project(&layer.attention_norm, &layer.qkv, rows, gates.is_some(), target)?;
+        if let (Some(gates), Some(normed), Some(out)) = (gates, &scratch.normed_f32, &scratch.gates) {
+            let matmul = &self.kernels.matmul;
+            if self.is_fused(&layer.qkv, rows) {
+                let (norm, epsilon) = (layer.attention_norm.parameters(), self.epsilon());
+                matmul.normed_product_f32(&scratch.residual, norm, epsilon, gates, rows, out)?;
+            } else {
+                matmul.product_f32(normed, gates, rows, out)?;
+            }
+        }
+        self.enter(index, size)?;
+        let lanes = self.lanes.tables();
+        let scale = self.weights.config.attention_scale(index);
+        let attention = &self.kernels.attention;
+        match mode {
+            Mode::Decode => {
+                attention.decode(lanes, &self.inputs, size, index, scale, &scratch.qkv, &scratch.mixed)?;
+            }
+            Mode::Prefill(spans) => {
+                attention.prefill(lanes, &self.inputs, spans, index, scale, &scratch.qkv, &scratch.mixed)?;
+            }
+        }
+        let (matmul, bias) = (&self.kernels.matmul, layer.output.bias.as_ref());
+        let target = Target::Add(&scratch.residual);
+        matmul.product(&scratch.mixed, &layer.output.weight, bias, size.rows, target)?;
+        Ok(())
+    }
+
+    /// Puts the new tokens of a step into a layer's lanes and lets the policy decide.
+    pub(super) fn enter(&self, index: usize, size: StepSize) -> Result<(), ModelError> {
+        let (layer, lanes) = (&self.weights.layers[index], self.lanes.tables());
+        let gates = self.rules.gates.as_ref();
+        self.kernels.append.append(
+            lanes,
+            &self.inputs,
+            size,
+            index,
+            &self.scratch.qkv,
+            layer.query_norm.as_ref(),
+            layer.key_norm.as_ref(),
+            self.epsilon(),
+            self.rope.as_ref().map(|(table, pairs)| (table, *pairs)),
+            self.scratch.gates.as_ref(),
+            gates.map_or(1, |gates| gates.heads),
+            &self.rules.births[index],
+        )?;
+        if let (Some(gates), Some(votes), Some(numbers)) = (gates, &self.kernels.votes, &self.scratch.gates) {
+            let floors = (gates.floors.sinks, gates.floors.recent);
+            let bias = &gates.layers[index].bias;
+            votes.vote(lanes, &self.inputs, size, index, numbers, bias, floors, gates.decides)?;
+        }
+        if let (Some(floors), Some(inherit)) = (self.rules.inherits, &self.kernels.inherit) {
+            inherit.inherit(lanes, &self.inputs, size, index, (floors.sinks, floors.recent))?;
+        }
+        Ok(())
+    }
+
+    fn mlp_block(&self, index: usize, rows: usize) -> Result<(), ModelError> {
+        let (layer, scratch) = (&self.weights.layers[index], &self.scratch);
+        let config = &self.weights.config;
+        let fused = self.kernels.matmul.gates(&layer.up.weight, rows);
+        let target = match (config.mlp, &scratch.gated) {
+            (Mlp::GeluTanh, _) => Target::GeluTanh(&scratch.up),
+            (Mlp::Gelu, _) => Target::Gelu(&scratch.up),
+            (Mlp::SwiGlu, Some(gated)) if fused => Target::SiluMul(gated),
+            (Mlp::SwiGlu, _) => Target::Store(&scratch.up),
+        };
+        self.project(&layer.mlp_norm, &layer.up, rows, false, target)?;
+        let hidden = match &scratch.gated {
+            Some(gated) if fused => gated,
+            Some(gated) => {
+                self.kernels.activation.silu_mul(rows, config.intermediate, &scratch.up, gated)?;
+                gated
+            }
+            None => &scratch.up,
+        };
+        let (matmul, bias) = (&self.kernels.matmul, layer.down.bias.as_ref());
+        matmul.product(hidden, &layer.down.weight, bias, rows, Target::Add(&scratch.residual))?;
+        Ok(())
+    }
+
+    /// A norm of the residual stream and the product that reads it: one launch where few rows share one reading of the
+    /// weights, and then the norm is left nowhere.
+    fn project(
+        &self,
+        norm: &DeviceNormWeights,
+        linear: &DeviceLinear,
+        rows: usize,
+        keep_f32: bool,
+        target: Target<'_>,
+    ) -> Result<(), ModelError> {
+        let (scratch, matmul, epsilon) = (&self.scratch, &self.kernels.matmul, self.epsilon());
+        let (parameters, bias) = (norm.parameters(), linear.bias.as_ref());
+        if self.is_fused(linear, rows) {
+            let residual = &scratch.residual;
+            matmul.normed_product(residual, parameters, epsilon, &linear.weight, bias, rows, target)?;
+            return Ok(());
+        }
+        let wide = if keep_f32 { scratch.normed_f32.as_ref() } else { None };
+        self.kernels.norm.apply(rows, parameters, epsilon, &scratch.residual, &scratch.normed, wide)?;
+        matmul.product(&scratch.normed, &linear.weight, bias, rows, target)?;
+        Ok(())
+    }
+
+    /// Whether a norm and the product after it are one launch. The gates of a layer follow its projection, since they
+    /// read the same norm.
+    fn is_fused(&self, linear: &DeviceLinear, rows: usize) -> bool {
+        let gates = self.rules.gates.as_ref().and_then(|gates| gates.layers.first());
+        let matmul = &self.kernels.matmul;
+        matmul.norms(&linear.weight, rows) && gates.is_none_or(|gates| matmul.norms(&gates.both, rows))
+    }
+
+    fn epsilon(&self) -> f32 {
+        self.weights.config.norm.epsilon
+    }
+
+    /// The logits of the first `rows` rows.
+    pub(super) fn decode_head(&self, rows: usize) -> Result<(), ModelError> {
+        let (scratch, weights) = (&self.scratch, &*self.weights);
+        let norm = weights.final_norm.parameters();
+        let (matmul, head) = (&self.kernels.matmul, weights.head());
+        let target = Target::StoreF32(&scratch.logits);
+        if matmul.norms(head, rows) {
+            matmul.normed_product(&scratch.residual, norm, self.epsilon(), head, None, rows, target)?;
+            return Ok(());
+        }
+        self.kernels.norm.apply(
+            rows,
+            norm,
+            self.epsilon(),
+            &scratch.residual,
+            &scratch.logit_inputs,
+            None,
+        )?;
+        matmul.product(&scratch.logit_inputs, head, None, rows, target)?;
+        Ok(())
+    }
+
+    /// The logits of the rows named in `scratch.logit_rows`.
+    pub(super) fn head(&self, count: usize) -> Result<(), ModelError> {
+        let (scratch, weights) = (&self.scratch, &*self.weights);
+        self.kernels.norm.apply_gathered(
+            weights.final_norm.parameters(),
+            self.epsilon(),
+            &scratch.residual,
+            &scratch.logit_rows,
+            count,
+            &scratch.logit_inputs,
+            None,
+        )?;
+        let target = Target::StoreF32(&scratch.logits);
+        self.kernels.matmul.product(&scratch.logit_inputs, weights.head(), None, count, target)?;
+        Ok(())
+    }
+
+    /// Tokens from the first `count` rows of logits.
+    pub(super) fn sample(&self, count: usize) -> Result<(), ModelError> {
+        let (sampling, logits) = (&self.sampling, &self.scratch.logits);
+        let stride = self.weights.head().outputs();
+        let (slots, randoms) = (&sampling.slots, &sampling.randoms);
+        self.kernels.sampler.sample(count, slots, logits, stride, randoms, &sampling.tokens)?;
+        Ok(())
+    }
+
+    /// Frees what the next query does not see, and leaves the state of every slot in `status`.
+    pub(super) fn reclaim(&self, size: StepSize) -> Result<(), ModelError> {
+        let status: &DeviceBuffer<u32> = &self.status;
+        let lanes = self.lanes.tables();
+        self.kernels.lifetimes.reclaim(lanes, &self.inputs, size, self.deaths.as_ref(), status)?;
+        Ok(())
+    }
+}
+
+impl DeviceDecoder {
+    /// Lets the products of a decode step of `rows` tokens choose their fastest algorithms.
+    pub(super) fn tune(&self, rows: usize) -> Result<(), ModelError> {
+        let (scratch, matmul) = (&self.scratch, &self.kernels.matmul);
+        let Some(layer) = self.weights.layers.first() else { return Ok(()) };
+        let gates = self.rules.gates.as_ref().and_then(|gates| gates.layers.first());
+        if let (Some(gates), Some(normed), Some(out)) = (gates, &scratch.normed_f32, &scratch.gates) {
+            matmul.tune_f32(normed, &gates.both, rows, out)?;
+        }
+        // Ours start before the kernel before them has ended, which a measurement of one product does not see.
+        if matmul.gates(&layer.qkv.weight, rows) {
+            return Ok(());
+        }
+        let up = match self.weights.config.mlp {
+            Mlp::GeluTanh => Target::GeluTanh(&scratch.up),
+            Mlp::Gelu => Target::Gelu(&scratch.up),
+            Mlp::SwiGlu => Target::Store(&scratch.up),
+        };
+        let hidden = scratch.gated.as_ref().unwrap_or(&scratch.up);
+        matmul.tune(
+            &scratch.normed,
+            &layer.qkv.weight,
+            layer.qkv.bias.as_ref(),
+            rows,
+            Target::Store(&scratch.qkv),
+        )?;
+        matmul.tune(
+            &scratch.mixed,
+            &layer.output.weight,
+            layer.output.bias.as_ref(),
+            rows,
+            Target::Add(&scratch.residual),
+        )?;
+        matmul.tune(&scratch.normed, &layer.up.weight, layer.up.bias.as_ref(), rows, up)?;
+        matmul.tune(
+            hidden,
+            &layer.down.weight,
+            layer.down.bias.as_ref(),
+            rows,
+            Target::Add(&scratch.residual),
+        )?;
+        let head = self.weights.head();
+        matmul.tune(&scratch.logit_inputs, head, None, rows, Target::StoreF32(&scratch.logits))?;
+        Ok(())
+    }
+}

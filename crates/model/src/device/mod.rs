@@ -1,0 +1,21 @@
+//! The decoder on a GPU: the same models, policies and lifetimes, decided and freed without leaving the device.
+//!
+//! Pages, page tables, lane lengths, lifetimes and key gates live on the device. What a policy does comes as data
+//! ([`dropcap_policy::Rule`]), because nothing calls back from a kernel. A decode step is one CUDA graph per batch
+//! size; the host sends rows and random numbers, and gets tokens and the state of the pool back.
+
+mod decoder;
+mod fill;
+mod launch;
+mod outcome;
+mod rules;
+mod scratch;
+mod slots;
+mod step;
+mod weights;
+
+pub use decoder::{DeviceDecoder, DeviceOptions};
+pub use outcome::{DeviceOutcome, SlotState};
+pub use slots::Slot;
+pub use step::{DeviceSegment, Wanted};
+pub use weights::DeviceWeights;

@@ -1,0 +1,27 @@
+//! What a step on the device brings back.
+
+use dropcap_kernels::lifetimes::DeathRecord;
+
+/// What a step computed, in the order of its segments.
+#[derive(Debug, Clone, Default)]
+pub struct DeviceOutcome {
+    /// Per segment the sampled token, where one was wanted, or the index of its first logit that is not finite.
+    pub tokens: Vec<Option<Result<u32, usize>>>,
+    /// f32 `[rows, v]` of the segments that wanted logits.
+    pub logits: Vec<f32>,
+    /// Per segment the state of its slot.
+    pub states: Vec<SlotState>,
+    /// What died, ordered by segment, layer, lane and position, where the decoder was made to tell.
+    pub deaths: Vec<DeathRecord>,
+}
+
+/// The cache of one sequence, all layers together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SlotState {
+    /// Pages that one more token takes from the pool.
+    pub wanted: usize,
+    /// Pages held.
+    pub pages: usize,
+    /// Live entries.
+    pub live: usize,
+}

@@ -1,0 +1,66 @@
+//! Who has which slot of the cache.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// One sequence's place in the cache of a [`super::DeviceDecoder`]. Its entries go when it drops; the decoder frees
+/// their pages before it looks at the pool again.
+#[derive(Debug)]
+pub struct Slot {
+    index: u32,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    free: Vec<u32>,
+    left: Vec<u32>,
+}
+
+/// All slots of a cache.
+#[derive(Debug)]
+pub(super) struct Slots(Arc<Shared>);
+
+impl Slot {
+    /// Number of the slot.
+    #[must_use]
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.shared.state().left.push(self.index);
+    }
+}
+
+impl Slots {
+    pub(super) fn new(count: usize) -> Self {
+        // Taken from the end, so the first sequence gets slot 0.
+        let free = (0..count as u32).rev().collect();
+        Self(Arc::new(Shared(Mutex::new(State { free, left: Vec::new() }))))
+    }
+
+    /// A slot without entries, unless all are taken; the decoder clears those that were left beforehand.
+    pub(super) fn take(&self) -> Option<Slot> {
+        let index = self.0.state().free.pop()?;
+        Some(Slot { index, shared: Arc::clone(&self.0) })
+    }
+
+    /// The slots that were left since the last call; they can be taken again, once they have been cleared.
+    pub(super) fn left(&self) -> Vec<u32> {
+        let mut state = self.0.state();
+        let left = std::mem::take(&mut state.left);
+        state.free.extend(&left);
+        left
+    }
+}
+
+impl Shared {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

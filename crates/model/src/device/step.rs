@@ -1,0 +1,302 @@
+//! One step: what the host sends, what it gets back.
+
+use dropcap_kernels::cuda::{DeviceSpan, Graph, PinnedBuffer, Row, StepSize};
+use dropcap_kernels::lifetimes::PromptCut;
+
+use super::decoder::DeviceDecoder;
+use super::launch::Mode;
+use super::{DeviceOutcome, Slot, SlotState};
+use crate::ModelError;
+
+/// One sequence's part of a step.
+#[derive(Debug)]
+pub struct DeviceSegment<'a> {
+    /// Where its cache is.
+    pub slot: &'a Slot,
+    /// New tokens, at least one.
+    pub ids: &'a [u32],
+    /// Position of the first of them: how many the cache has seen.
+    pub first_position: u32,
+    /// Whether this step holds the prompt's last token.
+    pub prompt_ends: bool,
+    /// What should come back.
+    pub wanted: Wanted,
+}
+
+/// What a segment wants of its logits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Wanted {
+    /// Nothing: a prompt chunk that is not the last.
+    Nothing,
+    /// A token after the last row, drawn with this number in [0, 1).
+    Token {
+        /// The number.
+        random: f32,
+    },
+    /// The logits of every row.
+    Logits,
+}
+
+/// What marks padding.
+const NONE: u32 = u32::MAX;
+/// The bit that the sampler sets beside the index of a logit that is not finite.
+const NOT_FINITE: u32 = 1 << 31;
+
+/// A recorded decode step for one batch size, and the host memory that its copies read and write.
+#[derive(Debug)]
+pub(super) struct DecodeGraph {
+    graph: Graph,
+    rows: PinnedBuffer<Row>,
+    spans: PinnedBuffer<DeviceSpan>,
+    slots: PinnedBuffer<u32>,
+    randoms: PinnedBuffer<f32>,
+    tokens: PinnedBuffer<u32>,
+}
+
+impl DeviceDecoder {
+    /// Runs one step.
+    ///
+    /// On return every slot has grown by its segment's tokens and has freed what died. The caller has seen to it that
+    /// the pages are there ([`DeviceDecoder::free_pages`]). Segments of one token that want a token are decoded
+    /// together by a recorded graph; the others follow.
+    ///
+    /// # Errors
+    /// A token outside the vocabulary, a position beyond the model's, an empty segment, more rows than the decoder
+    /// was made for, or a failed device: after the last the decoder is of no use.
+    pub fn step(&mut self, segments: &[DeviceSegment<'_>]) -> Result<DeviceOutcome, ModelError> {
+        self.check(segments)?;
+        self.clear_left()?;
+        if let Some(deaths) = &self.deaths {
+            deaths.count.write(0, &[0])?;
+        }
+        let decodes = |segment: &DeviceSegment<'_>| {
+            // A prompt's end may cut, which is no part of the graph.
+            let cuts = segment.prompt_ends && !self.rules.cuts.is_empty();
+            segment.ids.len() == 1 && matches!(segment.wanted, Wanted::Token { .. }) && !cuts
+        };
+        let (decoding, rest): (Vec<usize>, Vec<usize>) =
+            (0..segments.len()).partition(|&index| decodes(&segments[index]));
+        let mut outcome = DeviceOutcome {
+            tokens: vec![None; segments.len()],
+            states: vec![SlotState::default(); segments.len()],
+            ..DeviceOutcome::default()
+        };
+        if !decoding.is_empty() {
+            self.decode(segments, &decoding, &mut outcome)?;
+        }
+        if !rest.is_empty() {
+            self.prefill(segments, &rest, &mut outcome)?;
+        }
+        self.peak_pages = self.peak_pages.max(self.capacity() - self.free_pages);
+        if let Some(deaths) = &self.deaths {
+            let count = deaths.count.read()?[0] as usize;
+            if count > deaths.records.len() {
+                return Err(ModelError::TooManyDeaths { count, limit: deaths.records.len() });
+            }
+            outcome.deaths = deaths.records.read_range(0, count)?;
+            let order = |slot: u32| segments.iter().position(|segment| segment.slot.index() == slot);
+            outcome
+                .deaths
+                .sort_unstable_by_key(|death| (order(death.slot), death.layer, death.group, death.position));
+        }
+        Ok(outcome)
+    }
+
+    fn check(&self, segments: &[DeviceSegment<'_>]) -> Result<(), ModelError> {
+        let config = self.config();
+        for segment in segments {
+            if segment.ids.is_empty() {
+                return Err(ModelError::EmptyInput);
+            }
+            let end = segment.first_position as usize + segment.ids.len();
+            if end > config.max_positions {
+                return Err(ModelError::TooManyPositions { wanted: end, limit: config.max_positions });
+            }
+            if let Some(&id) = segment.ids.iter().find(|&&id| id as usize >= config.vocabulary) {
+                return Err(ModelError::TokenOutsideVocabulary { id, vocabulary: config.vocabulary });
+            }
+        }
+        let rows: usize = segments.iter().map(|segment| segment.ids.len()).sum();
+        let limit = self.inputs.rows.len();
+        if rows > limit || segments.len() > self.options.max_batch {
+            return Err(ModelError::StepTooLarge {
+                rows,
+                limit,
+                spans: segments.len(),
+                batch: self.options.max_batch,
+            });
+        }
+        Ok(())
+    }
+
+    /// One token for each of `chosen`, by a recorded graph.
+    fn decode(
+        &mut self,
+        segments: &[DeviceSegment<'_>],
+        chosen: &[usize],
+        outcome: &mut DeviceOutcome,
+    ) -> Result<(), ModelError> {
+        let bucket = chosen.len().next_power_of_two().min(self.options.max_batch);
+        if !self.graphs.contains_key(&bucket) {
+            let recorded = self.record(bucket)?;
+            self.graphs.insert(bucket, recorded);
+        }
+        let Some(graph) = self.graphs.get_mut(&bucket) else { return Ok(()) };
+        for i in 0..bucket {
+            let segment = chosen.get(i).map(|&index| &segments[index]);
+            let slot = segment.map_or(NONE, |segment| segment.slot.index());
+            let position = segment.map_or(0, |segment| segment.first_position);
+            graph.rows[i] =
+                Row { slot, token: segment.map_or(0, |segment| segment.ids[0]), position, back: 1 };
+            graph.spans[i] = DeviceSpan { slot, first_row: i as u32, queries: 1, first_position: position };
+            graph.slots[i] = slot;
+            graph.randoms[i] = match segment.map(|segment| segment.wanted) {
+                Some(Wanted::Token { random }) => random,
+                _ => 0.0,
+            };
+        }
+        graph.graph.launch()?;
+        self.weights.device.synchronize()?;
+        for (i, &index) in chosen.iter().enumerate() {
+            outcome.tokens[index] = Some(token(graph.tokens[i]));
+            outcome.states[index] = state(&self.status_host, i);
+        }
+        self.free_pages = self.status_host[0] as usize;
+        Ok(())
+    }
+
+    /// Records a decode step for `bucket` sequences.
+    fn record(&mut self, bucket: usize) -> Result<DecodeGraph, ModelError> {
+        let device = self.weights.device.clone();
+        let (rows, spans) = (PinnedBuffer::zeroed(&device, bucket)?, PinnedBuffer::zeroed(&device, bucket)?);
+        let (slots, randoms) =
+            (PinnedBuffer::zeroed(&device, bucket)?, PinnedBuffer::zeroed(&device, bucket)?);
+        let mut tokens = PinnedBuffer::zeroed(&device, bucket)?;
+        let size = StepSize { rows: bucket, spans: bucket };
+        self.tune(bucket)?;
+        let mut status = std::mem::replace(&mut self.status_host, PinnedBuffer::zeroed(&device, 0)?);
+        let graph = Graph::record(&device, || {
+            self.inputs.rows.write_pinned(&rows)?;
+            self.inputs.spans.write_pinned(&spans)?;
+            self.sampling.slots.write_pinned(&slots)?;
+            self.sampling.randoms.write_pinned(&randoms)?;
+            self.run_layers(size, Mode::Decode)?;
+            self.decode_head(bucket)?;
+            self.sample(bucket)?;
+            self.reclaim(size)?;
+            self.sampling.tokens.read_pinned(&mut tokens)?;
+            self.status.read_pinned(&mut status)?;
+            Ok::<(), ModelError>(())
+        });
+        self.status_host = status;
+        Ok(DecodeGraph { graph: graph?, rows, spans, slots, randoms, tokens })
+    }
+
+    /// All tokens of `chosen`, as they come.
+    fn prefill(
+        &mut self,
+        segments: &[DeviceSegment<'_>],
+        chosen: &[usize],
+        outcome: &mut DeviceOutcome,
+    ) -> Result<(), ModelError> {
+        let (mut rows, mut spans) = (Vec::new(), Vec::new());
+        let (mut logit_rows, mut slots, mut randoms, mut sampled) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for &index in chosen {
+            let segment = &segments[index];
+            let (slot, count) = (segment.slot.index(), segment.ids.len() as u32);
+            let first_row = rows.len() as u32;
+            spans.push(DeviceSpan {
+                slot,
+                first_row,
+                queries: count,
+                first_position: segment.first_position,
+            });
+            rows.extend(segment.ids.iter().zip(0..).map(|(&token, i)| Row {
+                slot,
+                token,
+                position: segment.first_position + i,
+                back: count - i,
+            }));
+            if let Wanted::Token { random } = segment.wanted {
+                logit_rows.push(first_row + count - 1);
+                slots.push(slot);
+                randoms.push(random);
+                sampled.push(index);
+            }
+        }
+        let size = StepSize { rows: rows.len(), spans: spans.len() };
+        self.inputs.rows.write(0, &rows)?;
+        self.inputs.spans.write(0, &spans)?;
+        self.run_layers(size, Mode::Prefill(&spans))?;
+        if !sampled.is_empty() {
+            self.scratch.logit_rows.write(0, &logit_rows)?;
+            self.sampling.slots.write(0, &slots)?;
+            self.sampling.randoms.write(0, &randoms)?;
+            self.head(sampled.len())?;
+            self.sample(sampled.len())?;
+        }
+        let tokens = self.sampling.tokens.read_range(0, sampled.len())?;
+        for (&index, &word) in sampled.iter().zip(&tokens) {
+            outcome.tokens[index] = Some(token(word));
+        }
+        for (&index, span) in chosen.iter().zip(&spans) {
+            if segments[index].wanted == Wanted::Logits {
+                self.read_logits(span, &mut outcome.logits)?;
+            }
+        }
+        self.cut(segments, chosen)?;
+        self.reclaim(size)?;
+        let status = self.status.read()?;
+        for (i, &index) in chosen.iter().enumerate() {
+            outcome.states[index] = state(&status, i);
+        }
+        self.free_pages = status[0] as usize;
+        Ok(())
+    }
+
+    /// The logits of all rows of a span, as many at a time as there is room for.
+    fn read_logits(&self, span: &DeviceSpan, logits: &mut Vec<f32>) -> Result<(), ModelError> {
+        let (room, vocabulary) = (self.scratch.logit_rows.len(), self.config().vocabulary);
+        let stride = self.weights.head().outputs();
+        let rows: Vec<u32> = (span.first_row..span.first_row + span.queries).collect();
+        for rows in rows.chunks(room.max(1)) {
+            self.scratch.logit_rows.write(0, rows)?;
+            self.head(rows.len())?;
+            let padded = self.scratch.logits.read_range(0, rows.len() * stride)?;
+            padded.chunks_exact(stride).for_each(|row| logits.extend(&row[..vocabulary]));
+        }
+        Ok(())
+    }
+
+    /// What the policy drops where a prompt ends.
+    fn cut(&self, segments: &[DeviceSegment<'_>], chosen: &[usize]) -> Result<(), ModelError> {
+        for segment in chosen.iter().map(|&index| &segments[index]).filter(|segment| segment.prompt_ends) {
+            let n = segment.first_position + segment.ids.len() as u32;
+            // One rule at a time: two may cut the same entry.
+            for (cut, floors) in &self.rules.cuts {
+                let positions = (cut.0)(n);
+                let cut = PromptCut {
+                    slot: segment.slot.index(),
+                    first: positions.start,
+                    end: positions.end,
+                    expires_at: n,
+                    killer: n - 1,
+                    floor_sinks: floors.sinks,
+                    floor_recent: floors.recent,
+                };
+                self.kernels.lifetimes.cut(self.lanes.tables(), &[cut])?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn token(word: u32) -> Result<u32, usize> {
+    if word & NOT_FINITE == 0 { Ok(word) } else { Err((word & !NOT_FINITE) as usize) }
+}
+
+pub(super) fn state(status: &[u32], span: usize) -> SlotState {
+    let number = |i: usize| status.get(1 + 3 * span + i).map_or(0, |&number| number as usize);
+    SlotState { wanted: number(0), pages: number(1), live: number(2) }
+}
