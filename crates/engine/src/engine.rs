@@ -4,12 +4,14 @@ use std::collections::VecDeque;
 use std::io::Write;
 use std::sync::Arc;
 
-use dropcap_cache::{Death, KvCache, PagePool};
+use dropcap_cache::{Death, PoolUsage};
 use dropcap_kernels::{DType, Team};
-use dropcap_model::{Decoder, Logits, Scratch, Segment};
+use dropcap_model::device::{DeviceDecoder, DeviceOptions, DeviceWeights};
+use dropcap_model::{Decoder, Scratch};
 use dropcap_policy::{EvictionPolicy, Granularity};
 use dropcap_trace::TraceWriter;
 
+use crate::backend::{Answer, Backend, Feed, Host};
 use crate::schedule::{Share, plan};
 use crate::sequence::Sequence;
 use crate::tracing::Recorder;
@@ -35,26 +37,33 @@ impl Default for EngineOptions {
     }
 }
 
+impl EngineOptions {
+    fn check(&self) -> Result<(), EngineError> {
+        let counts = [("chunk", self.chunk), ("max_batch", self.max_batch)];
+        match counts.into_iter().find(|&(_, given)| given == 0) {
+            Some((name, given)) => Err(EngineError::Option { name, given, minimum: 1 }),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Runs many sequences over one decoder, one policy and one pool of pages.
 #[derive(Debug)]
 pub struct Engine {
-    decoder: Arc<Decoder>,
-    policy: Arc<dyn EvictionPolicy>,
-    team: Arc<Team>,
-    pool: PagePool,
+    backend: Backend,
+    /// Whether deaths belong to a KV head each.
+    per_head: bool,
     options: EngineOptions,
     waiting: VecDeque<Sequence>,
     running: Vec<Sequence>,
     /// Set when a sequence had to give way: nobody joins until somebody leaves.
     crowded: bool,
     next_id: u64,
-    scratch: Scratch,
-    logits: Vec<f32>,
     recorder: Option<Recorder>,
 }
 
 impl Engine {
-    /// An idle engine.
+    /// An idle engine on the host's threads.
     ///
     /// # Errors
     /// A chunk or batch of zero, or a memory cap below one page.
@@ -64,24 +73,47 @@ impl Engine {
         team: Arc<Team>,
         options: EngineOptions,
     ) -> Result<Self, EngineError> {
-        for (name, given) in [("chunk", options.chunk), ("max_batch", options.max_batch)] {
-            if given == 0 {
-                return Err(EngineError::Option { name, given, minimum: 1 });
-            }
-        }
         let pool = decoder.page_pool(policy.as_ref(), options.kv_dtype, options.kv_limit)?;
+        let per_head = policy.granularity() == Granularity::KvHead;
+        let (scratch, logits) = (Scratch::default(), Vec::new());
+        let host = Host { decoder, policy, team, pool, scratch, logits };
+        Self::over(Backend::Host(Box::new(host)), per_head, options)
+    }
+
+    /// An idle engine on a device; `traced` says whether a trace will be written.
+    ///
+    /// # Errors
+    /// A chunk or batch of zero, a policy that the device cannot decide, too little memory on it.
+    pub fn on_device(
+        weights: Arc<DeviceWeights>,
+        policy: &dyn EvictionPolicy,
+        options: EngineOptions,
+        traced: bool,
+    ) -> Result<Self, EngineError> {
+        options.check()?;
+        let own = DeviceOptions {
+            kv_dtype: options.kv_dtype,
+            kv_limit: options.kv_limit,
+            chunk: options.chunk,
+            max_batch: options.max_batch,
+            deaths: traced,
+            logit_rows: 0,
+        };
+        let decoder = DeviceDecoder::new(weights, policy, own)?;
+        let per_head = policy.granularity() == Granularity::KvHead;
+        Self::over(Backend::Device(Box::new(decoder)), per_head, options)
+    }
+
+    fn over(backend: Backend, per_head: bool, options: EngineOptions) -> Result<Self, EngineError> {
+        options.check()?;
         Ok(Engine {
-            decoder,
-            policy,
-            team,
-            pool,
+            backend,
+            per_head,
             options,
             waiting: VecDeque::new(),
             running: Vec::new(),
             crowded: false,
             next_id: 0,
-            scratch: Scratch::default(),
-            logits: Vec::new(),
             recorder: None,
         })
     }
@@ -91,10 +123,12 @@ impl Engine {
         self.recorder = Some(Recorder::new(writer));
     }
 
-    /// The pool that all sequences share.
-    #[must_use]
-    pub fn pool(&self) -> &PagePool {
-        &self.pool
+    /// What the pages of all sequences take.
+    ///
+    /// # Errors
+    /// A failed device.
+    pub fn usage(&mut self) -> Result<PoolUsage, EngineError> {
+        self.backend.usage()
     }
 
     /// Queues a request.
@@ -102,7 +136,7 @@ impl Engine {
     /// # Errors
     /// An empty or too long prompt, a token outside the vocabulary, a sampling parameter outside its range.
     pub fn submit(&mut self, request: Request) -> Result<SequenceId, EngineError> {
-        let config = self.decoder.config();
+        let config = self.backend.config();
         if request.prompt.is_empty() {
             return Err(EngineError::EmptyPrompt);
         }
@@ -120,9 +154,7 @@ impl Engine {
             return Err(EngineError::TokenOutsideVocabulary { id, vocabulary });
         }
         let id = SequenceId(self.next_id);
-        let lanes = self.decoder.lanes_per_layer(self.policy.as_ref());
-        let cache = KvCache::new(&self.pool, config.layers, lanes);
-        let sequence = Sequence::new(id, request, cache, config.max_positions)?;
+        let sequence = Sequence::new(id, request, config.max_positions)?;
         self.next_id += 1;
         self.waiting.push_back(sequence);
         Ok(id)
@@ -166,20 +198,27 @@ impl Engine {
     /// What concerns one sequence is an [`Output::Failed`], and the others go on.
     pub fn step(&mut self) -> Result<Vec<Output>, EngineError> {
         self.admit()?;
-        let free_pages = self.pool.pages_available();
+        let free_pages = self.backend.free_pages()?;
         let shares = plan(&self.running, self.options.chunk, free_pages);
         if shares.is_empty() {
-            return Ok(self.make_room(free_pages).into_iter().collect());
+            return Ok(self.make_room(free_pages)?.into_iter().collect());
         }
-        self.run(&shares)?;
+        let answers = self.run(&shares)?;
         self.record(&shares)?;
-        self.sample(&shares)
+        self.sample(&shares, &answers)
     }
 
     /// Moves queued sequences into the batch while there is room.
     fn admit(&mut self) -> Result<(), EngineError> {
         while !self.crowded && self.running.len() < self.options.max_batch {
-            let Some(sequence) = self.waiting.pop_front() else { break };
+            let Some(mut sequence) = self.waiting.pop_front() else { break };
+            match self.backend.open(sequence.sampling(), sequence.text())? {
+                Some(memory) => sequence.memory = memory,
+                None => {
+                    self.waiting.push_front(sequence);
+                    break;
+                }
+            }
             if let Some(recorder) = self.recorder.as_mut().filter(|_| sequence.traced == 0) {
                 recorder.begin(&sequence)?;
             }
@@ -190,34 +229,34 @@ impl Engine {
 
     /// Nobody fits. The youngest of those that hold memory gives way and starts again later; one that is alone
     /// and still does not fit never will, so it fails.
-    fn make_room(&mut self, free_pages: usize) -> Option<Output> {
-        let holds = |sequence: &Sequence| sequence.cache.next_position() > 0;
+    fn make_room(&mut self, free_pages: usize) -> Result<Option<Output>, EngineError> {
+        let holds = |sequence: &Sequence| sequence.memory.next_position() > 0;
         if self.running.iter().filter(|sequence| holds(sequence)).count() > 1 {
-            let youngest = self.running.iter().rposition(holds)?;
+            let Some(youngest) = self.running.iter().rposition(holds) else { return Ok(None) };
             let mut sequence = self.running.remove(youngest);
-            let (layers, groups) = (sequence.cache.layers(), sequence.cache.groups());
-            sequence.restart(KvCache::new(&self.pool, layers, groups));
+            sequence.restart();
             self.waiting.push_front(sequence);
             self.crowded = true;
-            return None;
+            return Ok(None);
         }
         let index = self.running.iter().position(holds).unwrap_or(0);
         if self.running.is_empty() {
-            return None;
+            return Ok(None);
         }
         let sequence = self.running.remove(index);
         self.crowded = false;
         let error = EngineError::OutOfMemory {
-            held: usize::try_from(sequence.cache.report().held_bytes).unwrap_or(usize::MAX),
-            wanted: sequence.pages_for(1).saturating_sub(free_pages) * self.pool.layout().bytes(),
-            limit: self.options.kv_limit.unwrap_or(usize::MAX),
+            held: usize::try_from(sequence.memory.report().held_bytes).unwrap_or(usize::MAX),
+            wanted: sequence.pages_for(1).saturating_sub(free_pages) * self.backend.page_bytes(),
+            limit: self.backend.usage()?.limit_bytes.unwrap_or(usize::MAX),
         };
-        Some(Output::Failed { id: sequence.id, error })
+        Ok(Some(Output::Failed { id: sequence.id, error }))
     }
 
-    /// The forward pass of one planned step.
-    fn run(&mut self, shares: &[Share]) -> Result<(), EngineError> {
-        let mut segments = Vec::with_capacity(shares.len());
+    /// The forward pass of one planned step: what every share got, and the random number that goes with it.
+    fn run(&mut self, shares: &[Share]) -> Result<Vec<(Option<Answer>, f32)>, EngineError> {
+        let mut feeds = Vec::with_capacity(shares.len());
+        let mut randoms = Vec::with_capacity(shares.len());
         let mut told = Vec::with_capacity(shares.len());
         let mut planned = shares.iter().peekable();
         for (index, sequence) in self.running.iter_mut().enumerate() {
@@ -226,21 +265,21 @@ impl Engine {
             let prompt_ends = sequence.prompt_ends_within(share.tokens);
             let whole = share.tokens == sequence.pending().len();
             told.push((sequence.id.0, sequence.is_replaying()));
-            let (tokens, cache) = sequence.feed(share.tokens);
-            let logits = if whole { Logits::Last } else { Logits::None };
-            segments.push(Segment { cache, ids: tokens, prompt_ends, logits });
+            let random = whole.then(|| sequence.random());
+            randoms.push(random.unwrap_or_default());
+            let (tokens, memory) = sequence.feed(share.tokens);
+            feeds.push(Feed { memory, tokens, prompt_ends, random });
         }
-        let per_head = self.policy.granularity() == Granularity::KvHead;
+        let per_head = self.per_head;
         let recorder = &mut self.recorder;
-        let mut died = |segment: usize, layer, lane, death: Death| {
-            let (id, replaying) = told[segment];
+        let mut died = |feed: usize, layer, lane, death: Death| {
+            let (id, replaying) = told[feed];
             if let Some(recorder) = recorder.as_mut().filter(|_| !replaying) {
                 recorder.died(id, layer, per_head.then_some(lane), death);
             }
         };
-        let (scratch, logits) = (&mut self.scratch, &mut self.logits);
-        self.decoder.forward(&self.team, self.policy.as_ref(), &mut segments, scratch, &mut died, logits)?;
-        Ok(())
+        let answers = self.backend.run(&mut feeds, &mut died)?;
+        Ok(answers.into_iter().zip(randoms).collect())
     }
 
     /// Writes the step's tokens and deaths to the trace.
@@ -253,18 +292,17 @@ impl Engine {
     }
 
     /// Samples for every sequence whose known tokens are all in, and takes out those that are over.
-    fn sample(&mut self, shares: &[Share]) -> Result<Vec<Output>, EngineError> {
-        let vocabulary = self.decoder.config().vocabulary;
+    fn sample(
+        &mut self,
+        shares: &[Share],
+        answers: &[(Option<Answer>, f32)],
+    ) -> Result<Vec<Output>, EngineError> {
         let mut outputs = Vec::new();
-        let mut rows = self.logits.chunks_exact(vocabulary);
         let mut over = Vec::new();
-        for share in shares {
+        for (share, &(answer, random)) in shares.iter().zip(answers) {
             let sequence = &mut self.running[share.index];
-            if !sequence.pending().is_empty() {
-                continue;
-            }
-            let Some(row) = rows.next() else { continue };
-            match sequence.extend(row) {
+            let Some(answer) = answer else { continue };
+            match sequence.extend(answer, random, &self.backend) {
                 Ok((token, reason)) => {
                     outputs.push(Output::Token { id: sequence.id, token });
                     if let Some(reason) = reason {
@@ -294,7 +332,8 @@ impl Engine {
     fn close(&mut self, sequence: Sequence, reason: FinishReason) -> Result<Finished, EngineError> {
         self.crowded = false;
         if let Some(recorder) = &mut self.recorder {
-            recorder.end(&sequence, reason)?;
+            let live = self.backend.live_entries(&sequence.memory)?;
+            recorder.end(sequence.id.0, live, reason)?;
         }
         Ok(sequence.finish(reason))
     }

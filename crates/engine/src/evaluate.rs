@@ -2,10 +2,12 @@
 
 use dropcap_cache::{KvCache, KvReport, LayerIdx, PagePool};
 use dropcap_kernels::Team;
+use dropcap_model::device::{DeviceDecoder, DeviceSegment, Wanted};
 use dropcap_model::{Decoder, Logits, Scratch, Segment};
 use dropcap_policy::EvictionPolicy;
 
-use crate::EngineError;
+use crate::memory::DeviceMemory;
+use crate::{EngineError, backend};
 
 /// What a model made of a text.
 #[derive(Debug)]
@@ -36,12 +38,7 @@ pub fn evaluate(
     ids: &[u32],
     chunk: usize,
 ) -> Result<Evaluation, EngineError> {
-    if ids.is_empty() {
-        return Err(EngineError::EmptyPrompt);
-    }
-    if chunk == 0 {
-        return Err(EngineError::Option { name: "chunk", given: 0, minimum: 1 });
-    }
+    check(ids, chunk)?;
     let (layers, lanes) = (decoder.config().layers, decoder.lanes_per_layer(policy));
     let mut cache = KvCache::new(pool, layers, lanes);
     let mut expires_at = vec![vec![dropcap_cache::NEVER; lanes * ids.len()]; layers];
@@ -63,4 +60,73 @@ pub fn evaluate(
         }
     }
     Ok(Evaluation { logits, expires_at, lanes, report: cache.report() })
+}
+
+/// [`evaluate`] on a device, whose decoder must tell of deaths ([`dropcap_model::device::DeviceOptions::deaths`]) and
+/// have a free slot; chunks are cut to what it was made for.
+///
+/// # Errors
+/// As [`evaluate`]; no free slot; a failed device.
+pub fn evaluate_on_device(
+    decoder: &mut DeviceDecoder,
+    ids: &[u32],
+    chunk: usize,
+) -> Result<Evaluation, EngineError> {
+    check(ids, chunk)?;
+    let chunk = chunk.min(decoder.options().chunk);
+    let (layers, lanes) = (decoder.config().layers, decoder.groups());
+    let Some(slot) = decoder.open()? else {
+        return Err(EngineError::Option { name: "free slots", given: 0, minimum: 1 });
+    };
+    let mut memory =
+        DeviceMemory { slot, next_position: 0, state: Default::default(), shape: backend::shape(decoder) };
+    let mut expires_at = vec![vec![dropcap_cache::NEVER; lanes * ids.len()]; layers];
+    let mut logits = Vec::new();
+    while (memory.next_position as usize) < ids.len() {
+        let first_position = memory.next_position;
+        let rest = &ids[first_position as usize..];
+        let free = decoder.free_pages()?;
+        let mut count = chunk.min(rest.len());
+        while count > 1 && memory.pages_wanted(count) > free {
+            count /= 2;
+        }
+        let (part, pages) = (&rest[..count], memory.pages_wanted(count));
+        let prompt_ends = count == rest.len();
+        if pages > free {
+            let (bytes, held) = (decoder.page_bytes(), memory.report().held_bytes as usize);
+            let (wanted, limit) = ((pages - free) * bytes, decoder.capacity() * bytes);
+            return Err(EngineError::OutOfMemory { held, wanted, limit });
+        }
+        let segment = DeviceSegment {
+            slot: &memory.slot,
+            ids: part,
+            first_position,
+            prompt_ends,
+            wanted: Wanted::Logits,
+        };
+        let outcome = decoder.step(&[segment])?;
+        for death in &outcome.deaths {
+            let index = death.group as usize * ids.len() + death.position as usize;
+            expires_at[death.layer as usize][index] = death.expires_at;
+        }
+        logits.extend(outcome.logits);
+        memory.next_position += part.len() as u32;
+        memory.state = outcome.states.first().copied().unwrap_or_default();
+    }
+    for (lane, (positions, lifetimes)) in decoder.lifetimes(&memory.slot)?.iter().enumerate() {
+        for (&position, &expiry) in positions.iter().zip(lifetimes) {
+            expires_at[lane / lanes][lane % lanes * ids.len() + position as usize] = expiry;
+        }
+    }
+    Ok(Evaluation { logits, expires_at, lanes, report: memory.report() })
+}
+
+fn check(ids: &[u32], chunk: usize) -> Result<(), EngineError> {
+    if ids.is_empty() {
+        return Err(EngineError::EmptyPrompt);
+    }
+    if chunk == 0 {
+        return Err(EngineError::Option { name: "chunk", given: 0, minimum: 1 });
+    }
+    Ok(())
 }

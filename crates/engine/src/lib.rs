@@ -3,9 +3,11 @@
 //! [`Engine::submit`] queues a request; each [`Engine::step`] runs one ragged batch of prompt chunks and
 //! single tokens through the decoder and reports what came out. Sequences join and leave between steps.
 
+mod backend;
 mod engine;
 mod error;
 mod evaluate;
+mod memory;
 mod request;
 mod sampler;
 mod schedule;
@@ -16,7 +18,7 @@ mod tracing;
 
 pub use engine::{Engine, EngineOptions};
 pub use error::EngineError;
-pub use evaluate::{Evaluation, evaluate};
+pub use evaluate::{Evaluation, evaluate, evaluate_on_device};
 pub use request::{FinishReason, Finished, Output, Request, SequenceId, Timings};
 pub use sampler::{Sampler, Sampling};
 pub use stop::StopMatcher;

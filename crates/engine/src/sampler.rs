@@ -1,6 +1,6 @@
 //! From logits to a token: greedy, temperature, top-k, top-p, min-p, repetition penalty.
 
-use rand::{Rng, RngExt, SeedableRng};
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::EngineError;
@@ -82,11 +82,23 @@ impl Sampler {
         Ok(Sampler { sampling, random, candidates: Vec::new() })
     }
 
-    /// The next token after `text` (prompt and generated ids), given its logits `[v]`.
+    /// What it was made with.
+    #[must_use]
+    pub fn sampling(&self) -> &Sampling {
+        &self.sampling
+    }
+
+    /// The next number in [0, 1) of its random stream; 0 where tokens are not drawn.
+    pub fn uniform(&mut self) -> f32 {
+        if self.sampling.temperature == 0.0 { 0.0 } else { self.random.random() }
+    }
+
+    /// The next token after `text` (prompt and generated ids), given its logits `[v]` and a number in [0, 1) from
+    /// [`Sampler::uniform`].
     ///
     /// # Errors
     /// A logit that is NaN or infinite: sampling from it would stream garbage as if nothing were wrong.
-    pub fn sample(&mut self, logits: &[f32], text: &[u32]) -> Result<u32, EngineError> {
+    pub fn sample(&mut self, logits: &[f32], text: &[u32], random: f32) -> Result<u32, EngineError> {
         if let Some((token, &value)) = logits.iter().enumerate().find(|(_, value)| !value.is_finite()) {
             return Err(EngineError::NonFiniteLogits { value, token, position: text.len() });
         }
@@ -132,7 +144,7 @@ impl Sampler {
             // The likeliest has weight 1, so a weight is its share of the likeliest.
             candidates.retain(|candidate| candidate.0 >= min_p);
         }
-        Ok(draw(&mut self.random, candidates))
+        Ok(draw(random, candidates))
     }
 }
 
@@ -141,8 +153,8 @@ fn total(candidates: &[(f32, u32)]) -> f32 {
 }
 
 /// One token with probability proportional to its weight.
-fn draw(random: &mut impl Rng, candidates: &[(f32, u32)]) -> u32 {
-    let mut left = random.random::<f32>() * total(candidates);
+fn draw(random: f32, candidates: &[(f32, u32)]) -> u32 {
+    let mut left = random * total(candidates);
     for &(weight, token) in candidates {
         left -= weight;
         if left < 0.0 {
@@ -161,18 +173,23 @@ mod tests {
         Sampler::new(sampling).unwrap()
     }
 
+    fn next(sampler: &mut Sampler, logits: &[f32], text: &[u32]) -> Result<u32, EngineError> {
+        let random = sampler.uniform();
+        sampler.sample(logits, text, random)
+    }
+
     fn histogram(sampling: Sampling, logits: &[f32], draws: usize) -> Vec<f32> {
         let mut sampler = sampler(sampling);
         let mut counts = vec![0.0; logits.len()];
         for _ in 0..draws {
-            counts[sampler.sample(logits, &[]).unwrap() as usize] += 1.0 / draws as f32;
+            counts[next(&mut sampler, logits, &[]).unwrap() as usize] += 1.0 / draws as f32;
         }
         counts
     }
 
     #[test]
     fn greedy_takes_the_first_of_equal_largest() {
-        assert_eq!(sampler(Sampling::default()).sample(&[0.0, 3.0, 3.0, 1.0], &[]).unwrap(), 1);
+        assert_eq!(next(&mut sampler(Sampling::default()), &[0.0, 3.0, 3.0, 1.0], &[]).unwrap(), 1);
     }
 
     #[test]
@@ -203,9 +220,9 @@ mod tests {
     #[test]
     fn a_penalty_applies_once_per_token_and_pushes_both_signs_down() {
         let sampling = Sampling { repetition_penalty: 2.0, ..Sampling::default() };
-        assert_eq!(sampler(sampling.clone()).sample(&[4.0, 3.0, 2.5], &[0, 0]).unwrap(), 1);
-        assert_eq!(sampler(sampling.clone()).sample(&[4.0, 1.5, 1.0], &[0, 0]).unwrap(), 0);
-        assert_eq!(sampler(sampling).sample(&[-1.0, -1.5], &[0]).unwrap(), 1);
+        assert_eq!(next(&mut sampler(sampling.clone()), &[4.0, 3.0, 2.5], &[0, 0]).unwrap(), 1);
+        assert_eq!(next(&mut sampler(sampling.clone()), &[4.0, 1.5, 1.0], &[0, 0]).unwrap(), 0);
+        assert_eq!(next(&mut sampler(sampling), &[-1.0, -1.5], &[0]).unwrap(), 1);
     }
 
     #[test]
@@ -213,7 +230,7 @@ mod tests {
         let hot = Sampling { temperature: 1.3, seed: 7, ..Sampling::default() };
         let draws = |seed| {
             let mut sampler = sampler(Sampling { seed, ..hot.clone() });
-            (0..50).map(|_| sampler.sample(&[0.1, 0.2, 0.3, 0.4], &[]).unwrap()).collect::<Vec<_>>()
+            (0..50).map(|_| next(&mut sampler, &[0.1, 0.2, 0.3, 0.4], &[]).unwrap()).collect::<Vec<_>>()
         };
         assert_eq!(draws(7), draws(7));
         assert_ne!(draws(7), draws(8));
@@ -222,7 +239,7 @@ mod tests {
     #[test]
     fn nan_logits_are_an_error_and_not_a_token() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let error = sampler(Sampling::default()).sample(&[0.0, bad], &[3]).unwrap_err();
+            let error = next(&mut sampler(Sampling::default()), &[0.0, bad], &[3]).unwrap_err();
             assert!(error.to_string().contains("token 1"), "{error}");
         }
     }

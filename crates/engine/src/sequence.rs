@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use dropcap_cache::{KvCache, LayerIdx};
-
-use crate::{EngineError, FinishReason, Finished, Request, Sampler, SequenceId, Timings};
+use crate::backend::{Answer, Backend};
+use crate::memory::SequenceMemory;
+use crate::{EngineError, FinishReason, Finished, Request, Sampler, Sampling, SequenceId, Timings};
 
 #[derive(Debug)]
 pub(crate) struct Sequence {
@@ -15,7 +15,7 @@ pub(crate) struct Sequence {
     max_tokens: usize,
     stop_tokens: Vec<u32>,
     sampler: Sampler,
-    pub(crate) cache: KvCache,
+    pub(crate) memory: SequenceMemory,
     /// Positions that the trace has.
     pub(crate) traced: u32,
     started: Option<Instant>,
@@ -25,12 +25,7 @@ pub(crate) struct Sequence {
 
 impl Sequence {
     /// A sequence that has not run yet; `positions` is the model's limit.
-    pub(crate) fn new(
-        id: SequenceId,
-        request: Request,
-        cache: KvCache,
-        positions: usize,
-    ) -> Result<Self, EngineError> {
+    pub(crate) fn new(id: SequenceId, request: Request, positions: usize) -> Result<Self, EngineError> {
         let prompt_tokens = request.prompt.len();
         Ok(Sequence {
             id,
@@ -40,7 +35,7 @@ impl Sequence {
             text: request.prompt,
             stop_tokens: request.stop_tokens,
             sampler: Sampler::new(request.sampling)?,
-            cache,
+            memory: SequenceMemory::Waiting,
             traced: 0,
             started: None,
             first_token: None,
@@ -50,13 +45,28 @@ impl Sequence {
 
     /// Tokens that are known but not yet in the cache: the rest of the prompt, or the last one generated.
     pub(crate) fn pending(&self) -> &[u32] {
-        &self.text[self.cache.next_position() as usize..]
+        &self.text[self.memory.next_position() as usize..]
     }
 
-    /// The next `count` pending tokens, beside the cache that they go into.
-    pub(crate) fn feed(&mut self, count: usize) -> (&[u32], &mut KvCache) {
-        let first = self.cache.next_position() as usize;
-        (&self.text[first..first + count], &mut self.cache)
+    /// The next `count` pending tokens, beside the memory that they go into.
+    pub(crate) fn feed(&mut self, count: usize) -> (&[u32], &mut SequenceMemory) {
+        let first = self.memory.next_position() as usize;
+        (&self.text[first..first + count], &mut self.memory)
+    }
+
+    /// Prompt and generated tokens.
+    pub(crate) fn text(&self) -> &[u32] {
+        &self.text
+    }
+
+    /// How its tokens are chosen.
+    pub(crate) fn sampling(&self) -> &Sampling {
+        self.sampler.sampling()
+    }
+
+    /// The random number that its next token is drawn with.
+    pub(crate) fn random(&mut self) -> f32 {
+        self.sampler.uniform()
     }
 
     /// Tokens already fed, from position `first` on.
@@ -68,13 +78,6 @@ impl Sequence {
         self.prompt_tokens
     }
 
-    /// Live entries of each layer, summed over its lanes.
-    pub(crate) fn live_entries(&self) -> Vec<u64> {
-        (0..self.cache.layers())
-            .map(|layer| self.cache.lanes(LayerIdx(layer)).iter().map(|lane| lane.len() as u64).sum())
-            .collect()
-    }
-
     /// Whether several tokens are known but not in the cache: a prompt, or the text of a restarted sequence.
     pub(crate) fn is_prefilling(&self) -> bool {
         self.pending().len() > 1 || self.generated().is_empty()
@@ -83,19 +86,19 @@ impl Sequence {
     /// Most tokens that one step may feed: a chunk never crosses the prompt's end, where policies may act, nor
     /// the place up to which the trace has heard it all.
     pub(crate) fn feedable(&self) -> usize {
-        let fed = self.cache.next_position() as usize;
+        let fed = self.memory.next_position() as usize;
         let ends = [self.prompt_tokens, self.traced as usize, self.text.len()];
         ends.into_iter().filter(|&end| end > fed).min().unwrap_or(fed) - fed
     }
 
     /// Whether the trace has heard the next step already: a restarted sequence repeats itself.
     pub(crate) fn is_replaying(&self) -> bool {
-        self.cache.next_position() < self.traced
+        self.memory.next_position() < self.traced
     }
 
     /// Whether feeding `count` more tokens feeds the prompt's last one.
     pub(crate) fn prompt_ends_within(&self, count: usize) -> bool {
-        let fed = self.cache.next_position() as usize;
+        let fed = self.memory.next_position() as usize;
         fed < self.prompt_tokens && fed + count >= self.prompt_tokens
     }
 
@@ -104,22 +107,35 @@ impl Sequence {
     }
 
     /// Gives all memory back; the text stays, and goes through the model again when there is room.
-    pub(crate) fn restart(&mut self, empty: KvCache) {
-        self.cache = empty;
+    pub(crate) fn restart(&mut self) {
+        self.memory = SequenceMemory::Waiting;
     }
 
     /// Pages that `count` more tokens can need at most: nothing is reclaimed before it is appended.
     pub(crate) fn pages_for(&self, count: usize) -> usize {
-        self.cache.pages_wanted(count)
+        self.memory.pages_wanted(count)
     }
 
     pub(crate) fn mark_started(&mut self) {
         self.started.get_or_insert_with(Instant::now);
     }
 
-    /// Samples the next token from `logits` `[v]` and says whether it was the last.
-    pub(crate) fn extend(&mut self, logits: &[f32]) -> Result<(u32, Option<FinishReason>), EngineError> {
-        let token = self.sampler.sample(logits, &self.text)?;
+    /// Takes the next token, choosing it where the backend has only given logits, and says whether it was the last.
+    pub(crate) fn extend(
+        &mut self,
+        answer: Answer,
+        random: f32,
+        backend: &Backend,
+    ) -> Result<(u32, Option<FinishReason>), EngineError> {
+        let token = match answer {
+            Answer::Token(token) => token,
+            Answer::Logits(row) => self.sampler.sample(backend.logits(row), &self.text, random)?,
+            // The device tells which one, not its value.
+            Answer::NotFinite(token) => {
+                let position = self.text.len();
+                return Err(EngineError::NonFiniteLogits { value: f32::NAN, token, position });
+            }
+        };
         self.text.push(token);
         let now = Instant::now();
         self.first_token.get_or_insert(now);
@@ -144,7 +160,7 @@ impl Sequence {
             id: self.id,
             reason,
             prompt_tokens: self.prompt_tokens,
-            report: self.cache.report(),
+            report: self.memory.report(),
             timings: Timings {
                 prefill: between(self.started, self.first_token),
                 decode: between(self.first_token, self.last_token),

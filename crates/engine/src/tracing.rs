@@ -40,7 +40,7 @@ impl Recorder {
 
     /// Writes the tokens that went in since the trace last heard of the sequence.
     pub(crate) fn fed(&mut self, sequence: &mut Sequence) -> Result<(), EngineError> {
-        let (first_position, next) = (sequence.traced, sequence.cache.next_position());
+        let (first_position, next) = (sequence.traced, sequence.memory.next_position());
         if next <= first_position {
             return Ok(());
         }
@@ -58,9 +58,8 @@ impl Recorder {
         Ok(())
     }
 
-    pub(crate) fn end(&mut self, sequence: &Sequence, reason: FinishReason) -> Result<(), EngineError> {
-        let live = sequence.live_entries();
-        self.write(Event::End(End { id: sequence.id.0, finish_reason: reason.as_str().into(), live }))?;
+    pub(crate) fn end(&mut self, id: u64, live: Vec<u64>, reason: FinishReason) -> Result<(), EngineError> {
+        self.write(Event::End(End { id, finish_reason: reason.as_str().into(), live }))?;
         Ok(self.writer.flush()?)
     }
 

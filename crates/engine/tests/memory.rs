@@ -41,8 +41,7 @@ fn ten_thousand_requests_leak_nothing() {
         while !engine.is_idle() {
             finished += ended(&engine.step().unwrap());
         }
-        assert_eq!(engine.pool().pages_in_use(), 0, "after wave {wave}");
-        assert_eq!(engine.pool().held_bytes(), 0);
+        assert_eq!(engine.usage().unwrap().held_bytes, 0, "after wave {wave}");
     }
     assert_eq!(finished, 10_000);
 }
@@ -102,7 +101,7 @@ fn out_of_memory_fails_one_sequence_with_the_sizes_and_the_others_go_on() {
     assert_eq!(failed, [large]);
     done.sort_unstable();
     assert_eq!(done, [small, later]);
-    assert_eq!(engine.pool().pages_in_use(), 0);
+    assert_eq!(engine.usage().unwrap().held_bytes, 0);
 }
 
 #[test]

@@ -41,9 +41,11 @@ pub const WITHOUT_WINDOW: [&str; 7] = [
     "gpt2_dcp",
 ];
 
-/// A path below `tests/golden`.
+/// A path below `tests/golden`: where the test was built, or, on a machine that it was brought to, in the working
+/// directory.
 pub fn golden(path: &str) -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden")).join(path)
+    let built = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden"));
+    if built.exists() { built } else { PathBuf::from("tests/golden") }.join(path)
 }
 
 /// JSON of a golden file.

@@ -1,0 +1,101 @@
+//! Where a sequence's entries are.
+
+use dropcap_cache::{KvCache, KvReport, LayerIdx};
+use dropcap_kernels::PAGE_ENTRIES;
+use dropcap_model::device::{Slot, SlotState};
+
+/// The cache of one sequence, on the host or on a device.
+#[derive(Debug)]
+pub(crate) enum SequenceMemory {
+    /// None yet, or none any more: the sequence waits.
+    Waiting,
+    /// In pages of the host.
+    Host(KvCache),
+    /// In a slot of a device.
+    Device(DeviceMemory),
+}
+
+/// What the host knows of a slot.
+#[derive(Debug)]
+pub(crate) struct DeviceMemory {
+    pub(crate) slot: Slot,
+    pub(crate) next_position: u32,
+    pub(crate) state: SlotState,
+    pub(crate) shape: DeviceShape,
+}
+
+/// What a slot's numbers mean.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DeviceShape {
+    /// Lanes of a sequence, all layers together.
+    pub(crate) lanes: usize,
+    pub(crate) page_bytes: usize,
+    pub(crate) entry_bytes: usize,
+    /// Bytes of one entry's key and value alone.
+    pub(crate) key_value_bytes: usize,
+}
+
+impl SequenceMemory {
+    /// Tokens that went through all layers.
+    pub(crate) fn next_position(&self) -> u32 {
+        match self {
+            Self::Waiting => 0,
+            Self::Host(cache) => cache.next_position(),
+            Self::Device(memory) => memory.next_position,
+        }
+    }
+
+    /// Pages that a step of `count` tokens takes at most.
+    pub(crate) fn pages_wanted(&self, count: usize) -> usize {
+        match self {
+            Self::Waiting => 0,
+            Self::Host(cache) => cache.pages_wanted(count),
+            Self::Device(memory) => memory.pages_wanted(count),
+        }
+    }
+
+    /// Live entries of each layer; none where only the device knows.
+    pub(crate) fn live_entries(&self) -> Option<Vec<u64>> {
+        let Self::Host(cache) = self else { return None };
+        let live = |layer| cache.lanes(LayerIdx(layer)).iter().map(|lane| lane.len() as u64).sum();
+        Some((0..cache.layers()).map(live).collect())
+    }
+
+    /// How much memory the sequence takes and spares.
+    pub(crate) fn report(&self) -> KvReport {
+        match self {
+            Self::Waiting => KvReport::default(),
+            Self::Host(cache) => cache.report(),
+            Self::Device(memory) => memory.report(),
+        }
+    }
+}
+
+impl DeviceMemory {
+    /// Pages that a step of `count` tokens takes at most. Of single lanes only the device knows the lengths; here is
+    /// known how many are at the end of a page, and the others have room for one entry at least.
+    pub(crate) fn pages_wanted(&self, count: usize) -> usize {
+        match (self.next_position, count) {
+            (0, _) => self.shape.lanes * count.div_ceil(PAGE_ENTRIES),
+            (_, 0) => 0,
+            _ => {
+                let full = self.state.wanted;
+                full * count.div_ceil(PAGE_ENTRIES)
+                    + (self.shape.lanes - full.min(self.shape.lanes)) * (count - 1).div_ceil(PAGE_ENTRIES)
+            }
+        }
+    }
+
+    /// As [`SequenceMemory::report`].
+    pub(crate) fn report(&self) -> KvReport {
+        let Self { next_position, state, shape, .. } = self;
+        let logical_entries = u64::from(*next_position) * shape.lanes as u64;
+        KvReport {
+            logical_entries,
+            live_entries: state.live as u64,
+            live_bytes: (state.live * shape.entry_bytes) as u64,
+            held_bytes: (state.pages * shape.page_bytes) as u64,
+            dense_bytes: logical_entries * shape.key_value_bytes as u64,
+        }
+    }
+}
