@@ -3,6 +3,7 @@
 use clap::Args;
 use dropcap_kernels::DType;
 
+use crate::device::DeviceChoice;
 use crate::size;
 
 /// Which model, and how it is held in memory.
@@ -35,13 +36,22 @@ impl ModelArguments {
 /// What of the machine to use.
 #[derive(Args, Debug)]
 pub struct MachineArguments {
+    /// What to run on: auto (the first usable GPU, else the processor), cpu or cuda:N; see `dropcap doctor`.
+    #[arg(
+        long,
+        value_name = "DEVICE",
+        default_value = "auto",
+        env = "DROPCAP_DEVICE",
+        help_heading = "Machine"
+    )]
+    pub device: DeviceChoice,
     /// How keys and values are stored: f32, bf16 or f16.
     #[arg(long, value_name = "DTYPE", default_value = "f32", help_heading = "Machine")]
     pub kv_dtype: DType,
-    /// Threads to compute with [default: all processors].
+    /// Threads to compute with on the processor [default: all].
     #[arg(short, long, value_name = "N", help_heading = "Machine")]
     pub threads: Option<usize>,
-    /// Cap on the KV cache of all sequences together, such as 4GiB [default: none].
+    /// Cap on the KV cache of all sequences together, such as 4GiB [default: none; on a GPU, nine tenths of what is free].
     #[arg(long, value_name = "SIZE", value_parser = size::bytes, help_heading = "Machine")]
     pub kv_limit: Option<usize>,
 }

@@ -1,6 +1,7 @@
 //! `dropcap bench`: speed over lists of prompt lengths, generation lengths, depths, batches and methods.
 
 mod bandwidth;
+mod device;
 mod machine;
 mod measure;
 mod report;
@@ -13,17 +14,21 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use dropcap_kernels::cuda::read_bandwidth;
 use dropcap_kernels::{DType, Team};
 use dropcap_methods::{MethodSpec, ModelFacts};
+use dropcap_model::device::DeviceWeights;
 use dropcap_model::{Checkpoint, Decoder};
 use dropcap_policy::EvictionPolicy;
 use dropcap_weights::Fingerprint;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::arguments::MachineArguments;
-use crate::loading::facts_of;
+use crate::loading::{Compute, facts_of};
+use device::DeviceBench;
 use machine::Machine;
-use measure::{Bench, Test};
+pub use machine::processor;
+use measure::{Bench, Samples, Test};
 use report::{Format, Row};
 use sweep::Sweep;
 
@@ -73,9 +78,9 @@ pub struct Arguments {
     /// Untimed repeats before them.
     #[arg(long, value_name = "N", default_value_t = 1)]
     warmup: usize,
-    /// Prompt tokens per step.
-    #[arg(long, value_name = "N", default_value = "256", value_parser = crate::size::count)]
-    chunk: usize,
+    /// Prompt tokens per step [default: 256; 2048 on a GPU].
+    #[arg(long, value_name = "N", value_parser = crate::size::count)]
+    chunk: Option<usize>,
     /// Output format.
     #[arg(short, long, value_enum, default_value_t = Format::Md)]
     output_format: Format,
@@ -89,11 +94,17 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.repeats == 0 {
         bail!("--repeats is 0: at least one repeat is needed");
     }
-    let team = Arc::new(Team::new(arguments.machine.threads())?);
     let start = Instant::now();
-    let (name, decoder, facts) = subject(arguments, &team)?;
+    let (name, compute, facts) = subject(arguments)?;
     let load_seconds = arguments.model.is_some().then(|| start.elapsed().as_secs_f64());
-    let read_bytes_per_second = bandwidth::read_bytes_per_second(&team);
+    let read_bytes_per_second = match &compute {
+        Compute::Host { team, .. } => bandwidth::read_bytes_per_second(team),
+        Compute::Device(weights) => read_bandwidth(weights.device())?,
+    };
+    let streamed_bytes = match &compute {
+        Compute::Host { decoder, .. } => decoder.streamed_bytes(),
+        Compute::Device(weights) => weights.streamed_bytes(),
+    };
     let methods = methods(arguments, &facts)?;
     let tests = tests(arguments);
     let bar = ProgressBar::new((tests.len() * methods.len()) as u64);
@@ -105,17 +116,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         let mut dense: Option<(f64, Option<u64>)> = None;
         for (method, policy) in &methods {
             bar.set_message(format!("{} depth {} batch {} {method}", test.name(), test.depth, test.batch));
-            let bench = Bench {
-                decoder: &decoder,
-                team: &team,
-                policy: policy.as_ref(),
-                kv_dtype: arguments.machine.kv_dtype,
-                kv_limit: arguments.machine.kv_limit,
-                chunk: arguments.chunk,
-            };
-            let samples = bench.run(test, arguments.warmup, arguments.repeats)?;
+            let samples = measure(arguments, &compute, policy.as_ref(), test)?;
             let best = samples.best_seconds();
-            let bytes = (test.prompt == 0).then(|| decoder.streamed_bytes() as u64 + samples.live_bytes);
+            let bytes = (test.prompt == 0).then(|| streamed_bytes as u64 + samples.live_bytes);
             if method == "none" {
                 dense = Some((best, bytes));
             }
@@ -147,8 +150,14 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     bar.finish_and_clear();
     let machine = Machine {
         commit: env!("DROPCAP_COMMIT"),
-        processor: machine::processor(),
-        threads: team.threads(),
+        processor: match &compute {
+            Compute::Host { .. } => processor(),
+            Compute::Device(weights) => weights.device().facts().name.clone(),
+        },
+        threads: match &compute {
+            Compute::Host { team, .. } => team.threads(),
+            Compute::Device(weights) => weights.device().facts().multiprocessors as usize,
+        },
         load_seconds,
         read_bytes_per_second,
     };
@@ -157,20 +166,59 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The decoder under test: a model's weights, or random ones of a shape.
-fn subject(arguments: &Arguments, team: &Team) -> Result<(String, Decoder, ModelFacts)> {
+/// Runs one test where the weights are.
+fn measure(
+    arguments: &Arguments,
+    compute: &Compute,
+    policy: &dyn EvictionPolicy,
+    test: &Test,
+) -> Result<Samples> {
+    let MachineArguments { kv_dtype, kv_limit, .. } = arguments.machine;
+    let (warmup, repeats) = (arguments.warmup, arguments.repeats);
+    match compute {
+        Compute::Host { team, decoder } => {
+            let chunk = arguments.chunk.unwrap_or(256);
+            Bench { decoder, team, policy, kv_dtype, kv_limit, chunk }.run(test, warmup, repeats)
+        }
+        Compute::Device(weights) => {
+            let chunk = arguments.chunk.unwrap_or(2048);
+            DeviceBench { weights, policy, kv_dtype, kv_limit, chunk }.run(test, warmup, repeats)
+        }
+    }
+}
+
+/// What is under test: a model's weights, or random ones of a shape.
+fn subject(arguments: &Arguments) -> Result<(String, Compute, ModelFacts)> {
+    let device = arguments.machine.device.open()?;
+    let dtype = arguments.dtype;
+    let team = || Ok::<_, anyhow::Error>(Arc::new(Team::new(arguments.machine.threads())?));
     if let Some(shape) = &arguments.shape {
         let deepest = arguments.depths.0.iter().max().copied().unwrap_or(0);
         let longest = arguments.prompt_lengths.0.iter().chain(&arguments.generation_lengths.0).max();
-        let config = shapes::named(shape, deepest + longest.copied().unwrap_or(0))?;
+        // A GPU decodes one token before the clock starts.
+        let config = shapes::named(shape, deepest + longest.copied().unwrap_or(0) + 1)?;
         let facts = facts_of(&config, Fingerprint::default(), None);
-        return Ok((shape.clone(), Decoder::random(&config, arguments.dtype, 0)?, facts));
+        let compute = match device {
+            Some(device) => Compute::Device(Arc::new(DeviceWeights::random(&device, &config, dtype, 0)?)),
+            None => Compute::Host { team: team()?, decoder: Arc::new(Decoder::random(&config, dtype, 0)?) },
+        };
+        return Ok((shape.clone(), compute, facts));
     }
     let model = arguments.model.as_deref().unwrap_or_default();
     let checkpoint = Checkpoint::open(&crate::loading::find(model, None, false)?)?;
     let folder = Some(checkpoint.directory().to_path_buf());
     let facts = facts_of(checkpoint.config(), checkpoint.fingerprint()?, folder);
-    Ok((model.to_owned(), Decoder::load(team, &checkpoint, arguments.dtype)?, facts))
+    let compute = match device {
+        Some(device) => {
+            Compute::Device(Arc::new(DeviceWeights::load(&device, &*team()?, &checkpoint, dtype)?))
+        }
+        None => {
+            let team = team()?;
+            let decoder = Arc::new(Decoder::load(&team, &checkpoint, dtype)?);
+            Compute::Host { team, decoder }
+        }
+    };
+    Ok((model.to_owned(), compute, facts))
 }
 
 /// All methods of the run; `none` leads if it is there, since the others are compared with it.

@@ -59,7 +59,7 @@ fn is_whole(folder: &Path) -> bool {
 }
 
 /// Where programs of this user may leave files that can be made again.
-fn cache() -> Option<PathBuf> {
+pub fn cache() -> Option<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let home = || Some(variable("HOME")?.join(".cache"));
     variable("XDG_CACHE_HOME").or_else(home)

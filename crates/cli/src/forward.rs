@@ -6,13 +6,20 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use dropcap_engine::{Evaluation, evaluate};
+use dropcap_engine::{Evaluation, evaluate, evaluate_on_device};
 use dropcap_methods::MethodSpec;
+use dropcap_model::device::{DeviceDecoder, DeviceOptions};
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::json;
 
 use crate::arguments::ModelArguments;
+use crate::loading::Compute;
 use crate::{loading, progress, size};
+
+/// Tokens of a step on a GPU where nothing else is asked for.
+const DEVICE_CHUNK: usize = 2048;
+/// Rows of logits that a GPU computes at a time.
+const DEVICE_LOGITS: usize = 128;
 
 /// Flags of `dropcap forward`.
 #[derive(Args)]
@@ -48,10 +55,28 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     };
     let loaded = loading::load(&arguments.model, &arguments.method)?;
     let machine = &arguments.model.machine;
-    let pool = loaded.decoder.page_pool(loaded.policy.as_ref(), machine.kv_dtype, machine.kv_limit)?;
+    let (kv_dtype, kv_limit) = (machine.kv_dtype, machine.kv_limit);
     let chunk = arguments.chunk.unwrap_or(ids.len().max(1));
+    let policy = loaded.policy.as_ref();
     let bar = progress::spinner("running");
-    let evaluation = evaluate(&loaded.decoder, &loaded.team, loaded.policy.as_ref(), &pool, &ids, chunk)?;
+    let evaluation = match &loaded.compute {
+        Compute::Host { team, decoder } => {
+            let pool = decoder.page_pool(policy, kv_dtype, kv_limit)?;
+            evaluate(decoder, team, policy, &pool, &ids, chunk)?
+        }
+        Compute::Device(weights) => {
+            let chunk = chunk.min(DEVICE_CHUNK);
+            let options = DeviceOptions {
+                kv_dtype,
+                kv_limit,
+                chunk,
+                max_batch: 1,
+                deaths: true,
+                logit_rows: DEVICE_LOGITS,
+            };
+            evaluate_on_device(&mut DeviceDecoder::new(weights.clone(), policy, options)?, &ids, chunk)?
+        }
+    };
     bar.finish_and_clear();
     write(&arguments.output, &evaluation, ids.len())
         .with_context(|| format!("cannot write {}", arguments.output.display()))?;

@@ -21,7 +21,7 @@ pub use account::kv_json;
 
 use crate::arguments::ModelArguments;
 use crate::default_model;
-use crate::loading::{self, Loaded};
+use crate::loading::{self, Compute, Loaded};
 use crate::prompts::{self, Prompt};
 use crate::size;
 
@@ -94,9 +94,9 @@ pub struct Arguments {
     /// Go on past the model's end-of-text tokens.
     #[arg(long, help_heading = "Sampling")]
     ignore_eos: bool,
-    /// Most prompt tokens per step.
-    #[arg(long, value_name = "N", default_value = "256", value_parser = size::count, help_heading = "Machine")]
-    chunk: usize,
+    /// Most prompt tokens per step [default: 256; 2048 on a GPU].
+    #[arg(long, value_name = "N", value_parser = size::count, help_heading = "Machine")]
+    chunk: Option<usize>,
     /// Most sequences at once; the rest wait.
     #[arg(long, value_name = "N", default_value = "64", value_parser = size::count, help_heading = "Machine")]
     max_batch: usize,
@@ -126,14 +126,14 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let loaded = loading::load(&arguments.model, &method)?;
     let tokenizer = tokenizer_for(&prompts, arguments, &loaded.directory)?;
     if let Some(tokenizer) = &tokenizer {
-        tokenizer.check_vocabulary(loaded.decoder.config().vocabulary)?;
+        tokenizer.check_vocabulary(loaded.config.vocabulary)?;
     }
     let stop_tokens = if arguments.ignore_eos {
         Vec::new()
     } else {
-        GenerationConfig::open(&loaded.directory, loaded.decoder.config())?.eos_token_ids
+        GenerationConfig::open(&loaded.directory, &loaded.config)?.eos_token_ids
     };
-    let mut engine = engine(arguments, &loaded)?;
+    let mut engine = engine(arguments, &loaded, prompts.len())?;
     let mut run = batch::Batch::new(arguments.json, prompts.len());
     for prompt in prompts {
         let ids = match (&prompt.ids, &prompt.prompt, &tokenizer) {
@@ -180,18 +180,27 @@ fn tokenizer_for(
     }
 }
 
-fn engine(arguments: &Arguments, loaded: &Loaded) -> Result<Engine> {
+fn engine(arguments: &Arguments, loaded: &Loaded, prompts: usize) -> Result<Engine> {
     let options = EngineOptions {
-        chunk: arguments.chunk,
-        max_batch: arguments.max_batch,
+        chunk: arguments.chunk.unwrap_or(match &loaded.compute {
+            Compute::Host { .. } => 256,
+            Compute::Device(_) => 2048,
+        }),
+        // A device prepares for every sequence of a batch.
+        max_batch: arguments.max_batch.min(prompts.max(1)),
         kv_dtype: arguments.model.machine.kv_dtype,
         kv_limit: arguments.model.machine.kv_limit,
     };
-    let (decoder, policy, team) = (loaded.decoder.clone(), loaded.policy.clone(), loaded.team.clone());
-    let mut engine = Engine::new(decoder, policy, team, options)?;
+    let policy = loaded.policy.clone();
+    let mut engine = match &loaded.compute {
+        Compute::Host { team, decoder } => Engine::new(decoder.clone(), policy, team.clone(), options)?,
+        Compute::Device(weights) => {
+            Engine::on_device(weights.clone(), policy.as_ref(), options, arguments.trace.is_some())?
+        }
+    };
     if let Some(path) = &arguments.trace {
         let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-        let config = loaded.decoder.config();
+        let config = &loaded.config;
         let header = TraceHeader {
             version: dropcap_trace::VERSION,
             model: arguments.model.name().to_owned(),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use dropcap_kernels::Team;
 use dropcap_methods::{MethodSpec, ModelFacts};
+use dropcap_model::device::DeviceWeights;
 use dropcap_model::hub::{self, Freshness, HubOptions, HubProgress, OfflineCause, Origin};
 use dropcap_model::{Checkpoint, Decoder, DecoderConfig};
 use dropcap_policy::EvictionPolicy;
@@ -13,14 +14,23 @@ use dropcap_weights::Fingerprint;
 
 use crate::arguments::ModelArguments;
 use crate::default_model;
+use crate::device::DeviceChoice;
 use crate::progress::{Downloads, spinner, warn};
 
 /// A model in memory, ready to run.
 pub struct Loaded {
     pub directory: PathBuf,
-    pub team: Arc<Team>,
-    pub decoder: Arc<Decoder>,
+    pub config: DecoderConfig,
+    pub compute: Compute,
     pub policy: Arc<dyn EvictionPolicy>,
+}
+
+/// Where the weights are.
+pub enum Compute {
+    /// With the processor's threads.
+    Host { team: Arc<Team>, decoder: Arc<Decoder> },
+    /// On a GPU.
+    Device(Arc<DeviceWeights>),
 }
 
 /// Finds the model (downloading it if it is a hub id), checks it, packs its weights, builds the method.
@@ -29,17 +39,29 @@ pub fn load(arguments: &ModelArguments, method: &MethodSpec) -> Result<Loaded> {
         Some(model) => find(model, arguments.revision.as_deref(), arguments.offline)?,
         None => default_model::directory()?,
     };
-    let team = Arc::new(Team::new(arguments.machine.threads())?);
     let checkpoint = Checkpoint::open(&directory)?;
     // The method first: a mistyped spec should not cost a minute of loading.
     let folder = Some(checkpoint.directory().to_path_buf());
     let facts = facts_of(checkpoint.config(), checkpoint.fingerprint()?, folder);
     let policy = dropcap_methods::build(method, &facts)
         .with_context(|| format!("cannot use --method \"{method}\""))?;
-    let bar = spinner("packing weights");
-    let decoder = Arc::new(Decoder::load(&team, &checkpoint, arguments.dtype)?);
+    let mut device = arguments.machine.device.open()?;
+    if policy.rules().is_none() && arguments.machine.device == DeviceChoice::Auto && device.take().is_some() {
+        warn(&format!("the method \"{method}\" exists for the processor alone: not using the GPU"));
+    }
+    let bar = spinner("loading weights");
+    let team = Arc::new(Team::new(arguments.machine.threads())?);
+    let compute = match device {
+        Some(device) => {
+            Compute::Device(Arc::new(DeviceWeights::load(&device, &team, &checkpoint, arguments.dtype)?))
+        }
+        None => {
+            let decoder = Arc::new(Decoder::load(&team, &checkpoint, arguments.dtype)?);
+            Compute::Host { team, decoder }
+        }
+    };
     bar.finish_and_clear();
-    Ok(Loaded { directory, team, decoder, policy })
+    Ok(Loaded { directory, config: checkpoint.config().clone(), compute, policy })
 }
 
 /// The model's directory on this machine; a hub id is downloaded with a bar, and what a person should know of it

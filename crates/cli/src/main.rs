@@ -3,6 +3,8 @@
 mod arguments;
 mod bench;
 mod default_model;
+mod device;
+mod doctor;
 mod forward;
 mod generate;
 mod loading;
@@ -35,6 +37,8 @@ enum Command {
     Bench(Box<bench::Arguments>),
     /// List the pruning methods with their parameters, defaults and sources.
     Methods(methods::Arguments),
+    /// Say what of this machine can be used, and why something cannot.
+    Doctor(doctor::Arguments),
     /// Teach a model what to forget, or train one from scratch.
     Train(train::Arguments),
     /// Make a tokenizer for a model that is trained from scratch.
@@ -47,6 +51,7 @@ fn main() -> ExitCode {
         Command::Forward(arguments) => forward::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Methods(arguments) => methods::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Train(arguments) => train::run(&arguments),
         Command::Tokenizer(arguments) => tokenizer::run(&arguments),
     };

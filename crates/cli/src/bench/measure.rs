@@ -30,7 +30,8 @@ impl Test {
 
 /// What came out of the repeats of one test.
 pub struct Samples {
-    seconds: Vec<f64>,
+    /// Seconds of each timed repeat.
+    pub seconds: Vec<f64>,
     /// Live bytes of all caches after the last repeat.
     pub live_bytes: u64,
     /// Bytes held by their pages.
