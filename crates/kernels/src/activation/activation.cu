@@ -1,7 +1,5 @@
 // Activations on their own: after a product whose library has no such epilogue, and for gated blocks of many rows.
 
-template <typename T> struct HalfOr { typedef T type; };
-template <> struct HalfOr<float> { typedef bf16 type; };
 typedef HalfOr<W>::type Half;
 
 constexpr u32 ACTIVATION_THREADS = 256;

@@ -66,6 +66,10 @@ template <> struct Format<0> { typedef float type; };
 template <> struct Format<1> { typedef f16 type; };
 template <> struct Format<2> { typedef bf16 type; };
 
+// T where it has 16 bits; where it has not, code that names this is never reached.
+template <typename T> struct HalfOr { typedef T type; };
+template <> struct HalfOr<float> { typedef bf16 type; };
+
 typedef Format<WEIGHT_TYPE>::type W;
 typedef Format<CACHE_TYPE>::type C;
 

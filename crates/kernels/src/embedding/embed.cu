@@ -8,9 +8,6 @@ struct Embed {
     u32 vocabulary, max_positions;
 };
 
-// W where it has 16 bits; where it has not, code that names this is never reached.
-template <typename T> struct HalfOr { typedef T type; };
-template <> struct HalfOr<float> { typedef bf16 type; };
 typedef HalfOr<W>::type Half;
 
 constexpr u32 EMBED_THREADS = 256;

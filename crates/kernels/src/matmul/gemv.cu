@@ -29,9 +29,6 @@ constexpr u32 STEP = NR * STREAM_THREADS;   // vectors of the ring that a step t
 constexpr u32 LATER = 4;                    // steps after the ring's that the second-level cache fetches beside x
 constexpr u32 HOLD = 4;                     // vectors of the residual that a thread keeps between passes of a norm
 
-template <typename T> struct HalfOr { typedef T type; };
-template <> struct HalfOr<float> { typedef bf16 type; };
-
 // 16 bytes to shared memory, or zeros; lines that follow are likely to be wanted soon.
 __device__ __forceinline__ void copy_weights(u32 shared, const uint4* from, bool wanted) {
     asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(shared), "l"(from), "r"(wanted ? 16 : 0)

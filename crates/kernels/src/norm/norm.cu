@@ -17,8 +17,6 @@ constexpr u32 NORM_THREADS = WANTED < 64 ? 64 : WANTED > 1024 ? 1024 : WANTED;
 constexpr u32 VECTORS = (HIDDEN + NORM_THREADS * STEP - 1) / (NORM_THREADS * STEP);
 constexpr u32 WARPS = NORM_THREADS / 32;
 
-template <typename T> struct HalfOr { typedef T type; };
-template <> struct HalfOr<float> { typedef bf16 type; };
 typedef HalfOr<W>::type Half;
 
 // The sum over the block, to every thread. `partial` has a number per warp and is used once per call.

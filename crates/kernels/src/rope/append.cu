@@ -50,9 +50,6 @@ constexpr u32 APPEND_TASKS = QUERY_HEADS + 2 * KV_HEADS + GROUPS;
 // Numbers of a head that a thread holds, two by two.
 constexpr u32 TWOS = (HEAD_DIM / 2 + 31) / 32;
 
-template <typename T> struct HalfOr { typedef T type; };
-template <> struct HalfOr<float> { typedef bf16 type; };
-
 template <typename T> __device__ __forceinline__ float2 read2(const T* from) {
     if constexpr (sizeof(T) == 2) return widen2<typename HalfOr<T>::type>(*(const u32*)from);
     else return *(const float2*)from;
