@@ -1,4 +1,4 @@
-// Products of 5 to 16 rows, of 16-bit weights: the ring of gemv.cu, with the sums in the tensor cores.
+// Products of 2 to 16 rows, of 16-bit weights: the ring of gemv.cu, with the sums in the tensor cores.
 //
 // A unit is 32 outputs, or 16 gates and their ups, as four tiles of 8; all warps of a block share it, each every eighth
 // chunk of 4 vectors. A lane copies the vectors of output lane / 4 of each tile, vector lane % 4 of the chunk: since A

@@ -156,8 +156,8 @@ impl LayerWeights {
     }
 }
 
-/// Outputs of a head over so many tokens: the library writes rows that do not begin at 16 bytes five times slower
-/// (GPT-2 has 50257 tokens). The rows beyond are zeros, and nobody reads their logits.
+/// Outputs of a head over so many tokens: the library is slow where rows of logits do not begin at 16 bytes (GPT-2 has
+/// 50257 tokens; LOG.md). The rows beyond are zeros, and nobody reads their logits.
 fn padded(vocabulary: usize) -> usize {
     vocabulary.next_multiple_of(8)
 }
