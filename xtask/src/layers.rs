@@ -6,19 +6,20 @@ use crate::{Finding, Tree};
 
 /// The layer of every crate, by its folder in `crates/`.
 const LAYERS: &[(&str, u8)] = &[
-    ("kernels", 0),
-    ("cache", 1),
-    ("trace", 1),
-    ("weights", 1),
-    ("policy", 2),
-    ("methods", 3),
-    ("model", 3),
-    ("engine", 4),
-    ("train", 4),
-    ("server", 5),
-    ("eval", 5),
-    ("inspect", 5),
-    ("cli", 6),
+    ("files", 0),
+    ("kernels", 1),
+    ("cache", 2),
+    ("trace", 2),
+    ("weights", 2),
+    ("policy", 3),
+    ("methods", 4),
+    ("model", 4),
+    ("engine", 5),
+    ("train", 5),
+    ("server", 6),
+    ("eval", 6),
+    ("inspect", 6),
+    ("cli", 7),
 ];
 
 /// Packages are named for their folder.
@@ -120,7 +121,7 @@ mod tests {
         let found = findings("cache", "[dependencies]\ndropcap-policy = { path = \"../policy\" }\n");
         assert_eq!(found.len(), 1);
         assert!(
-            found[0].message.contains("layer 1 may not depend on dropcap-policy of layer 2"),
+            found[0].message.contains("layer 2 may not depend on dropcap-policy of layer 3"),
             "{}",
             found[0]
         );

@@ -1,4 +1,4 @@
-//! L1: pages, lanes, lifetimes and side channels of the key-value cache.
+//! L2: pages, lanes, lifetimes and side channels of the key-value cache.
 //!
 //! One idea carries everything: a decision is a lifetime. Every entry (one token's key and value in one lane)
 //! has `expires_at`, the first query position that no longer sees it, and is visible to query q iff

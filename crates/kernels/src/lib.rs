@@ -1,4 +1,4 @@
-//! L0 of Dropcap: the operations of the hot path, on slices and packed weights, over a persistent [`Team`].
+//! L1 of Dropcap: the operations of the hot path, on slices and packed weights, over a persistent [`Team`].
 //!
 //! Each operation is one folder: its contract and checks, a naive `reference` (f64 sums) and the fast code. This
 //! is the only crate with unsafe code.

@@ -1,4 +1,4 @@
-//! L3: the pruning methods, one file each, and the grammar that names them.
+//! L4: the pruning methods, one file each, and the grammar that names them.
 //!
 //! [`METHODS`] is the single source of truth: what a user may write, what `--help` says, the table in
 //! `docs/methods.md` and the matrix of the tests all come from it. A new method is its file, one line there and

@@ -1,4 +1,4 @@
-//! L2: the contracts between pruning methods and the engine, and the ways to combine them.
+//! L3: the contracts between pruning methods and the engine, and the ways to combine them.
 //!
 //! A policy answers one question: which entries leave the cache, and when? Its answer is a *lifetime* per
 //! entry (`expires_at`, the first query position that no longer sees it), and every rule of this crate is a

@@ -1,4 +1,4 @@
-//! L1: what was forgotten, when and by whom, as a versioned JSONL file.
+//! L2: what was forgotten, when and by whom, as a versioned JSONL file.
 //!
 //! A trace holds, for every sequence that ran, its tokens and the death of every cache entry: the position of
 //! the entry, the first query position that no longer saw it, and the query that killed it. That is all that an

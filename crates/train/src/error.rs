@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use dropcap_files::FileError;
 use dropcap_kernels::KernelError;
 use dropcap_methods::MethodError;
 use dropcap_model::ModelError;
@@ -22,6 +23,9 @@ pub enum TrainError {
         /// The operating system's reason.
         source: io::Error,
     },
+    /// A file was not written.
+    #[error(transparent)]
+    File(FileError),
     /// The disk ran full while something was written; what was there before is untouched.
     #[error(
         "the disk is full: cannot write {}; earlier checkpoints are intact, free some space and start the same command again to resume",

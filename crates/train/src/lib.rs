@@ -1,4 +1,4 @@
-//! L4: teach a model what to forget.
+//! L5: teach a model what to forget.
 //!
 //! Text becomes token shards and batches ([`data`]), a configuration says what is trained and how ([`config`]), and a
 //! run keeps its states, metrics and lock in one directory ([`checkpoint`], [`metrics`]).

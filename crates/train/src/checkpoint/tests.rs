@@ -7,8 +7,8 @@ use serde_json::json;
 use super::*;
 use crate::TrainError;
 use crate::digest::Digest;
-use crate::disk::faulty::{Fault, FaultyDisk};
 use crate::disk::{Disk, LocalDisk};
+use dropcap_files::faulty::{Fault, FaultyDisk};
 
 fn facts(step: u64) -> StateFacts {
     StateFacts {
@@ -150,14 +150,21 @@ fn a_full_disk_is_a_clear_error_and_costs_nothing() {
 struct NearlyFull;
 
 impl Disk for NearlyFull {
-    fn create(&self, path: &Path) -> std::io::Result<Box<dyn crate::disk::DiskFile>> {
-        LocalDisk.create(path)
+    fn create(
+        &self,
+        path: &Path,
+        like: Option<&fs::Metadata>,
+    ) -> std::io::Result<Box<dyn crate::disk::DiskFile>> {
+        LocalDisk.create(path, like)
     }
     fn create_folder(&self, path: &Path) -> std::io::Result<()> {
         LocalDisk.create_folder(path)
     }
     fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {
         LocalDisk.rename(from, to)
+    }
+    fn rename_new(&self, from: &Path, to: &Path) -> std::io::Result<()> {
+        LocalDisk.rename_new(from, to)
     }
     fn settle(&self, folder: &Path) -> std::io::Result<()> {
         LocalDisk.settle(folder)

@@ -91,7 +91,7 @@ impl<'a> StateWriter<'a> {
     ) -> Result<(), TrainError> {
         let path = self.partial.join(name);
         let attempt = || {
-            let mut file = Measured::new(self.run.disk().create(&path)?);
+            let mut file = Measured::new(self.run.disk().create(&path, None)?);
             write(&mut file)?;
             let (mut file, bytes, digest) = file.finish();
             file.settle()?;

@@ -1,6 +1,6 @@
 use super::*;
 use crate::disk::LocalDisk;
-use crate::disk::faulty::{Fault, FaultyDisk};
+use dropcap_files::faulty::{Fault, FaultyDisk};
 
 fn facts(vocabulary: u64) -> ShardFacts {
     ShardFacts { vocabulary, tokenizer: Digest::of(b"tokenizer"), source: Digest::of(b"source") }

@@ -1,11 +1,12 @@
 //! A disk that fails after so many operations.
 
+use std::fs::Metadata;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::{Disk, DiskFile, LocalDisk};
+use crate::{Disk, DiskFile, LocalDisk};
 
 /// What happens at the operation that is not allowed any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +26,7 @@ pub struct FaultyDisk {
 }
 
 impl FaultyDisk {
+    /// A disk on which `allowed` operations succeed before the fault.
     pub fn new(fault: Fault, allowed: usize) -> Self {
         Self { fault, allowed: Arc::new(AtomicUsize::new(allowed)), dead: Arc::default() }
     }
@@ -85,9 +87,9 @@ impl DiskFile for FaultyFile {
 }
 
 impl Disk for FaultyDisk {
-    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+    fn create(&self, path: &Path, like: Option<&Metadata>) -> io::Result<Box<dyn DiskFile>> {
         self.spend_at_once(true)?;
-        Ok(Box::new(FaultyFile { disk: self.clone(), inner: LocalDisk.create(path)? }))
+        Ok(Box::new(FaultyFile { disk: self.clone(), inner: LocalDisk.create(path, like)? }))
     }
 
     fn create_folder(&self, path: &Path) -> io::Result<()> {
@@ -98,6 +100,11 @@ impl Disk for FaultyDisk {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.spend_at_once(false)?;
         LocalDisk.rename(from, to)
+    }
+
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.spend_at_once(false)?;
+        LocalDisk.rename_new(from, to)
     }
 
     fn settle(&self, folder: &Path) -> io::Result<()> {
