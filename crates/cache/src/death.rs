@@ -1,7 +1,6 @@
 //! The end of an entry.
 
-/// The lifetime of an entry that nothing has condemned; no query has this position.
-pub const NEVER: u32 = u32::MAX;
+pub use dropcap_kernels::lifetimes::NEVER;
 
 /// An entry that was freed: whose it was, when it ended, and who ended it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

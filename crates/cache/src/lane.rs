@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use dropcap_kernels::lifetimes::{Floors, Lifetime};
 use dropcap_kernels::{LaneView, PAGE_ENTRIES};
 
 use crate::error::CacheError;
@@ -108,18 +109,12 @@ impl Lane {
         let (Some(&position), Some(ends), Some(decided)) = found else {
             return false;
         };
-        let expires_at = expires_at.max(position + 1);
-        let killer = killer.clamp(position, expires_at);
-        if expires_at == NEVER || expires_at > *ends {
-            return false;
-        }
-        if expires_at == *ends {
-            *decided = killer.min(*decided);
-            return false;
-        }
-        (*ends, *decided) = (expires_at, killer);
-        self.soonest = self.soonest.min(expires_at);
-        true
+        let mut life = Lifetime { expires_at: *ends, killer: *decided };
+        // A token sees itself: the lowest floor there is.
+        let earlier = life.lower(position, expires_at, killer, Floors::default());
+        (*ends, *decided) = (life.expires_at, life.killer);
+        self.soonest = self.soonest.min(life.expires_at);
+        earlier
     }
 
     /// A second lane with the same entries, which shares the pages until one of both writes them.

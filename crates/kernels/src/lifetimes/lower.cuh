@@ -1,4 +1,4 @@
-// How a lifetime is lowered, for every kernel that lowers one (Rust: `Lane::lower` and `Floors::of`).
+// How a lifetime is lowered, for every kernel that lowers one (Rust: `Lifetime::lower` and `Floors::of`).
 
 // What may not be taken away: the first `sinks` positions, and every entry from the queries before
 // position + max(recent, 1).

@@ -12,11 +12,15 @@
 mod cuda;
 #[cfg(test)]
 mod cuda_tests;
+mod floors;
 mod inherit;
 #[cfg(test)]
 mod inherit_tests;
+mod lifetime;
 
 pub use cuda::{DeathRecord, Deaths, DeviceLifetimes, LaneLifetimes, PromptCut};
 pub(crate) use cuda::{GROW_SOURCE, RECLAIM_SOURCE};
+pub use floors::Floors;
 pub use inherit::DeviceInherit;
 pub(crate) use inherit::SOURCE as INHERIT_SOURCE;
+pub use lifetime::{Lifetime, NEVER};

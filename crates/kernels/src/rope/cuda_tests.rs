@@ -4,6 +4,7 @@ use super::{Birth, Births, DeviceAppend, DeviceRope, RopeTable, rotate};
 use crate::cuda::rounding::{assert_close, bytes_of, last_bits, numbers_of, plain, rounded, upload};
 use crate::cuda::testing::device;
 use crate::cuda::{Device, DeviceBuffer, DeviceLanes, DeviceStep, Row, Specialisation, StepSize};
+use crate::lifetimes::{Floors, Lifetime};
 use crate::testing::Random;
 use crate::{DType, PAGE_ENTRIES, Team, rms_norm_heads};
 
@@ -29,9 +30,9 @@ fn cuda_angles_are_those_of_the_cpu() {
     }
 }
 
-/// `Lanes::lower` of the policy crate, for one entry, in the words of its documentation.
+/// What an entry's births leave it.
 fn end_at_birth(births: &Births, position: u32) -> (u32, u32) {
-    let (mut expires, mut killer) = (u32::MAX, u32::MAX);
+    let mut life = Lifetime::ENDLESS;
     for rule in &births.rules[..births.count as usize] {
         let wished = if rule.kind == 0 {
             (position >= rule.sinks).then(|| position.saturating_add(rule.recent))
@@ -40,23 +41,10 @@ fn end_at_birth(births: &Births, position: u32) -> (u32, u32) {
             (share(position + 1) <= share(position)).then_some(position + 1)
         };
         let Some(wished) = wished else { continue };
-        let floor = if position < rule.floor_sinks {
-            u32::MAX
-        } else {
-            position.saturating_add(rule.floor_recent.max(1))
-        };
-        let end = wished.max(floor).max(position + 1);
-        let decided = wished.clamp(position, end);
-        if end == u32::MAX || end > expires {
-            continue;
-        }
-        if end == expires {
-            killer = killer.min(decided);
-        } else {
-            (expires, killer) = (end, decided);
-        }
+        let floors = Floors { sinks: rule.floor_sinks, recent: rule.floor_recent };
+        life.lower(position, wished, wished, floors);
     }
-    (expires, killer)
+    (life.expires_at, life.killer)
 }
 
 struct Case {

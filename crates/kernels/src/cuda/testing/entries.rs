@@ -4,6 +4,7 @@ use bytemuck::cast_slice;
 
 use crate::PAGE_ENTRIES;
 use crate::cuda::{Device, DeviceLanes, DeviceSpan, DeviceStep, Specialisation};
+use crate::lifetimes::{Floors, Lifetime};
 use crate::testing::Random;
 
 /// One entry with all its bytes.
@@ -23,20 +24,11 @@ impl Entry {
         Self { position, expires_at: u32::MAX, killer: u32::MAX, rows }
     }
 
-    /// `Lane::lower` under floors (sinks, recent).
+    /// [`Lifetime::lower`] under floors (sinks, recent).
     pub(crate) fn lower(&mut self, wished: u32, killer: u32, floors: (u32, u32)) {
-        let floor =
-            if self.position < floors.0 { u32::MAX } else { self.position.saturating_add(floors.1.max(1)) };
-        let end = wished.max(floor);
-        let killer = killer.clamp(self.position, end);
-        if end == u32::MAX || end > self.expires_at {
-            return;
-        }
-        if end == self.expires_at {
-            self.killer = self.killer.min(killer);
-            return;
-        }
-        (self.expires_at, self.killer) = (end, killer);
+        let mut life = Lifetime { expires_at: self.expires_at, killer: self.killer };
+        life.lower(self.position, wished, killer, Floors { sinks: floors.0, recent: floors.1 });
+        (self.expires_at, self.killer) = (life.expires_at, life.killer);
     }
 }
 

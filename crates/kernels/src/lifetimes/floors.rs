@@ -1,6 +1,6 @@
 //! What a policy may not take away.
 
-use dropcap_cache::NEVER;
+use super::NEVER;
 
 /// The least lifetime of every entry, whatever a policy asks for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
