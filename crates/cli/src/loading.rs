@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use dropcap_kernels::Team;
 use dropcap_methods::{MethodSpec, ModelFacts};
-use dropcap_model::device::DeviceWeights;
+use dropcap_model::device::{DeviceWeights, check_method};
 use dropcap_model::hub::{self, Freshness, HubOptions, HubProgress, OfflineCause, Origin};
 use dropcap_model::{Checkpoint, Decoder, DecoderConfig};
 use dropcap_policy::EvictionPolicy;
@@ -46,8 +46,12 @@ pub fn load(arguments: &ModelArguments, method: &MethodSpec) -> Result<Loaded> {
     let policy = dropcap_methods::build(method, &facts)
         .with_context(|| format!("cannot use --method \"{method}\""))?;
     let mut device = arguments.machine.device.open()?;
-    if policy.rules().is_none() && arguments.machine.device == DeviceChoice::Auto && device.take().is_some() {
-        warn(&format!("the method \"{method}\" exists for the processor alone: not using the GPU"));
+    if device.is_some()
+        && arguments.machine.device == DeviceChoice::Auto
+        && let Err(reason) = check_method(checkpoint.config(), &policy)
+    {
+        warn(&format!("not using the GPU: {reason}"));
+        device = None;
     }
     let bar = spinner("loading weights");
     let team = Arc::new(Team::new(arguments.machine.threads())?);

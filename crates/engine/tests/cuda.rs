@@ -15,9 +15,9 @@ use dropcap_engine::{
 };
 use dropcap_kernels::DType;
 use dropcap_kernels::cuda::{CudaError, Device};
-use dropcap_methods::{Dcp, Gates, LayerGates};
+use dropcap_methods::{Gates, LayerGates, dcp};
 use dropcap_model::device::{DeviceDecoder, DeviceOptions, DeviceSegment, DeviceWeights, Slot, Wanted};
-use dropcap_policy::{EvictionPolicy, KeepAll};
+use dropcap_policy::{EvictionPolicy, KeepAll, Rules};
 use dropcap_weights::TensorFile;
 use support::naive::Naive;
 use support::{MODELS, Model, argmax, distance, floats, golden, ids, integers, json};
@@ -238,7 +238,7 @@ fn cuda_prompt_cuts_agree_with_kvpress() {
 }
 
 /// Random gates, one per KV head, that refuse now and then.
-fn gates_per_head(model: &Model) -> Dcp {
+fn gates_per_head(model: &Model) -> Rules {
     let config = model.checkpoint.config();
     let (heads, width) = (config.kv_heads, 4);
     let mut state = 7u32;
@@ -256,7 +256,7 @@ fn gates_per_head(model: &Model) -> Dcp {
             bias: vec![1.0; heads],
         })
         .collect();
-    Dcp::new(&Gates::new(config.hidden, width, layers).unwrap(), false).unwrap()
+    dcp(&Gates::new(config.hidden, width, layers).unwrap(), false).unwrap()
 }
 
 #[test]

@@ -9,7 +9,7 @@
 mod support;
 
 use dropcap_cache::NEVER;
-use dropcap_policy::{EvictionPolicy, Granularity, KeepAll, Lanes, Observation, PolicyError};
+use dropcap_policy::{EvictionPolicy, Granularity, KeepAll, LaneEditor, Observation, PolicyError};
 use support::naive::Naive;
 use support::{Model, distance};
 
@@ -41,7 +41,7 @@ impl EvictionPolicy for Arbitrary {
         self.0
     }
 
-    fn decide(&self, seen: &Observation<'_>, lanes: &mut [Lanes<'_>]) -> Result<(), PolicyError> {
+    fn decide(&self, seen: &Observation<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {
         for lanes in lanes {
             for group in 0..lanes.groups() {
                 for entry in lanes.new_entries(group) {
@@ -105,7 +105,7 @@ impl EvictionPolicy for KeepAllHeads {
         Granularity::KvHead
     }
 
-    fn decide(&self, _: &Observation<'_>, _: &mut [Lanes<'_>]) -> Result<(), PolicyError> {
+    fn decide(&self, _: &Observation<'_>, _: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {
         Ok(())
     }
 }

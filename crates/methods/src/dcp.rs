@@ -2,13 +2,8 @@
 
 use std::sync::Arc;
 
-use dropcap_cache::Death;
-use dropcap_policy::{
-    Action, EvictionPolicy, Floors, Granularity, Lanes, Observation, PolicyError, Protected, Rule,
-    SideChannel,
-};
+use dropcap_policy::{Action, EvictionPolicy, Floors, Rule, Rules};
 
-use crate::voting::VotingGates;
 use crate::{Arguments, Gates, MAX_COUNT, Method, MethodError, ModelFacts, Parameter, ParameterKind};
 
 pub(crate) const METHOD: Method = Method {
@@ -72,88 +67,22 @@ fn build(arguments: &Arguments<'_>, facts: &ModelFacts) -> Result<Arc<dyn Evicti
     let model = (arguments.text("fingerprint")? == "check").then_some(&facts.fingerprint);
     let path = facts.resolve(arguments.text("gates")?);
     let gates = Gates::load(&path, facts.layers, facts.kv_heads, facts.hidden, model)?;
-    let policy = Dcp::new(&gates, arguments.flag("propagate_in_depth")?)?;
     let asked = Floors { sinks: arguments.count("sinks")?, recent: arguments.count("recent")? };
-    let Floors { sinks, recent } = asked.and(gates.floors());
-    if sinks == 0 && recent <= 1 {
-        return Ok(Arc::new(policy));
-    }
-    Ok(Arc::new(Protected::new(policy, sinks, recent)))
+    let floors = asked.and(gates.floors());
+    Ok(Arc::new(dcp(&gates.under(floors), arguments.flag("propagate_in_depth")?)?))
 }
 
-/// Dynamic context pruning with hard gates (Anagnostidis et al. 2023, arXiv 2305.15805, section 3).
-#[derive(Debug)]
-pub struct Dcp {
-    gates: VotingGates,
-    propagate_in_depth: bool,
-}
-
-impl Dcp {
-    /// The policy of these gates, without their floors. One side channel of the gates' width r; lanes per KV head
-    /// where the gates are per head.
-    ///
-    /// # Errors
-    /// Gates too large for memory.
-    pub fn new(gates: &Gates, propagate_in_depth: bool) -> Result<Self, MethodError> {
-        Ok(Self { gates: VotingGates::new(gates)?, propagate_in_depth })
-    }
-}
-
-impl EvictionPolicy for Dcp {
-    fn granularity(&self) -> Granularity {
-        self.gates.granularity()
-    }
-
-    fn side_channels(&self) -> Vec<SideChannel> {
-        vec![SideChannel { name: "key gate", width: self.gates.width() }]
-    }
-
-    /// With a gate per head, dead in the layer below means dead in all its lanes: that exists only as code.
-    fn rules(&self) -> Option<Vec<Rule>> {
-        let mut rules = vec![self.gates.rule(true)];
-        if self.propagate_in_depth {
-            if self.granularity() == Granularity::KvHead {
-                return None;
-            }
-            rules.push(Rule::new(Action::Inherit));
-        }
-        Some(rules)
-    }
-
-    fn decide(&self, seen: &Observation<'_>, lanes: &mut [Lanes<'_>]) -> Result<(), PolicyError> {
-        for ballot in self.gates.vote(seen, lanes)? {
-            let lanes = &mut lanes[ballot.span];
-            for (entry, &query) in ballot.refused_by.iter().enumerate() {
-                if query != u32::MAX {
-                    lanes.lower(ballot.group, entry, query, query);
-                }
-            }
-        }
-        if self.propagate_in_depth {
-            for (died, lanes) in seen.died_below.iter().zip(lanes) {
-                propagate(died, lanes);
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Ends the entries of the tokens in `died` when they ended in the layer below.
-fn propagate(died: &[Death], lanes: &mut Lanes<'_>) {
-    if died.is_empty() {
-        return;
-    }
-    let mut by_position: Vec<&Death> = died.iter().collect();
-    by_position.sort_unstable_by_key(|death| death.position);
-    for group in 0..lanes.groups() {
-        for entry in 0..lanes.lane(group).len() {
-            let position = lanes.lane(group).positions()[entry];
-            if let Ok(found) = by_position.binary_search_by_key(&position, |death| death.position) {
-                let death = by_position[found];
-                lanes.lower(group, entry, death.expires_at, death.killer);
-            }
-        }
-    }
+/// Dynamic context pruning with hard gates (Anagnostidis et al. 2023, arXiv 2305.15805, section 3), under the floors of
+/// the gates.
+///
+/// One side channel of the gates' width r; lanes per KV head where the gates are per head.
+///
+/// # Errors
+/// Gates too large for memory.
+pub fn dcp(gates: &Gates, propagate_in_depth: bool) -> Result<Rules, MethodError> {
+    let vote = Action::Vote { gates: gates.pack()?, decides: true };
+    let actions = [vote].into_iter().chain(propagate_in_depth.then_some(Action::Inherit));
+    Ok(Rules::new(actions.map(|action| Rule::new(action).under(gates.floors())).collect()))
 }
 
 #[cfg(test)]

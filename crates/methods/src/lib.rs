@@ -18,16 +18,13 @@ mod registry;
 mod simulate;
 mod spec;
 mod streaming_llm;
-mod voting;
 
 pub use arguments::Arguments;
-pub use dcp::Dcp;
+pub use dcp::dcp;
 pub use error::MethodError;
 pub use facts::ModelFacts;
 pub use gates::{GateLayout, Gates, LayerGates, MAX_GATE_WIDTH};
 pub use method::{Build, Method, Parameter, ParameterKind};
 pub use nearest::nearest;
 pub use registry::{METHODS, build, find};
-pub use simulate::Simulate;
 pub use spec::{Amount, MAX_COUNT, MAX_SPEC_BYTES, MAX_TERMS, MethodSpec, Term};
-pub use streaming_llm::{PromptBudget, StreamingLlm, When};

@@ -1,9 +1,8 @@
 //! `streaming_llm`: attention sinks and a window.
 
-use std::ops::Range;
 use std::sync::Arc;
 
-use dropcap_policy::{Action, EvictionPolicy, Lanes, Observation, PolicyError, PromptCut, Rule, Span};
+use dropcap_policy::{Action, PromptBudget, PromptCut, Rule, Rules};
 
 use crate::{Amount, Arguments, MAX_COUNT, Method, MethodError, Parameter, ParameterKind};
 
@@ -49,21 +48,21 @@ place in the cache.",
         },
     ],
     check: |arguments| StreamingLlm::from_arguments(arguments).map(drop),
-    build: |arguments, _| Ok(Arc::new(StreamingLlm::from_arguments(arguments)?)),
+    build: |arguments, _| Ok(Arc::new(StreamingLlm::from_arguments(arguments)?.rules())),
 };
 
 /// Attention sinks and a window of recent tokens (Xiao et al. 2023, arXiv 2309.17453), without renumbering.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct StreamingLlm {
+pub(crate) struct StreamingLlm {
     /// First positions that are never dropped.
-    pub sinks: u32,
+    pub(crate) sinks: u32,
     /// When entries leave.
-    pub when: When,
+    pub(crate) when: When,
 }
 
 /// When [`StreamingLlm`] drops entries.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum When {
+pub(crate) enum When {
     /// At every query: it sees the sinks and the last `recent` tokens, itself included.
     Rolling {
         /// Newest tokens seen, at least 1 (0 acts as 1: a token sees itself).
@@ -71,35 +70,6 @@ pub enum When {
     },
     /// Once, when the prompt ends.
     PrefillEnd(PromptBudget),
-}
-
-/// How much of a prompt of n tokens is kept.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum PromptBudget {
-    /// So many tokens, sinks included.
-    Tokens(u32),
-    /// This share of n, in `(0, 1]`.
-    Share(f64),
-}
-
-impl PromptBudget {
-    /// Tokens kept of a prompt of n, sinks included: at least `sinks + 1` (or all n, if they are fewer), at most n.
-    ///
-    /// A share means the decimal number as it was written: `0.29` of 100 is 29, though the nearest binary
-    /// fraction gives 28.999999999999996. kvpress computes `int(n * (1 - r))` in binary and so keeps one token
-    /// less for some r, such as 0.9 of 10.
-    #[must_use]
-    pub fn kept(self, n: u32, sinks: u32) -> u32 {
-        let wanted = match self {
-            Self::Tokens(tokens) => tokens,
-            Self::Share(share) => {
-                let product = f64::from(n) * share;
-                // Two roundings of half a unit in the last place each; `as` saturates and maps NaN to 0.
-                (product * (1.0 + 4.0 * f64::EPSILON)) as u32
-            }
-        };
-        wanted.max(sinks.saturating_add(1)).min(n)
-    }
 }
 
 impl StreamingLlm {
@@ -155,61 +125,13 @@ impl StreamingLlm {
         Ok(Self { sinks, when })
     }
 
-    fn roll(self, recent: u32, lanes: &mut Lanes<'_>) {
-        for group in 0..lanes.groups() {
-            for entry in lanes.new_entries(group) {
-                let position = lanes.lane(group).positions()[entry];
-                if position >= self.sinks {
-                    // The first query that does not see the entry is the one that pushes it out.
-                    let end = position.saturating_add(recent);
-                    lanes.lower(group, entry, end, end);
-                }
-            }
-        }
-    }
-
-    /// The positions between sinks and recent tokens of a prompt of n tokens.
-    fn middle(self, budget: PromptBudget, n: u32) -> Range<u32> {
-        let kept = budget.kept(n, self.sinks);
-        // With kept = n this is the first position after the sinks: nothing lies between.
-        self.sinks..n - kept.saturating_sub(self.sinks).min(n)
-    }
-
-    fn cut_prompt(self, budget: PromptBudget, span: &Span, lanes: &mut Lanes<'_>) {
-        let n = span.next_position();
-        let middle = self.middle(budget, n);
-        for group in 0..lanes.groups() {
-            for entry in 0..lanes.lane(group).len() {
-                let position = lanes.lane(group).positions()[entry];
-                if middle.contains(&position) {
-                    // No query refused the entry; the prompt's last token is when the decision fell.
-                    lanes.lower(group, entry, n, n - 1);
-                }
-            }
-        }
-    }
-}
-
-impl EvictionPolicy for StreamingLlm {
-    fn rules(&self) -> Option<Vec<Rule>> {
-        let own = *self;
-        Some(vec![Rule::new(match self.when {
-            When::Rolling { recent } => Action::Window { sinks: self.sinks, recent },
-            When::PrefillEnd(budget) => {
-                Action::PromptCut(PromptCut(Arc::new(move |n| own.middle(budget, n))))
-            }
+    /// The policy.
+    pub(crate) fn rules(self) -> Rules {
+        let Self { sinks, when } = self;
+        Rules::new(vec![Rule::new(match when {
+            When::Rolling { recent } => Action::Window { sinks, recent },
+            When::PrefillEnd(budget) => Action::PromptCut(PromptCut { sinks, budget }),
         })])
-    }
-
-    fn decide(&self, seen: &Observation<'_>, lanes: &mut [Lanes<'_>]) -> Result<(), PolicyError> {
-        for (span, lanes) in seen.spans.iter().zip(lanes) {
-            match self.when {
-                When::Rolling { recent } => self.roll(recent, lanes),
-                When::PrefillEnd(budget) if span.prompt_ends => self.cut_prompt(budget, span, lanes),
-                When::PrefillEnd(_) => {}
-            }
-        }
-        Ok(())
     }
 }
 

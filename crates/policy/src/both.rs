@@ -1,6 +1,6 @@
 //! Two policies at once.
 
-use crate::{EvictionPolicy, Granularity, Lanes, Observation, PolicyError, Rule, SideChannel};
+use crate::{EvictionPolicy, Granularity, LaneEditor, Observation, PolicyError, Rule, SideChannel};
 
 /// Two policies over the same cache: an entry lives as long as both let it, the smaller of the two lifetimes.
 ///
@@ -11,6 +11,7 @@ pub struct Both<A, B> {
     first: A,
     second: B,
     first_channels: usize,
+    rules: Option<Vec<Rule>>,
 }
 
 impl<A: EvictionPolicy, B: EvictionPolicy> Both<A, B> {
@@ -19,7 +20,8 @@ impl<A: EvictionPolicy, B: EvictionPolicy> Both<A, B> {
     #[must_use]
     pub fn new(first: A, second: B) -> Self {
         let first_channels = first.side_channels().len();
-        Self { first, second, first_channels }
+        let rules = first.rules().zip(second.rules()).map(|both| [both.0, both.1].concat());
+        Self { first, second, first_channels, rules }
     }
 }
 
@@ -34,13 +36,11 @@ impl<A: EvictionPolicy, B: EvictionPolicy> EvictionPolicy for Both<A, B> {
         channels
     }
 
-    fn rules(&self) -> Option<Vec<Rule>> {
-        let mut rules = self.first.rules()?;
-        rules.extend(self.second.rules()?);
-        Some(rules)
+    fn rules(&self) -> Option<&[Rule]> {
+        self.rules.as_deref()
     }
 
-    fn decide(&self, seen: &Observation<'_>, lanes: &mut [Lanes<'_>]) -> Result<(), PolicyError> {
+    fn decide(&self, seen: &Observation<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {
         self.first.decide(seen, lanes)?;
         let shifted = Observation { first_channel: seen.first_channel + self.first_channels, ..*seen };
         self.second.decide(&shifted, lanes)

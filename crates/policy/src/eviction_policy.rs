@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::ops::Deref;
 
-use crate::{Granularity, Lanes, Observation, PolicyError, Rule, SideChannel};
+use crate::{Granularity, LaneEditor, Observation, PolicyError, Rule, SideChannel};
 
 /// A pruning method as the engine sees it.
 ///
@@ -17,7 +17,7 @@ use crate::{Granularity, Lanes, Observation, PolicyError, Rule, SideChannel};
 /// - **A lifetime is final once it lies in the past.** Lower an entry only to a position of this step or later;
 ///   queries before it have already seen the entry.
 ///
-/// [`crate::conformance`] checks these on random ragged steps, with what [`Lanes`] enforces by itself.
+/// [`crate::conformance`] checks these on random ragged steps, with what [`LaneEditor`] enforces by itself.
 pub trait EvictionPolicy: Send + Sync + Debug {
     /// Whether this policy needs one lane per KV head. A [`Granularity::Layer`] policy may be shown several
     /// lanes (when another policy beside it needs them) and then acts on each alike.
@@ -31,8 +31,8 @@ pub trait EvictionPolicy: Send + Sync + Debug {
     }
 
     /// The same decisions as data, for a backend that decides on its device; `None` where they exist only as code, and
-    /// then the policy runs on the CPU alone. `Some` of no rules keeps everything.
-    fn rules(&self) -> Option<Vec<Rule>> {
+    /// then the policy runs on the CPU alone. `Some` of no rules keeps everything. Asking costs nothing.
+    fn rules(&self) -> Option<&[Rule]> {
         None
     }
 
@@ -40,8 +40,8 @@ pub trait EvictionPolicy: Send + Sync + Debug {
     ///
     /// # Errors
     /// Shapes that do not fit what the policy was built for. A policy never fails because of values: whatever
-    /// the numbers, the floors of [`Lanes`] hold.
-    fn decide(&self, seen: &Observation<'_>, lanes: &mut [Lanes<'_>]) -> Result<(), PolicyError>;
+    /// the numbers, the floors of [`LaneEditor`] hold.
+    fn decide(&self, seen: &Observation<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError>;
 }
 
 /// A borrowed or shared policy is a policy.
@@ -57,11 +57,11 @@ where
         (**self).side_channels()
     }
 
-    fn rules(&self) -> Option<Vec<Rule>> {
+    fn rules(&self) -> Option<&[Rule]> {
         (**self).rules()
     }
 
-    fn decide(&self, seen: &Observation<'_>, lanes: &mut [Lanes<'_>]) -> Result<(), PolicyError> {
+    fn decide(&self, seen: &Observation<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {
         (**self).decide(seen, lanes)
     }
 }

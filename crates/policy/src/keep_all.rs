@@ -1,17 +1,17 @@
 //! The policy that forgets nothing.
 
-use crate::{EvictionPolicy, Lanes, Observation, PolicyError, Rule};
+use crate::{EvictionPolicy, LaneEditor, Observation, PolicyError, Rule};
 
 /// Keeps every entry forever: dense attention, bit for bit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct KeepAll;
 
 impl EvictionPolicy for KeepAll {
-    fn rules(&self) -> Option<Vec<Rule>> {
-        Some(Vec::new())
+    fn rules(&self) -> Option<&[Rule]> {
+        Some(&[])
     }
 
-    fn decide(&self, _seen: &Observation<'_>, _lanes: &mut [Lanes<'_>]) -> Result<(), PolicyError> {
+    fn decide(&self, _seen: &Observation<'_>, _lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {
         Ok(())
     }
 }

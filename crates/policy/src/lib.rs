@@ -5,6 +5,9 @@
 //! rule about lifetimes: they only ever fall, two policies combine by the smaller, protection is a floor, and
 //! no token ends before the query after its own.
 //!
+//! Most methods say what they do as data: [`Rules`] carries it out on the processor, kernels on a device, and nothing
+//! is said twice. What no rule can say is code behind [`EvictionPolicy`].
+//!
 //! A policy is immutable. What it must remember about an entry rides with the entry as a [`SideChannel`], so
 //! memory of the method is moved, copied and freed together with the key and the value.
 
@@ -14,20 +17,22 @@ mod error;
 mod eviction_policy;
 mod granularity;
 mod keep_all;
-mod lanes;
+mod lane_editor;
 mod observation;
 mod protected;
 mod rule;
+mod rules;
 mod side_channel;
 
 pub use both::Both;
+pub use dropcap_kernels::lifetimes::Floors;
 pub use error::PolicyError;
 pub use eviction_policy::EvictionPolicy;
-pub use dropcap_kernels::lifetimes::Floors;
 pub use granularity::Granularity;
 pub use keep_all::KeepAll;
-pub use lanes::Lanes;
+pub use lane_editor::LaneEditor;
 pub use observation::{Observation, Span};
 pub use protected::Protected;
-pub use rule::{Action, GateRows, PromptCut, Rule, VoteRule};
+pub use rule::{Action, PromptBudget, PromptCut, Rule, VoteGates, VoteLayer};
+pub use rules::Rules;
 pub use side_channel::SideChannel;

@@ -1,6 +1,6 @@
 //! A policy under floors.
 
-use crate::{EvictionPolicy, Floors, Granularity, Lanes, Observation, PolicyError, Rule, SideChannel};
+use crate::{EvictionPolicy, Floors, Granularity, LaneEditor, Observation, PolicyError, Rule, SideChannel};
 
 /// A policy that may not touch the first tokens and the most recent ones.
 ///
@@ -10,13 +10,17 @@ use crate::{EvictionPolicy, Floors, Granularity, Lanes, Observation, PolicyError
 pub struct Protected<P> {
     inner: P,
     floors: Floors,
+    rules: Option<Vec<Rule>>,
 }
 
 impl<P: EvictionPolicy> Protected<P> {
     /// `inner`, never dropping positions below `sinks` nor any of the last `recent` tokens.
     #[must_use]
     pub fn new(inner: P, sinks: u32, recent: u32) -> Self {
-        Self { inner, floors: Floors { sinks, recent } }
+        let floors = Floors { sinks, recent };
+        let guarded = |rules: &[Rule]| rules.iter().map(|rule| rule.clone().under(floors)).collect();
+        let rules = inner.rules().map(guarded);
+        Self { inner, floors, rules }
     }
 }
 
@@ -29,12 +33,13 @@ impl<P: EvictionPolicy> EvictionPolicy for Protected<P> {
         self.inner.side_channels()
     }
 
-    fn rules(&self) -> Option<Vec<Rule>> {
-        Some(self.inner.rules()?.into_iter().map(|rule| rule.under(self.floors)).collect())
+    fn rules(&self) -> Option<&[Rule]> {
+        self.rules.as_deref()
     }
 
-    fn decide(&self, seen: &Observation<'_>, lanes: &mut [Lanes<'_>]) -> Result<(), PolicyError> {
-        let mut guarded: Vec<Lanes<'_>> = lanes.iter_mut().map(|lanes| lanes.guarded(self.floors)).collect();
+    fn decide(&self, seen: &Observation<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {
+        let mut guarded: Vec<LaneEditor<'_>> =
+            lanes.iter_mut().map(|lanes| lanes.guarded(self.floors)).collect();
         self.inner.decide(seen, &mut guarded)
     }
 }

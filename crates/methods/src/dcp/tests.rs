@@ -1,10 +1,11 @@
 use std::collections::BTreeMap;
 
-use dropcap_policy::Both;
 use dropcap_policy::conformance::{Scene, check, lifetimes};
+use dropcap_policy::{Both, PromptBudget, Protected};
 
 use super::*;
-use crate::{LayerGates, PromptBudget, StreamingLlm, When};
+use crate::LayerGates;
+use crate::streaming_llm::{StreamingLlm, When};
 
 const NEVER: u32 = u32::MAX;
 const SCENE: Scene =
@@ -55,7 +56,7 @@ fn tokens_of(lives: &BTreeMap<(usize, usize, usize, u32), (u32, u32)>, sequence:
 #[test]
 fn lifetimes_are_those_of_the_naive_rule() {
     let gates = gates(0.6);
-    let lives = lifetimes(&Dcp::new(&gates, false).unwrap(), &SCENE).unwrap();
+    let lives = lifetimes(&dcp(&gates, false).unwrap(), &SCENE).unwrap();
     let (mut compared, mut died) = (0, 0);
     for sequence in 0..SCENE.sequences {
         for layer in 0..SCENE.layers {
@@ -76,7 +77,7 @@ fn lifetimes_are_those_of_the_naive_rule() {
 #[test]
 fn in_depth_an_entry_dies_with_the_first_layer_that_refuses_it() {
     let gates = gates(0.6);
-    let lives = lifetimes(&Dcp::new(&gates, true).unwrap(), &SCENE).unwrap();
+    let lives = lifetimes(&dcp(&gates, true).unwrap(), &SCENE).unwrap();
     let tokens = SCENE.prompt + SCENE.decoded;
     let mut so_far = vec![Some(NEVER); tokens];
     for layer in 0..SCENE.layers {
@@ -104,7 +105,7 @@ fn gates_per_head() -> Gates {
 #[test]
 fn with_a_gate_per_head_each_head_follows_its_own_rule() {
     let gates = gates_per_head();
-    let lives = lifetimes(&Dcp::new(&gates, false).unwrap(), &SCENE).unwrap();
+    let lives = lifetimes(&dcp(&gates, false).unwrap(), &SCENE).unwrap();
     let rows = 16 * SCENE.hidden;
     let mut differ = 0;
     for head in 0..SCENE.kv_heads {
@@ -131,9 +132,9 @@ fn with_a_gate_per_head_each_head_follows_its_own_rule() {
 
 #[test]
 fn a_gate_per_head_conforms_alone_and_beside_others() {
-    let policy = Dcp::new(&gates_per_head(), true).unwrap();
+    let policy = dcp(&gates_per_head(), true).unwrap();
     check(&policy, &SCENE).unwrap();
-    check(&Both::new(&policy, Dcp::new(&gates(0.4), false).unwrap()), &SCENE).unwrap();
+    check(&Both::new(&policy, dcp(&gates(0.4), false).unwrap()), &SCENE).unwrap();
     let fewer = Scene { kv_heads: 3, ..SCENE };
     let message = check(&policy, &fewer).unwrap_err().to_string();
     assert!(message.contains("gate heads in layer 0: expected 2, got 3"), "{message}");
@@ -143,7 +144,7 @@ fn a_gate_per_head_conforms_alone_and_beside_others() {
 fn it_conforms_whatever_the_bias() {
     for bias in [-1e30, 0.0, 0.6, 1e30] {
         for in_depth in [false, true] {
-            let policy = Dcp::new(&gates(bias), in_depth).unwrap();
+            let policy = dcp(&gates(bias), in_depth).unwrap();
             check(&policy, &SCENE).unwrap_or_else(|violation| panic!("bias {bias}: {violation}"));
         }
     }
@@ -151,18 +152,18 @@ fn it_conforms_whatever_the_bias() {
 
 #[test]
 fn it_conforms_beside_a_window() {
-    let window = StreamingLlm { sinks: 4, when: When::Rolling { recent: 40 } };
-    let policy = Dcp::new(&gates(0.6), true).unwrap();
+    let window = &StreamingLlm { sinks: 4, when: When::Rolling { recent: 40 } }.rules();
+    let policy = dcp(&gates(0.6), true).unwrap();
     check(&Both::new(window, &policy), &SCENE).unwrap();
     check(&Both::new(&policy, window), &SCENE).unwrap();
-    let cut = StreamingLlm { sinks: 4, when: When::PrefillEnd(PromptBudget::Share(0.3)) };
+    let cut = StreamingLlm { sinks: 4, when: When::PrefillEnd(PromptBudget::Share(0.3)) }.rules();
     check(&Both::new(&policy, cut), &SCENE).unwrap();
-    check(&Both::new(&policy, Dcp::new(&gates(0.4), false).unwrap()), &SCENE).unwrap();
+    check(&Both::new(&policy, dcp(&gates(0.4), false).unwrap()), &SCENE).unwrap();
 }
 
 #[test]
 fn gates_that_refuse_everything_leave_each_token_itself_and_the_floors() {
-    let policy = Dcp::new(&gates(-1e30), false).unwrap();
+    let policy = dcp(&gates(-1e30), false).unwrap();
     for ((_, _, _, position), life) in lifetimes(&policy, &SCENE).unwrap() {
         assert!(life.0 == position + 1 || life.0 == NEVER, "{position}: {life:?}");
     }
@@ -179,7 +180,7 @@ fn gates_that_refuse_everything_leave_each_token_itself_and_the_floors() {
 
 #[test]
 fn another_model_is_refused_with_both_numbers() {
-    let policy = Dcp::new(&gates(0.0), false).unwrap();
+    let policy = dcp(&gates(0.0), false).unwrap();
     let wider = Scene { hidden: 32, ..SCENE };
     let message = check(&policy, &wider).unwrap_err().to_string();
     assert!(message.contains("hidden states"), "{message}");

@@ -2,6 +2,7 @@
 
 mod layout;
 mod load;
+mod pack;
 mod random;
 mod save;
 

@@ -7,13 +7,13 @@ const SCENE: Scene =
 
 #[test]
 fn it_conforms() {
-    check(&Simulate::new(0.2, SCENE.layers, SCENE.hidden, 8).unwrap(), &SCENE).unwrap();
+    check(&simulate(0.2, SCENE.layers, SCENE.hidden, 8).unwrap(), &SCENE).unwrap();
 }
 
 #[test]
 fn of_n_tokens_the_asked_share_stays() {
     for keep in [0.05, 0.2, 0.5, 1.0] {
-        let policy = Simulate::new(keep, SCENE.layers, SCENE.hidden, 8).unwrap();
+        let policy = simulate(keep, SCENE.layers, SCENE.hidden, 8).unwrap();
         let lives = lifetimes(&policy, &SCENE).unwrap();
         let stay = lives.iter().filter(|(key, life)| key.0 == 0 && key.1 == 1 && life.0 == u32::MAX).count();
         // The newest token may still be there on its way out.
@@ -25,6 +25,6 @@ fn of_n_tokens_the_asked_share_stays() {
 #[test]
 fn a_share_out_of_range_is_clamped() {
     for keep in [-1.0, f64::NAN, 2.0] {
-        check(&Simulate::new(keep, SCENE.layers, SCENE.hidden, 8).unwrap(), &SCENE).unwrap();
+        check(&simulate(keep, SCENE.layers, SCENE.hidden, 8).unwrap(), &SCENE).unwrap();
     }
 }

@@ -1,5 +1,4 @@
 use dropcap_policy::conformance::{Scene, lifetimes};
-use proptest::prelude::*;
 
 use super::*;
 use crate::{MethodSpec, Term};
@@ -19,7 +18,7 @@ fn parsed(text: &str) -> Result<StreamingLlm, MethodError> {
 /// Positions of the prompt that the first query after it still sees.
 fn kept(policy: &StreamingLlm) -> Vec<u32> {
     let after = SCENE.prompt as u32;
-    let lives = lifetimes(policy, &SCENE).unwrap();
+    let lives = lifetimes(&policy.rules(), &SCENE).unwrap();
     lives
         .iter()
         .filter(|((_, _, _, position), life)| *position < after && life.0 > after)
@@ -47,7 +46,7 @@ fn prefill_end_keeps_what_kvpress_keeps() {
 #[test]
 fn prefill_end_lets_the_whole_prompt_see_itself_and_keeps_what_follows() {
     let policy = parsed("streaming_llm(sinks=2, when=prefill_end)@10").unwrap();
-    for ((_, _, _, position), life) in lifetimes(&policy, &SCENE).unwrap() {
+    for ((_, _, _, position), life) in lifetimes(&policy.rules(), &SCENE).unwrap() {
         let stays = !(2..89).contains(&position);
         assert_eq!(life, if stays { (NEVER, NEVER) } else { (97, 96) }, "{position}");
     }
@@ -56,7 +55,7 @@ fn prefill_end_lets_the_whole_prompt_see_itself_and_keeps_what_follows() {
 #[test]
 fn a_rolling_query_sees_the_sinks_and_the_window_with_itself() {
     let policy = parsed("streaming_llm(sinks=3, recent=7)").unwrap();
-    let lives = lifetimes(&policy, &SCENE).unwrap();
+    let lives = lifetimes(&policy.rules(), &SCENE).unwrap();
     for query in 0..117 {
         let seen: Vec<u32> = lives
             .iter()
@@ -106,31 +105,11 @@ fn what_contradicts_itself_is_refused_with_both_values() {
 #[test]
 fn huge_windows_never_overflow() {
     let policy = parsed("streaming_llm(sinks=2147483647, recent=2147483647)").unwrap();
-    assert!(lifetimes(&policy, &SCENE).unwrap().values().all(|life| *life == (NEVER, NEVER)));
+    assert!(lifetimes(&policy.rules(), &SCENE).unwrap().values().all(|life| *life == (NEVER, NEVER)));
     let policy = parsed("streaming_llm(sinks=2147483647, recent=2147483647, when=prefill_end)").unwrap();
-    assert!(lifetimes(&policy, &SCENE).unwrap().values().all(|life| *life == (NEVER, NEVER)));
+    assert!(lifetimes(&policy.rules(), &SCENE).unwrap().values().all(|life| *life == (NEVER, NEVER)));
     let literal = StreamingLlm { sinks: u32::MAX, when: When::PrefillEnd(PromptBudget::Share(f64::NAN)) };
     assert_eq!(kept(&literal).len(), 97);
-}
-
-#[test]
-fn a_share_means_the_decimal_that_was_written() {
-    for percent in 1..=100_u32 {
-        let share = format!("{}.{:02}", percent / 100, percent % 100).parse().unwrap();
-        for n in 0..3000 {
-            let exact = (n * percent / 100).max(5).min(n);
-            assert_eq!(PromptBudget::Share(share).kept(n, 4), exact, "{percent} % of {n}");
-        }
-    }
-}
-
-#[test]
-fn short_prompts_lose_nothing() {
-    for n in 0..=5 {
-        assert_eq!(PromptBudget::Share(0.01).kept(n, 4), n);
-        assert_eq!(PromptBudget::Tokens(1).kept(n, 4), n);
-    }
-    assert_eq!(PromptBudget::Tokens(512).kept(511, 4), 511);
 }
 
 #[test]
@@ -138,18 +117,4 @@ fn the_policy_needs_no_facts_of_the_model() {
     let arguments = MethodSpec::parse_grammar("streaming_llm@64").unwrap();
     let arguments = Arguments::new(&METHOD, &arguments.terms()[0]).unwrap();
     assert!((METHOD.build)(&arguments, &crate::registry::tests::facts(1, 1, None)).is_ok());
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
-
-    #[test]
-    fn a_prompt_keeps_at_least_its_sinks_and_newest_token_and_at_most_itself(
-        n in any::<u32>(), sinks in any::<u32>(), share in any::<f64>(), tokens in any::<u32>(),
-    ) {
-        for budget in [PromptBudget::Share(share), PromptBudget::Tokens(tokens)] {
-            let kept = budget.kept(n, sinks);
-            prop_assert!(kept <= n && kept >= n.min(sinks.saturating_add(1)));
-        }
-    }
 }

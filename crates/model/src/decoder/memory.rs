@@ -2,7 +2,7 @@
 
 use dropcap_cache::{Death, KeyValueRows, LayerIdx};
 use dropcap_kernels::Team;
-use dropcap_policy::{EvictionPolicy, Lanes, Observation, Span};
+use dropcap_policy::{EvictionPolicy, LaneEditor, Observation, Span};
 
 use super::Decoder;
 use super::forward::{DeathSink, Segment};
@@ -41,9 +41,10 @@ impl Decoder {
         spans: &[Span],
         died_below: &[Vec<Death>],
     ) -> Result<(), ModelError> {
-        let mut lanes: Vec<Lanes<'_>> = segments
+        let mut lanes: Vec<LaneEditor<'_>> = segments
             .iter_mut()
-            .map(|segment| Lanes::new(segment.cache.lanes_mut(LayerIdx(layer)), segment.ids.len()))
+            .zip(spans)
+            .map(|(segment, span)| LaneEditor::new(segment.cache.lanes_mut(LayerIdx(layer)), span))
             .collect();
         let seen = Observation { team, layer, hidden, spans, died_below, first_channel: 0 };
         Ok(policy.decide(&seen, &mut lanes)?)

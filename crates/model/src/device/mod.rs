@@ -16,6 +16,7 @@ mod weights;
 
 pub use decoder::{DeviceDecoder, DeviceOptions};
 pub use outcome::{DeviceOutcome, SlotState};
+pub use rules::check_method;
 pub use slots::Slot;
 pub use step::{DeviceSegment, Wanted};
 pub use weights::DeviceWeights;

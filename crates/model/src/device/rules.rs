@@ -4,7 +4,7 @@ use dropcap_kernels::DType;
 use dropcap_kernels::cuda::{Device, DeviceBuffer};
 use dropcap_kernels::matmul::DeviceMatrix;
 use dropcap_kernels::rope::{Birth, Births};
-use dropcap_policy::{Action, EvictionPolicy, Floors, Granularity, PromptCut, VoteRule};
+use dropcap_policy::{Action, EvictionPolicy, Floors, Granularity, PromptCut, Rule, VoteGates};
 
 use crate::{DecoderConfig, ModelError};
 
@@ -41,24 +41,50 @@ pub(super) fn side_width(policy: &dyn EvictionPolicy) -> usize {
     policy.side_channels().iter().map(|channel| channel.width).sum()
 }
 
+/// A policy's rules as the kernels take them, before anything is on the device.
+#[derive(Default)]
+struct Accepted<'a> {
+    births: Vec<Births>,
+    vote: Option<(&'a VoteGates, bool, Floors)>,
+    inherits: Option<Floors>,
+    cuts: Vec<(PromptCut, Floors)>,
+}
+
+/// Whether a device can carry out `policy` for a model of this configuration; nothing is built.
+///
+/// # Errors
+/// What about the policy exists for the processor alone.
+pub fn check_method(config: &DecoderConfig, policy: &dyn EvictionPolicy) -> Result<(), ModelError> {
+    Accepted::new(config, policy).map(drop)
+}
+
 impl DeviceRules {
     pub(super) fn new(
         device: &Device,
         config: &DecoderConfig,
         policy: &dyn EvictionPolicy,
     ) -> Result<Self, ModelError> {
+        let Accepted { births, vote, inherits, cuts } = Accepted::new(config, policy)?;
+        let gates = vote
+            .map(|(gates, decides, floors)| DeviceGates::new(device, config, gates, decides, floors))
+            .transpose()?;
+        Ok(Self { births, gates, inherits, cuts })
+    }
+}
+
+impl<'a> Accepted<'a> {
+    fn new(config: &DecoderConfig, policy: &'a dyn EvictionPolicy) -> Result<Self, ModelError> {
         let unsupported = |what: &str| ModelError::DeviceMethod { what: what.to_owned() };
         let rules = policy.rules().ok_or_else(|| unsupported("decides in code that runs on the CPU only"))?;
+        let mut accepted = Self::default();
         let mut births = Vec::new();
-        let mut votes: Option<(VoteRule, Floors)> = None;
-        let mut cuts = Vec::new();
-        let mut inherits = None;
-        for rule in rules {
-            let floors = rule.floors;
-            match rule.action {
-                Action::Window { sinks, recent } => births.push(window(sinks, recent, floors)),
-                Action::Share { keep } => births.push(Birth { kind: 1, keep, ..window(0, 0, floors) }),
-                Action::PromptCut(cut) => cuts.push((cut, floors)),
+        for Rule { action, floors } in rules {
+            match action {
+                Action::Window { sinks, recent } => births.push(window(*sinks, *recent, *floors)),
+                Action::Share { keep } => {
+                    births.push(Birth { kind: 1, keep: *keep, ..window(0, 0, *floors) });
+                }
+                Action::PromptCut(cut) => accepted.cuts.push((*cut, *floors)),
                 Action::Inherit if policy.granularity() == Granularity::KvHead => {
                     return Err(unsupported("spreads deaths between layers and forgets per head"));
                 }
@@ -67,12 +93,14 @@ impl DeviceRules {
                         "spreads deaths between the layers of a model with sliding windows",
                     ));
                 }
-                Action::Inherit => inherits = Some(floors),
-                Action::Vote(vote) if votes.is_none() => votes = Some((vote, floors)),
-                Action::Vote(_) => return Err(unsupported("has two sets of gates")),
+                Action::Inherit => accepted.inherits = Some(*floors),
+                Action::Vote { gates, decides } if accepted.vote.is_none() => {
+                    accepted.vote = Some((gates, *decides, *floors));
+                }
+                Action::Vote { .. } => return Err(unsupported("has two sets of gates")),
             }
         }
-        let births = (0..config.layers)
+        accepted.births = (0..config.layers)
             .map(|layer| {
                 // The model's own window is a lifetime at birth like any other.
                 let window = config.sliding_window.get(layer).copied().flatten();
@@ -86,9 +114,7 @@ impl DeviceRules {
                 Ok(births)
             })
             .collect::<Result<_, _>>()?;
-        let gates =
-            votes.map(|(vote, floors)| DeviceGates::new(device, config, &vote, floors)).transpose()?;
-        Ok(Self { births, gates, inherits, cuts })
+        Ok(accepted)
     }
 }
 
@@ -96,21 +122,22 @@ impl DeviceGates {
     fn new(
         device: &Device,
         config: &DecoderConfig,
-        vote: &VoteRule,
+        gates: &VoteGates,
+        decides: bool,
         floors: Floors,
     ) -> Result<Self, ModelError> {
-        let outputs = 2 * vote.heads * vote.width;
-        let layers = vote
-            .layers
+        let outputs = 2 * gates.heads() * gates.width();
+        let layers = gates
+            .layers()
             .iter()
             .map(|layer| {
                 let both = DeviceMatrix::uninitialized(device, outputs, config.hidden, DType::F32)?;
-                both.upload_rows(0, &bytes_of(&layer.both))?;
-                let bias = DeviceBuffer::copy_of(device, "gate biases", &layer.bias)?;
+                both.upload_rows(0, &bytes_of(&layer.rows()))?;
+                let bias = DeviceBuffer::copy_of(device, "gate biases", layer.bias())?;
                 Ok(DeviceGateLayer { both, bias })
             })
             .collect::<Result<_, ModelError>>()?;
-        Ok(Self { heads: vote.heads, decides: vote.decides, floors, layers })
+        Ok(Self { heads: gates.heads(), decides, floors, layers })
     }
 }
 

@@ -275,7 +275,7 @@ impl DeviceDecoder {
             let n = segment.first_position + segment.ids.len() as u32;
             // One rule at a time: two may cut the same entry.
             for (cut, floors) in &self.rules.cuts {
-                let positions = (cut.0)(n);
+                let positions = cut.dropped(n);
                 let cut = PromptCut {
                     slot: segment.slot.index(),
                     first: positions.start,

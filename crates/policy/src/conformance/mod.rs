@@ -3,15 +3,13 @@
 //! [`check`] plays a small decoder without attention: it appends tokens with made-up hidden states, lets the
 //! policy decide, and reclaims. A method's tests call it; an engine never needs it.
 
-mod by_rules;
 mod play;
 mod rules;
 
 use dropcap_cache::CacheError;
 use dropcap_kernels::{KernelError, Team};
 
-use crate::{EvictionPolicy, Floors, Granularity, PolicyError, Protected};
-use by_rules::ByRules;
+use crate::{EvictionPolicy, Floors, Granularity, PolicyError, Protected, Rules};
 pub use play::Lifetimes;
 use play::Plan;
 
@@ -96,10 +94,16 @@ pub fn check(policy: &dyn EvictionPolicy, scene: &Scene) -> Result<(), Violation
     for policy in [policy, &Protected::new(policy, floors.sinks, floors.recent)] {
         let Some(rules) = policy.rules() else { continue };
         let plan = Plan::Ragged { round: 5 };
-        let by_rules = ByRules { policy, rules };
-        let told = play::play(&by_rules, scene, lanes, plan, Floors::default(), &team)?;
+        let as_data = Rules::new(rules.to_vec());
+        let rule = "what a policy says as data is what it does";
+        if (as_data.granularity(), as_data.side_channels()) != (policy.granularity(), policy.side_channels())
+        {
+            let detail = "the rules need other lanes or other side channels".into();
+            return Err(Violation::Rule { rule, detail });
+        }
+        let told = play::play(&as_data, scene, lanes, plan, Floors::default(), &team)?;
         let done = play::play(policy, scene, lanes, plan, Floors::default(), &team)?;
-        same("what a policy says as data is what it does", &done, &told, |lane| lane)?;
+        same(rule, &done, &told, |lane| lane)?;
     }
     let protected = Protected::new(policy, floors.sinks, floors.recent);
     play::play(&protected, scene, lanes, Plan::Ragged { round: 4 }, floors, &team)?;

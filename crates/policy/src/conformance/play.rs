@@ -7,7 +7,7 @@ use dropcap_kernels::{DType, PageLayout, Team};
 
 use super::rules::Before;
 use super::{Scene, Violation, mix};
-use crate::{EvictionPolicy, Floors, Lanes, Observation, Span};
+use crate::{EvictionPolicy, Floors, LaneEditor, Observation, Span};
 
 /// `(expires_at, killer)` of every entry that ever was, by sequence, layer, lane and position.
 pub type Lifetimes = BTreeMap<(usize, usize, usize, u32), (u32, u32)>;
@@ -156,10 +156,10 @@ impl Stage<'_> {
             .iter()
             .map(|sequence| sequence.cache.lanes(LayerIdx(layer)).iter().map(Before::of).collect())
             .collect();
-        let mut lanes: Vec<Lanes<'_>> = taking_part
+        let mut lanes: Vec<LaneEditor<'_>> = taking_part
             .iter_mut()
             .zip(spans)
-            .map(|(sequence, span)| Lanes::new(sequence.cache.lanes_mut(LayerIdx(layer)), span.queries))
+            .map(|(sequence, span)| LaneEditor::new(sequence.cache.lanes_mut(LayerIdx(layer)), span))
             .collect();
         let seen =
             Observation { team: self.team, layer, hidden: &hidden, spans, died_below, first_channel: 1 };

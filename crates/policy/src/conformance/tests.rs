@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Both, KeepAll, Lanes, Observation, SideChannel};
+use crate::{Both, KeepAll, LaneEditor, Observation, SideChannel};
 
 const SCENE: Scene =
     Scene { layers: 2, kv_heads: 2, hidden: 4, sequences: 3, prompt: 90, decoded: 40, seed: 7 };
@@ -27,7 +27,7 @@ impl EvictionPolicy for Window {
         vec![SideChannel { name: "mark", width: 1 }]
     }
 
-    fn decide(&self, seen: &Observation<'_>, lanes: &mut [Lanes<'_>]) -> Result<(), PolicyError> {
+    fn decide(&self, seen: &Observation<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {
         for (span, lanes) in seen.spans.iter().zip(lanes) {
             for group in 0..lanes.groups() {
                 let channel = seen.first_channel + usize::from(self.fault == Fault::WritesBeside);

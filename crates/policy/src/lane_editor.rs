@@ -4,30 +4,34 @@ use std::ops::Range;
 
 use dropcap_cache::Lane;
 
-use crate::{Floors, PolicyError};
+use crate::{Floors, PolicyError, Span};
 
 /// What a policy may do to one sequence's entries in one layer: write their side channels, lower their lifetimes.
 ///
-/// Whatever is asked of it, a lifetime never grows, no token ends before the query after its own, and the floors
-/// hold: a policy with poisoned parameters can forget too much, never the sinks or the recent window.
+/// Whatever is asked of it, a lifetime never grows, no token ends before the query after its own, nothing ends before
+/// this step's first query, and the floors hold: a policy with poisoned parameters can forget too much, never the
+/// sinks or the recent window.
 #[derive(Debug)]
-pub struct Lanes<'a> {
+pub struct LaneEditor<'a> {
     lanes: &'a mut [Lane],
     appended: usize,
+    first_query: u32,
     floors: Floors,
 }
 
-impl<'a> Lanes<'a> {
-    /// An editor of `lanes` (one, or one per KV head), whose last `appended` entries are this step's tokens.
+impl<'a> LaneEditor<'a> {
+    /// An editor of `lanes` (one, or one per KV head), whose last entries are the new tokens of `span`.
     #[must_use]
-    pub fn new(lanes: &'a mut [Lane], appended: usize) -> Self {
-        Self { lanes, appended, floors: Floors::default() }
+    pub fn new(lanes: &'a mut [Lane], span: &Span) -> Self {
+        let (appended, first_query) = (span.queries, span.first_position);
+        Self { lanes, appended, first_query, floors: Floors::default() }
     }
 
     /// The same lanes under higher floors, until the borrow ends; floors can be raised here, never lowered.
     #[must_use]
-    pub fn guarded(&mut self, floors: Floors) -> Lanes<'_> {
-        Lanes { lanes: self.lanes, appended: self.appended, floors: self.floors.and(floors) }
+    pub fn guarded(&mut self, floors: Floors) -> LaneEditor<'_> {
+        let &mut Self { ref mut lanes, appended, first_query, floors: own } = self;
+        LaneEditor { lanes, appended, first_query, floors: own.and(floors) }
     }
 
     /// How many lanes there are: one for the layer, or one per KV head.
@@ -70,15 +74,18 @@ impl<'a> Lanes<'a> {
         Ok(self.lanes[group].write_side(entries, channel, rows, stride)?)
     }
 
-    /// Lets an entry end at the query `expires_at` (or at its floor, if that is later) and notes which query
-    /// decided so; false if the entry was to end no later anyway, and then nothing changes.
+    /// Lets an entry end at the query `expires_at` and notes which query decided so; false if the entry was to end
+    /// no later anyway, and then nothing changes.
+    ///
+    /// The entry ends at its floor if that is later, and not before this step's first query: earlier ones have seen
+    /// it. `killer` stays who decided, however long ago.
     ///
     /// # Panics
     /// If `group` or `entry` is out of range.
     pub fn lower(&mut self, group: usize, entry: usize, expires_at: u32, killer: u32) -> bool {
         let lane = &mut self.lanes[group];
         let floor = self.floors.of(lane.positions()[entry]);
-        lane.lower(entry, expires_at.max(floor), killer)
+        lane.lower(entry, expires_at.max(floor).max(self.first_query), killer)
     }
 }
 

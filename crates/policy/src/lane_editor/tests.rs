@@ -4,6 +4,11 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// A step whose tokens are those at positions `first..end`.
+fn step(first: u32, end: u32) -> Span {
+    Span { first_row: 0, queries: (end - first) as usize, first_position: first, prompt_ends: false }
+}
+
 fn lane(entries: usize) -> Lane {
     let pool = PagePool::new(PageLayout::new(1, 1, vec![2], DType::F32).unwrap(), None);
     let mut lane = Lane::new(&pool);
@@ -15,14 +20,14 @@ fn lane(entries: usize) -> Lane {
 #[test]
 fn new_entries_are_the_last_ones() {
     let mut lanes = [lane(40), lane(33)];
-    let lanes = Lanes::new(&mut lanes, 5);
+    let lanes = LaneEditor::new(&mut lanes, &step(35, 40));
     assert_eq!((lanes.groups(), lanes.new_entries(0), lanes.new_entries(1)), (2, 35..40, 28..33));
 }
 
 #[test]
 fn a_guard_within_a_guard_can_only_raise_the_floors() {
     let mut lanes = [lane(8)];
-    let mut lanes = Lanes::new(&mut lanes, 8);
+    let mut lanes = LaneEditor::new(&mut lanes, &step(0, 8));
     let mut outer = lanes.guarded(Floors { sinks: 2, recent: 3 });
     let mut inner = outer.guarded(Floors { sinks: 0, recent: 0 });
     assert!(!inner.lower(0, 1, 5, 5));
@@ -35,11 +40,22 @@ fn a_guard_within_a_guard_can_only_raise_the_floors() {
 #[test]
 fn side_rows_go_to_the_new_entries_with_their_stride() {
     let mut lanes = [lane(3)];
-    let mut lanes = Lanes::new(&mut lanes, 2);
+    let mut lanes = LaneEditor::new(&mut lanes, &step(1, 3));
     lanes.write_side(0, 0, &[1.0, 2.0, 9.0, 3.0, 4.0], 3).unwrap();
     assert_eq!(lanes.lane(0).read_side(1, 0).unwrap(), [1.0, 2.0]);
     assert_eq!(lanes.lane(0).read_side(2, 0).unwrap(), [3.0, 4.0]);
     assert!(lanes.write_side(0, 1, &[0.0; 4], 2).is_err());
+}
+
+#[test]
+fn no_lifetime_is_lowered_into_the_past_and_the_killer_stays_who_decided() {
+    let mut lanes = [lane(20)];
+    let mut lanes = LaneEditor::new(&mut lanes, &step(18, 20));
+    assert!(lanes.lower(0, 3, 5, 4));
+    assert_eq!((lanes.lane(0).expires_at()[3], lanes.lane(0).killers()[3]), (18, 4));
+    let mut guarded = lanes.guarded(Floors { sinks: 0, recent: 2 });
+    assert!(guarded.lower(0, 4, 5, 5));
+    assert_eq!((lanes.lane(0).expires_at()[4], lanes.lane(0).killers()[4]), (18, 5));
 }
 
 proptest! {
@@ -47,16 +63,16 @@ proptest! {
 
     #[test]
     fn a_lifetime_is_the_least_of_what_was_asked_within_the_floors(
-        sinks in 0_u32..4, recent in 0_u32..12,
+        first in 0_u32..20, sinks in 0_u32..4, recent in 0_u32..12,
         asked in proptest::collection::vec((0_usize..20, 0_u32..60), 0..40),
     ) {
         let floors = Floors { sinks, recent };
         let mut lanes = [lane(20)];
-        let mut lanes = Lanes::new(&mut lanes, 20);
+        let mut lanes = LaneEditor::new(&mut lanes, &step(first, 20));
         let mut guarded = lanes.guarded(floors);
         let mut slow = [NEVER; 20];
         for (entry, end) in asked {
-            let end_allowed = end.max(floors.of(entry as u32));
+            let end_allowed = end.max(floors.of(entry as u32)).max(first);
             let changed = guarded.lower(0, entry, end, end);
             prop_assert_eq!(changed, end_allowed < slow[entry]);
             slow[entry] = slow[entry].min(end_allowed);
