@@ -45,7 +45,8 @@ pub struct VoteJob<'a> {
 /// published rule keeps on `raw > 0`.
 ///
 /// `query_gates` is `[t, r]`, where r is the width of every job's side channel. A raw vote is one chain of f32
-/// operations over r, whatever the number of queries: prefill, chunks and decode decide alike, bit for bit.
+/// operations over r, whatever the number of queries and whichever slot the entry is in: prefill, chunks and decode
+/// decide alike, bit for bit.
 ///
 /// Errors: channels that do not exist or differ in width, slices too short, positions beyond `u32::MAX - 1`.
 pub fn first_refusals(
