@@ -1,15 +1,15 @@
 //! Sizes as people write them: `32K`, `4GiB`, `1.5M`.
 
+use dropcap_methods::{parse_count, parse_scaled};
+
 /// A count of tokens: a whole number, or one with `k` (1000), `K` (1024), `m`, `M`, `g`, `G` alike.
 ///
 /// # Errors
 /// What is not such a number, or does not fit.
 pub fn count(text: &str) -> Result<usize, String> {
-    parse(
-        text,
-        &[("k", 1e3), ("K", 1024.0), ("m", 1e6), ("M", 1_048_576.0), ("g", 1e9), ("G", 1_073_741_824.0)],
-    )
-    .ok_or_else(|| format!("'{text}' is not a count: write a number, or one like 32K (32768) or 32k (32000)"))
+    whole(parse_count(text.trim())).ok_or_else(|| {
+        format!("'{text}' is not a count: write a number, or one like 32K (32768) or 32k (32000)")
+    })
 }
 
 /// A number of bytes: plain, or with `KB`, `MB`, `GB` (powers of 1000) or `KiB`, `MiB`, `GiB` (powers of 1024).
@@ -18,32 +18,21 @@ pub fn count(text: &str) -> Result<usize, String> {
 /// What is not such a number, or does not fit.
 pub fn bytes(text: &str) -> Result<usize, String> {
     let units = [
-        ("KiB", 1024.0),
-        ("MiB", 1_048_576.0),
-        ("GiB", 1_073_741_824.0),
-        ("KB", 1e3),
-        ("MB", 1e6),
-        ("GB", 1e9),
-        ("B", 1.0),
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+        ("KB", 1000),
+        ("MB", 1_000_000),
+        ("GB", 1_000_000_000),
+        ("B", 1),
     ];
-    parse(text, &units)
+    whole(parse_scaled(text.trim(), &units))
         .ok_or_else(|| format!("'{text}' is not a size: write bytes, or a number with MiB, GiB, MB or GB"))
 }
 
-fn parse(text: &str, units: &[(&str, f64)]) -> Option<usize> {
-    let text = text.trim();
-    if let Ok(plain) = text.parse::<usize>() {
-        return Some(plain);
-    }
-    let (number, factor) =
-        units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)))?;
-    let digits = number.trim();
-    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
-        return None;
-    }
-    let value = digits.parse::<f64>().ok()? * factor;
-    // Above 2^53 a float no longer counts in ones, and no machine has that much.
-    (value.fract() == 0.0 && value < 9e15).then_some(value as usize)
+/// What this machine can address.
+fn whole(number: Option<u64>) -> Option<usize> {
+    number.and_then(|number| usize::try_from(number).ok())
 }
 
 /// Bytes for a reader: three digits and a binary unit.

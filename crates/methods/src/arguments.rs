@@ -1,6 +1,6 @@
 //! The arguments of one method in a spec, checked and typed.
 
-use crate::spec::parse_count;
+use crate::spec::count_within;
 use crate::{Amount, Method, MethodError, ParameterKind, Term, nearest::nearest};
 
 /// What was said about one method; every key is known and every value is in its range.
@@ -22,7 +22,7 @@ impl<'a> Arguments<'a> {
                 return Err(arguments.unknown(key, value));
             };
             match parameter.kind {
-                ParameterKind::Count { least, most } => drop(parse_count(key, value, least, most)?),
+                ParameterKind::Count { least, most } => drop(count_within(key, value, least, most)?),
                 ParameterKind::Share => drop(parse_share(key, value)?),
                 ParameterKind::Flag => drop(parse_word(key, value, &["true", "false"])?),
                 ParameterKind::Choice(words) => drop(parse_word(key, value, words)?),
@@ -67,7 +67,7 @@ impl<'a> Arguments<'a> {
     /// # Errors
     /// As [`text`](Self::text).
     pub fn count(&self, key: &str) -> Result<u32, MethodError> {
-        parse_count(key, self.text(key)?, 0, u32::MAX)
+        count_within(key, self.text(key)?, 0, u32::MAX)
     }
 
     /// The value of a [`ParameterKind::Share`].

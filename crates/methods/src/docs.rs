@@ -1,4 +1,4 @@
-//! `docs/methods.md` and the help text, generated from [`METHODS`].
+//! `docs/methods.md`, generated from [`METHODS`].
 
 use std::fmt::Write;
 
@@ -16,17 +16,8 @@ pub fn markdown() -> String {
     out
 }
 
-/// All methods with their parameters as plain text, for a command's long help.
-#[must_use]
-pub fn help() -> String {
-    let mut out = String::new();
-    let _ = write_help(&mut out);
-    out
-}
-
 /// How a method is written with all its defaults, such as `streaming_llm(sinks=4, recent=508, when=rolling)`.
-#[must_use]
-pub fn usage(method: &Method) -> String {
+fn usage(method: &Method) -> String {
     if method.parameters.is_empty() {
         return method.name.to_owned();
     }
@@ -46,22 +37,6 @@ fn values(kind: ParameterKind) -> String {
         ParameterKind::File => "a path".into(),
         ParameterKind::Choice(words) => words.join(", "),
     }
-}
-
-fn write_help(out: &mut String) -> std::fmt::Result {
-    for method in METHODS {
-        writeln!(out, "{}\n    {}", usage(method), method.summary)?;
-        for parameter in method.parameters {
-            writeln!(out, "      {}: {} ({})", parameter.name, parameter.help, values(parameter.kind))?;
-        }
-        if let Some(amount) = method.amount {
-            writeln!(out, "      @: {amount}")?;
-        }
-    }
-    writeln!(
-        out,
-        "Join methods by & to apply all. @2048 or @2K is a budget in tokens; @0.5 is the share KEPT (with a point)."
-    )
 }
 
 fn write_markdown(out: &mut String) -> std::fmt::Result {

@@ -21,6 +21,14 @@ pub enum MethodError {
         /// What stands there.
         got: String,
     },
+    /// One of the following, and where in the specification it is.
+    #[error("at byte {at} of the method: {error}")]
+    At {
+        /// Byte offset in the text.
+        at: usize,
+        /// What is wrong there.
+        error: Box<MethodError>,
+    },
     /// The text is too long to be a specification.
     #[error("the method's specification has {got} bytes; at most {limit} are read")]
     TooLong {
@@ -126,7 +134,7 @@ pub enum MethodError {
         found: String,
     },
     /// A gate file of a version that this program does not know.
-    #[error("{} is a gate file of version `{}`; this program reads version {expected}", path.display(), shown(found))]
+    #[error("{} is a gate file of version `{}`; this program reads version {expected}: use the dropcap that wrote it, or a newer one", path.display(), shown(found))]
     GateVersion {
         /// The file.
         path: PathBuf,
@@ -184,6 +192,13 @@ pub enum MethodError {
     /// The gates' matrices could not be packed.
     #[error("cannot prepare the gates: {0}")]
     Kernel(#[from] KernelError),
+}
+
+impl MethodError {
+    /// The same error with its place in the specification.
+    pub(crate) fn at(self, at: usize) -> Self {
+        Self::At { at, error: Box::new(self) }
+    }
 }
 
 /// A user's words as they may stand in a message: without control characters, and not endless.

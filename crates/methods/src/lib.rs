@@ -26,5 +26,6 @@ pub use facts::ModelFacts;
 pub use gates::{GateLayout, Gates, LayerGates, MAX_GATE_WIDTH};
 pub use method::{Build, Method, Parameter, ParameterKind};
 pub use nearest::nearest;
-pub use registry::{METHODS, build, find};
-pub use spec::{Amount, MAX_COUNT, MAX_SPEC_BYTES, MAX_TERMS, MethodSpec, Term};
+pub use registry::{METHODS, build};
+pub(crate) use spec::MAX_COUNT;
+pub use spec::{Amount, MethodSpec, Term, parse_count, parse_scaled};

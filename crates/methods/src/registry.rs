@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use dropcap_policy::{Both, EvictionPolicy};
 
-use crate::{Arguments, Method, MethodError, MethodSpec, ModelFacts, nearest::nearest};
+use crate::{Arguments, Method, MethodError, MethodSpec, ModelFacts, Term, nearest::nearest};
 use crate::{dcp, none, simulate, streaming_llm};
 
 /// Every method there is. Grammar, help, documentation and tests are made from this slice.
@@ -14,7 +14,7 @@ pub const METHODS: &[Method] = &[none::METHOD, dcp::METHOD, streaming_llm::METHO
 ///
 /// # Errors
 /// No such method: the message lists all and suggests the nearest.
-pub fn find(name: &str) -> Result<&'static Method, MethodError> {
+fn find(name: &str) -> Result<&'static Method, MethodError> {
     let names = || METHODS.iter().map(|method| method.name);
     METHODS.iter().find(|method| method.name == name).ok_or_else(|| MethodError::UnknownMethod {
         name: name.into(),
@@ -24,12 +24,9 @@ pub fn find(name: &str) -> Result<&'static Method, MethodError> {
 }
 
 /// Looks up names and keys, and checks values and combinations; everything that needs no model.
-pub(crate) fn check(spec: &MethodSpec) -> Result<(), MethodError> {
-    for term in spec.terms() {
-        let method = find(term.name())?;
-        (method.check)(&Arguments::new(method, term)?)?;
-    }
-    Ok(())
+pub(crate) fn check(term: &Term) -> Result<(), MethodError> {
+    let method = find(term.name())?;
+    (method.check)(&Arguments::new(method, term)?)
 }
 
 /// The policy that `spec` names, for one model; several terms combine to the smaller lifetime.
@@ -38,11 +35,12 @@ pub(crate) fn check(spec: &MethodSpec) -> Result<(), MethodError> {
 /// What [`MethodSpec`]'s parser refuses, gate files that cannot be read or belong to another model, and
 /// dimensions that do not fit.
 pub fn build(spec: &MethodSpec, facts: &ModelFacts) -> Result<Arc<dyn EvictionPolicy>, MethodError> {
-    check(spec)?;
     let mut combined: Option<Arc<dyn EvictionPolicy>> = None;
     for term in spec.terms() {
         let method = find(term.name())?;
-        let policy = (method.build)(&Arguments::new(method, term)?, facts)?;
+        let arguments = Arguments::new(method, term)?;
+        (method.check)(&arguments)?;
+        let policy = (method.build)(&arguments, facts)?;
         combined = Some(match combined {
             None => policy,
             Some(first) => Arc::new(Both::new(first, policy)),

@@ -101,6 +101,35 @@ fn unknown_names_are_answered_with_what_there_is() {
 }
 
 #[test]
+fn what_is_wrong_in_a_spec_is_said_with_its_place() {
+    // The place is that of the first `^`.
+    for (text, place, words) in [
+        ("none & quantize@4", "       ^", "no method `quantize`"),
+        ("streaming_llm(sinks=4, recant=8)", "                       ^", "did you mean `recent`"),
+        ("streaming_llm(sinks = -1)", "                      ^", "`sinks` is `-1`"),
+        ("streaming_llm(recent=99999999999999999999)", "                     ^", "from 1 to 2147483647"),
+        ("streaming_llm(when=prefill_end)@1.5", "                                ^", "up to 1.0"),
+        ("streaming_llm(when=prefill_end)@NaN", "                                ^", "up to 1.0"),
+        ("streaming_llm(when=prefill_end)@-0.5", "                                ^", "up to 1.0"),
+        (
+            "streaming_llm(when=prefill_end) @ 4G",
+            "                                  ^",
+            "from 1 to 2147483647",
+        ),
+        ("none & simulate(keep=1.01)", "                     ^", "up to 1"),
+        ("dcp @ 0.5", "      ^", "takes no amount"),
+        ("none & streaming_llm@3", "       ^", "no room"),
+        ("streaming_llm(compression_ratio=0.8)", "              ^", "@0.2"),
+        ("dcp(gates=a, gates=b)", "             ^", "given twice"),
+        ("dcp(propagate_in_depth=1)", "                       ^", "true or false"),
+    ] {
+        let message = text.parse::<MethodSpec>().unwrap_err().to_string();
+        let place = format!("at byte {} of the method: ", place.find('^').unwrap());
+        assert!(message.starts_with(&place) && message.contains(words), "{text}: {message}");
+    }
+}
+
+#[test]
 fn compression_ratio_is_answered_with_the_share_kept() {
     for (given, instead) in
         [("0.8", "@0.2"), ("0.25", "@0.75"), ("0.0", "@1.0"), ("NaN", "@0.25"), ("x", "@0.25")]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::parse_count;
 use crate::MethodError;
 
 /// The largest count that any parameter or budget may have: 2^31 - 1, so that the sum of two fits a position.
@@ -17,13 +18,14 @@ pub enum Amount {
 }
 
 impl Amount {
-    /// Reads what stands after the `@`. The point decides: `1` is one token, `1.0` is everything.
+    /// Reads what stands after the `@`. The point decides: `1` is one token, `1.0` is everything; a unit makes it a
+    /// count again.
     ///
     /// # Errors
     /// Anything that is neither a count nor a share in its range.
     pub(crate) fn parse(text: &str) -> Result<Self, MethodError> {
-        if text.starts_with(|first: char| first.is_ascii_digit()) && !text.contains(['.', 'e', 'E', '%']) {
-            return parse_count("@", text, 1, MAX_COUNT).map(Self::Tokens);
+        if text.bytes().all(|byte| byte.is_ascii_digit()) || parse_count(text).is_some() {
+            return count_within("@", text, 1, MAX_COUNT).map(Self::Tokens);
         }
         match text.parse::<f64>() {
             Ok(share) if share > 0.0 && share <= 1.0 => Ok(Self::Share(share)),
@@ -48,31 +50,17 @@ impl fmt::Display for Amount {
     }
 }
 
-/// Reads a whole number with an optional suffix: K, M, G are powers of 1024 and k, m, g powers of 1000.
+/// Reads a count (K = 1024, k = 1000, and so on) in `least ..= most`.
 ///
 /// # Errors
-/// A sign, a point, other characters, or a value outside `least ..= most`.
-pub(crate) fn parse_count(key: &str, text: &str, least: u32, most: u32) -> Result<u32, MethodError> {
-    let refused = || MethodError::OutOfRange {
+/// What [`super::parse_count`] refuses, or a value out of the range.
+pub(crate) fn count_within(key: &str, text: &str, least: u32, most: u32) -> Result<u32, MethodError> {
+    let count = parse_count(text).and_then(|count| u32::try_from(count).ok());
+    count.filter(|count| (least..=most).contains(count)).ok_or_else(|| MethodError::OutOfRange {
         key: key.into(),
         given: text.into(),
         allowed: format!("a whole number from {least} to {most} (K = 1024, k = 1000, and so M, m, G, g)"),
-    };
-    let (digits, unit) = match text.char_indices().last() {
-        Some((at, 'k')) => (&text[..at], 1000),
-        Some((at, 'm')) => (&text[..at], 1_000_000),
-        Some((at, 'g')) => (&text[..at], 1_000_000_000),
-        Some((at, 'K')) => (&text[..at], 1 << 10),
-        Some((at, 'M')) => (&text[..at], 1 << 20),
-        Some((at, 'G')) => (&text[..at], 1 << 30),
-        _ => (text, 1_u64),
-    };
-    // `parse` alone would also take a leading plus sign.
-    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(refused());
-    }
-    let count = digits.parse::<u64>().ok().and_then(|count| count.checked_mul(unit)).ok_or_else(refused)?;
-    u32::try_from(count).ok().filter(|count| (least..=most).contains(count)).ok_or_else(refused)
+    })
 }
 
 #[cfg(test)]
@@ -90,6 +78,7 @@ mod tests {
         assert_eq!(tokens("2k"), Amount::Tokens(2000));
         assert_eq!(tokens("1M"), Amount::Tokens(1 << 20));
         assert_eq!(tokens("1G"), Amount::Tokens(1 << 30));
+        assert_eq!(tokens("1.5K"), Amount::Tokens(1536));
     }
 
     #[test]

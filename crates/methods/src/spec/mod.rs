@@ -1,10 +1,12 @@
 //! What a user writes to name a method: `dcp(gates=run7.safetensors) & streaming_llm@2048`.
 
 mod amount;
+mod number;
 mod parser;
 
-pub(crate) use amount::parse_count;
-pub use amount::{Amount, MAX_COUNT};
+pub use amount::Amount;
+pub(crate) use amount::{MAX_COUNT, count_within};
+pub use number::{parse_count, parse_scaled};
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,9 +14,9 @@ use std::str::FromStr;
 use crate::{MethodError, registry};
 
 /// The longest spec that is read, in bytes.
-pub const MAX_SPEC_BYTES: usize = 4096;
+const MAX_SPEC_BYTES: usize = 4096;
 /// The most methods that one spec may combine.
-pub const MAX_TERMS: usize = 8;
+const MAX_TERMS: usize = 8;
 
 /// A checked method specification: one method, or several of which an entry must satisfy all.
 ///
@@ -23,7 +25,7 @@ pub const MAX_TERMS: usize = 8;
 /// term   = name [ "(" [ pair { "," pair } ] ")" ] [ "@" amount ]
 /// pair   = name "=" value
 /// value  = bare | '"' { character | '\"' | '\\' } '"'
-/// amount = tokens (2048, 2K = 2048, 2k = 2000)  |  share kept (0.5)
+/// amount = tokens (2048, 2K = 2048, 2k = 2000, 1.5K = 1536)  |  share kept (0.5)
 /// ```
 /// A spec that parses names known methods and known parameters, with values in their ranges that do not
 /// contradict each other. [`fmt::Display`] writes the canonical form, which parses to the same spec.
@@ -49,7 +51,7 @@ impl MethodSpec {
 
     /// Reads the grammar alone: names, parameters and ranges are not looked up.
     pub(crate) fn parse_grammar(text: &str) -> Result<Self, MethodError> {
-        parser::parse(text).map(|terms| Self { terms })
+        parser::parse(text).map(|terms| Self { terms: terms.into_iter().map(|(term, _)| term).collect() })
     }
 }
 
@@ -77,9 +79,12 @@ impl FromStr for MethodSpec {
     type Err = MethodError;
 
     fn from_str(text: &str) -> Result<Self, MethodError> {
-        let spec = Self::parse_grammar(text)?;
-        registry::check(&spec)?;
-        Ok(spec)
+        let mut terms = Vec::new();
+        for (term, places) in parser::parse(text)? {
+            registry::check(&term).map_err(|error| places.locate(error))?;
+            terms.push(term);
+        }
+        Ok(Self { terms })
     }
 }
 

@@ -6,8 +6,39 @@ use crate::MethodError;
 /// More parameters than any method has; keeps the duplicate check from being quadratic in hostile input.
 const MAX_ARGUMENTS: usize = 32;
 
+/// Where the parts of a term stand, as byte offsets in the text.
+#[derive(Debug)]
+pub(super) struct Places {
+    name: usize,
+    /// One for each pair of the term.
+    arguments: Vec<Place>,
+    amount: usize,
+}
+
+#[derive(Debug)]
+struct Place {
+    key: String,
+    at: usize,
+    value: usize,
+}
+
+impl Places {
+    /// Says where in the text that is which `error` complains of.
+    pub(super) fn locate(&self, error: MethodError) -> MethodError {
+        let place = |key: &str| self.arguments.iter().find(|place| place.key == key);
+        let at = match &error {
+            MethodError::NoAmount { .. } => Some(self.amount),
+            MethodError::OutOfRange { key, .. } => place(key).map(|place| place.value),
+            MethodError::UnknownParameter { key, .. } => place(key).map(|place| place.at),
+            MethodError::CompressionRatio { .. } => place("compression_ratio").map(|place| place.at),
+            _ => None,
+        };
+        error.at(at.unwrap_or(self.name))
+    }
+}
+
 /// Reads a whole spec.
-pub(super) fn parse(text: &str) -> Result<Vec<Term>, MethodError> {
+pub(super) fn parse(text: &str) -> Result<Vec<(Term, Places)>, MethodError> {
     if text.len() > MAX_SPEC_BYTES {
         return Err(MethodError::TooLong { limit: MAX_SPEC_BYTES, got: text.len() });
     }
@@ -21,6 +52,9 @@ pub(super) fn parse(text: &str) -> Result<Vec<Term>, MethodError> {
     }
     match parser.peek() {
         None => Ok(terms),
+        Some('@') if terms.last().is_some_and(|(term, _)| term.amount.is_some()) => {
+            Err(parser.expected("`&` or the end (a method takes one amount)"))
+        }
         Some(_) => Err(parser.expected("`(`, `@`, `&` or the end")),
     }
 }
@@ -44,38 +78,45 @@ struct Parser<'a> {
 }
 
 impl<'a> Parser<'a> {
-    fn term(&mut self) -> Result<Term, MethodError> {
+    fn term(&mut self) -> Result<(Term, Places), MethodError> {
         if self.peek() == Some('(') {
             return Err(self.expected("a method's name (methods are joined by `&` without parentheses)"));
         }
+        self.skip_space();
+        let mut places = Places { name: self.at, arguments: Vec::new(), amount: self.at };
         let name = self.name("a method's name")?.to_owned();
-        let arguments = if self.eat('(') { self.arguments()? } else { Vec::new() };
+        let arguments = if self.eat('(') { self.arguments(&mut places.arguments)? } else { Vec::new() };
         let amount = if self.eat('@') {
             self.skip_space();
+            places.amount = self.at;
             let amount = self.take_while(is_bare);
             if amount.is_empty() {
                 return Err(self.expected("a number of tokens or a share kept after the `@`"));
             }
-            Some(Amount::parse(amount)?)
+            Some(Amount::parse(amount).map_err(|error| error.at(places.amount))?)
         } else {
             None
         };
-        Ok(Term { name, arguments, amount })
+        Ok((Term { name, arguments, amount }, places))
     }
 
-    fn arguments(&mut self) -> Result<Vec<(String, String)>, MethodError> {
+    fn arguments(&mut self, places: &mut Vec<Place>) -> Result<Vec<(String, String)>, MethodError> {
         let mut arguments: Vec<(String, String)> = Vec::new();
         if self.eat(')') {
             return Ok(arguments);
         }
         loop {
+            self.skip_space();
+            let at = self.at;
             let key = self.name("a parameter's name or `)`")?;
             if !self.eat('=') {
                 return Err(self.expected("`=` and a value"));
             }
+            self.skip_space();
+            places.push(Place { key: key.into(), at, value: self.at });
             let value = self.value()?;
             if arguments.iter().any(|(other, _)| other == key) {
-                return Err(MethodError::Repeated { key: key.into() });
+                return Err(MethodError::Repeated { key: key.into() }.at(at));
             }
             if arguments.len() == MAX_ARGUMENTS {
                 return Err(MethodError::TooManyArguments { limit: MAX_ARGUMENTS });

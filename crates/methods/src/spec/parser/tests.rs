@@ -3,7 +3,7 @@ use super::*;
 fn one(text: &str) -> Term {
     let mut terms = parse(text).unwrap();
     assert_eq!(terms.len(), 1);
-    terms.remove(0)
+    terms.remove(0).0
 }
 
 fn message(text: &str) -> String {
@@ -38,7 +38,7 @@ fn plain_paths_need_no_quotes() {
 
 #[test]
 fn terms_are_joined_by_an_ampersand() {
-    let names: Vec<_> = parse("a&b @2K&c(x=1)").unwrap().into_iter().map(|term| term.name).collect();
+    let names: Vec<_> = parse("a&b @2K&c(x=1)").unwrap().into_iter().map(|(term, _)| term.name).collect();
     assert_eq!(names, ["a", "b", "c"]);
 }
 
@@ -68,6 +68,15 @@ fn a_syntax_error_says_where_and_what() {
 }
 
 #[test]
+fn a_second_amount_is_refused_where_it_stands() {
+    for text in ["a@1@2", "a @ 0.5 @ 0.5"] {
+        let message = message(text);
+        assert!(message.contains("one amount") && !message.contains("`(`"), "{text}: {message}");
+        assert!(message.contains(&format!("at byte {}:", text.rfind('@').unwrap())), "{text}: {message}");
+    }
+}
+
+#[test]
 fn control_characters_never_reach_the_message() {
     assert!(!message("dcp\u{1b}[31m").contains('\u{1b}'));
     assert!(matches!(parse("dcp(gates=\"a\0b\")"), Err(MethodError::Syntax { .. })));
@@ -75,7 +84,10 @@ fn control_characters_never_reach_the_message() {
 
 #[test]
 fn a_key_given_twice_is_refused() {
-    assert!(matches!(parse("a(b=1, b=1)"), Err(MethodError::Repeated { key }) if key == "b"));
+    assert_eq!(
+        message("a(b=1, b=1)"),
+        "at byte 7 of the method: the parameter `b` is given twice; give it once"
+    );
 }
 
 #[test]
