@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use dropcap_files::FileError;
 use dropcap_kernels::KernelError;
 use dropcap_weights::{NonFinite, WeightsError};
 
@@ -182,13 +183,8 @@ pub enum MethodError {
         got: usize,
     },
     /// A gate file that could not be written; what stood there before is untouched.
-    #[error("cannot write the gates to {}: {reason}", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// The reason.
-        reason: String,
-    },
+    #[error("cannot write the gates: {0}")]
+    Write(#[from] FileError),
     /// The gates' matrices could not be packed.
     #[error("cannot prepare the gates: {0}")]
     Kernel(#[from] KernelError),
