@@ -14,8 +14,7 @@ use clap::Args;
 use dropcap_engine::{Engine, EngineOptions, Request, Sampling};
 use dropcap_methods::MethodSpec;
 use dropcap_model::{GenerationConfig, Tokenizer};
-use dropcap_policy::Granularity;
-use dropcap_trace::{TraceHeader, TraceWriter};
+use dropcap_trace::{Granularity, TraceHeader, TraceWriter};
 
 pub use account::kv_json;
 
@@ -207,10 +206,7 @@ fn engine(arguments: &Arguments, loaded: &Loaded, prompts: usize) -> Result<Engi
             method: arguments.method()?.to_string(),
             layers: config.layers,
             kv_heads: config.kv_heads,
-            granularity: match loaded.policy.granularity() {
-                Granularity::Layer => dropcap_trace::Granularity::Layer,
-                Granularity::KvHead => dropcap_trace::Granularity::KvHead,
-            },
+            granularity: if loaded.policy.per_head() { Granularity::KvHead } else { Granularity::Layer },
             vocabulary: config.vocabulary,
         };
         let writer: Box<dyn Write + Send> = Box::new(BufWriter::new(file));

@@ -8,7 +8,7 @@ use dropcap_cache::{Death, PoolUsage};
 use dropcap_kernels::{DType, Team};
 use dropcap_model::device::{DeviceDecoder, DeviceOptions, DeviceWeights};
 use dropcap_model::{Decoder, Scratch};
-use dropcap_policy::{EvictionPolicy, Granularity};
+use dropcap_policy::EvictionPolicy;
 use dropcap_trace::TraceWriter;
 
 use crate::backend::{Answer, Backend, Feed, Host};
@@ -74,7 +74,7 @@ impl Engine {
         options: EngineOptions,
     ) -> Result<Self, EngineError> {
         let pool = decoder.page_pool(policy.as_ref(), options.kv_dtype, options.kv_limit)?;
-        let per_head = policy.granularity() == Granularity::KvHead;
+        let per_head = policy.per_head();
         let (scratch, logits) = (Scratch::default(), Vec::new());
         let host = Host { decoder, policy, team, pool, scratch, logits };
         Self::over(Backend::Host(Box::new(host)), per_head, options)
@@ -100,7 +100,7 @@ impl Engine {
             logit_rows: 0,
         };
         let decoder = DeviceDecoder::new(weights, policy, own)?;
-        let per_head = policy.granularity() == Granularity::KvHead;
+        let per_head = policy.per_head();
         Self::over(Backend::Device(Box::new(decoder)), per_head, options)
     }
 

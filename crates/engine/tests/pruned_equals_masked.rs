@@ -9,7 +9,7 @@
 mod support;
 
 use dropcap_cache::NEVER;
-use dropcap_policy::{EvictionPolicy, Granularity, KeepAll, LaneEditor, Observation, PolicyError};
+use dropcap_policy::{EvictionPolicy, KeepAll, LaneEditor, Observation, PolicyError};
 use support::naive::Naive;
 use support::{Model, distance};
 
@@ -19,7 +19,9 @@ const CHUNKS: [usize; 4] = [1, 31, 32, 33];
 
 /// Gives every entry an arbitrary lifetime at birth: short, long or endless, differing by layer and lane.
 #[derive(Debug)]
-struct Arbitrary(Granularity);
+struct Arbitrary {
+    per_head: bool,
+}
 
 fn lifetime(layer: usize, group: usize, position: u32) -> u32 {
     let mix = |value: u32, factor: u32| (value + 1).wrapping_mul(factor);
@@ -37,8 +39,8 @@ fn lifetime(layer: usize, group: usize, position: u32) -> u32 {
 }
 
 impl EvictionPolicy for Arbitrary {
-    fn granularity(&self) -> Granularity {
-        self.0
+    fn per_head(&self) -> bool {
+        self.per_head
     }
 
     fn decide(&self, seen: &Observation<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {
@@ -61,18 +63,24 @@ fn a_pruned_run_equals_a_dense_run_under_the_mask_of_its_lifetimes() {
     for folder in support::MODELS {
         let model = Model::open(folder);
         let naive = Naive::open(folder, model.checkpoint.config());
-        for granularity in [Granularity::Layer, Granularity::KvHead] {
-            let policy = Arbitrary(granularity);
+        for per_head in [false, true] {
+            let policy = Arbitrary { per_head };
             let whole = model.evaluate(&policy, &text, text.len());
             assert!(whole.report.keep_ratio() < 0.6, "something was forgotten");
             let expected = naive.logits(&text, &whole.expires_at, whole.lanes);
             let off = distance(&whole.logits, &expected);
-            assert!(off <= LOGITS, "{folder} {granularity:?} whole: logits off by {off}");
+            assert!(off <= LOGITS, "{folder}, per head {per_head}, whole: logits off by {off}");
             for chunk in CHUNKS {
                 let found = model.evaluate(&policy, &text, chunk);
-                assert_eq!(found.expires_at, whole.expires_at, "{folder} {granularity:?} chunks of {chunk}");
+                assert_eq!(
+                    found.expires_at, whole.expires_at,
+                    "{folder}, per head {per_head}, chunks of {chunk}"
+                );
                 let off = distance(&found.logits, &expected);
-                assert!(off <= LOGITS, "{folder} {granularity:?} chunks of {chunk}: logits off by {off}");
+                assert!(
+                    off <= LOGITS,
+                    "{folder}, per head {per_head}, chunks of {chunk}: logits off by {off}"
+                );
             }
         }
     }
@@ -101,8 +109,8 @@ fn streaming_llm_equals_its_mask_in_any_chunks() {
 struct KeepAllHeads;
 
 impl EvictionPolicy for KeepAllHeads {
-    fn granularity(&self) -> Granularity {
-        Granularity::KvHead
+    fn per_head(&self) -> bool {
+        true
     }
 
     fn decide(&self, _: &Observation<'_>, _: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {

@@ -1,11 +1,11 @@
 //! Two policies at once.
 
-use crate::{EvictionPolicy, Granularity, LaneEditor, Observation, PolicyError, Rule, SideChannel};
+use crate::{EvictionPolicy, LaneEditor, Observation, PolicyError, Rule, SideChannel};
 
 /// Two policies over the same cache: an entry lives as long as both let it, the smaller of the two lifetimes.
 ///
 /// The side channels of the second follow those of the first. Where one decides per KV head, there is a lane
-/// per KV head, and a [`Granularity::Layer`] policy acts on each alike.
+/// per KV head, and the other acts on each alike.
 #[derive(Debug, Clone)]
 pub struct Both<A, B> {
     first: A,
@@ -26,8 +26,8 @@ impl<A: EvictionPolicy, B: EvictionPolicy> Both<A, B> {
 }
 
 impl<A: EvictionPolicy, B: EvictionPolicy> EvictionPolicy for Both<A, B> {
-    fn granularity(&self) -> Granularity {
-        self.first.granularity().finer(self.second.granularity())
+    fn per_head(&self) -> bool {
+        self.first.per_head() || self.second.per_head()
     }
 
     fn side_channels(&self) -> Vec<SideChannel> {

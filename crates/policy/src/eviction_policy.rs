@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::ops::Deref;
 
-use crate::{Granularity, LaneEditor, Observation, PolicyError, Rule, SideChannel};
+use crate::{LaneEditor, Observation, PolicyError, Rule, SideChannel};
 
 /// A pruning method as the engine sees it.
 ///
@@ -19,10 +19,10 @@ use crate::{Granularity, LaneEditor, Observation, PolicyError, Rule, SideChannel
 ///
 /// [`crate::conformance`] checks these on random ragged steps, with what [`LaneEditor`] enforces by itself.
 pub trait EvictionPolicy: Send + Sync + Debug {
-    /// Whether this policy needs one lane per KV head. A [`Granularity::Layer`] policy may be shown several
-    /// lanes (when another policy beside it needs them) and then acts on each alike.
-    fn granularity(&self) -> Granularity {
-        Granularity::Layer
+    /// Whether this policy needs one lane per KV head, so that heads may keep different entries. One that does not may
+    /// be shown several lanes all the same (when another policy beside it needs them) and then acts on each alike.
+    fn per_head(&self) -> bool {
+        false
     }
 
     /// The numbers to store with every entry, the same in every layer; none by default.
@@ -49,8 +49,8 @@ impl<D> EvictionPolicy for D
 where
     D: Deref<Target: EvictionPolicy> + Send + Sync + Debug,
 {
-    fn granularity(&self) -> Granularity {
-        (**self).granularity()
+    fn per_head(&self) -> bool {
+        (**self).per_head()
     }
 
     fn side_channels(&self) -> Vec<SideChannel> {

@@ -1,6 +1,6 @@
 //! A policy under floors.
 
-use crate::{EvictionPolicy, Floors, Granularity, LaneEditor, Observation, PolicyError, Rule, SideChannel};
+use crate::{EvictionPolicy, Floors, LaneEditor, Observation, PolicyError, Rule, SideChannel};
 
 /// A policy that may not touch the first tokens and the most recent ones.
 ///
@@ -25,8 +25,8 @@ impl<P: EvictionPolicy> Protected<P> {
 }
 
 impl<P: EvictionPolicy> EvictionPolicy for Protected<P> {
-    fn granularity(&self) -> Granularity {
-        self.inner.granularity()
+    fn per_head(&self) -> bool {
+        self.inner.per_head()
     }
 
     fn side_channels(&self) -> Vec<SideChannel> {

@@ -5,8 +5,7 @@ mod vote;
 use dropcap_cache::Death;
 
 use crate::{
-    Action, EvictionPolicy, Granularity, LaneEditor, Observation, PolicyError, PromptCut, Rule, SideChannel,
-    Span,
+    Action, EvictionPolicy, LaneEditor, Observation, PolicyError, PromptCut, Rule, SideChannel, Span,
 };
 
 /// A policy written as data: all rules act on every step, in their order.
@@ -36,8 +35,8 @@ impl Rules {
 
 impl EvictionPolicy for Rules {
     /// One gate for all KV heads needs no lane of their own for them.
-    fn granularity(&self) -> Granularity {
-        if self.votes().any(|gates| gates.heads() > 1) { Granularity::KvHead } else { Granularity::Layer }
+    fn per_head(&self) -> bool {
+        self.votes().any(|gates| gates.heads() > 1)
     }
 
     fn side_channels(&self) -> Vec<SideChannel> {

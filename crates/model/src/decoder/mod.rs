@@ -20,7 +20,7 @@ pub use scratch::Scratch;
 
 use dropcap_cache::PagePool;
 use dropcap_kernels::{DType, PackedMatrix, PageLayout, RopeTable};
-use dropcap_policy::{EvictionPolicy, Granularity};
+use dropcap_policy::EvictionPolicy;
 
 use crate::{DecoderConfig, ModelError};
 
@@ -101,10 +101,7 @@ impl Decoder {
     /// How many lanes each layer of a sequence has under `policy`: one, or one per KV head.
     #[must_use]
     pub fn lanes_per_layer(&self, policy: &dyn EvictionPolicy) -> usize {
-        match policy.granularity() {
-            Granularity::Layer => 1,
-            Granularity::KvHead => self.config.kv_heads,
-        }
+        if policy.per_head() { self.config.kv_heads } else { 1 }
     }
 }
 

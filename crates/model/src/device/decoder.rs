@@ -16,7 +16,7 @@ use dropcap_kernels::rope::{DeviceAppend, DeviceRope};
 use dropcap_kernels::sampling::{DeviceSampler, SlotSampling};
 use dropcap_kernels::vote::DeviceVotes;
 use dropcap_kernels::{DType, PAGE_ENTRIES};
-use dropcap_policy::{EvictionPolicy, Granularity};
+use dropcap_policy::EvictionPolicy;
 
 use super::rules::{DeviceRules, side_width};
 use super::scratch::DeviceScratch;
@@ -101,10 +101,7 @@ impl DeviceDecoder {
     ) -> Result<Self, ModelError> {
         let (device, config) = (weights.device.clone(), &weights.config);
         let rules = DeviceRules::new(&device, config, policy)?;
-        let groups = match policy.granularity() {
-            Granularity::Layer => 1,
-            Granularity::KvHead => config.kv_heads,
-        };
+        let groups = if policy.per_head() { config.kv_heads } else { 1 };
         let specialisation = Specialisation {
             weights: weights.dtype,
             cache: options.kv_dtype,

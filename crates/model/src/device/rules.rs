@@ -4,7 +4,7 @@ use dropcap_kernels::DType;
 use dropcap_kernels::cuda::{Device, DeviceBuffer};
 use dropcap_kernels::matmul::DeviceMatrix;
 use dropcap_kernels::rope::{Birth, Births};
-use dropcap_policy::{Action, EvictionPolicy, Floors, Granularity, PromptCut, Rule, VoteGates};
+use dropcap_policy::{Action, EvictionPolicy, Floors, PromptCut, Rule, VoteGates};
 
 use crate::{DecoderConfig, ModelError};
 
@@ -85,7 +85,7 @@ impl<'a> Accepted<'a> {
                     births.push(Birth { kind: 1, keep: *keep, ..window(0, 0, *floors) });
                 }
                 Action::PromptCut(cut) => accepted.cuts.push((*cut, *floors)),
-                Action::Inherit if policy.granularity() == Granularity::KvHead => {
+                Action::Inherit if policy.per_head() => {
                     return Err(unsupported("spreads deaths between layers and forgets per head"));
                 }
                 Action::Inherit if config.sliding_window.iter().any(Option::is_some) => {

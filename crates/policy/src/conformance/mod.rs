@@ -9,7 +9,7 @@ mod rules;
 use dropcap_cache::CacheError;
 use dropcap_kernels::{KernelError, Team};
 
-use crate::{EvictionPolicy, Floors, Granularity, PolicyError, Protected, Rules};
+use crate::{EvictionPolicy, Floors, PolicyError, Protected, Rules};
 pub use play::Lifetimes;
 use play::Plan;
 
@@ -96,8 +96,7 @@ pub fn check(policy: &dyn EvictionPolicy, scene: &Scene) -> Result<(), Violation
         let plan = Plan::Ragged { round: 5 };
         let as_data = Rules::new(rules.to_vec());
         let rule = "what a policy says as data is what it does";
-        if (as_data.granularity(), as_data.side_channels()) != (policy.granularity(), policy.side_channels())
-        {
+        if (as_data.per_head(), as_data.side_channels()) != (policy.per_head(), policy.side_channels()) {
             let detail = "the rules need other lanes or other side channels".into();
             return Err(Violation::Rule { rule, detail });
         }
@@ -121,10 +120,7 @@ pub fn lifetimes(policy: &dyn EvictionPolicy, scene: &Scene) -> Result<Lifetimes
 }
 
 fn lanes_of(policy: &dyn EvictionPolicy, scene: &Scene) -> usize {
-    match policy.granularity() {
-        Granularity::Layer => 1,
-        Granularity::KvHead => scene.kv_heads,
-    }
+    if policy.per_head() { scene.kv_heads } else { 1 }
 }
 
 /// Compares two runs; `lane_of` says which lane of `right` a lane of `left` answers to.
