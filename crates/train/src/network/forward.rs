@@ -5,6 +5,7 @@ use dropcap_kernels::{Epilogue, GeluKind, RopeAngles, Team, gelu, rms_norm_heads
 use dropcap_model::{Mlp, ModelError};
 
 use super::activations::{Activations, GateActivations, LayerActivations, Outcome, Refusal, Scratch};
+use super::cached::round;
 use super::pruning::Pruning;
 use super::{Layer, Network};
 use crate::TrainError;
@@ -33,7 +34,12 @@ impl Network {
         self.final_norm.apply(team, values, last, normed)
     }
 
-    fn embed(&self, values: &[f32], ids: &[u32], activations: &mut Activations) -> Result<(), TrainError> {
+    pub(super) fn embed(
+        &self,
+        values: &[f32],
+        ids: &[u32],
+        activations: &mut Activations,
+    ) -> Result<(), TrainError> {
         let (config, tokens) = (&self.config, activations.tokens);
         if ids.len() != activations.rows() {
             let what = format!("{} token ids for {} rows", ids.len(), activations.rows());
@@ -79,6 +85,9 @@ impl Network {
         layer.attention_norm.apply(team, values, before, &mut saved.attention_input)?;
         layer.qkv.apply(team, values, &saved.attention_input, Epilogue::Store, &mut saved.qkv)?;
         self.turn(team, values, layer, tokens, saved)?;
+        for row in saved.qkv.chunks_exact_mut(self.fused_width()) {
+            round(self.cache, &mut row[self.config.query_width()..]);
+        }
 
         let shape = self.shape(index, sequences, tokens, pruning);
         let Scratch { noise, refusal, .. } = &mut activations.scratch;
@@ -126,6 +135,7 @@ impl Network {
         let slots = self.layers[index].gates.as_ref().ok_or_else(missing)?;
         let own = gates.get_mut(index).ok_or_else(missing)?;
         slots.apply(team, values, &saved.attention_input, &mut own.query, &mut own.key)?;
+        round(self.cache, &mut own.key);
         let shift = match pruning {
             Pruning::Hard { shifts, .. } => shifts.get(index).copied().unwrap_or_default(),
             _ => 0.0,

@@ -24,6 +24,8 @@ pub(super) struct Matrix {
     orientation: Orientation,
     /// What each input is multiplied by before W, `[inputs]`.
     input_scale: Option<Vec<f32>>,
+    /// Whether nobody asks for its gradients.
+    held: bool,
     forward: PackedMatrix,
     backward: PackedMatrix,
 }
@@ -66,6 +68,7 @@ impl Matrix {
             outputs,
             orientation,
             input_scale: None,
+            held: false,
             forward: PackedMatrix::zeroed(outputs, inputs, DType::F32)?,
             backward: PackedMatrix::zeroed(inputs, outputs, DType::F32)?,
         })
@@ -74,6 +77,11 @@ impl Matrix {
     /// The same map on inputs that are first multiplied by `scale`; for `[outputs, inputs]` only.
     pub(super) fn scaled(self, scale: Vec<f32>) -> Self {
         Self { input_scale: Some(scale), ..self }
+    }
+
+    /// From now on its gradients are not computed.
+    pub(super) fn hold(&mut self) {
+        self.held = true;
     }
 
     pub(super) fn outputs(&self) -> usize {
@@ -125,7 +133,7 @@ impl Matrix {
         Ok(matmul(team, dy, &self.backward, None, epilogue, dx)?)
     }
 
-    /// Adds `dy^T x` and the column sums of `dy` to the gradients of W and b.
+    /// Adds `dy^T x` and the column sums of `dy` to the gradients of W and b, unless they are held.
     pub(super) fn weight_gradient(
         &self,
         team: &Team,
@@ -133,6 +141,9 @@ impl Matrix {
         dy: &[f32],
         gradients: &mut [f32],
     ) -> Result<(), TrainError> {
+        if self.held {
+            return Ok(());
+        }
         let x = Columns { data: x, stride: self.inputs, first: 0, width: self.inputs };
         let dy = Columns { data: dy, stride: self.outputs, first: 0, width: self.outputs };
         if let Some(bias) = self.bias.clone() {

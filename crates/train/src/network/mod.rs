@@ -6,6 +6,7 @@
 
 mod activations;
 mod backward;
+mod cached;
 mod forward;
 mod gates;
 mod head;
@@ -14,13 +15,14 @@ mod matrix;
 mod norm;
 mod parameters;
 mod pruning;
+mod stages;
 #[cfg(test)]
 mod tests;
 
 use std::ops::Range;
 
 use dropcap_kernels::gated_attention::GatedShape;
-use dropcap_kernels::{AttentionShape, RopeTable, Team};
+use dropcap_kernels::{AttentionShape, DType, RopeTable, Team};
 use dropcap_model::{DecoderConfig, LayerPlan, Position, WeightPlan};
 use dropcap_policy::Floors;
 
@@ -49,6 +51,8 @@ pub struct Network {
     final_norm: NormSlots,
     head: Matrix,
     gates: Option<GateForm>,
+    /// How inference will store keys, values and key gates.
+    cache: DType,
 }
 
 #[derive(Debug)]
@@ -118,9 +122,30 @@ impl Network {
             final_norm: NormSlots::planned(&plan.final_norm, config.norm, &layout)?,
             head: Matrix::planned(plan.head.as_ref().unwrap_or(&plan.embedding), &layout)?,
             gates,
+            cache: DType::F32,
             config: config.clone(),
             layout,
         })
+    }
+
+    /// The same network for a cache of another format than f32: keys, values and key gates are rounded as its pages
+    /// will hold them, and gradients pass straight through.
+    #[must_use]
+    pub fn cached_as(self, dtype: DType) -> Self {
+        Self { cache: dtype, ..self }
+    }
+
+    /// The same network with its weights held: the way back computes no gradients of its matrices, and those of the
+    /// few vectors and tables that it does compute mean nothing.
+    #[must_use]
+    pub fn with_held_weights(mut self) -> Self {
+        for layer in &mut self.layers {
+            for matrix in [&mut layer.qkv, &mut layer.output, &mut layer.up, &mut layer.down] {
+                matrix.hold();
+            }
+        }
+        self.head.hold();
+        self
     }
 
     /// What the network computes.

@@ -1,12 +1,12 @@
 //! Gradients of every family against differences of the loss.
 
 use dropcap_kernels::cross_entropy::IGNORE;
-use dropcap_kernels::{AlphaSigmoid, Team};
+use dropcap_kernels::{AlphaSigmoid, DType, Team};
 use dropcap_model::{DecoderConfig, WeightPlan};
 use dropcap_policy::Floors;
 use std::path::Path;
 
-use super::super::{GateForm, Gradients, Network, Noise, Pruning, Pull, initialize};
+use super::super::{GateForm, Gradients, Group, Network, Noise, Pruning, Pull, initialize};
 
 const VOCABULARY: usize = 19;
 const TOKENS: usize = 13;
@@ -171,4 +171,49 @@ fn a_layer_that_is_computed_twice_gives_the_same_gradient() {
         results.push((gradients, met));
     }
     assert_eq!(results[0], results[1]);
+}
+
+#[test]
+fn weights_that_are_held_cost_no_gradients_and_change_none_of_the_gates() {
+    let (_, config) = families().remove(1);
+    let pruning = Pruning::Hard { floors: Floors { sinks: 1, recent: 2 }, shifts: &[0.1, -0.2], noise: None };
+    let [free, held] = [false, true].map(|held| {
+        let mut scene = Scene::new(&config, 2);
+        if held {
+            scene.network = scene.network.with_held_weights();
+        }
+        let (values, mut gradients) = (scene.values.clone(), vec![0.0; scene.values.len()]);
+        scene.loss(&values, &pruning, Some(&mut gradients));
+        (scene, gradients)
+    });
+    let (scene, held) = held;
+    let layout = scene.network.layout();
+    let gates = layout.group(Group::Gates);
+    assert_eq!(free.1[gates.clone()], held[gates.clone()]);
+    assert!(held[gates].iter().any(|&gradient| gradient != 0.0));
+    let matrix = layout.range("model.layers.0.mlp.up_proj.weight").unwrap();
+    assert!(free.1[matrix.clone()].iter().any(|&gradient| gradient != 0.0));
+    assert!(held[matrix].iter().all(|&gradient| gradient == 0.0));
+}
+
+#[test]
+fn what_a_cache_of_sixteen_bits_holds_is_rounded_and_the_queries_are_not() {
+    for (name, config) in families() {
+        let mut scene = Scene::new(&config, config.kv_heads);
+        scene.network = scene.network.cached_as(DType::Bf16);
+        let (team, values) = (&scene.team, scene.values.clone());
+        scene.network.refill(team, &values).unwrap();
+        let mut activations = scene.network.activations(SEQUENCES, TOKENS, false);
+        let pruning = Pruning::Hard { floors: Floors { sinks: 1, recent: 2 }, shifts: &[], noise: None };
+        scene.network.forward(team, &values, &pruning, &scene.ids, &mut activations).unwrap();
+        let is_bf16 = |x: &f32| x.to_bits() & 0xffff == 0;
+        for (layer, gates) in activations.layers.iter().zip(&activations.gates) {
+            let width = config.query_width();
+            for row in layer.qkv.chunks_exact(width + 2 * config.key_width()) {
+                assert!(row[width..].iter().all(is_bf16), "{name}");
+                assert!(!row[..width].iter().all(is_bf16), "{name}");
+            }
+            assert!(gates.key.iter().all(is_bf16) && !gates.query.iter().all(is_bf16), "{name}");
+        }
+    }
 }
