@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
-use dropcap_train::tokenizer::{MIN_VOCABULARY, train_bpe};
+use dropcap_train::tokenizer::{MAX_WORD_BYTES, MIN_VOCABULARY, TokenizerProgress, train_bpe};
 use serde_json::json;
 
 use crate::{progress, size};
@@ -46,6 +46,9 @@ struct Train {
     json: bool,
 }
 
+/// Progress is shown so often.
+const TOLD_EVERY: Duration = Duration::from_millis(100);
+
 /// Runs the verb.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     match &arguments.verb {
@@ -60,11 +63,19 @@ fn train(arguments: &Train) -> Result<ExitCode> {
     }
     let bar = progress::spinner("reading");
     let (begin, mut told) = (Instant::now(), Duration::ZERO);
-    let mut tell = |documents: u64, bytes: u64| {
+    let mut tell = |progress: TokenizerProgress| match progress {
         // A corpus of short lines has millions of documents.
-        if begin.elapsed() > told + Duration::from_millis(100) {
+        TokenizerProgress::Reading { documents, bytes } if begin.elapsed() > told + TOLD_EVERY => {
             told = begin.elapsed();
             bar.set_message(format!("reading: {documents} documents, {}", size::human(bytes)));
+        }
+        TokenizerProgress::Reading { .. } => {}
+        TokenizerProgress::Joining { bytes } => {
+            let vocabulary = arguments.vocabulary;
+            bar.set_message(format!(
+                "joining pairs of {} until there are {vocabulary} tokens",
+                size::human(bytes)
+            ));
         }
     };
     let trained = train_bpe(&arguments.files, arguments.vocabulary, &output, &mut tell);
@@ -76,6 +87,12 @@ fn train(arguments: &Train) -> Result<ExitCode> {
             arguments.vocabulary, trained.vocabulary
         ));
     }
+    if trained.cut_words > 0 {
+        progress::warn(&format!(
+            "{} stretches without a space were longer than {MAX_WORD_BYTES} bytes and were cut: is this text?",
+            trained.cut_words
+        ));
+    }
     let mut out = std::io::stdout().lock();
     if arguments.json {
         let object = json!({
@@ -83,6 +100,7 @@ fn train(arguments: &Train) -> Result<ExitCode> {
             "vocabulary": trained.vocabulary,
             "documents": trained.documents,
             "bytes": trained.bytes,
+            "cut_words": trained.cut_words,
             "seconds": begin.elapsed().as_secs_f64(),
         });
         writeln!(out, "{object}")?;

@@ -9,7 +9,7 @@
 mod support;
 
 use serde_json::Value;
-use support::{failure, output, text};
+use support::{dropcap, failure, output, text};
 
 #[test]
 fn tokenizer_train_writes_a_tokenizer_that_a_model_can_use() {
@@ -40,4 +40,15 @@ fn tokenizer_train_names_what_is_wrong() {
     assert!(train(&[text(&bad), "-v", "100"]).contains("257"));
     assert!(train(&["nowhere.txt"]).contains("nowhere.txt"));
     assert!(!out.exists());
+}
+
+#[test]
+fn text_without_spaces_takes_seconds_and_is_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let (corpus, out) = (folder.path().join("a.txt"), folder.path().join("t.json"));
+    std::fs::write(&corpus, format!("{} {}", "ab".repeat(200_000), "a".repeat(2 << 20))).unwrap();
+    let said =
+        dropcap(&["tokenizer", "train", text(&corpus), "-v", "300", "-o", text(&out)]).output().unwrap();
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(out.exists() && said.contains("longer than 512 bytes"), "{said}");
 }

@@ -1,8 +1,9 @@
 //! A byte-level BPE tokenizer of one's own text.
 
+mod feed;
+
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
@@ -10,8 +11,9 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Model, Tokenizer};
 
 use crate::TrainError;
-use crate::data::{Document, Documents, END_OF_TEXT};
+use crate::data::END_OF_TEXT;
 use crate::disk::{LocalDisk, publish};
+use feed::Feed;
 
 /// Smallest vocabulary: every byte, and the token that ends a text.
 pub const MIN_VOCABULARY: usize = 257;
@@ -25,13 +27,38 @@ pub struct TrainedTokenizer {
     pub documents: u64,
     /// Bytes of their text.
     pub bytes: u64,
+    /// Stretches longer than [`MAX_WORD_BYTES`] without a place to cut between words, which were cut all the same.
+    pub cut_words: u64,
 }
+
+/// How far the training of a tokenizer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenizerProgress {
+    /// Text is read and cut into words.
+    Reading {
+        /// Documents so far.
+        documents: u64,
+        /// Bytes of their text.
+        bytes: u64,
+    },
+    /// All text is read; pairs are joined, the most frequent first.
+    Joining {
+        /// Bytes of all text.
+        bytes: u64,
+    },
+}
+
+/// Longest stretch of letters or of white space that is counted as one word, in bytes.
+///
+/// Joining a pair takes time in the square of the word that it stands in, and no language has words as long as this:
+/// data without spaces, such as sequences of bases or of base64, is what is cut here.
+pub const MAX_WORD_BYTES: usize = 512;
 
 /// Trains a byte-level BPE tokenizer on `files` and writes it to `out` as a `tokenizer.json`.
 ///
 /// Any text can be tokenized, since every byte is a token; `<|endoftext|>` is a special token and has the id 0. The
-/// text is split as GPT-2 splits it, and no space is put before it. The same files give the same tokenizer.
-/// `progress` gets the documents and bytes read so far.
+/// text is split as GPT-2 splits it, and no space is put before it; words longer than [`MAX_WORD_BYTES`] are counted in
+/// pieces. The same files give the same tokenizer.
 ///
 /// # Errors
 /// A vocabulary below [`MIN_VOCABULARY`] or above a model's limit; what [`Documents`] refuses; a file that cannot be
@@ -40,7 +67,7 @@ pub fn train_bpe(
     files: &[PathBuf],
     vocabulary: usize,
     out: &Path,
-    progress: &mut (dyn FnMut(u64, u64) + Send),
+    progress: &mut (dyn FnMut(TokenizerProgress) + Send),
 ) -> Result<TrainedTokenizer, TrainError> {
     let refused = |reason: String| TrainError::TokenizerTraining { reason };
     if !(MIN_VOCABULARY..=dropcap_model::MAX_VOCABULARY).contains(&vocabulary) {
@@ -64,54 +91,16 @@ pub fn train_bpe(
         .special_tokens(vec![end])
         .initial_alphabet(alphabet)
         .build();
-    // The library takes texts only; what goes wrong with them is kept aside, and ends them.
-    let failure = Mutex::new(None);
-    let mut done = TrainedTokenizer { vocabulary, documents: 0, bytes: 0 };
-    let texts = files.iter().flat_map(|file| Source::open(file));
-    let texts = texts.map_while(|found| match found {
-        Ok(document) => {
-            done.documents += 1;
-            done.bytes += document.text.len() as u64;
-            progress(done.documents, done.bytes);
-            Some(document.text)
-        }
-        Err(error) => {
-            *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-            None
-        }
-    });
+    let mut feed = Feed::new(files, progress);
     let mut trainer = TrainerWrapper::from(trainer);
-    let trained = tokenizer.train(&mut trainer, texts).map(|_| ()).map_err(|error| error.to_string());
-    if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+    let trained = tokenizer.train(&mut trainer, &mut feed).map(|_| ()).map_err(|error| error.to_string());
+    let Feed { failure, documents, bytes, cut_words, .. } = feed;
+    if let Some(error) = failure {
         return Err(error);
     }
     trained.map_err(refused)?;
     let text = tokenizer.to_string(true).map_err(|error| refused(error.to_string()))?;
     publish(&LocalDisk, out, |file| file.write_all(text.as_bytes()))?;
-    done.vocabulary = tokenizer.get_model().get_vocab_size();
-    Ok(done)
-}
-
-/// A file's documents, or the reason why it was not opened.
-enum Source {
-    Open(Box<Documents>),
-    Refused(Option<TrainError>),
-}
-
-impl Source {
-    fn open(file: &Path) -> Self {
-        Documents::open(file)
-            .map_or_else(|error| Self::Refused(Some(error)), |documents| Self::Open(Box::new(documents)))
-    }
-}
-
-impl Iterator for Source {
-    type Item = Result<Document, TrainError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        match self {
-            Self::Open(documents) => documents.next(),
-            Self::Refused(error) => error.take().map(Err),
-        }
-    }
+    let vocabulary = tokenizer.get_model().get_vocab_size();
+    Ok(TrainedTokenizer { vocabulary, documents, bytes, cut_words })
 }

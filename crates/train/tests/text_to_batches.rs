@@ -34,7 +34,7 @@ impl Corpus {
     }
 
     fn train(&self, vocabulary: usize) -> Result<TrainedTokenizer, TrainError> {
-        train_bpe(&self.files, vocabulary, &self.path("tokenizer.json"), &mut |_, _| ())
+        train_bpe(&self.files, vocabulary, &self.path("tokenizer.json"), &mut |_| ())
     }
 
     fn tokenizer(&self) -> Tokenizer {
@@ -102,9 +102,9 @@ fn a_tokenizer_that_cannot_be_trained_leaves_nothing() {
     std::fs::write(&corpus.files[0], b"fine\n").unwrap();
     assert!(corpus.train(290).unwrap_err().to_string().contains("b.jsonl.xz"));
     assert!(!corpus.path("tokenizer.json").exists());
-    assert!(train_bpe(&[], 290, &corpus.path("t"), &mut |_, _| ()).is_err());
+    assert!(train_bpe(&[], 290, &corpus.path("t"), &mut |_| ()).is_err());
     // Little text: fewer tokens, and it says so.
-    let small = train_bpe(&corpus.files[..1], 4000, &corpus.path("t"), &mut |_, _| ()).unwrap();
+    let small = train_bpe(&corpus.files[..1], 4000, &corpus.path("t"), &mut |_| ()).unwrap();
     assert!((257..300).contains(&small.vocabulary));
 }
 

@@ -16,4 +16,5 @@ pub use documents::{Document, Documents, SEPARATOR};
 pub use lines::MAX_LINE_BYTES;
 pub use prepare::{Prepared, Preparing, prepare};
 pub use shard::{ShardFacts, TokenShard};
+pub(crate) use tokens::pieces;
 pub use tokens::{END_OF_TEXT, tokenize};

@@ -84,7 +84,7 @@ fn encode(
 
 /// Cuts a text where a line of text follows directly on a line of text: there the break is a token of its own for
 /// every pattern that splits at white space.
-fn pieces(text: &str) -> Vec<&str> {
+pub(crate) fn pieces(text: &str) -> Vec<&str> {
     let (mut pieces, mut begin) = (Vec::new(), 0);
     for (at, _) in text.match_indices('\n') {
         let (next, length) = (at + 1, at + 1 - begin);

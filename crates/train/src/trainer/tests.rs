@@ -49,7 +49,7 @@ impl Workshop {
             fs::write(folder.path().join(name), text).unwrap();
         }
         let workshop = Self { folder };
-        train_bpe(&[workshop.path("text.txt")], 280, &workshop.path("tokenizer.json"), &mut |_, _| ())
+        train_bpe(&[workshop.path("text.txt")], 280, &workshop.path("tokenizer.json"), &mut |_| ())
             .unwrap();
         workshop
     }
