@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::lines::{Lines, is_json_lines};
+use super::lines::Lines;
 use crate::TrainError;
 
 /// The line that stands between two documents of a plain text, after a blank line.
@@ -25,8 +25,8 @@ pub struct Document {
 /// Reads a file document by document; never holds more than one.
 ///
 /// Plain text is cut at lines that are exactly `<|endoftext|>`; blank lines around a document, and documents of
-/// nothing but white space, are left out. In a file named `.jsonl` every line is an object whose `text` is a document.
-/// Either may be packed: `.txt.xz`, `.jsonl.xz`.
+/// nothing but white space, are left out. In a file named `.jsonl` or `.ndjson` every line is an object whose `text` is a
+/// document. Either may be packed: `.txt.xz`, `.jsonl.xz`. Files of other formats are refused by name and content.
 pub struct Documents {
     lines: Lines,
     json: bool,
@@ -40,13 +40,17 @@ struct JsonLine {
     text: Option<String>,
 }
 
+/// Keys that a message names at most.
+const SHOWN_KEYS: usize = 8;
+
 impl Documents {
     /// Opens a file.
     ///
     /// # Errors
     /// A file that cannot be opened; something that is no file.
     pub fn open(path: &Path) -> Result<Self, TrainError> {
-        Ok(Self { lines: Lines::open(path)?, json: is_json_lines(path), found: 0, ended: false })
+        let lines = Lines::open(path)?;
+        Ok(Self { json: lines.is_json(), lines, found: 0, ended: false })
     }
 
     /// The file.
@@ -112,7 +116,8 @@ impl Documents {
                 let object: JsonLine = serde_json::from_str(&line)
                     .map_err(|e| refused(format!("is no JSON object with a text: {e}")))?;
                 let text = object.text.ok_or_else(|| {
-                    refused("has no `text`: every line is an object such as {\"text\": \"...\"}".to_owned())
+                    let keys = keys(&line);
+                    refused(format!("has no `text`: every line is an object such as {{\"text\": \"...\"}}, and this one has {keys}"))
                 })?;
                 let text = text.trim();
                 if !text.is_empty() {
@@ -136,6 +141,13 @@ impl Documents {
             ),
         })
     }
+}
+
+/// The keys of an object, as a message shows them.
+fn keys(line: &str) -> String {
+    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).unwrap_or_default();
+    let keys: Vec<String> = object.keys().take(SHOWN_KEYS).map(|key| format!("{key:?}")).collect();
+    if keys.is_empty() { "no keys".to_owned() } else { keys.join(", ") }
 }
 
 impl Iterator for Documents {

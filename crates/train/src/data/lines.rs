@@ -6,20 +6,16 @@ use std::path::{Path, PathBuf};
 
 use lzma_rust2::XzReader;
 
+use super::kind::Kind;
 use crate::TrainError;
 
 /// Longest line of a source, in bytes: what the tokenizer takes at once.
 pub const MAX_LINE_BYTES: usize = dropcap_model::MAX_TEXT_BYTES;
 
-/// Whether a file name ends with `.jsonl` or `.jsonl.xz`.
-pub(crate) fn is_json_lines(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-    name.trim_end_matches(".xz").ends_with(".jsonl")
-}
-
 /// One line at a time of a file that may be packed with xz.
 pub(crate) struct Lines {
     path: PathBuf,
+    kind: Kind,
     reader: Box<dyn BufRead + Send>,
     number: u64,
 }
@@ -33,13 +29,20 @@ impl Lines {
             return Err(TrainError::Data { path: path.to_path_buf(), reason });
         }
         let file = BufReader::with_capacity(1 << 16, file);
-        let packed = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("xz"));
-        let reader: Box<dyn BufRead + Send> = if packed {
+        let kind = Kind::of(path)?;
+        let mut reader: Box<dyn BufRead + Send> = if kind.packed {
             Box::new(BufReader::with_capacity(1 << 16, XzReader::new(file, true)))
         } else {
             Box::new(file)
         };
-        Ok(Self { path: path.to_path_buf(), reader, number: 0 })
+        // What cannot be read is an error of the first line.
+        kind.check(path, reader.fill_buf().unwrap_or_default())?;
+        Ok(Self { path: path.to_path_buf(), kind, reader, number: 0 })
+    }
+
+    /// Whether every line is an object with a document.
+    pub(crate) fn is_json(&self) -> bool {
+        self.kind.json
     }
 
     /// The file.
@@ -79,6 +82,13 @@ impl Lines {
             let (at, byte) = (e.valid_up_to(), bytes[e.valid_up_to()]);
             refused(format!("byte {} of the line (0x{byte:02x}) is not UTF-8: convert the file", at + 1))
         })?;
+        if let Some(at) = text.find('\0') {
+            let reason = format!(
+                "byte {} of the line is zero, which no text has: the file is binary, or UTF-16; convert it to UTF-8",
+                at + 1
+            );
+            return Err(refused(reason));
+        }
         let text = if self.number == 1 { text.trim_start_matches('\u{feff}') } else { text };
         out.push_str(text);
         Ok(true)

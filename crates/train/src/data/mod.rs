@@ -6,6 +6,7 @@
 
 mod batches;
 mod documents;
+mod kind;
 mod lines;
 mod prepare;
 mod shard;

@@ -70,7 +70,11 @@ fn bad_lines_are_named_by_file_and_number() {
         refusal("a.jsonl", b"{\"text\": \"a\"}\n{\"content\": \"b\"}\n").contains("line 2: has no `text`")
     );
     assert!(refusal("a.jsonl", b"{\"text\": 3}").contains("line 1: is no JSON object"));
-    assert!(refusal("a.jsonl", b"\n[1]").contains("line 2: is no JSON object"));
+    assert!(refusal("a.jsonl", b"{\"text\": \"a\"}\n[1]").contains("line 2: is no JSON object"));
+    assert!(
+        refusal("a.jsonl", b"{\"content\": \"b\", \"id\": 1}\n").contains("this one has \"content\", \"id\"")
+    );
+    assert!(refusal("a.txt", b"h\0i\0").contains("line 1: byte 2 of the line is zero"));
     let long = vec![b'x'; crate::data::MAX_LINE_BYTES + 2];
     assert!(refusal("a.txt", &long).contains("line 1: the line is longer than"));
 }
