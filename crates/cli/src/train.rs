@@ -3,7 +3,7 @@
 mod listener;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -11,7 +11,7 @@ use clap::Args;
 use dropcap_train::config::{Config, KEYS};
 use dropcap_train::data::Documents;
 use dropcap_train::signals::{STOPPED, Stop};
-use dropcap_train::trainer::{Evaluation, Finish, Plan, Source, run as train};
+use dropcap_train::trainer::{Evaluation, Examined, Finish, Source, examine, run as train};
 use serde_json::json;
 
 use crate::{loading, progress};
@@ -27,7 +27,7 @@ pub struct Arguments {
     /// Keys that replace those of the file, as `optimizer.learning_rate=1e-4`.
     #[arg(value_name = "KEY=VALUE")]
     overrides: Vec<String>,
-    /// Check everything, look at the data, print what the run needs, and take no step.
+    /// Check everything that the run would, read all data, print what the run needs, and take no step.
     #[arg(long)]
     dry_run: bool,
     /// Print the resolved configuration and do nothing else.
@@ -38,8 +38,6 @@ pub struct Arguments {
     json: bool,
 }
 
-/// Documents that a dry run looks at in each file.
-const HEAD: usize = 3;
 /// Longest text of a document that a dry run shows, in characters.
 const SHOWN: usize = 60;
 
@@ -115,41 +113,46 @@ fn source(config: &Config) -> Result<Source> {
 
 fn dry_run(config: &Config, machine: bool, out: &mut impl Write) -> Result<ExitCode> {
     let source = source(config)?;
-    for file in config.data.train.iter().chain(&config.data.valid) {
-        let mut tokens = 0;
-        let mut first = String::new();
-        for document in Documents::open(file)?.take(HEAD) {
-            let text = document?.text;
-            tokens += source.tokenizer().encode(&text)?.len();
-            if first.is_empty() {
-                first = text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(SHOWN).collect();
-            }
-        }
-        if !machine {
-            writeln!(
-                out,
-                "{}: \"{first}...\", {tokens} tokens in the first {HEAD} documents",
-                file.display()
-            )?;
+    if !machine {
+        for file in config.data.train.iter().chain(&config.data.valid) {
+            writeln!(out, "{}: \"{}...\"", file.display(), head(file)?)?;
         }
     }
-    let plan = Plan::of(config, &source)?;
+    let mut listener = Listener::new(0);
+    let examined = examine(config, &source, &mut listener);
+    listener.finish();
+    let Examined { plan, train_tokens, valid_tokens, from_step } = examined?;
     if machine {
         let object = json!({
             "weights": plan.weights,
             "gates": plan.gates,
+            "train_tokens": train_tokens,
+            "valid_tokens": valid_tokens,
             "sequence_tokens": plan.tokens,
             "step_tokens": plan.step_tokens,
             "parameter_bytes": plan.parameter_bytes,
             "activation_bytes": plan.activation_bytes,
             "step_seconds": plan.step_time().as_secs_f64(),
             "steps": plan.steps,
+            "from_step": from_step,
         });
         writeln!(out, "{object}")?;
     } else {
+        let passes = (plan.steps * plan.step_tokens as u64) as f64 / train_tokens as f64;
+        writeln!(out, "text         {train_tokens} tokens to train on, {passes:.2} times over")?;
+        if from_step > 0 {
+            writeln!(out, "state        goes on from step {from_step}")?;
+        }
         writeln!(out, "{plan}")?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The beginning of a file's first document.
+fn head(file: &Path) -> Result<String> {
+    let first = Documents::open(file)?.next().transpose()?;
+    let text = first.map(|document| document.text).unwrap_or_default();
+    Ok(text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(SHOWN).collect())
 }
 
 /// The command as it can be given again.

@@ -122,6 +122,94 @@ fn what_is_wrong_is_named_with_its_key_or_place() {
     assert!(message.contains("65") && message.contains("64"), "{message}");
 }
 
+#[test]
+fn a_dry_run_finds_what_the_run_would() {
+    let workshop = Workshop::new();
+    let config = workshop.config();
+    std::fs::write(workshop.path("valid.txt"), "one two").unwrap();
+    let message = failure(&["train", "--config", &config, "--dry-run"]);
+    assert!(message.contains("validation data"), "{message}");
+    std::fs::write(workshop.path("valid.csv"), "text\na\n").unwrap();
+    let valid = format!("data.valid=[{}]", workshop.path("valid.csv").display());
+    let message = failure(&["train", "--config", &config, "--dry-run", &valid]);
+    assert!(message.contains("valid.csv") && message.contains(".jsonl"), "{message}");
+    assert!(!workshop.path("run").exists());
+}
+
+/// Runs the command of a result's card, with more flags, and gives its last line.
+fn as_its_card_says(model: &Path, flags: &str) -> Value {
+    let card = std::fs::read_to_string(model.join("README.md")).unwrap();
+    let line = card.lines().find(|line| line.starts_with("    dropcap generate")).unwrap();
+    let program = assert_cmd::cargo::cargo_bin!("dropcap");
+    let command = line.trim().replacen("dropcap", text(program), 1).replace("DIR", text(model));
+    let found = Command::new("sh").args(["-c", &format!("{command} --json {flags}")]).output().unwrap();
+    let said = String::from_utf8_lossy(&found.stderr).into_owned();
+    assert!(found.status.success(), "{command}: {said}");
+    serde_json::from_slice(found.stdout.trim_ascii().rsplit(|&byte| byte == b'\n').next().unwrap()).unwrap()
+}
+
+#[test]
+fn the_command_of_a_card_works_whatever_the_method() {
+    let workshop = Workshop::new();
+    let none = ["gates=", "sparsity=", "steps=2", "method=none"];
+    let window = ["gates=", "sparsity=", "steps=2", "method=window", "window={sinks: 1, recent: 5}"];
+    let dcp = ["steps=2", "kv_dtype=bf16"];
+    for (name, changes) in [("none", &none[..]), ("window", &window), ("dcp", &dcp)] {
+        let to = format!("output={}", workshop.path(name).display());
+        output(&[&["train", "--config", &workshop.config(), &to], changes].concat());
+        let answer = as_its_card_says(&workshop.path(name).join("model"), "-n 20 --ignore-eos");
+        let live = answer["kv"]["live_entries"].as_u64().unwrap();
+        let all = answer["kv"]["logical_entries"].as_u64().unwrap();
+        let forgets = live < all;
+        assert!(name == "dcp" || forgets == (name == "window"), "{name}: {answer}");
+    }
+}
+
+#[test]
+fn a_model_learns_to_stop_at_its_own_end_token() {
+    let workshop = Workshop::new();
+    // As of other tokenizers: a token that begins every text, and an end that nobody else knows.
+    let file = workshop.path("tokenizer.json");
+    let mut json: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let renamed = json.to_string().replace("<|endoftext|>", "<|done|>");
+    json = serde_json::from_str(&renamed).unwrap();
+    let begin = json["model"]["vocab"].as_object().unwrap().len();
+    let mut token = json["added_tokens"][0].clone();
+    (token["id"], token["content"]) = (begin.into(), "<|begin|>".into());
+    json["added_tokens"].as_array_mut().unwrap().push(token);
+    json["post_processor"] = serde_json::json!({
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<|begin|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<|begin|>": {"id": "<|begin|>", "ids": [begin], "tokens": ["<|begin|>"]}},
+    });
+    std::fs::write(&file, json.to_string()).unwrap();
+    std::fs::write(workshop.path("tokenizer_config.json"), r#"{"eos_token": {"content": "<|done|>"}}"#)
+        .unwrap();
+    let documents = "the cat number 7 sat on mat 3\n<|endoftext|>\n".repeat(60);
+    std::fs::write(workshop.path("train.txt"), documents).unwrap();
+    let (config, to) = (workshop.config(), format!("output={}", workshop.path("base").display()));
+    let dense = ["gates=", "sparsity=", "method=none", "optimizer.learning_rate=5e-3", "steps=60"];
+    output(&[&["train", "--config", &config, &to], &dense[..]].concat());
+    let base = workshop.path("base/model");
+    let stops = |model: &Path| {
+        let generate = ["generate", "--model", text(model), "-p", "the cat", "-n", "40", "--json"];
+        let answer: Value = serde_json::from_str(output(&generate).lines().last().unwrap()).unwrap();
+        assert_ne!(answer["finish_reason"], "length", "{answer}");
+    };
+    stops(&base);
+    // And when training goes on from a model that names its end in its own configuration alone.
+    std::fs::remove_file(base.join("tokenizer_config.json")).unwrap();
+    let model = format!("model={}", base.display());
+    let said =
+        dropcap(&[&["train", "--config", &config, &model, "init=", "tokenizer="], &dense[..]].concat())
+            .output()
+            .unwrap();
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains("documents end with <|done|> and begin with <|begin|>"), "{said}");
+    stops(&workshop.path("run/model"));
+}
+
 /// A run that would take minutes, begun.
 fn begun(workshop: &Workshop) -> Child {
     Command::new(assert_cmd::cargo::cargo_bin!("dropcap"))

@@ -142,12 +142,12 @@ pub enum TrainError {
         /// One line per state.
         reasons: Vec<String>,
     },
-    /// A saved state of a later version of this program.
+    /// A file of ours that a later version of this program wrote.
     #[error(
         "{} has the format version {found}, and this program reads up to {known}: use the newer program that wrote it",
         path.display()
     )]
-    NewerState {
+    NewerFormat {
         /// The file.
         path: PathBuf,
         /// The version found.

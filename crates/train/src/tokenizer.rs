@@ -61,7 +61,7 @@ pub const MAX_WORD_BYTES: usize = 512;
 /// pieces. The same files give the same tokenizer.
 ///
 /// # Errors
-/// A vocabulary below [`MIN_VOCABULARY`] or above a model's limit; what [`Documents`] refuses; a file that cannot be
+/// A vocabulary below [`MIN_VOCABULARY`] or above a model's limit; what [`crate::data::Documents`] refuses; a file that cannot be
 /// written. `out` appears whole or not at all.
 pub fn train_bpe(
     files: &[PathBuf],

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use dropcap_model::Tokenizer;
-use dropcap_train::data::{Batches, Prepared, Preparing, TokenShard, prepare, tokenize};
+use dropcap_train::data::{Batches, Borders, Prepared, Preparing, TokenShard, prepare, tokenize};
 use dropcap_train::tokenizer::{TrainedTokenizer, train_bpe};
 use dropcap_train::{Digest, TrainError};
 
@@ -44,12 +44,15 @@ impl Corpus {
     /// The shards, and a word for each event.
     fn prepare(&self, tokenizer: &Tokenizer, mark: &[u8]) -> (Vec<TokenShard>, Vec<&'static str>) {
         let (cache, mut events) = (self.path("cache"), Vec::new());
+        let borders = Borders::of(tokenizer, &[], None).unwrap();
         let what = Preparing {
             files: &self.files,
             tokenizer,
+            borders: &borders,
             tokenizer_digest: Digest::of(mark),
             vocabulary: 300,
             cache: &cache,
+            keep: true,
             threads: 2,
         };
         let shards = prepare(&what, &mut |event| match event {
@@ -64,7 +67,8 @@ impl Corpus {
 
 fn tokens(path: &Path, tokenizer: &Tokenizer, threads: usize) -> Vec<u32> {
     let mut ids = Vec::new();
-    tokenize(path, tokenizer, threads, &mut ids, &mut |_| ()).unwrap();
+    let borders = Borders::of(tokenizer, &[], None).unwrap();
+    tokenize(path, tokenizer, &borders, threads, &mut ids, &mut |_| ()).unwrap();
     ids
 }
 

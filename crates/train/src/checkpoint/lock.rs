@@ -24,21 +24,32 @@ impl RunLock {
             .truncate(false)
             .open(&path)
             .map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut text = String::new();
-                // A number that cannot be read is only left out of the message.
-                let _ = (&mut file).take(32).read_to_string(&mut text);
-                return Err(TrainError::Locked {
-                    path: directory.to_path_buf(),
-                    pid: text.trim().parse().ok(),
-                });
-            }
-            Err(TryLockError::Error(error)) => return Err(failed(error)),
-        }
+        Self::try_take(directory, &mut file)?;
         file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
         writeln!(file, "{}", std::process::id()).map_err(|e| TrainError::write(&path, e))?;
         Ok(Self { _file: file })
+    }
+
+    /// Refuses a directory that another process works in; changes nothing.
+    pub(crate) fn check(directory: &Path) -> Result<(), TrainError> {
+        match File::open(directory.join("lock")) {
+            Ok(mut file) => Self::try_take(directory, &mut file),
+            // A directory without the file has never had a run.
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Locks the open file of a directory, until it is closed.
+    fn try_take(directory: &Path, file: &mut File) -> Result<(), TrainError> {
+        match file.try_lock() {
+            Ok(()) => Ok(()),
+            Err(TryLockError::WouldBlock) => {
+                let mut text = String::new();
+                // A number that cannot be read is only left out of the message.
+                let _ = file.take(32).read_to_string(&mut text);
+                Err(TrainError::Locked { path: directory.to_path_buf(), pid: text.trim().parse().ok() })
+            }
+            Err(TryLockError::Error(error)) => Err(TrainError::io("lock", &directory.join("lock"), error)),
+        }
     }
 }

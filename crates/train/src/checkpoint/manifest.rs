@@ -60,7 +60,7 @@ impl Manifest {
         }
         match value.get("version").and_then(Value::as_u64) {
             Some(found) if found > STATE_VERSION => {
-                return Err(TrainError::NewerState { path, found, known: STATE_VERSION });
+                return Err(TrainError::NewerFormat { path, found, known: STATE_VERSION });
             }
             Some(1..) => {}
             _ => return Err(damaged(format!("{MANIFEST} has no version"))),

@@ -20,6 +20,7 @@ mod writer;
 
 pub use manifest::{MANIFEST, STATE_VERSION};
 pub use run::{CONFIG_FILE, RunDirectory};
+pub(crate) use run::{begun_with, examine};
 pub use saved::SavedState;
 pub(crate) use tensors::write_tensors;
 pub use tensors::{StateTensor, StateType};

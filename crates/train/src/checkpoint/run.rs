@@ -62,19 +62,6 @@ impl RunDirectory {
         publish(self.disk(), &self.path.join(CONFIG_FILE), |file| file.write_all(yaml.as_bytes()))
     }
 
-    /// The configuration of the run that was begun here, if one was.
-    ///
-    /// # Errors
-    /// A file that cannot be read.
-    pub fn config(&self) -> Result<Option<String>, TrainError> {
-        let path = self.path.join(CONFIG_FILE);
-        match std::fs::read_to_string(&path) {
-            Ok(text) => Ok(Some(text)),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(TrainError::io("read", &path, e)),
-        }
-    }
-
     /// Begins a state of about `bytes` bytes.
     ///
     /// # Errors
@@ -90,12 +77,7 @@ impl RunDirectory {
     /// # Errors
     /// [`TrainError::NoRoom`] with both numbers.
     pub fn check_room(&self, bytes: u64) -> Result<(), TrainError> {
-        let needed = bytes.saturating_add(MARGIN_BYTES);
-        match self.disk.free_bytes(&self.path) {
-            Ok(free) if free < needed => Err(TrainError::NoRoom { path: self.path.clone(), needed, free }),
-            // A file system that does not say is tried.
-            _ => Ok(()),
-        }
+        room(self.disk(), &self.path, bytes)
     }
 
     /// Whether the state of a step has been saved.
@@ -119,7 +101,7 @@ impl RunDirectory {
     /// aside (renamed to `damaged-*`, or removed if they were never published), so that their steps can be saved anew.
     ///
     /// # Errors
-    /// [`TrainError::NoState`] where all are damaged; [`TrainError::NewerState`]; a refusal of the disk.
+    /// [`TrainError::NoState`] where all are damaged; [`TrainError::NewerFormat`]; a refusal of the disk.
     pub fn resume(&self, warn: &mut dyn FnMut(String)) -> Result<Option<SavedState>, TrainError> {
         let steps = self.steps()?;
         let pointed = std::fs::read_to_string(self.path.join(LATEST)).ok();
@@ -154,7 +136,7 @@ impl RunDirectory {
     }
 
     pub(super) fn folder_of_step(&self, step: u64) -> PathBuf {
-        self.path.join(format!("{STEP}{step:06}"))
+        self.path.join(folder_name(step))
     }
 
     /// Names a folder as the newest state.
@@ -193,9 +175,7 @@ impl RunDirectory {
     }
 
     fn names(&self) -> Result<Vec<String>, TrainError> {
-        let failed = |e| TrainError::io("read", &self.path, e);
-        let entries = std::fs::read_dir(&self.path).map_err(failed)?;
-        entries.map(|entry| Ok(entry.map_err(failed)?.file_name().to_string_lossy().into_owned())).collect()
+        names(&self.path)
     }
 
     fn clean(&self) -> Result<(), TrainError> {
@@ -207,6 +187,68 @@ impl RunDirectory {
         }
         Ok(())
     }
+}
+
+/// The configuration of the run that was begun in a directory, if one was.
+///
+/// # Errors
+/// A file that cannot be read.
+pub(crate) fn begun_with(directory: &Path) -> Result<Option<String>, TrainError> {
+    let path = directory.join(CONFIG_FILE);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(TrainError::io("read", &path, e)),
+    }
+}
+
+/// Refuses a directory in which a run of so many bytes a state could not begin or go on, and gives the state that it
+/// would go on from; changes nothing.
+///
+/// # Errors
+/// [`TrainError::Locked`], [`TrainError::NoRoom`], a state of a later version, a place that cannot be written to.
+pub(crate) fn examine(directory: &Path, bytes: u64) -> Result<Option<SavedState>, TrainError> {
+    let place = std::path::absolute(directory).unwrap_or_else(|_| directory.to_path_buf());
+    let found = place.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+    if !found.is_dir() {
+        let reason = std::io::Error::from(std::io::ErrorKind::NotADirectory);
+        return Err(TrainError::io("make a folder in", found, reason));
+    }
+    rustix::fs::access(found, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
+        .map_err(|e| TrainError::io("write to", found, e.into()))?;
+    room(&LocalDisk, found, bytes)?;
+    if found != place {
+        return Ok(None);
+    }
+    RunLock::check(directory)?;
+    let names = names(directory)?;
+    let newest = names.iter().filter_map(|name| step_of(name)).max();
+    let state = newest.map(|step| SavedState::open(&directory.join(folder_name(step))));
+    match state.transpose() {
+        // The run passes it over, with a warning.
+        Err(TrainError::DamagedState { .. }) => Ok(None),
+        state => state,
+    }
+}
+
+/// Refuses if the disk has less free than a state of `bytes` bytes needs.
+fn room(disk: &dyn Disk, folder: &Path, bytes: u64) -> Result<(), TrainError> {
+    let needed = bytes.saturating_add(MARGIN_BYTES);
+    match disk.free_bytes(folder) {
+        Ok(free) if free < needed => Err(TrainError::NoRoom { path: folder.to_path_buf(), needed, free }),
+        // A file system that does not say is tried.
+        _ => Ok(()),
+    }
+}
+
+fn names(folder: &Path) -> Result<Vec<String>, TrainError> {
+    let failed = |e| TrainError::io("read", folder, e);
+    let entries = std::fs::read_dir(folder).map_err(failed)?;
+    entries.map(|entry| Ok(entry.map_err(failed)?.file_name().to_string_lossy().into_owned())).collect()
+}
+
+fn folder_name(step: u64) -> String {
+    format!("{STEP}{step:06}")
 }
 
 /// The step that a folder's name says.

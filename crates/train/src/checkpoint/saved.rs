@@ -20,7 +20,7 @@ impl SavedState {
     /// Opens the folder of a state and checks every byte of it.
     ///
     /// # Errors
-    /// [`TrainError::DamagedState`] with the first thing that is wrong; [`TrainError::NewerState`] for a state of a
+    /// [`TrainError::DamagedState`] with the first thing that is wrong; [`TrainError::NewerFormat`] for a state of a
     /// later version.
     pub fn open(folder: &Path) -> Result<Self, TrainError> {
         let manifest = Manifest::read(folder)?;

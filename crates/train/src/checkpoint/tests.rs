@@ -64,7 +64,7 @@ fn a_state_is_found_again_and_only_the_newest_are_kept() {
         }
         assert_eq!(run.steps().unwrap(), [300, 200]);
         assert!(matches!(save(&run, 300, 2), Err(TrainError::AlreadySaved { .. })));
-        assert_eq!(run.config().unwrap().as_deref(), Some("steps: 1\n"));
+        assert_eq!(super::begun_with(run.path()).unwrap().as_deref(), Some("steps: 1\n"));
     }
     assert_eq!(resumed(folder.path()), (Some(300), vec![]));
     assert_eq!(names(folder.path()), ["latest", "lock", "run.yaml", "step-000200", "step-000300"]);
@@ -279,7 +279,7 @@ fn a_state_of_a_later_version_is_refused_and_not_passed_over() {
     let text = fs::read_to_string(&path).unwrap().replace("\"version\": 1", "\"version\": 2");
     fs::write(&path, text).unwrap();
     let error = RunDirectory::open(folder.path()).unwrap().resume(&mut |_| ()).unwrap_err();
-    assert!(matches!(error, TrainError::NewerState { found: 2, known: 1, .. }), "{error}");
+    assert!(matches!(error, TrainError::NewerFormat { found: 2, known: 1, .. }), "{error}");
 }
 
 #[test]

@@ -8,7 +8,8 @@ use super::Config;
 use crate::digest::Digest;
 
 /// Keys that change when or where something is done, and never what comes out.
-const HARMLESS: &[&str] = &["output", "threads", "data.cache", "checkpoint.every", "checkpoint.keep"];
+const HARMLESS: &[&str] =
+    &["version", "output", "threads", "data.cache", "checkpoint.every", "checkpoint.keep"];
 
 /// One line per key that differs.
 pub(super) fn between(run: &Config, now: &Config) -> Vec<String> {

@@ -17,6 +17,7 @@ const fn key(path: &'static str, default: &'static str, help: &'static str) -> K
 
 /// All keys, in the order of the file.
 pub const KEYS: &[Key] = &[
+    key("version", "1", "version of this format; a later one is refused"),
     key("model", "required, or init", "the model to start from: a directory, or a hub id"),
     key("init.family", "required", "gpt2 or llama: start from random weights of this family"),
     key("init.layers", "required", "layers"),
@@ -76,6 +77,11 @@ pub const KEYS: &[Key] = &[
     key("watchdog.keep_above", "0.995", "a layer that keeps more forgets nothing"),
     key("watchdog.patience", "100", "steps in a row before such a layer is warned of"),
     key("dtype", "the model's, f32 with init", "how the result stores weights: f32, bf16 or f16"),
+    key(
+        "kv_dtype",
+        "f32",
+        "what the result's cache will be (generate --kv-dtype): f32, bf16 or f16; training rounds alike",
+    ),
     key("threads", "all processors", "threads to compute with"),
 ];
 

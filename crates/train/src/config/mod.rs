@@ -37,12 +37,17 @@ pub use start::Init;
 use crate::TrainError;
 use crate::digest::Digest;
 
+/// The version of this format that is written, and the newest that is read.
+pub const CONFIG_VERSION: u64 = 1;
+
 /// A resolved configuration: every default filled in, and nothing in it that does not apply.
 ///
 /// What a field means and its default stand in [`KEYS`] under the field's name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// The version of the format, [`CONFIG_VERSION`].
+    pub version: u64,
     /// The model to start from; this or `init`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<PathBuf>,
@@ -86,8 +91,11 @@ pub struct Config {
     /// When a run is stopped because it went wrong.
     pub watchdog: Watchdog,
     /// How the result stores its weights; `None` as the model that it started from.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "dtype")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "dtype::optional")]
     pub dtype: Option<DType>,
+    /// How inference will store keys, values and key gates; the forward pass rounds them alike.
+    #[serde(with = "dtype")]
+    pub kv_dtype: DType,
     /// Threads to compute with; `None` takes all processors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
@@ -128,8 +136,8 @@ impl Config {
 
     /// What `other` would change of a run with this configuration, one line per key; empty where nothing is.
     ///
-    /// Keys that do not change the result are left out: `output`, `threads`, `data.cache`, `checkpoint.every` and
-    /// `checkpoint.keep`.
+    /// Keys that do not change the result are left out: `version`, `output`, `threads`, `data.cache`,
+    /// `checkpoint.every` and `checkpoint.keep`.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         differences::between(self, other)
     }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::choices::{GateRule, Method};
 use super::keys::{is_key, is_section, meant};
-use super::{Config, check, overrides};
+use super::{CONFIG_VERSION, Config, check, overrides};
 use crate::TrainError;
 
 /// Longest file that is read, in bytes.
@@ -43,6 +43,8 @@ pub(super) fn resolve(text: &str, given: &[String]) -> Result<Config, Vec<String
         problems.push("holds no keys: write `key: value` lines".to_owned());
         return Err(problems);
     };
+    // First: what a later version knows would else be called a misspelt key of this one.
+    version(root)?;
     unknown(root, "", &mut problems);
     check::presence(root, &mut problems);
     if !problems.is_empty() {
@@ -62,6 +64,18 @@ fn drop_nulls(value: &mut Value) {
         section.values_mut().for_each(drop_nulls);
         section.retain(|_, value| !value.is_null());
     }
+}
+
+/// Refuses a file of a later version.
+fn version(root: &Map<String, Value>) -> Result<(), Vec<String>> {
+    let problem = match root.get("version").map(|given| (given, given.as_u64())) {
+        None | Some((_, Some(1..=CONFIG_VERSION))) => return Ok(()),
+        Some((_, Some(found @ 1..))) => format!(
+            "it has the format version {found}, and this program reads up to {CONFIG_VERSION}: use the newer program that wrote it"
+        ),
+        Some((given, _)) => format!("version is {given}; a number from 1 to {CONFIG_VERSION} is needed"),
+    };
+    Err(vec![problem])
 }
 
 fn unknown(section: &Map<String, Value>, prefix: &str, problems: &mut Vec<String>) {
@@ -102,7 +116,7 @@ fn defaults(root: &mut Map<String, Value>) {
         "floor": 0.02,
     });
     let top = json!({
-        "seed": 0, "steps": 1000, "train": "all", "method": method, "distill": 0.0,
+        "version": CONFIG_VERSION, "kv_dtype": "f32", "seed": 0, "steps": 1000, "train": "all", "method": method, "distill": 0.0,
         "batch": {}, "checkpoint": {}, "evaluate": {}, "watchdog": {}, "optimizer": optimizer,
     });
     lay_under(root, top);

@@ -29,7 +29,7 @@ fn all_kinds() -> Vec<Config> {
     vec![
         good(SHORT, &[threads]),
         good(SHORT, &["gates.rule=soft", "sparsity.gamma=0.3", "batch.tokens=512"]),
-        good(SHORT, &["method=window", "dtype=bf16"]),
+        good(SHORT, &["method=window", "dtype=bf16", "kv_dtype=f16"]),
         good(SCRATCH, &[]),
         good(SCRATCH, &["method=dcp", "gates.per=kv_head", "sparsity.budgets=[0.5, 0.1]"]),
         good(
@@ -79,11 +79,22 @@ fn every_key_is_listed_and_every_listed_key_exists() {
     for config in all_kinds() {
         found.extend(differences::flat(&config).into_keys());
     }
-    found
-        .extend(["output", "threads", "data.cache", "checkpoint.every", "checkpoint.keep"].map(String::from));
+    found.extend(
+        ["version", "output", "threads", "data.cache", "checkpoint.every", "checkpoint.keep"]
+            .map(String::from),
+    );
     let listed: std::collections::BTreeSet<String> = KEYS.iter().map(|key| key.path.to_owned()).collect();
     assert_eq!(found, listed);
     assert_eq!(listed.len(), KEYS.len(), "no key is listed twice");
+}
+
+#[test]
+fn a_configuration_of_a_later_version_is_refused_by_name_before_its_keys_are_read() {
+    let error = refusal(SHORT, &["version=2", "key_of_the_future=1"]);
+    assert!(error.contains("format version 2") && error.contains("reads up to 1"), "{error}");
+    assert!(!error.contains("key_of_the_future"), "{error}");
+    assert_eq!(good(SHORT, &["version=1"]), good(SHORT, &[]), "what names no version is of the first");
+    assert!(refusal(SHORT, &["version=one"]).contains("version is \"one\""));
 }
 
 #[test]
@@ -185,6 +196,8 @@ fn values_out_of_range_are_refused_with_key_and_value() {
         "seed=-1",
         "data.train=[]",
         "method=h2o",
+        "kv_dtype=int8",
+        "version=0",
     ] {
         let (key, value) = given.split_once('=').unwrap();
         let error = refusal(SHORT, &[given]);

@@ -5,6 +5,7 @@
 //! ([`Batches`]).
 
 mod batches;
+mod borders;
 mod documents;
 mod kind;
 mod lines;
@@ -13,9 +14,10 @@ mod shard;
 mod tokens;
 
 pub use batches::{Batch, Batches};
+pub use borders::{Borders, END_OF_TEXT, named_end};
 pub use documents::{Document, Documents, SEPARATOR};
 pub use lines::MAX_LINE_BYTES;
 pub use prepare::{Prepared, Preparing, prepare};
 pub use shard::{ShardFacts, TokenShard};
 pub(crate) use tokens::pieces;
-pub use tokens::{END_OF_TEXT, tokenize};
+pub use tokens::tokenize;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use dropcap_model::Tokenizer;
 
+use super::borders::Borders;
 use super::shard::{ShardFacts, TokenShard};
 use super::tokens::tokenize;
 use crate::TrainError;
@@ -17,12 +18,16 @@ pub struct Preparing<'a> {
     pub files: &'a [PathBuf],
     /// The tokenizer.
     pub tokenizer: &'a Tokenizer,
+    /// What stands around each document.
+    pub borders: &'a Borders,
     /// The digest of its file.
     pub tokenizer_digest: Digest,
     /// Tokens of the model, v.
     pub vocabulary: usize,
     /// The folder that shards are kept in.
     pub cache: &'a Path,
+    /// Whether what is made is written there; else the cache is only looked into.
+    pub keep: bool,
     /// Threads to tokenize with.
     pub threads: usize,
 }
@@ -64,10 +69,10 @@ pub enum Prepared<'a> {
 /// The shards of all sources, in their order.
 ///
 /// A shard in the cache is used if its header and bytes are whole and it was made of the same source by the same
-/// tokenizer; otherwise it is made again.
+/// tokenizer with the same borders; otherwise it is made again.
 ///
 /// # Errors
-/// A source that is refused (see [`super::Documents`]); a shard that cannot be written.
+/// A source that is refused (see [`super::Documents`]); a shard of a later version; one that cannot be written.
 pub fn prepare(
     what: &Preparing<'_>,
     tell: &mut dyn FnMut(Prepared<'_>),
@@ -83,10 +88,10 @@ fn prepare_one(
 ) -> Result<TokenShard, TrainError> {
     let facts = ShardFacts {
         vocabulary: what.vocabulary as u64,
-        tokenizer: what.tokenizer_digest,
+        tokenizer: what.borders.digest(&what.tokenizer_digest),
         source: Digest::of_file(file)?,
     };
-    let path = shard_path(what, file);
+    let path = shard_path(what, file, &facts.tokenizer);
     if path.exists() {
         match TokenShard::open(&path) {
             Ok(shard) if *shard.facts() == facts => {
@@ -97,24 +102,27 @@ fn prepare_one(
                 let reason = format!("{} or the tokenizer has changed since", file.display());
                 tell(Prepared::Replacing { shard: &path, reason });
             }
+            Err(error @ TrainError::NewerFormat { .. }) => return Err(error),
             Err(error) => tell(Prepared::Replacing { shard: &path, reason: error.to_string() }),
         }
     }
     let mut ids = Vec::new();
     let mut progress = |tokens| tell(Prepared::Tokenizing { file, tokens });
-    tokenize(file, what.tokenizer, what.threads, &mut ids, &mut progress)?;
+    tokenize(file, what.tokenizer, what.borders, what.threads, &mut ids, &mut progress)?;
     let shard = TokenShard::new(&path, facts, ids)?;
-    disk.create_folder(what.cache).map_err(|e| TrainError::write(what.cache, e))?;
-    shard.write(disk, &path)?;
+    if what.keep {
+        disk.create_folder(what.cache).map_err(|e| TrainError::write(what.cache, e))?;
+        shard.write(disk, &path)?;
+    }
     tell(Prepared::Made { file, tokens: shard.len() as u64 });
     Ok(shard)
 }
 
 /// One name per source and tokenizer, so that runs with different tokenizers can share a cache.
-fn shard_path(what: &Preparing<'_>, file: &Path) -> PathBuf {
+fn shard_path(what: &Preparing<'_>, file: &Path, tokenizer: &Digest) -> PathBuf {
     let place = std::path::absolute(file).unwrap_or_else(|_| file.to_path_buf());
     let place = place.to_string_lossy();
-    let mark = Digest::of_parts([place.as_bytes(), &what.tokenizer_digest.0]).short();
+    let mark = Digest::of_parts([place.as_bytes(), &tokenizer.0]).short();
     let stem: String = file.file_name().unwrap_or_default().to_string_lossy().chars().take(100).collect();
     what.cache.join(format!("{stem}-{mark}.tokens"))
 }

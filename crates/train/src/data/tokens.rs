@@ -4,20 +4,18 @@ use std::path::Path;
 
 use dropcap_model::Tokenizer;
 
+use super::borders::Borders;
 use super::documents::{Document, Documents};
 use crate::TrainError;
-
-/// The token that ends a document, where the tokenizer has it.
-pub const END_OF_TEXT: &str = "<|endoftext|>";
 
 /// A piece of a document is cut at the first good place after so many bytes.
 const PIECE_BYTES: usize = 64 << 10;
 /// A piece is cut at any line break after so many bytes.
 const FORCED_BYTES: usize = 1 << 20;
 
-/// Tokenizes a file into `out`: the tokens of each document, then [`END_OF_TEXT`] if the tokenizer has it.
+/// Tokenizes a file into `out`: the tokens of each document between its borders.
 ///
-/// No token that begins a text is put in. Long documents are tokenized in pieces, cut between two lines of text, where
+/// A token that both ends and begins texts stands once between two documents. Long documents are tokenized in pieces, cut between two lines of text, where
 /// the common tokenizers never join; `threads` work on the pieces, and the result does not depend on their number.
 /// `progress` gets the number of tokens so far.
 ///
@@ -26,13 +24,16 @@ const FORCED_BYTES: usize = 1 << 20;
 pub fn tokenize(
     path: &Path,
     tokenizer: &Tokenizer,
+    borders: &Borders,
     threads: usize,
     out: &mut Vec<u32>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(), TrainError> {
-    let end = tokenizer.id(END_OF_TEXT);
     for document in Documents::open(path)? {
         let document = document?;
+        if out.is_empty() || borders.begin != borders.end {
+            out.extend(&borders.begin);
+        }
         let pieces = pieces(&document.text);
         for group in pieces.chunks(threads.max(1) * 4) {
             for tokens in encode(path, &document, group, tokenizer, threads)? {
@@ -40,7 +41,7 @@ pub fn tokenize(
             }
             progress(out.len() as u64);
         }
-        out.extend(end);
+        out.extend(&borders.end);
     }
     Ok(())
 }
@@ -54,7 +55,7 @@ fn encode(
     threads: usize,
 ) -> Result<Vec<Vec<u32>>, TrainError> {
     let one = |piece: &&str| {
-        // What the tokenizer puts around a text is control tokens, and text never becomes one.
+        // What the tokenizer puts around a piece is control tokens, and text never becomes one.
         let encoded = tokenizer.encode(piece);
         encoded.map(|mut ids| {
             ids.retain(|&id| !tokenizer.is_control(id));

@@ -23,6 +23,8 @@ pub struct ModelCard {
     pub measured: Vec<Row>,
     /// The share of entries kept, per layer.
     pub keep: Vec<f64>,
+    /// The command that runs it, with DIR for its directory.
+    pub usage: String,
     /// The command that made it.
     pub command: String,
     /// The resolved configuration, as YAML.
@@ -72,10 +74,7 @@ impl ModelCard {
             });
             text.push('\n');
         }
-        let _ = writeln!(
-            text,
-            "## Use\n\n    dropcap generate --model DIR --method dcp --prompt \"Once upon a time\"\n"
-        );
+        let _ = writeln!(text, "## Use\n\n    {}\n", line(&self.usage));
         let _ = writeln!(text, "## Made with\n\n    {}\n", line(&self.command));
         let _ = writeln!(text, "```yaml\n{}\n```", self.config.replace("```", "'''").trim_end());
         text
@@ -114,6 +113,7 @@ mod tests {
             tokens: 12_345,
             measured: vec![Row { what: "perplexity | books".into(), value: "35.65".into() }],
             keep: vec![0.5, 0.0625],
+            usage: "dropcap generate --model DIR --method dcp".into(),
             command: "dropcap train --config run.yaml".into(),
             config: "steps: 3\n".into(),
             version: "0.1.0".into(),
@@ -125,6 +125,7 @@ mod tests {
             "12345 tokens",
             "| perplexity \\| books | 35.65 |",
             "| 1 | 0.062 |",
+            "## Use\n\n    dropcap generate --model DIR --method dcp\n",
             "    dropcap train --config run.yaml\n",
             "```yaml\nsteps: 3\n```",
         ] {

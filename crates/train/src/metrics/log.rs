@@ -1,14 +1,18 @@
 //! `metrics.jsonl`: one object a line.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use crate::TrainError;
 
-/// A file that objects are appended to, one a line, each with a `step`.
+/// The version of the lines that is written, and the newest that is gone on with.
+const VERSION: u64 = 1;
+const FORMAT: &str = "dropcap-metrics";
+
+/// A file that objects are appended to, one a line, each with a `step`; the first names the format and its version.
 #[derive(Debug)]
 pub struct MetricsLog {
     path: PathBuf,
@@ -16,13 +20,39 @@ pub struct MetricsLog {
 }
 
 impl MetricsLog {
+    /// What it is called in a run's directory.
+    pub const FILE: &str = "metrics.jsonl";
+
+    /// Refuses a file that a later version of this program has begun; one that is not there is fine.
+    ///
+    /// # Errors
+    /// [`TrainError::NewerFormat`]; a file that cannot be read.
+    pub fn check(path: &Path) -> Result<(), TrainError> {
+        let mut line = Vec::new();
+        let read =
+            File::open(path).and_then(|file| BufReader::new(file.take(1 << 16)).read_until(b'\n', &mut line));
+        match read {
+            Ok(_) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(TrainError::io("read", path, e)),
+        }
+        let first: Value = serde_json::from_slice(&line).unwrap_or_default();
+        match first["version"].as_u64() {
+            Some(found) if first["format"] == FORMAT && found > VERSION => {
+                Err(TrainError::NewerFormat { path: path.to_path_buf(), found, known: VERSION })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Opens the file, new or old, so that it goes on after `resumed`, the steps taken so far; `None` begins anew.
     ///
     /// Lines of a step above that, a torn last line and what follows either are cut off.
     ///
     /// # Errors
-    /// A refusal of the disk.
+    /// [`TrainError::NewerFormat`]; a refusal of the disk.
     pub fn open(path: &Path, resumed: Option<u64>) -> Result<Self, TrainError> {
+        Self::check(path)?;
         let failed = |e| TrainError::io("open", path, e);
         let mut file = OpenOptions::new()
             .read(true)
@@ -37,7 +67,16 @@ impl MetricsLog {
         };
         file.set_len(kept).map_err(failed)?;
         file.seek(SeekFrom::Start(kept)).map_err(failed)?;
-        Ok(Self { path: path.to_path_buf(), file })
+        let mut log = Self { path: path.to_path_buf(), file };
+        if kept == 0 {
+            let about = [("format", Value::from(FORMAT)), ("version", VERSION.into())];
+            log.append(
+                0,
+                "format",
+                &about.map(|(name, value)| (name.to_owned(), value)).into_iter().collect(),
+            )?;
+        }
+        Ok(log)
     }
 
     /// Appends one line: the step, the kind of line (`train`, `evaluation` ...), then `values` in their order of name.
@@ -92,22 +131,24 @@ mod tests {
         }
         log.append(5, "evaluation", &values(json!({"b": f64::NAN, "a": [1, "x\"y"]}))).unwrap();
         let whole = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(whole.lines().count(), 6);
-        assert_eq!(whole.lines().next(), Some("{\"step\":1,\"kind\":\"train\",\"loss\":0.5}"));
+        assert_eq!(whole.lines().count(), 7);
+        let begin = "{\"step\":0,\"kind\":\"format\",\"format\":\"dropcap-metrics\",\"version\":1}";
+        assert_eq!(whole.lines().next(), Some(begin));
+        assert_eq!(whole.lines().nth(1), Some("{\"step\":1,\"kind\":\"train\",\"loss\":0.5}"));
         assert!(whole.ends_with("{\"step\":5,\"kind\":\"evaluation\",\"a\":[1,\"x\\\"y\"],\"b\":null}\n"));
         // Killed within a line, resumed from the state of step 3.
         std::fs::write(&path, &whole[..whole.len() - 7]).unwrap();
         let mut log = MetricsLog::open(&path, Some(5)).unwrap();
         log.append(6, "train", &Map::new()).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(text.lines().count(), 6);
+        assert_eq!(text.lines().count(), 7);
         assert!(text.ends_with("{\"step\":6,\"kind\":\"train\"}\n"));
         let mut log = MetricsLog::open(&path, Some(3)).unwrap();
         log.append(4, "train", &Map::new()).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(text.lines().map(|line| line.as_bytes()[8] - b'0').collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert_eq!(text.lines().map(|line| line.as_bytes()[8] - b'0').collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
         MetricsLog::open(&path, None).unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().collect::<Vec<_>>(), [begin]);
     }
 
     #[test]
@@ -116,7 +157,27 @@ mod tests {
         let path = folder.path().join("metrics.jsonl");
         std::fs::write(&path, b"\xff\xfe\n{\"step\":1}\n").unwrap();
         MetricsLog::open(&path, Some(9)).unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);
         assert!(MetricsLog::open(folder.path(), None).is_err());
+    }
+
+    #[test]
+    fn a_log_of_a_later_version_is_refused_by_name_and_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let text = "{\"step\":0,\"kind\":\"format\",\"format\":\"dropcap-metrics\",\"version\":2}\n";
+        std::fs::write(&path, text).unwrap();
+        for resumed in [None, Some(3)] {
+            let error = MetricsLog::open(&path, resumed).unwrap_err();
+            assert!(matches!(error, TrainError::NewerFormat { found: 2, known: 1, .. }), "{error}");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        }
+        // Logs of before there was a version go on.
+        std::fs::write(&path, "{\"step\":1}\n").unwrap();
+        MetricsLog::open(&path, Some(1)).unwrap().append(2, "train", &Map::new()).unwrap();
+        assert_eq!(
+            std::fs::read_to_string(&path).unwrap(),
+            "{\"step\":1}\n{\"step\":2,\"kind\":\"train\"}\n"
+        );
     }
 }

@@ -85,8 +85,8 @@ impl Controller {
     }
 
     /// Puts the shifts where they should stay.
-    pub fn set_shifts(&mut self, shifts: &[f64]) {
-        self.shifts.iter_mut().zip(shifts).for_each(|(to, &shift)| *to = shift);
+    pub fn set_shifts(&mut self, shifts: &[f32]) {
+        self.shifts.iter_mut().zip(shifts).for_each(|(to, &shift)| *to = f64::from(shift));
     }
 
     /// All that changes, to be saved.

@@ -5,6 +5,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 
+use super::start::student;
 use super::{Pressure, Source, Texts};
 use crate::TrainError;
 use crate::config::{self, BudgetWord, Budgets, Config, GateGroup, GateRule, Gates, Scale};
@@ -39,18 +40,8 @@ pub(super) fn fit(
     told: &mut dyn FnMut(&str),
 ) -> Result<Fitted, TrainError> {
     let model = source.config();
+    check_budgets(config, model.layers)?;
     let sparsity = config.sparsity.clone().unwrap_or_default().pressure();
-    if let config::Pressure::Target { budgets: Budgets::Prior(shares), .. } = &sparsity
-        && shares.len() != model.layers
-    {
-        let problem = format!(
-            "sparsity.budgets has {} shares, and the model has {} layers",
-            shares.len(),
-            model.layers
-        );
-        let origin = "the configuration does not fit the model".to_owned();
-        return Err(TrainError::Config { origin, problems: vec![problem] });
-    }
     let form = GateForm {
         heads: if gates.per == GateGroup::KvHead { model.kv_heads } else { 1 },
         width: gates.width,
@@ -74,7 +65,7 @@ pub(super) fn fit(
             sensitivities = probe.sensitivities(&mut |_| ())?;
         }
     }
-    let network = Network::new(model, source.plan(), Some(form), &scales)?;
+    let network = student(config, source, Some(form), &scales)?;
     let mut values = source.weights(network.layout(), config.seed)?;
     draw(&network, gates, config.seed, &mut values)?;
     let pressure = match sparsity {
@@ -94,6 +85,20 @@ pub(super) fn fit(
         }
     };
     Ok(Fitted { network, values, scales, pressure })
+}
+
+/// Refuses shares of another number of layers.
+pub(super) fn check_budgets(config: &Config, layers: usize) -> Result<(), TrainError> {
+    let budgets = config.sparsity.as_ref().and_then(|sparsity| sparsity.budgets.as_ref());
+    if let Some(Budgets::Prior(shares)) = budgets
+        && shares.len() != layers
+    {
+        let problem =
+            format!("sparsity.budgets has {} shares, and the model has {layers} layers", shares.len());
+        let origin = "the configuration does not fit the model".to_owned();
+        return Err(TrainError::Config { origin, problems: vec![problem] });
+    }
+    Ok(())
 }
 
 fn probe_texts(texts: &Texts) -> Vec<Vec<u32>> {

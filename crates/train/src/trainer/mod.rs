@@ -1,9 +1,13 @@
 //! A training, step by step: the model, its gates, the optimiser and the controller, as a function of the configuration
 //! and the step.
 
+mod card;
+mod companions;
 mod evaluate;
+mod examine;
 mod gates;
 mod plan;
+mod replace;
 mod result;
 mod run;
 mod settle;
@@ -12,14 +16,18 @@ mod state;
 mod step;
 #[cfg(test)]
 mod tests;
+mod vitals;
 mod watchdog;
 
 use dropcap_kernels::Team;
 use dropcap_policy::Floors;
 
 pub use evaluate::Evaluation;
+pub use examine::{Examined, examine};
 pub use plan::Plan;
+pub use result::Finished;
 pub use run::{Finish, run};
+pub use settle::Settled;
 pub use start::{Source, Texts};
 pub use step::Outcome;
 
@@ -108,7 +116,7 @@ impl Trainer {
 
     /// Gives the gates' input other scales.
     fn rescale(&mut self, scales: Vec<Vec<f32>>) -> Result<(), TrainError> {
-        self.network = Network::new(self.source.config(), self.source.plan(), self.network.gates(), &scales)?;
+        self.network = start::student(&self.config, &self.source, self.network.gates(), &scales)?;
         self.scales = scales;
         Ok(())
     }

@@ -8,44 +8,46 @@ use dropcap_model::Checkpoint;
 use half::{bf16, f16};
 use serde_json::Value;
 
-use super::{Evaluation, Pressure, Trainer};
+use super::companions::write_json;
+use super::replace::replace_folder;
+use super::{Evaluation, Pressure, Settled, Trainer};
 use crate::TrainError;
 use crate::checkpoint::{StateTensor, StateType, write_tensors};
-use crate::config::{Config, Method};
-use crate::disk::{Disk, LocalDisk, partial_path, publish};
-use crate::metrics::{ModelCard, Row};
+use crate::disk::{Disk, LocalDisk, partial_path};
 use crate::network::Group;
 
 /// Where in a run's directory the result lies.
 pub(super) const FOLDER: &str = "model";
 /// What `dcp` looks for in a model's folder.
 const GATES: &str = "pruning.safetensors";
-/// Files that belong to a tokenizer or to generation, copied where they lie beside it.
-const COMPANIONS: [&str; 6] = [
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "generation_config.json",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-];
+/// A result that was written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Finished {
+    /// Its directory.
+    pub model: PathBuf,
+    /// What was measured on it.
+    pub evaluation: Evaluation,
+    /// What its gates keep on the texts that their biases were settled on; `None` without such gates.
+    pub settled: Option<Settled>,
+}
 
 impl Trainer {
-    /// Rounds the weights as the result stores them, settles the gates' biases on them, measures that, and writes the result: `config.json`, weights,
-    /// tokenizer, gates and model card in `model/` of the run's directory, replaced as a whole.
+    /// Rounds the weights as the result stores them, settles the gates' biases on them, measures that, and writes the
+    /// result: `config.json`, weights, tokenizer, gates and model card in `model/` of the run's directory. What was
+    /// there before is replaced as a whole, and until then it stays.
     ///
     /// # Errors
     /// A refusal of the disk; an earlier result stays then.
-    pub fn finish(&mut self, output: &Path, command: &str) -> Result<(PathBuf, Evaluation), TrainError> {
+    pub fn finish(&mut self, output: &Path, command: &str) -> Result<Finished, TrainError> {
         let dtype = self.config.dtype.unwrap_or_else(|| self.source.stored_dtype());
         let mut values = self.values.clone();
         let weights = self.network.layout().group(Group::Weights);
         let stored = narrow(dtype, &mut values[weights]);
-        self.settle(&values)?;
+        let settled = self.settle(&values)?;
         let evaluation = self.evaluate_values(&values)?;
 
-        let folder = output.join(FOLDER);
-        let partial = partial_path(&folder);
+        let model = output.join(FOLDER);
+        let partial = partial_path(&model);
         let disk = LocalDisk;
         if partial.exists() {
             disk.remove_folder(&partial).map_err(|error| TrainError::io("remove", &partial, error))?;
@@ -54,11 +56,8 @@ impl Trainer {
         self.write_result(&partial, dtype, &stored, &values)?;
         self.card(command, &evaluation).write(&disk, &partial.join("README.md"))?;
         disk.settle(&partial).map_err(|error| TrainError::write(&partial, error))?;
-        if folder.exists() {
-            disk.remove_folder(&folder).map_err(|error| TrainError::io("remove", &folder, error))?;
-        }
-        disk.rename(&partial, &folder).map_err(|error| TrainError::write(&folder, error))?;
-        Ok((folder, evaluation))
+        replace_folder(&disk, &partial, &model)?;
+        Ok(Finished { model, evaluation, settled })
     }
 
     fn write_result(
@@ -79,8 +78,8 @@ impl Trainer {
             entries.remove("dtype");
             entries.insert("torch_dtype".into(), name.into());
         }
-        let text = format!("{json:#}\n");
-        publish(&disk, &folder.join("config.json"), |file| file.write_all(text.as_bytes()))?;
+        self.name_end(&mut json);
+        write_json(&folder.join("config.json"), &json)?;
 
         let state_type = match dtype {
             DType::F32 => StateType::F32,
@@ -99,14 +98,7 @@ impl Trainer {
             .collect();
         write_tensors(&disk, &folder.join("model.safetensors"), &tensors)?;
 
-        let tokenizer = self.source.tokenizer_file();
-        copy(tokenizer, &folder.join("tokenizer.json"))?;
-        for name in COMPANIONS {
-            let file = tokenizer.with_file_name(name);
-            if file.exists() {
-                copy(&file, &folder.join(name))?;
-            }
-        }
+        self.write_companions(folder)?;
         if let Some(gates) = self.exported_gates(values)? {
             gates.save(&folder.join(GATES), &Checkpoint::open(folder)?.fingerprint()?)?;
         }
@@ -143,64 +135,6 @@ impl Trainer {
         let layers = (0..self.network.config().layers).map(layer).collect::<Result<_, _>>()?;
         Ok(Some(Gates::new(hidden, form.width, layers)?.under(self.floors())))
     }
-
-    /// The configuration with the names of files only: where they lie on this machine is nobody's business.
-    fn shown_config(&self) -> Config {
-        let mut shown = self.config.clone();
-        let name = |path: &mut PathBuf| {
-            if let Some(name) = path.file_name() {
-                *path = name.into();
-            }
-        };
-        shown.data.cache = None;
-        shown.model.iter_mut().chain(&mut shown.tokenizer).for_each(name);
-        shown.data.train.iter_mut().chain(&mut shown.data.valid).for_each(name);
-        name(&mut shown.output);
-        shown
-    }
-
-    fn card(&self, command: &str, evaluation: &Evaluation) -> ModelCard {
-        let name = |path: &Path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        let mut measured = Vec::new();
-        for (path, file) in self.config.data.valid.iter().zip(&evaluation.files) {
-            let what = name(path);
-            let perplexity = |loss: crate::network::Loss| format!("{:.2}", loss.mean().exp());
-            if self.config.method != Method::None {
-                let keep = file.mean_keep();
-                let value = format!("{} (keep ratio {keep:.3})", perplexity(file.pruned));
-                measured.push(Row { what: format!("perplexity of {what}, forgetting"), value });
-            }
-            let value = perplexity(file.dense);
-            measured.push(Row { what: format!("perplexity of {what}, nothing forgotten"), value });
-        }
-        let summary = match self.config.method {
-            Method::None => "Trained without forgetting anything.".to_owned(),
-            Method::Window => "Trained to see only its first and most recent tokens.".to_owned(),
-            Method::Dcp => {
-                "Trained with dropcap to forget, layer by layer, the tokens that it no longer needs: \
-                            `dropcap generate --model DIR --method dcp`."
-                    .to_owned()
-            }
-        };
-        let batch = &self.config.batch;
-        ModelCard {
-            title: name(&self.config.output),
-            base: self.source.directory().map(&name),
-            summary,
-            data: self.config.data.train.iter().map(|path| name(path)).collect(),
-            tokens: self.step * (batch.sequences * self.activations.tokens()) as u64,
-            measured,
-            keep: if self.config.method == Method::Dcp { evaluation.keep() } else { Vec::new() },
-            command: command.to_owned(),
-            config: self.shown_config().to_yaml().unwrap_or_default(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        }
-    }
-}
-
-fn copy(from: &Path, to: &Path) -> Result<(), TrainError> {
-    let bytes = std::fs::read(from).map_err(|error| TrainError::io("read", from, error))?;
-    publish(&LocalDisk, to, |file| file.write_all(&bytes))
 }
 
 /// The bytes of the values as stored; the values become what those bytes say.

@@ -1,15 +1,19 @@
 //! A whole run: from the directory's lock to the result.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 
+use super::replace::recover;
+use super::result::{FOLDER, Finished};
+use super::vitals::Vitals;
 use super::watchdog::Watchdog;
-use super::{Evaluation, Outcome, Pressure, Source, Trainer};
+use super::{Evaluation, Outcome, Pressure, Settled, Source, Trainer};
 use crate::TrainError;
-use crate::checkpoint::RunDirectory;
+use crate::checkpoint::{CONFIG_FILE, RunDirectory, begun_with};
 use crate::config::{Config, Method};
+use crate::disk::LocalDisk;
 use crate::metrics::{Evaluated, EventFile, MetricsLog, Report, Saved, Stepped};
 use crate::recipe::keep_ratio;
 use crate::signals::Stop;
@@ -45,8 +49,11 @@ pub fn run(
     stop: &Stop,
 ) -> Result<Finish, TrainError> {
     let directory = RunDirectory::open(&config.output)?;
-    claim(&directory, config)?;
-    let texts = source.texts(config, &mut |prepared| report.prepared(&prepared))?;
+    recover(&LocalDisk, &config.output.join(FOLDER))?;
+    check_claim(directory.path(), config)?;
+    directory.save_config(&config.to_yaml()?)?;
+    tell_borders(&source, report);
+    let texts = source.texts(config, true, &mut |prepared| report.prepared(&prepared))?;
     let mut trainer = Trainer::new(config, source, texts, &mut |what| report.told(what))?;
     directory.check_room(trainer.state_bytes())?;
     let state = directory.resume(&mut |warning| report.warned(&warning))?;
@@ -56,6 +63,7 @@ pub fn run(
     }
     let mut journal = Journal::open(&directory, state.as_ref().map(|state| state.step()))?;
     let mut watchdog = Watchdog::new(&config.watchdog, trainer.network.config().layers, trainer.floor_keep());
+    let mut vitals = Vitals::new(config, trainer.network.config().vocabulary);
     if state.is_none() {
         trainer.measure(&mut journal, report)?;
     }
@@ -72,8 +80,9 @@ pub fn run(
             Pressure::Controlled(controller) => Some(controller.targets(trainer.progress())),
             _ => None,
         };
-        for warning in watchdog.look(&outcome.keep, targets.as_deref()) {
-            report.warned(&warning);
+        let layers = watchdog.look(&outcome.keep, targets.as_deref());
+        for warning in vitals.look(number, &outcome).iter().chain(&layers) {
+            report.warned(warning);
         }
         let last = trainer.step == config.steps;
         if trainer.step.is_multiple_of(config.evaluate.every.max(1)) && !last {
@@ -89,22 +98,34 @@ pub fn run(
         }
     }
     report.told("measuring and writing the result");
-    let (model, evaluation) = trainer.finish(&config.output, command)?;
+    let Finished { model, evaluation, settled } = trainer.finish(&config.output, command)?;
     journal.evaluation(trainer.step, &evaluation)?;
     trainer.report_evaluation(&evaluation, report);
+    if let Some(settled) = &settled {
+        journal.settled(trainer.step, settled)?;
+        settled.out_of_reach().iter().for_each(|warning| report.warned(warning));
+    }
     Ok(Finish::Done { model, evaluation })
 }
 
-/// Refuses a directory whose run has another configuration; else notes this one.
-fn claim(directory: &RunDirectory, config: &Config) -> Result<(), TrainError> {
-    if let Some(yaml) = directory.config()? {
-        let begun = Config::parse(&directory.path().join("run.yaml").display().to_string(), &yaml, &[])?;
+/// Refuses a directory whose run has another configuration.
+pub(super) fn check_claim(directory: &Path, config: &Config) -> Result<(), TrainError> {
+    if let Some(yaml) = begun_with(directory)? {
+        let begun = Config::parse(&directory.join(CONFIG_FILE).display().to_string(), &yaml, &[])?;
         let differences = begun.differences(config);
         if !differences.is_empty() {
-            return Err(TrainError::AnotherRun { path: directory.path().to_path_buf(), differences });
+            return Err(TrainError::AnotherRun { path: directory.to_path_buf(), differences });
         }
     }
-    directory.save_config(&config.to_yaml()?)
+    Ok(())
+}
+
+/// Says how documents are told apart.
+pub(super) fn tell_borders(source: &Source, report: &mut dyn Report) {
+    match source.about_borders() {
+        (text, true) => report.warned(&text),
+        (text, false) => report.told(&text),
+    }
 }
 
 /// Where a run's numbers go.
@@ -116,7 +137,7 @@ struct Journal {
 impl Journal {
     fn open(directory: &RunDirectory, resumed: Option<u64>) -> Result<Self, TrainError> {
         Ok(Self {
-            log: MetricsLog::open(&directory.path().join("metrics.jsonl"), resumed)?,
+            log: MetricsLog::open(&directory.path().join(MetricsLog::FILE), resumed)?,
             events: EventFile::create(&directory.path().join("tensorboard"), resumed.unwrap_or(0), now())?,
         })
     }
@@ -159,6 +180,12 @@ impl Journal {
         });
         let Value::Object(values) = values else { return Ok(()) };
         self.write(step, "evaluation", values)
+    }
+
+    fn settled(&mut self, step: u64, settled: &Settled) -> Result<(), TrainError> {
+        let values = json!({ "layer_keep": settled.keep, "layer_target": settled.targets });
+        let Value::Object(values) = values else { return Ok(()) };
+        self.write(step, "settled", values)
     }
 }
 

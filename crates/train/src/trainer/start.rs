@@ -3,16 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use dropcap_kernels::{DType, Team};
-use dropcap_model::{Checkpoint, DecoderConfig, Tokenizer, WeightPlan};
+use dropcap_model::{Checkpoint, DecoderConfig, GenerationConfig, Tokenizer, WeightPlan};
 use serde_json::{Value, json};
 
 use super::gates::{Fitted, fit};
 use super::{DenseTeacher, Pressure, Trainer};
 use crate::TrainError;
-use crate::config::{Config, Family, GateRule, Init};
-use crate::data::{Batches, Prepared, Preparing, prepare};
+use crate::config::{Config, Family, GateRule, Init, Trained};
+use crate::data::{Batches, Borders, Prepared, Preparing, named_end, prepare};
 use crate::digest::Digest;
-use crate::network::{Layout, Network, initialize};
+use crate::network::{GateForm, Layout, Network, initialize};
 
 /// The model that a training starts from, before any of its weights is read.
 #[derive(Debug)]
@@ -24,6 +24,9 @@ pub struct Source {
     checkpoint: Option<Checkpoint>,
     tokenizer: Tokenizer,
     tokenizer_file: PathBuf,
+    borders: Borders,
+    /// The tokens at which a generation of the model that is given ends.
+    stops: Vec<u32>,
 }
 
 /// The training and held-out texts of a run, as batches.
@@ -61,13 +64,18 @@ impl Source {
         let text = std::fs::read(&path).map_err(|error| TrainError::io("read", &path, error))?;
         let json = serde_json::from_slice(&text)
             .map_err(|error| TrainError::Internal { what: format!("{}: {error}", path.display()) })?;
+        let tokenizer_file = directory.join("tokenizer.json");
+        let stops = GenerationConfig::open(directory, checkpoint.config())?.eos_token_ids;
+        let borders = Borders::of(&tokenizer, &stops, named_end(&tokenizer_file)?.as_deref())?;
         Ok(Self {
             config: checkpoint.config().clone(),
             plan: checkpoint.plan().clone(),
             json,
             checkpoint: Some(checkpoint),
             tokenizer,
-            tokenizer_file: directory.join("tokenizer.json"),
+            tokenizer_file,
+            borders,
+            stops,
         })
     }
 
@@ -75,11 +83,13 @@ impl Source {
         let path = tokenizer.unwrap_or(Path::new("tokenizer.json")).to_path_buf();
         let bytes = std::fs::read(&path).map_err(|error| TrainError::io("read", &path, error))?;
         let tokenizer = Tokenizer::parse(&path, &bytes)?;
-        let json = config_json(init, &tokenizer);
+        let borders = Borders::of(&tokenizer, &[], named_end(&path)?.as_deref())?;
+        let json = config_json(init, &tokenizer, &borders);
         let config = DecoderConfig::parse(Path::new("init"), json.to_string().as_bytes())?;
         tokenizer.check_vocabulary(config.vocabulary)?;
         let plan = WeightPlan::of(&config, &|_| false);
-        Ok(Self { config, plan, json, checkpoint: None, tokenizer, tokenizer_file: path })
+        let stops = config.eos_token_ids.clone();
+        Ok(Self { config, plan, json, checkpoint: None, tokenizer, tokenizer_file: path, borders, stops })
     }
 
     /// What the model computes.
@@ -109,6 +119,39 @@ impl Source {
     #[must_use]
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    /// What stands around each document.
+    #[must_use]
+    pub fn borders(&self) -> &Borders {
+        &self.borders
+    }
+
+    /// Tokens at which a generation of the model ends.
+    pub(super) fn stops(&self) -> &[u32] {
+        &self.stops
+    }
+
+    /// What a person should know of how documents are told apart, and whether it is a warning.
+    #[must_use]
+    pub fn about_borders(&self) -> (String, bool) {
+        let written = |ids: &[u32]| -> Vec<String> {
+            ids.iter().map(|&id| self.tokenizer.token(id).unwrap_or_else(|| id.to_string())).collect()
+        };
+        let Borders { begin, end } = &self.borders;
+        let Some(stop) = self.borders.stop() else {
+            let text = "neither the model nor its tokenizer names a token that ends a text: documents run into each other, and the result will not stop by itself; name one as eos_token_id in config.json, or as eos_token in tokenizer_config.json beside the tokenizer";
+            return (text.to_owned(), true);
+        };
+        let mut text = format!("documents end with {}", written(end).join(" "));
+        if !begin.is_empty() {
+            text.push_str(&format!(" and begin with {}", written(begin).join(" ")));
+        }
+        let is_text = !self.tokenizer.is_control(stop);
+        if is_text {
+            text.push_str(", which is no special token of the tokenizer: it may stand in text as well");
+        }
+        (text, is_text)
     }
 
     pub(super) fn tokenizer_file(&self) -> &Path {
@@ -142,18 +185,32 @@ impl Source {
         }
     }
 
-    /// Turns the configured files into batches, from the cache where they are there already.
+    /// Turns the configured files into batches, from the cache where they are there already; what was not there is
+    /// added to it if `keep` says so.
     ///
     /// # Errors
     /// Files that are refused, too little text, a cache that cannot be written.
-    pub fn texts(&self, config: &Config, tell: &mut dyn FnMut(Prepared<'_>)) -> Result<Texts, TrainError> {
+    pub fn texts(
+        &self,
+        config: &Config,
+        keep: bool,
+        tell: &mut dyn FnMut(Prepared<'_>),
+    ) -> Result<Texts, TrainError> {
         let tokens = config.sequence_tokens(self.config.max_positions)?;
         let tokenizer_digest = Digest::of_file(&self.tokenizer_file)?;
         let cache = config.cache();
         let threads = threads(config);
         let mut shards = |files: &[PathBuf]| {
-            let (tokenizer, vocabulary) = (&self.tokenizer, self.config.vocabulary);
-            let what = Preparing { files, tokenizer, tokenizer_digest, vocabulary, cache: &cache, threads };
+            let what = Preparing {
+                files,
+                tokenizer: &self.tokenizer,
+                borders: &self.borders,
+                tokenizer_digest,
+                vocabulary: self.config.vocabulary,
+                cache: &cache,
+                keep,
+                threads,
+            };
             prepare(&what, tell)
         };
         let train = shards(&config.data.train)?;
@@ -170,16 +227,31 @@ pub(super) fn threads(config: &Config) -> usize {
     config.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
+/// The network that is trained: its cache is that of inference, and what is not trained costs no gradients.
+pub(super) fn student(
+    config: &Config,
+    source: &Source,
+    gates: Option<GateForm>,
+    scales: &[Vec<f32>],
+) -> Result<Network, TrainError> {
+    let network = Network::new(source.config(), source.plan(), gates, scales)?.cached_as(config.kv_dtype);
+    Ok(match config.train {
+        Trained::All => network,
+        Trained::Gates => network.with_held_weights(),
+    })
+}
+
 /// The `config.json` of a model from scratch, as `transformers` would write it.
-fn config_json(init: &Init, tokenizer: &Tokenizer) -> Value {
-    let end = tokenizer.id(crate::data::END_OF_TEXT);
+fn config_json(init: &Init, tokenizer: &Tokenizer, borders: &Borders) -> Value {
+    let end = borders.stop();
+    let begin = borders.begin.first().copied().or(end);
     let vocabulary = init.vocabulary.unwrap_or_else(|| tokenizer.vocabulary_size());
     match init.family {
         Family::Gpt2 => json!({
             "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "activation_function": "gelu_new",
             "n_layer": init.layers, "n_embd": init.hidden, "n_head": init.heads, "n_inner": init.intermediate(),
             "n_positions": init.context, "vocab_size": vocabulary, "layer_norm_epsilon": 1e-5,
-            "tie_word_embeddings": true, "bos_token_id": end, "eos_token_id": end,
+            "tie_word_embeddings": true, "bos_token_id": begin, "eos_token_id": end,
         }),
         Family::Llama => json!({
             "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
@@ -187,7 +259,7 @@ fn config_json(init: &Init, tokenizer: &Tokenizer) -> Value {
             "num_key_value_heads": init.kv_heads(), "head_dim": init.hidden / init.heads.max(1),
             "intermediate_size": init.intermediate(), "max_position_embeddings": init.context,
             "vocab_size": vocabulary, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "attention_bias": false,
-            "mlp_bias": false, "tie_word_embeddings": true, "bos_token_id": end, "eos_token_id": end,
+            "mlp_bias": false, "tie_word_embeddings": true, "bos_token_id": begin, "eos_token_id": end,
         }),
     }
 }
@@ -210,7 +282,7 @@ impl Trainer {
         let recompute = config.checkpoint.activations;
         let Fitted { network, values, scales, pressure } = match &config.gates {
             None => {
-                let network = Network::new(source.config(), source.plan(), None, &[])?;
+                let network = student(config, &source, None, &[])?;
                 let values = source.weights(network.layout(), config.seed)?;
                 Fitted { network, values, scales: Vec::new(), pressure: Pressure::None }
             }

@@ -3,7 +3,7 @@
 use dropcap_weights::{Fingerprint, TensorFile};
 use serde_json::json;
 
-use super::{Pressure, Trainer};
+use super::{Pressure, Source, Trainer};
 use crate::TrainError;
 use crate::checkpoint::{RunDirectory, SavedState, StateFacts, StateTensor};
 use crate::network::Slot;
@@ -16,7 +16,7 @@ impl Trainer {
     /// Bytes that a saved state takes, about.
     #[must_use]
     pub fn state_bytes(&self) -> u64 {
-        (self.values.len() * 3 * size_of::<f32>() + (1 << 20)) as u64
+        state_bytes(self.values.len())
     }
 
     /// Saves everything that later steps depend on, and keeps the newest states only.
@@ -51,14 +51,7 @@ impl Trainer {
     /// # Errors
     /// A state of another model; a state that does not hold this network.
     pub fn restore(&mut self, state: &SavedState) -> Result<(), TrainError> {
-        let identity = self.source.identity()?;
-        if state.model() != identity {
-            let path = state.folder().to_path_buf();
-            return Err(TrainError::AnotherRun {
-                path,
-                differences: model_differences(state.model(), &identity),
-            });
-        }
+        check_model(&self.source, state)?;
         let damaged =
             |reason: String| TrainError::DamagedState { path: state.folder().to_path_buf(), reason };
         let rest = state.tensors(REST)?;
@@ -90,6 +83,21 @@ impl Trainer {
         (self.updates, self.skipped, self.step) = (count("updates")?, count("skipped")?, state.step());
         Ok(())
     }
+}
+
+/// Refuses a state of a run that started from another model.
+pub(super) fn check_model(source: &Source, state: &SavedState) -> Result<(), TrainError> {
+    let identity = source.identity()?;
+    if state.model() == identity {
+        return Ok(());
+    }
+    let differences = model_differences(state.model(), &identity);
+    Err(TrainError::AnotherRun { path: state.folder().to_path_buf(), differences })
+}
+
+/// Bytes of a state of so many parameters, about.
+pub(super) fn state_bytes(parameters: usize) -> u64 {
+    (parameters * 3 * size_of::<f32>() + (1 << 20)) as u64
 }
 
 /// What tells two models apart, field by field where both have a fingerprint.

@@ -21,6 +21,12 @@ pub struct Outcome {
     pub keep: Vec<f64>,
     /// Norm of the gradients that clipping looks at, before it.
     pub gradient_norm: f64,
+    /// Norms of all gradients that are followed, of the weights and of the gates; 0 for what is not trained.
+    pub norms: (f64, f64),
+    /// Whether there are gates.
+    pub has_gates: bool,
+    /// Whether the step was large enough to see, of some thousand trained parameters; true where it was skipped.
+    pub moved: bool,
     /// The rate of the model's weights.
     pub learning_rate: f64,
     /// The published sparsity term's mean of I; 0 without soft gates.
@@ -29,6 +35,11 @@ pub struct Outcome {
     pub skipped: bool,
 }
 
+/// Trained parameters that are looked at for whether a step moves them.
+const SAMPLE: usize = 4096;
+/// Share of the parameters' size that a step must have to move them: a tenth of what f32 can tell apart. Those that are
+/// zero are moved by anything.
+const LEAST_MOVE: f64 = 6e-9;
 /// What torch adds to a norm that it divides by.
 const NORM_EPSILON: f64 = 1e-6;
 
@@ -52,12 +63,19 @@ impl Trainer {
         self.hold_still();
         let norm = self.clipped_norm();
         outcome.gradient_norm = norm;
+        let norm_of =
+            |group| sum_of_squares(&self.team, &self.gradients[self.network.layout().group(group)]).sqrt();
+        outcome.norms = (norm_of(Group::Weights), norm_of(Group::Gates));
+        outcome.has_gates = self.config.gates.is_some();
         let all_finite = norm.is_finite()
-            && sum_of_squares(&self.team, &self.gradients).is_finite()
+            && outcome.norms.0.is_finite()
+            && outcome.norms.1.is_finite()
             && outcome.loss.mean().is_finite();
         outcome.skipped = !all_finite;
         if all_finite {
+            let before = self.sample();
             self.update(norm)?;
+            outcome.moved = has_moved(&before, &self.sample());
             if let Pressure::Controlled(controller) = &mut self.pressure {
                 controller.observe(self.step as f64 / self.config.steps.max(1) as f64, &outcome.keep, &met);
             }
@@ -84,6 +102,9 @@ impl Trainer {
             loss: Loss::default(),
             keep: Vec::new(),
             gradient_norm: 0.0,
+            norms: (0.0, 0.0),
+            has_gates: false,
+            moved: true,
             learning_rate: self.config.optimizer.learning_rate(self.config.steps).at(self.step),
             survival: 0.0,
             skipped: false,
@@ -179,6 +200,14 @@ impl Trainer {
         }
     }
 
+    /// Some trained parameters, evenly spaced.
+    fn sample(&self) -> Vec<f32> {
+        let group = if self.config.train == Trained::Gates { Group::Gates } else { Group::Weights };
+        let values = &self.values[self.network.layout().group(group)];
+        let apart = values.len().div_ceil(SAMPLE).max(1);
+        values.iter().step_by(apart).copied().collect()
+    }
+
     /// The norm that is clipped: of all gradients, or, where hard gates have their own scale and rate, of the
     /// weights' alone.
     fn clipped_norm(&self) -> f64 {
@@ -224,4 +253,10 @@ impl Trainer {
         }
         Ok(())
     }
+}
+
+fn has_moved(before: &[f32], after: &[f32]) -> bool {
+    let size: f64 = before.iter().map(|&value| f64::from(value.abs())).sum();
+    let moved: f64 = before.iter().zip(after).map(|(&a, &b)| (f64::from(a) - f64::from(b)).abs()).sum();
+    moved > LEAST_MOVE * size
 }

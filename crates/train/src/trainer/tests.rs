@@ -1,9 +1,11 @@
 //! A whole training of a tiny model: what it learns, what it leaves on disk, and that stopping changes nothing.
 
 mod copy_task;
+mod examine;
 mod faults;
 mod result;
 mod resume;
+mod settle;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -49,8 +51,7 @@ impl Workshop {
             fs::write(folder.path().join(name), text).unwrap();
         }
         let workshop = Self { folder };
-        train_bpe(&[workshop.path("text.txt")], 280, &workshop.path("tokenizer.json"), &mut |_| ())
-            .unwrap();
+        train_bpe(&[workshop.path("text.txt")], 280, &workshop.path("tokenizer.json"), &mut |_| ()).unwrap();
         workshop
     }
 
@@ -74,7 +75,7 @@ impl Workshop {
 
     fn trainer(&self, config: &Config) -> Trainer {
         let source = Source::open(config).unwrap();
-        let texts = source.texts(config, &mut |_| ()).unwrap();
+        let texts = source.texts(config, true, &mut |_| ()).unwrap();
         Trainer::new(config, source, texts, &mut |_| ()).unwrap()
     }
 }
@@ -82,6 +83,16 @@ impl Workshop {
 /// [`run`] of the model that the configuration names.
 fn begin(config: &Config, command: &str, report: &mut dyn Report, stop: &Stop) -> Result<Finish, TrainError> {
     run(config, Source::open(config)?, command, report, stop)
+}
+
+/// Keeps what it is warned of.
+#[derive(Default)]
+struct Warnings(Vec<String>);
+
+impl Report for Warnings {
+    fn warned(&mut self, warning: &str) {
+        self.0.push(warning.to_owned());
+    }
 }
 
 fn read(path: &Path) -> Vec<u8> {

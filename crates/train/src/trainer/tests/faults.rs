@@ -84,7 +84,33 @@ fn budgets_of_another_number_of_layers_are_refused() {
     let changes = [model.as_str(), "init=", "tokenizer=", "sparsity.budgets=[0.1, 0.2, 0.3]"];
     let config = workshop.config("run", &changes);
     let source = crate::trainer::Source::open(&config).unwrap();
-    let texts = source.texts(&config, &mut |_| ()).unwrap();
+    let texts = source.texts(&config, false, &mut |_| ()).unwrap();
     let error = crate::trainer::Trainer::new(&config, source, texts, &mut |_| ()).unwrap_err().to_string();
     assert!(error.contains("sparsity.budgets") && error.contains('3') && error.contains('2'), "{error}");
+}
+
+#[test]
+fn a_learning_rate_that_ends_all_learning_is_named() {
+    let workshop = Workshop::new();
+    let changes = [
+        "method=none",
+        "gates=",
+        "sparsity=",
+        "steps=60",
+        "init.family=llama",
+        "optimizer.learning_rate=1e6",
+    ];
+    let mut heard = super::Warnings::default();
+    begin(&workshop.config("run", &changes), "test", &mut heard, &crate::signals::Stop::new()).unwrap();
+    let named = |warning: &String| warning.contains("optimizer.learning_rate, 1e6");
+    assert!(heard.0.iter().any(named), "{:?}", heard.0);
+}
+
+#[test]
+fn a_learning_rate_that_moves_nothing_is_named() {
+    let workshop = Workshop::new();
+    let changes = ["method=none", "gates=", "sparsity=", "steps=40", "optimizer.learning_rate=1e-30"];
+    let mut heard = super::Warnings::default();
+    begin(&workshop.config("run", &changes), "test", &mut heard, &crate::signals::Stop::new()).unwrap();
+    assert!(heard.0.iter().any(|warning| warning.contains("no parameter moves")), "{:?}", heard.0);
 }
