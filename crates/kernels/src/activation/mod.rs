@@ -12,6 +12,12 @@ pub(crate) mod gelu;
 pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
+mod train_cuda;
+#[cfg(test)]
+mod train_cuda_tests;
+
+pub(crate) use train_cuda::TRAIN_SOURCE;
+pub use train_cuda::TrainActivation;
 
 pub use cuda::DeviceActivation;
 pub(crate) use cuda::{SOURCE, code as gelu_code};

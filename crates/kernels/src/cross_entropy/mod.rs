@@ -3,6 +3,12 @@
 mod cpu;
 #[cfg(test)]
 mod tests;
+mod train_cuda;
+#[cfg(test)]
+mod train_cuda_tests;
+
+pub(crate) use train_cuda::TRAIN_SOURCE;
+pub use train_cuda::{Shares, TrainCrossEntropy};
 
 use crate::error::{check_length, checked_size};
 use crate::simd::Isa;

@@ -11,6 +11,7 @@ mod launch;
 mod libraries;
 mod memory;
 mod module;
+mod slice;
 mod specialisation;
 mod step;
 mod stopwatch;
@@ -23,6 +24,7 @@ pub use launch::{Graph, Grid};
 pub use libraries::Library;
 pub use memory::{DeviceBuffer, PinnedBuffer};
 pub use module::{Function, Module, Source, compile, compiler_version};
+pub use slice::DeviceSlice;
 pub use specialisation::Specialisation;
 pub use step::{DeviceStep, StepSize};
 pub use stopwatch::Stopwatch;
@@ -44,6 +46,13 @@ pub const SOURCES: &[Source] = &[
     crate::lifetimes::INHERIT_SOURCE,
     crate::vote::VOTE_SOURCE,
     crate::sampling::SAMPLE_SOURCE,
+    crate::activation::TRAIN_SOURCE,
+    crate::cross_entropy::TRAIN_SOURCE,
+    crate::embedding::TRAIN_SOURCE,
+    crate::norm::TRAIN_SOURCE,
+    crate::optimizer::TRAIN_SOURCE,
+    crate::reduce::SOURCE,
+    crate::rope::TRAIN_SOURCE,
 ];
 
 #[cfg(test)]

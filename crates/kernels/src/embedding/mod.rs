@@ -3,6 +3,12 @@
 mod cuda;
 #[cfg(test)]
 mod cuda_tests;
+mod train_cuda;
+#[cfg(test)]
+mod train_cuda_tests;
+
+pub(crate) use train_cuda::TRAIN_SOURCE;
+pub use train_cuda::{EmbeddingSlices, TokenRows, TrainEmbedding};
 
 pub use cuda::DeviceEmbedding;
 pub(crate) use cuda::SOURCE;

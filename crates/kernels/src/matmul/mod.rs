@@ -23,6 +23,11 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod tile;
+mod train_cuda;
+#[cfg(test)]
+mod train_cuda_tests;
+
+pub use train_cuda::{Sum, TrainMatrix, TrainProducts};
 
 pub use bias::DeviceBias;
 pub use cuda::{DeviceMatmul, Target};

@@ -11,6 +11,12 @@ mod cuda_tests;
 mod reference;
 #[cfg(test)]
 mod tests;
+mod train_cuda;
+#[cfg(test)]
+mod train_cuda_tests;
+
+pub(crate) use train_cuda::TRAIN_SOURCE;
+pub use train_cuda::{NormSlices, TrainNorm};
 
 pub(crate) use cuda::SOURCE;
 pub use cuda::{DeviceNorm, NormParameters};

@@ -1,6 +1,6 @@
 //! The step and the norm, in pieces shared out over the threads.
 
-use super::AdamW;
+use super::{AdamW, Constants};
 use crate::Team;
 use crate::chunks::{Pieces, TASK_ELEMENTS};
 use crate::simd::{Isa, Kernel, Simd};
@@ -17,12 +17,7 @@ pub(super) fn adamw(
 ) {
     let tasks = parameters.len().div_ceil(TASK_ELEMENTS);
     let (parameters, first, second) = (Pieces::new(parameters), Pieces::new(first), Pieces::new(second));
-    let correction = |beta: f32| 1.0 - f64::from(beta).powf(step.step as f64);
-    let constants = Constants {
-        decay: (1.0 - f64::from(step.learning_rate) * f64::from(step.weight_decay)) as f32,
-        rate: (f64::from(step.learning_rate) / correction(step.beta1)) as f32,
-        root: correction(step.beta2).sqrt() as f32,
-    };
+    let constants = Constants::of(step);
     team.run(tasks, &|task| {
         let at = task * TASK_ELEMENTS;
         // SAFETY: each range is one task's.
@@ -36,17 +31,6 @@ pub(super) fn adamw(
         let gradients = &gradients[at..at + parameters.len()];
         isa.run(Step { step, constants, parameters, gradients, first, second });
     });
-}
-
-/// What a step computes once.
-#[derive(Clone, Copy)]
-struct Constants {
-    /// What remains of a parameter.
-    decay: f32,
-    /// The learning rate over the first moment's correction.
-    rate: f32,
-    /// The root of the second moment's correction.
-    root: f32,
 }
 
 struct Step<'a> {

@@ -3,6 +3,12 @@
 mod cpu;
 #[cfg(test)]
 mod tests;
+mod train_cuda;
+#[cfg(test)]
+mod train_cuda_tests;
+
+pub(crate) use train_cuda::TRAIN_SOURCE;
+pub use train_cuda::{Parameters, TrainOptimizer};
 
 use crate::error::check_length;
 use crate::simd::Isa;
@@ -44,16 +50,43 @@ pub fn adamw(
     check_length(OP, "gradients", parameters.len(), gradients.len())?;
     check_length(OP, "the first moments", parameters.len(), first.len())?;
     check_length(OP, "the second moments", parameters.len(), second.len())?;
+    check_step(step)?;
+    cpu::adamw(team, Isa::best(), step, parameters, gradients, first, second);
+    Ok(())
+}
+
+fn check_step(step: &AdamW) -> Result<(), KernelError> {
     let betas = [step.beta1, step.beta2];
     if step.step == 0 || betas.iter().any(|beta| !(0.0..1.0).contains(beta)) {
         return Err(KernelError::Invalid {
-            op: OP,
+            op: "adamw",
             expected: "betas in 0..1 and a step from 1".to_owned(),
             got: format!("betas {} and {} at step {}", step.beta1, step.beta2, step.step),
         });
     }
-    cpu::adamw(team, Isa::best(), step, parameters, gradients, first, second);
     Ok(())
+}
+
+/// What a step computes once.
+#[derive(Clone, Copy)]
+struct Constants {
+    /// What remains of a parameter.
+    decay: f32,
+    /// The learning rate over the first moment's correction.
+    rate: f32,
+    /// The root of the second moment's correction.
+    root: f32,
+}
+
+impl Constants {
+    fn of(step: &AdamW) -> Self {
+        let correction = |beta: f32| 1.0 - f64::from(beta).powf(step.step as f64);
+        Self {
+            decay: (1.0 - f64::from(step.learning_rate) * f64::from(step.weight_decay)) as f32,
+            rate: (f64::from(step.learning_rate) / correction(step.beta1)) as f32,
+            root: correction(step.beta2).sqrt() as f32,
+        }
+    }
 }
 
 /// The sum of the squares of `x`, in f64: a gradient's norm before its root.

@@ -1,0 +1,421 @@
+//! Products of training: any transposition of either operand, sums added to f32.
+//!
+//! The library counts columns first, so it computes the transpose of a row-major product: `out^T = b^T a^T`.
+//! Its first proposal is taken, never the faster of several: which one is faster differs between runs, and a run that is
+//! repeated or resumed must compute the same bits.
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::sync::{Mutex, PoisonError};
+use std::{fmt, ptr};
+
+use cudarc::cublaslt::result;
+use cudarc::cublaslt::sys::{
+    self, cublasLtMatmulDescAttributes_t as Attribute, cublasLtMatmulPreferenceAttributes_t as Wish,
+};
+
+use crate::cuda::{CudaError, Device, DeviceBuffer, DeviceSlice, Library};
+use crate::error::{check_at_least, checked_size};
+use crate::{DType, KernelError};
+
+const OP: &str = "product of training";
+/// Memory that the library may use between the kernels of one product.
+const WORKSPACE: usize = 64 << 20;
+/// CUBLAS_OP_T, which the bindings of this library leave to those of another.
+const TURNED: u32 = 1;
+/// CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE: partial sums meet in f32 and in a fixed order.
+const REDUCTION: u32 = 2;
+/// What the library may assume of addresses and strides at most.
+const ALIGNMENT: u64 = 16;
+
+/// A row-major matrix on the device.
+#[derive(Debug, Clone, Copy)]
+pub struct TrainMatrix<'a> {
+    pointer: u64,
+    dtype: DType,
+    rows: usize,
+    columns: usize,
+    stride: usize,
+    turned: bool,
+    lifetime: std::marker::PhantomData<&'a ()>,
+}
+
+impl<'a> TrainMatrix<'a> {
+    /// `[rows, columns]` in the bytes of `data`, of `dtype`, each row `stride` elements behind the one before.
+    ///
+    /// # Errors
+    /// Rows that overlap, or do not fit.
+    pub fn new(
+        data: DeviceSlice<'a, u8>,
+        dtype: DType,
+        rows: usize,
+        columns: usize,
+        stride: usize,
+    ) -> Result<Self, KernelError> {
+        Self::at(data.pointer(), data.len(), dtype, rows, columns, stride)
+    }
+
+    /// `[rows, columns]` without gaps in f32 `data`.
+    ///
+    /// # Errors
+    /// Rows that do not fit.
+    pub fn f32(data: DeviceSlice<'a, f32>, rows: usize, columns: usize) -> Result<Self, KernelError> {
+        Self::at(data.pointer(), data.len().saturating_mul(4), DType::F32, rows, columns, columns)
+    }
+
+    fn at(
+        pointer: u64,
+        bytes: usize,
+        dtype: DType,
+        rows: usize,
+        columns: usize,
+        stride: usize,
+    ) -> Result<Self, KernelError> {
+        check_at_least(OP, "the stride of a matrix", columns, stride)?;
+        let before = checked_size(OP, &[rows.saturating_sub(1), stride, dtype.bytes()])?;
+        let last = checked_size(OP, &[usize::from(rows > 0), columns, dtype.bytes()])?;
+        check_at_least(OP, "the bytes of a matrix", before.saturating_add(last), bytes)?;
+        let lifetime = std::marker::PhantomData;
+        Ok(Self { pointer, dtype, rows, columns, stride, turned: false, lifetime })
+    }
+
+    /// The transpose, which lies in memory as it lay.
+    #[must_use]
+    pub fn turned(self) -> Self {
+        Self { rows: self.columns, columns: self.rows, turned: !self.turned, ..self }
+    }
+
+    /// The library's layout of what lies in memory: rows are its columns.
+    fn stored(&self) -> Stored {
+        let (rows, columns) = if self.turned { (self.columns, self.rows) } else { (self.rows, self.columns) };
+        Stored { dtype: self.dtype, rows, columns, stride: self.stride, turned: self.turned }
+    }
+
+    fn alignment(&self) -> u64 {
+        let numbers = self.pointer | (self.stride * self.dtype.bytes()) as u64 | ALIGNMENT;
+        1 << numbers.trailing_zeros()
+    }
+}
+
+/// What becomes of a product.
+#[derive(Debug, Clone, Copy)]
+pub enum Sum<'a> {
+    /// It is stored.
+    Store,
+    /// It is added to what is there.
+    Add,
+    /// It and this matrix, of the result's format and shape, are stored: the residual connection.
+    With(TrainMatrix<'a>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Stored {
+    dtype: DType,
+    rows: usize,
+    columns: usize,
+    stride: usize,
+    turned: bool,
+}
+
+/// What distinguishes one product from another for the library.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Shape {
+    a: Stored,
+    b: Stored,
+    out: Stored,
+    added: Option<Stored>,
+    bias: bool,
+    alignments: [u64; 4],
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let inner = if self.a.turned { self.a.rows } else { self.a.columns };
+        let [a, b, out] = [self.a, self.b, self.out].map(|matrix| matrix.dtype);
+        write!(to, "[{}, {inner}] x [{inner}, {}] of {a} and {b} in {out}", self.out.rows, self.out.columns)
+    }
+}
+
+/// The library, its workspace, and what it proposed for each product so far.
+///
+/// A product may be recorded in a graph once it has run outside of one.
+#[derive(Debug)]
+pub struct TrainProducts {
+    handle: Handle,
+    workspace: DeviceBuffer<u8>,
+    plans: Mutex<HashMap<Shape, Plan>>,
+}
+
+#[derive(Debug)]
+struct Handle(sys::cublasLtHandle_t);
+
+// SAFETY: the library's handle may be used by any thread; the descriptors of plans are behind the mutex.
+unsafe impl Send for Handle {}
+// SAFETY: as above.
+unsafe impl Sync for Handle {}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // SAFETY: made in `TrainProducts::new`, destroyed only here.
+        let _ = unsafe { result::destroy_handle(self.0) };
+    }
+}
+
+impl TrainProducts {
+    /// Starts the library.
+    ///
+    /// # Errors
+    /// No library, or no memory.
+    pub fn new(device: &Device) -> Result<Self, KernelError> {
+        Library::CublasLt.load()?;
+        device.bind()?;
+        let handle = Handle(result::create_handle().map_err(|error| CudaError::Blas {
+            op: "starting the library",
+            shape: "products".to_owned(),
+            status: error.to_string(),
+        })?);
+        let workspace = DeviceBuffer::uninitialized(device, "the workspace of products", WORKSPACE)?;
+        Ok(Self { handle, workspace, plans: Mutex::default() })
+    }
+
+    /// `out = a b`, what [`Sum`] says, and `bias` `[n]` of the result's format added to every row.
+    ///
+    /// Operands have one format; sums are f32, and true f32 where the operands are.
+    ///
+    /// # Errors
+    /// Shapes or formats that do not agree, a turned result, or a product that the library refuses.
+    pub fn multiply(
+        &self,
+        a: TrainMatrix<'_>,
+        b: TrainMatrix<'_>,
+        sum: Sum<'_>,
+        bias: Option<DeviceSlice<'_, u8>>,
+        out: TrainMatrix<'_>,
+    ) -> Result<(), KernelError> {
+        check(a.dtype == b.dtype, || format!("operands of one format, got {} and {}", a.dtype, b.dtype))?;
+        check(a.columns == b.rows, || format!("as many rows of b as columns of a, {}", a.columns))?;
+        check(!out.turned && (out.rows, out.columns) == (a.rows, b.columns), || {
+            format!("a result [{}, {}], got [{}, {}]", a.rows, b.columns, out.rows, out.columns)
+        })?;
+        if let Sum::With(added) = &sum {
+            let same = (added.rows, added.columns, added.dtype, added.turned)
+                == (out.rows, out.columns, out.dtype, false);
+            check(same, || "a summand of the result's shape and format".to_owned())?;
+        }
+        if let Some(bias) = bias {
+            check_at_least(OP, "bias", out.columns * out.dtype.bytes(), bias.len())?;
+        }
+        if out.rows == 0 || out.columns == 0 {
+            return Ok(());
+        }
+        let added = match sum {
+            Sum::With(added) => added,
+            Sum::Store | Sum::Add => out,
+        };
+        let shape = Shape {
+            a: a.stored(),
+            b: b.stored(),
+            out: out.stored(),
+            added: (!matches!(sum, Sum::Store)).then(|| added.stored()),
+            bias: bias.is_some(),
+            alignments: [a, b, added, out].map(|matrix| matrix.alignment()),
+        };
+        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        if !plans.contains_key(&shape) {
+            plans.insert(shape, self.plan(&shape, bias.map_or(0, |bias| bias.pointer()))?);
+        }
+        let Some(plan) = plans.get(&shape) else { return Ok(()) };
+        Ok(self.launch(plan, &shape, [a, b, added, out].map(|matrix| matrix.pointer), bias)?)
+    }
+
+    fn launch(
+        &self,
+        plan: &Plan,
+        shape: &Shape,
+        [a, b, added, out]: [u64; 4],
+        bias: Option<DeviceSlice<'_, u8>>,
+    ) -> Result<(), CudaError> {
+        let device = self.workspace.device();
+        device.bind()?;
+        if let Some(bias) = bias {
+            plan.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias.pointer())?;
+        }
+        let (alpha, beta) = (1f32, if shape.added.is_some() { 1f32 } else { 0f32 });
+        // SAFETY: the operands are as large as their matrices say, which their makers have checked; descriptors are alive,
+        // and ours alone while the plans are locked; the library copies what it needs of them before it returns.
+        unsafe {
+            result::matmul(
+                self.handle.0,
+                plan.operation,
+                (&raw const alpha).cast(),
+                (&raw const beta).cast(),
+                b as *const c_void,
+                plan.layouts[1],
+                a as *const c_void,
+                plan.layouts[0],
+                added as *const c_void,
+                plan.layouts[2],
+                out as *mut c_void,
+                plan.layouts[3],
+                &raw const plan.algorithm,
+                self.workspace.pointer() as *mut c_void,
+                WORKSPACE,
+                device.stream().cast(),
+            )
+        }
+        .map_err(|error| CudaError::Blas {
+            op: "a product",
+            shape: shape.to_string(),
+            status: error.to_string(),
+        })
+    }
+
+    fn plan(&self, shape: &Shape, bias: u64) -> Result<Plan, CudaError> {
+        self.workspace.device().bind()?;
+        let mut plan = Plan::new(shape, bias)?;
+        let preference = Preference(result::create_matmul_pref().map_err(failed("a preference"))?);
+        preference.set(Wish::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &WORKSPACE)?;
+        preference.set(Wish::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &REDUCTION)?;
+        // The library's A is our b.
+        let [a, b, added, out] = shape.alignments.map(|bytes| bytes as u32);
+        for (wish, bytes) in [
+            (Wish::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, b),
+            (Wish::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, a),
+            (Wish::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, added),
+            (Wish::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, out),
+        ] {
+            preference.set(wish, &bytes)?;
+        }
+        // SAFETY: plain numbers, for which zero is a value.
+        let mut found: sys::cublasLtMatmulHeuristicResult_t = unsafe { std::mem::zeroed() };
+        let mut count = 0;
+        // SAFETY: all descriptors are alive, and there is room for the one result that is asked for.
+        let asked = unsafe {
+            sys::cublasLtMatmulAlgoGetHeuristic(
+                self.handle.0,
+                plan.operation,
+                plan.layouts[1],
+                plan.layouts[0],
+                plan.layouts[2],
+                plan.layouts[3],
+                preference.0,
+                1,
+                &raw mut found,
+                &raw mut count,
+            )
+            .result()
+        };
+        let usable = asked.is_ok() && count > 0 && found.state == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS;
+        if !usable {
+            return Err(CudaError::Blas {
+                op: "finding an algorithm",
+                shape: shape.to_string(),
+                status: format!("{asked:?}, {count} found"),
+            });
+        }
+        plan.algorithm = found.algo;
+        Ok(plan)
+    }
+}
+
+fn check(holds: bool, expected: impl FnOnce() -> String) -> Result<(), KernelError> {
+    if holds {
+        return Ok(());
+    }
+    Err(KernelError::Invalid { op: OP, expected: expected(), got: "others".to_owned() })
+}
+
+/// Descriptors and algorithm of one product.
+#[derive(Debug)]
+struct Plan {
+    operation: sys::cublasLtMatmulDesc_t,
+    /// Of a, b, what is added, and the result.
+    layouts: [sys::cublasLtMatrixLayout_t; 4],
+    algorithm: sys::cublasLtMatmulAlgo_t,
+}
+
+// SAFETY: plain memory of the library's, which any one thread may use at a time.
+unsafe impl Send for Plan {}
+
+impl Drop for Plan {
+    fn drop(&mut self) {
+        // SAFETY: made in `Plan::new`, destroyed only here; null where the making stopped early.
+        unsafe {
+            if !self.operation.is_null() {
+                let _ = result::destroy_matmul_desc(self.operation);
+            }
+            for layout in self.layouts.into_iter().filter(|layout| !layout.is_null()) {
+                let _ = result::destroy_matrix_layout(layout);
+            }
+        }
+    }
+}
+
+impl Plan {
+    fn new(shape: &Shape, bias: u64) -> Result<Self, CudaError> {
+        // SAFETY: plain numbers, for which zero is a value.
+        let algorithm = unsafe { std::mem::zeroed() };
+        let mut plan = Self { operation: ptr::null_mut(), layouts: [ptr::null_mut(); 4], algorithm };
+        // True f32 where the operands are: TensorFloat-32 has another name.
+        let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
+        plan.operation =
+            result::create_matmul_desc(compute, data_type(DType::F32)).map_err(failed("a descriptor"))?;
+        let stored = [shape.a, shape.b, shape.added.unwrap_or(shape.out), shape.out];
+        for (layout, of) in plan.layouts.iter_mut().zip(stored) {
+            let (rows, columns) = (of.columns as u64, of.rows as u64);
+            *layout = result::create_matrix_layout(data_type(of.dtype), rows, columns, of.stride as i64)
+                .map_err(failed("a layout"))?;
+        }
+        for (attribute, of) in [
+            (Attribute::CUBLASLT_MATMUL_DESC_TRANSA, shape.b),
+            (Attribute::CUBLASLT_MATMUL_DESC_TRANSB, shape.a),
+        ] {
+            if of.turned {
+                plan.set(attribute, &TURNED)?;
+            }
+        }
+        if shape.bias {
+            let epilogue = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS as u32;
+            plan.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
+            plan.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias)?;
+        }
+        Ok(plan)
+    }
+
+    fn set<T: Copy>(&self, attribute: Attribute, value: &T) -> Result<(), CudaError> {
+        let value = (ptr::from_ref(value).cast(), size_of::<T>());
+        // SAFETY: the descriptor is alive; each caller passes the attribute's own type.
+        unsafe { result::set_matmul_desc_attribute(self.operation, attribute, value.0, value.1) }
+            .map_err(failed("an attribute"))
+    }
+}
+
+struct Preference(sys::cublasLtMatmulPreference_t);
+
+impl Preference {
+    fn set<T: Copy>(&self, wish: Wish, value: &T) -> Result<(), CudaError> {
+        let value = (ptr::from_ref(value).cast(), size_of::<T>());
+        // SAFETY: the preference is alive; each caller passes the attribute's own type.
+        unsafe { result::set_matmul_pref_attribute(self.0, wish, value.0, value.1) }
+            .map_err(failed("a preference"))
+    }
+}
+
+impl Drop for Preference {
+    fn drop(&mut self) {
+        // SAFETY: destroyed only here.
+        let _ = unsafe { result::destroy_matmul_pref(self.0) };
+    }
+}
+
+fn failed(what: &'static str) -> impl Fn(result::CublasError) -> CudaError {
+    move |error| CudaError::Blas { op: "preparing", shape: what.to_owned(), status: error.to_string() }
+}
+
+fn data_type(dtype: DType) -> sys::cudaDataType {
+    match dtype {
+        DType::F32 => sys::cudaDataType::CUDA_R_32F,
+        DType::F16 => sys::cudaDataType::CUDA_R_16F,
+        DType::Bf16 => sys::cudaDataType::CUDA_R_16BF,
+    }
+}

@@ -1,0 +1,208 @@
+//! The norms in training, on the device.
+
+use crate::KernelError;
+use crate::cuda::{Device, DeviceBuffer, DeviceSlice, Function, Grid, Module, Source, Specialisation};
+use crate::error::{check_at_least, check_length, checked_size};
+use crate::reduce::{DeviceSums, PARTS};
+
+pub(crate) const TRAIN_SOURCE: Source = Source {
+    file: "norm/train.cu",
+    text: concat!(include_str!("../cuda/vectors.cuh"), include_str!("train.cu")),
+};
+
+const OP: &str = "norm in training";
+/// The widest rows that fit the registers of a block.
+const MAX_WIDTH: usize = 16384;
+
+/// Weight and bias of a norm, f32 `[c]`, or their gradients; without a bias it is an RMS norm.
+#[derive(Debug, Clone, Copy)]
+pub struct NormSlices<'a> {
+    /// What is multiplied by.
+    pub weight: DeviceSlice<'a, f32>,
+    /// What is added.
+    pub bias: Option<DeviceSlice<'a, f32>>,
+}
+
+/// Norms of rows of the residual stream, and their gradients.
+#[derive(Debug, Clone)]
+pub struct TrainNorm {
+    forward: Function,
+    backward: Function,
+    sums: DeviceSums,
+    width: usize,
+    element: usize,
+    threads: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Forward {
+    x: u64,
+    weight: u64,
+    bias: u64,
+    y: u64,
+    rest: u64,
+    stats: u64,
+    epsilon: f32,
+    padding: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Backward {
+    x: u64,
+    weight: u64,
+    stats: u64,
+    dy: u64,
+    dx: u64,
+    narrow_dx: u64,
+    partials: u64,
+    rows: u32,
+    centred: u32,
+    fresh: u32,
+    padding: u32,
+}
+
+impl TrainNorm {
+    /// Compiles the kernels, or takes them from the cache.
+    ///
+    /// # Errors
+    /// As [`Module::load`], or rows of more than 16384 elements.
+    pub fn new(device: &Device, specialisation: &Specialisation) -> Result<Self, KernelError> {
+        let width = specialisation.hidden;
+        if width == 0 || width > MAX_WIDTH {
+            return Err(KernelError::Invalid {
+                op: OP,
+                expected: format!("rows of 1 to {MAX_WIDTH} elements"),
+                got: width.to_string(),
+            });
+        }
+        let module = Module::load(device, &TRAIN_SOURCE, specialisation)?;
+        Ok(Self {
+            forward: module.function("norm_forward", 0)?,
+            backward: module.function("norm_backward", 0)?,
+            sums: DeviceSums::new(device, specialisation)?,
+            width,
+            element: specialisation.weights.bytes(),
+            // As NORM_THREADS of the kernel file.
+            threads: (width.div_ceil(256) * 32).clamp(64, 1024) as u32,
+        })
+    }
+
+    /// Numbers that [`TrainNorm::backward`] needs.
+    #[must_use]
+    pub fn scratch(&self) -> usize {
+        2 * PARTS * self.width
+    }
+
+    /// Writes the norm of each row of `x`, f32 `[rows, c]`, to `y`, W `[rows, c]`; what the rounding of `y` left over to
+    /// `rest`, bf16 `[rows, c]`, where it is given; mean and inverse deviation to `stats`, f32 `[rows, 2]`.
+    ///
+    /// # Errors
+    /// Lengths that do not agree, or a failed device.
+    #[expect(clippy::too_many_arguments, reason = "the operation's own arguments")]
+    pub fn forward(
+        &self,
+        rows: usize,
+        norm: NormSlices<'_>,
+        epsilon: f32,
+        x: &DeviceBuffer<f32>,
+        y: &DeviceBuffer<u8>,
+        rest: Option<&DeviceBuffer<u8>>,
+        stats: &DeviceBuffer<f32>,
+    ) -> Result<(), KernelError> {
+        let count = checked_size(OP, &[rows, self.width])?;
+        check_at_least(OP, "x", count, x.len())?;
+        check_at_least(OP, "y", count * self.element, y.len())?;
+        check_at_least(OP, "stats", 2 * rows, stats.len())?;
+        if let Some(rest) = rest {
+            check_at_least(OP, "rest", 2 * count, rest.len())?;
+        }
+        let (weight, bias) = self.parameters(norm)?;
+        let arguments = Forward {
+            x: x.pointer(),
+            weight,
+            bias,
+            y: y.pointer(),
+            rest: rest.map_or(0, DeviceBuffer::pointer),
+            stats: stats.pointer(),
+            epsilon,
+            padding: 0,
+        };
+        // SAFETY: the layout of `NormForward`; lengths as just checked.
+        unsafe { self.forward.launch(Grid::new(rows, self.threads), &arguments) }?;
+        Ok(())
+    }
+
+    /// From `dy`, W `[rows, c]`: adds the gradient of `x` to `dx`, f32 `[rows, c]` (or writes it, where that is `fresh`),
+    /// writes the sum once more to `narrow_dx`, W `[rows, c]`, where it is given, and adds the gradients of weight and bias to
+    /// `gradients`.
+    ///
+    /// # Errors
+    /// Lengths that do not agree, or a failed device.
+    #[expect(clippy::too_many_arguments, reason = "the operation's own arguments")]
+    pub fn backward(
+        &self,
+        rows: usize,
+        norm: NormSlices<'_>,
+        x: &DeviceBuffer<f32>,
+        stats: &DeviceBuffer<f32>,
+        dy: &DeviceBuffer<u8>,
+        fresh: bool,
+        dx: &DeviceBuffer<f32>,
+        narrow_dx: Option<&DeviceBuffer<u8>>,
+        scratch: &DeviceBuffer<f32>,
+        gradients: NormSlices<'_>,
+    ) -> Result<(), KernelError> {
+        let count = checked_size(OP, &[rows, self.width])?;
+        check_at_least(OP, "x", count, x.len())?;
+        check_at_least(OP, "dx", count, dx.len())?;
+        check_at_least(OP, "dy", count * self.element, dy.len())?;
+        check_at_least(OP, "stats", 2 * rows, stats.len())?;
+        check_at_least(OP, "scratch", self.scratch(), scratch.len())?;
+        if let Some(narrow) = narrow_dx {
+            check_at_least(OP, "narrow_dx", count * self.element, narrow.len())?;
+        }
+        let (weight, _) = self.parameters(norm)?;
+        self.parameters(gradients)?;
+        let blocks = rows.min(PARTS);
+        let arguments = Backward {
+            x: x.pointer(),
+            weight,
+            stats: stats.pointer(),
+            dy: dy.pointer(),
+            dx: dx.pointer(),
+            narrow_dx: narrow_dx.map_or(0, DeviceBuffer::pointer),
+            partials: scratch.pointer(),
+            rows: rows as u32,
+            centred: u32::from(norm.bias.is_some()),
+            fresh: u32::from(fresh),
+            padding: 0,
+        };
+        // SAFETY: the layout of `NormBackward`; lengths as just checked.
+        unsafe { self.backward.launch(Grid::new(blocks, self.threads), &arguments) }?;
+        let of = |first| DeviceSlice::new(scratch, first..scratch.len());
+        self.sums.add_partials(of(0)?, blocks, 2 * self.width, gradients.weight)?;
+        if let Some(bias) = gradients.bias {
+            self.sums.add_partials(of(self.width)?, blocks, 2 * self.width, bias)?;
+        }
+        Ok(())
+    }
+
+    fn parameters(&self, norm: NormSlices<'_>) -> Result<(u64, u64), KernelError> {
+        check_length(OP, "weight", self.width, norm.weight.len())?;
+        if let Some(bias) = norm.bias {
+            check_length(OP, "bias", self.width, bias.len())?;
+        }
+        let pointers = (norm.weight.pointer(), norm.bias.map_or(0, |bias| bias.pointer()));
+        // Rows of whole vectors are read four numbers at a time.
+        if self.width.is_multiple_of(4) && !(pointers.0 | pointers.1).is_multiple_of(16) {
+            return Err(KernelError::Invalid {
+                op: OP,
+                expected: "a weight and a bias at multiples of 16 bytes".to_owned(),
+                got: format!("{pointers:?}"),
+            });
+        }
+        Ok(pointers)
+    }
+}

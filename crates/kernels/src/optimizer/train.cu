@@ -1,0 +1,83 @@
+// AdamW over a range of parameters of any tensors, with the copy that products read.
+
+constexpr u32 THREADS = 256;
+
+struct Step {
+    float* parameters;
+    const float* gradients;
+    float* first;
+    float* second;
+    W* working;   // or none
+    u64 count;
+    float gradient_scale, beta1, beta2, epsilon;
+    float decay, rate, root;   // what remains of a parameter; the rate over the first moment's correction; the root of the second's
+    u32 padding;
+};
+template <int N> __device__ __forceinline__ void move(const Step& p, u64 at) {
+    float x[N], g[N], m[N], v[N];
+    load(x, p.parameters + at);
+    load(g, p.gradients + at);
+    load(m, p.first + at);
+    load(v, p.second + at);
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        g[i] *= p.gradient_scale;
+        // As torch's lerp.
+        m[i] = fmaf(g[i] - m[i], 1.0f - p.beta1, m[i]);
+        v[i] = fmaf(g[i] * g[i], 1.0f - p.beta2, v[i] * p.beta2);
+        x[i] = x[i] * p.decay - m[i] * p.rate / (sqrtf(v[i]) / p.root + p.epsilon);
+    }
+    store(p.parameters + at, x);
+    store(p.first + at, m);
+    store(p.second + at, v);
+    if (p.working) store(p.working + at, x);
+}
+extern "C" __global__ void __launch_bounds__(THREADS) adamw(Step p) {
+    u64 at = ((u64)blockIdx.x * THREADS + threadIdx.x) * 4;
+    if (at + 4 <= p.count) move<4>(p, at);
+    else
+        for (; at < p.count; at++) move<1>(p, at);
+}
+
+struct Narrow {
+    const float* from;
+    W* to;
+    u64 count;
+};
+extern "C" __global__ void __launch_bounds__(THREADS) narrow_copy(Narrow p) {
+    u64 at = ((u64)blockIdx.x * THREADS + threadIdx.x) * 4;
+    if (at + 4 <= p.count) {
+        float x[4];
+        load(x, p.from + at);
+        store(p.to + at, x);
+    } else {
+        for (; at < p.count; at++) p.to[at] = narrow<W>(p.from[at]);
+    }
+}
+
+// The maps of the gates: their products keep f32's precision as three products of 16 bits each.
+struct Split {
+    const float* from;    // [rows][c]
+    const float* scale;   // [c], or none
+    W* high;              // [rows][c]: the scaled numbers
+    bf16* rest;           // [rows][c]: what rounding left over, or none
+    u64 count;
+};
+extern "C" __global__ void __launch_bounds__(THREADS) split(Split p) {
+    u64 at = (u64)blockIdx.x * THREADS + threadIdx.x;
+    if (at >= p.count) return;
+    float x = p.from[at] * (p.scale ? p.scale[at % HIDDEN] : 1.0f);
+    p.high[at] = narrow<W>(x);
+    if (p.rest) p.rest[at] = narrow<bf16>(x - widen(narrow<W>(x)));
+}
+
+struct AddScaled {
+    const float* from;    // [rows][c]
+    const float* scale;   // [c]
+    float* to;            // [rows][c], added to
+    u64 count;
+};
+extern "C" __global__ void __launch_bounds__(THREADS) add_scaled(AddScaled p) {
+    u64 at = (u64)blockIdx.x * THREADS + threadIdx.x;
+    if (at < p.count) p.to[at] += p.from[at] * p.scale[at % HIDDEN];
+}

@@ -1,0 +1,230 @@
+//! AdamW on the device, and the copies of parameters that products read.
+
+use super::AdamW;
+use crate::cuda::{Device, DeviceSlice, Function, Grid, Module, Source, Specialisation};
+use crate::error::{check_at_least, check_length};
+use crate::{DType, KernelError};
+
+pub(crate) const TRAIN_SOURCE: Source = Source {
+    file: "optimizer/train.cu",
+    text: concat!(include_str!("../cuda/vectors.cuh"), include_str!("train.cu")),
+};
+
+const OP: &str = "adamw on the device";
+const THREADS: u32 = 256;
+
+/// A range of parameters with what a step changes beside them, all of one length.
+#[derive(Debug, Clone, Copy)]
+pub struct Parameters<'a> {
+    /// The parameters themselves.
+    pub values: DeviceSlice<'a, f32>,
+    /// Their gradients.
+    pub gradients: DeviceSlice<'a, f32>,
+    /// First moments.
+    pub first: DeviceSlice<'a, f32>,
+    /// Second moments.
+    pub second: DeviceSlice<'a, f32>,
+    /// W: what products read, written along.
+    pub working: Option<DeviceSlice<'a, u8>>,
+}
+
+/// The optimiser's kernels.
+#[derive(Debug, Clone)]
+pub struct TrainOptimizer {
+    adamw: Function,
+    narrow: Function,
+    split: Function,
+    add_scaled: Function,
+    width: usize,
+    weights: DType,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Step {
+    parameters: u64,
+    gradients: u64,
+    first: u64,
+    second: u64,
+    working: u64,
+    count: u64,
+    gradient_scale: f32,
+    beta1: f32,
+    beta2: f32,
+    epsilon: f32,
+    decay: f32,
+    rate: f32,
+    root: f32,
+    padding: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Narrow {
+    from: u64,
+    to: u64,
+    count: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Split {
+    from: u64,
+    scale: u64,
+    high: u64,
+    rest: u64,
+    count: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct AddScaled {
+    from: u64,
+    scale: u64,
+    to: u64,
+    count: u64,
+}
+
+impl TrainOptimizer {
+    /// Compiles the kernels, or takes them from the cache.
+    ///
+    /// # Errors
+    /// As [`Module::load`].
+    pub fn new(device: &Device, specialisation: &Specialisation) -> Result<Self, KernelError> {
+        let module = Module::load(device, &TRAIN_SOURCE, specialisation)?;
+        Ok(Self {
+            adamw: module.function("adamw", 0)?,
+            narrow: module.function("narrow_copy", 0)?,
+            split: module.function("split", 0)?,
+            add_scaled: module.function("add_scaled", 0)?,
+            width: specialisation.hidden,
+            weights: specialisation.weights,
+        })
+    }
+
+    /// Takes one step, as [`adamw`](super::adamw) does.
+    ///
+    /// # Errors
+    /// Lengths that differ, slices that do not begin at multiples of 16 bytes (8 of the working copy), a beta outside 0..1, step
+    /// 0, or a failed device.
+    pub fn adamw(&self, step: &AdamW, range: Parameters<'_>) -> Result<(), KernelError> {
+        super::check_step(step)?;
+        let count = range.values.len();
+        for (what, slice) in
+            [("gradients", range.gradients), ("first moments", range.first), ("second moments", range.second)]
+        {
+            check_length(OP, what, count, slice.len())?;
+            check_aligned(what, slice.pointer(), 16)?;
+        }
+        check_aligned("parameters", range.values.pointer(), 16)?;
+        if let Some(working) = range.working {
+            check_length(OP, "the working copy", count * self.weights.bytes(), working.len())?;
+            check_aligned("the working copy", working.pointer(), 4 * self.weights.bytes() as u64)?;
+        }
+        let constants = super::Constants::of(step);
+        let arguments = Step {
+            parameters: range.values.pointer(),
+            gradients: range.gradients.pointer(),
+            first: range.first.pointer(),
+            second: range.second.pointer(),
+            working: range.working.map_or(0, |working| working.pointer()),
+            count: count as u64,
+            gradient_scale: step.gradient_scale,
+            beta1: step.beta1,
+            beta2: step.beta2,
+            epsilon: step.epsilon,
+            decay: constants.decay,
+            rate: constants.rate,
+            root: constants.root,
+            padding: 0,
+        };
+        let blocks = count.div_ceil(4 * THREADS as usize);
+        // SAFETY: the layout of `Step`; lengths as just checked.
+        unsafe { self.adamw.launch(Grid::new(blocks, THREADS), &arguments) }?;
+        Ok(())
+    }
+
+    /// Writes f32 `from` to `to`, W, of the same length.
+    ///
+    /// # Errors
+    /// Lengths or alignments that do not agree, or a failed device.
+    pub fn narrow(&self, from: DeviceSlice<'_, f32>, to: DeviceSlice<'_, u8>) -> Result<(), KernelError> {
+        check_length(OP, "the narrow copy", from.len() * self.weights.bytes(), to.len())?;
+        check_aligned("the source", from.pointer(), 16)?;
+        check_aligned("the narrow copy", to.pointer(), 4 * self.weights.bytes() as u64)?;
+        let arguments = Narrow { from: from.pointer(), to: to.pointer(), count: from.len() as u64 };
+        let blocks = from.len().div_ceil(4 * THREADS as usize);
+        // SAFETY: the layout of `Narrow`; lengths as just checked.
+        unsafe { self.narrow.launch(Grid::new(blocks, THREADS), &arguments) }?;
+        Ok(())
+    }
+
+    /// Writes the rows of `from`, f32 `[rows, c]`, times `scale` `[c]` where it is given, to `high`, W, and what the rounding
+    /// left over to `rest`, bf16, where it is given.
+    ///
+    /// # Errors
+    /// Lengths that do not agree, or a failed device.
+    pub fn split(
+        &self,
+        from: DeviceSlice<'_, f32>,
+        scale: Option<DeviceSlice<'_, f32>>,
+        high: DeviceSlice<'_, u8>,
+        rest: Option<DeviceSlice<'_, u8>>,
+    ) -> Result<(), KernelError> {
+        let count = from.len();
+        check_length(OP, "the high part", count * self.weights.bytes(), high.len())?;
+        if let Some(scale) = scale {
+            check_length(OP, "the scale", self.width, scale.len())?;
+        }
+        if let Some(rest) = rest {
+            check_length(OP, "the rest", 2 * count, rest.len())?;
+        }
+        let arguments = Split {
+            from: from.pointer(),
+            scale: scale.map_or(0, |scale| scale.pointer()),
+            high: high.pointer(),
+            rest: rest.map_or(0, |rest| rest.pointer()),
+            count: count as u64,
+        };
+        // SAFETY: the layout of `Split`; lengths as just checked.
+        unsafe { self.split.launch(Grid::new(count.div_ceil(THREADS as usize), THREADS), &arguments) }?;
+        Ok(())
+    }
+
+    /// Adds the rows of `from`, f32 `[rows, c]`, times `scale` `[c]`, to `to`: the gradient through
+    /// [`TrainOptimizer::split`].
+    ///
+    /// # Errors
+    /// Lengths that do not agree, or a failed device.
+    pub fn add_scaled(
+        &self,
+        from: DeviceSlice<'_, f32>,
+        scale: DeviceSlice<'_, f32>,
+        to: DeviceSlice<'_, f32>,
+    ) -> Result<(), KernelError> {
+        check_at_least(OP, "what is added", to.len(), from.len())?;
+        check_length(OP, "the scale", self.width, scale.len())?;
+        let arguments = AddScaled {
+            from: from.pointer(),
+            scale: scale.pointer(),
+            to: to.pointer(),
+            count: to.len() as u64,
+        };
+        // SAFETY: the layout of `AddScaled`; lengths as just checked.
+        unsafe {
+            self.add_scaled.launch(Grid::new(to.len().div_ceil(THREADS as usize), THREADS), &arguments)
+        }?;
+        Ok(())
+    }
+}
+
+fn check_aligned(what: &str, pointer: u64, bytes: u64) -> Result<(), KernelError> {
+    if pointer.is_multiple_of(bytes) {
+        return Ok(());
+    }
+    Err(KernelError::Invalid {
+        op: OP,
+        expected: format!("{what} at a multiple of {bytes} bytes"),
+        got: format!("address {pointer}"),
+    })
+}

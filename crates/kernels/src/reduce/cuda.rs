@@ -1,0 +1,171 @@
+//! The sums on the device.
+
+use crate::KernelError;
+use crate::cuda::{Device, DeviceBuffer, DeviceSlice, Function, Grid, Module, Source, Specialisation};
+use crate::error::{check_at_least, checked_size};
+
+pub(crate) const SOURCE: Source = Source {
+    file: "reduce/sums.cu",
+    text: concat!(include_str!("../cuda/vectors.cuh"), include_str!("sums.cu")),
+};
+
+const OP: &str = "sums on the device";
+/// As SUM_ROWS and SUM_THREADS of the kernel file.
+const ROWS: usize = 256;
+const THREADS: u32 = 256;
+/// As SQUARE_BLOCKS.
+const SQUARE_BLOCKS: usize = 1024;
+
+/// Blocks among which the rows of a norm's backward pass are dealt out: enough for any device, and the same for all.
+pub const PARTS: usize = 256;
+
+/// Sums whose bits depend on shapes alone.
+#[derive(Debug, Clone)]
+pub struct DeviceSums {
+    columns: Function,
+    columns_8: Function,
+    add: Function,
+    squares: Function,
+    total: Function,
+    element: usize,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct ColumnSums {
+    x: u64,
+    partials: u64,
+    rows: u32,
+    columns: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct AddPartials {
+    partials: u64,
+    to: u64,
+    parts: u32,
+    stride: u32,
+    columns: u32,
+    padding: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Squares {
+    x: u64,
+    partials: u64,
+    total: u64,
+    count: u64,
+}
+
+impl DeviceSums {
+    /// Compiles the kernels, or takes them from the cache.
+    ///
+    /// # Errors
+    /// As [`Module::load`].
+    pub fn new(device: &Device, specialisation: &Specialisation) -> Result<Self, KernelError> {
+        let module = Module::load(device, &SOURCE, specialisation)?;
+        Ok(Self {
+            columns: module.function("column_sums_1", 0)?,
+            columns_8: module.function("column_sums_8", 0)?,
+            add: module.function("add_partials", 0)?,
+            squares: module.function("squares", 0)?,
+            total: module.function("squares_total", 0)?,
+            element: specialisation.weights.bytes(),
+        })
+    }
+
+    /// Numbers that [`DeviceSums::add_columns`] needs for `rows` of `columns`.
+    #[must_use]
+    pub fn scratch(rows: usize, columns: usize) -> usize {
+        rows.div_ceil(ROWS) * columns
+    }
+
+    /// Adds the column sums of `x`, W `[rows, columns]`, to `to`, f32 `[columns]`.
+    ///
+    /// # Errors
+    /// Lengths that do not agree, `scratch` below [`DeviceSums::scratch`], or a failed device.
+    pub fn add_columns(
+        &self,
+        rows: usize,
+        x: DeviceSlice<'_, u8>,
+        scratch: &DeviceBuffer<f32>,
+        to: DeviceSlice<'_, f32>,
+    ) -> Result<(), KernelError> {
+        let columns = to.len();
+        check_at_least(OP, "x", checked_size(OP, &[rows, columns, self.element])?, x.len())?;
+        check_at_least(OP, "scratch", Self::scratch(rows, columns), scratch.len())?;
+        if rows == 0 || columns == 0 {
+            return Ok(());
+        }
+        let parts = rows.div_ceil(ROWS);
+        let arguments = ColumnSums {
+            x: x.pointer(),
+            partials: scratch.pointer(),
+            rows: rows as u32,
+            columns: columns as u32,
+        };
+        let wide = columns.is_multiple_of(8) && x.pointer().is_multiple_of(16);
+        let (kernel, width) = if wide { (&self.columns_8, 256) } else { (&self.columns, 32) };
+        // SAFETY: the layout of `ColumnSums`; lengths as just checked.
+        unsafe { kernel.launch(Grid::new(columns.div_ceil(width), THREADS).by(parts), &arguments) }?;
+        self.add_partials(scratch.into(), parts, columns, to)
+    }
+
+    /// Adds the sums of `parts` rows of `partials`, of `stride` numbers each, to `to`, f32 `[columns]`.
+    ///
+    /// # Errors
+    /// Lengths that do not agree, or a failed device.
+    pub fn add_partials(
+        &self,
+        partials: DeviceSlice<'_, f32>,
+        parts: usize,
+        stride: usize,
+        to: DeviceSlice<'_, f32>,
+    ) -> Result<(), KernelError> {
+        let columns = to.len();
+        check_at_least(OP, "stride", columns, stride)?;
+        let needed = checked_size(OP, &[parts.saturating_sub(1), stride])? + columns;
+        check_at_least(OP, "partials", if parts == 0 { 0 } else { needed }, partials.len())?;
+        let arguments = AddPartials {
+            partials: partials.pointer(),
+            to: to.pointer(),
+            parts: parts as u32,
+            stride: stride as u32,
+            columns: columns as u32,
+            padding: 0,
+        };
+        // SAFETY: the layout of `AddPartials`; lengths as just checked.
+        unsafe { self.add.launch(Grid::new(columns.div_ceil(32), THREADS), &arguments) }?;
+        Ok(())
+    }
+
+    /// Numbers that [`DeviceSums::squares`] needs beside its result.
+    pub const SQUARES_SCRATCH: usize = SQUARE_BLOCKS;
+
+    /// Writes the sum of the squares of `x` to the front of `total`, in f64. NaN and infinity come through.
+    ///
+    /// # Errors
+    /// No room for the result or the partial sums, or a failed device.
+    pub fn squares(
+        &self,
+        x: DeviceSlice<'_, f32>,
+        scratch: &DeviceBuffer<f64>,
+        total: DeviceSlice<'_, f64>,
+    ) -> Result<(), KernelError> {
+        check_at_least(OP, "total", 1, total.len())?;
+        check_at_least(OP, "scratch", SQUARE_BLOCKS, scratch.len())?;
+        let arguments = Squares {
+            x: x.pointer(),
+            partials: scratch.pointer(),
+            total: total.pointer(),
+            count: x.len() as u64,
+        };
+        // SAFETY: the layout of `Squares`; lengths as just checked.
+        unsafe { self.squares.launch(Grid::new(SQUARE_BLOCKS, THREADS), &arguments) }?;
+        // SAFETY: as above.
+        unsafe { self.total.launch(Grid::new(1, THREADS), &arguments) }?;
+        Ok(())
+    }
+}

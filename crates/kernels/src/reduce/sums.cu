@@ -1,0 +1,99 @@
+// Sums over rows and over everything, in an order that only the shape decides.
+
+constexpr u32 SUM_ROWS = 256, SUM_COLUMNS = 256, SUM_THREADS = 256;
+
+struct ColumnSums {
+    const W* x;        // [rows][columns]
+    float* partials;   // [parts][columns]: part i sums SUM_ROWS rows
+    u32 rows, columns;
+};
+
+template <int N> __device__ __forceinline__ void sum_columns(const ColumnSums& p) {
+    __shared__ float sums[SUM_THREADS / 32][32 * N];
+    u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    u32 column = blockIdx.x * 32 * N + lane * N;
+    float sum[N];
+#pragma unroll
+    for (int i = 0; i < N; i++) sum[i] = 0.0f;
+    u32 end = min((blockIdx.y + 1) * SUM_ROWS, p.rows);
+    if (column < p.columns) {
+#pragma unroll 4
+        for (u32 row = blockIdx.y * SUM_ROWS + warp; row < end; row += SUM_THREADS / 32) {
+            float x[N];
+            load(x, p.x + (u64)row * p.columns + column);
+#pragma unroll
+            for (int i = 0; i < N; i++) sum[i] += x[i];
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < N; i++) sums[warp][lane * N + i] = sum[i];
+    __syncthreads();
+    for (u32 i = threadIdx.x; i < 32 * N; i += SUM_THREADS) {
+        u32 at = blockIdx.x * 32 * N + i;
+        if (at >= p.columns) continue;
+        float total = 0.0f;
+#pragma unroll
+        for (u32 w = 0; w < SUM_THREADS / 32; w++) total += sums[w][i];
+        p.partials[(u64)blockIdx.y * p.columns + at] = total;
+    }
+}
+// Eight columns at once need rows that start at multiples of 16 bytes.
+extern "C" __global__ void __launch_bounds__(SUM_THREADS) column_sums_8(ColumnSums p) { sum_columns<8>(p); }
+extern "C" __global__ void __launch_bounds__(SUM_THREADS) column_sums_1(ColumnSums p) { sum_columns<1>(p); }
+
+struct AddPartials {
+    const float* partials;   // [parts][stride]
+    float* to;               // [columns], added to
+    u32 parts, stride, columns;
+};
+extern "C" __global__ void __launch_bounds__(SUM_THREADS) add_partials(AddPartials p) {
+    // A warp per column would read across; eight rows of a block share the parts instead.
+    __shared__ float sums[8][32];
+    u32 share = threadIdx.x / 32, lane = threadIdx.x % 32, column = blockIdx.x * 32 + lane;
+    float sum = 0.0f;
+    if (column < p.columns) {
+#pragma unroll 4
+        for (u32 part = share; part < p.parts; part += 8) sum += p.partials[(u64)part * p.stride + column];
+    }
+    sums[share][lane] = sum;
+    __syncthreads();
+    if (share > 0 || column >= p.columns) return;
+    float total = 0.0f;
+#pragma unroll
+    for (u32 i = 0; i < 8; i++) total += sums[i][lane];
+    p.to[column] += total;
+}
+
+constexpr u32 SQUARE_BLOCKS = 1024;
+struct Squares {
+    const float* x;
+    double* partials;   // [SQUARE_BLOCKS]
+    double* total;      // [1]
+    u64 count;
+};
+__device__ __forceinline__ double block_total(double x) {
+    __shared__ double sums[SUM_THREADS];
+    sums[threadIdx.x] = x;
+    __syncthreads();
+    for (u32 i = SUM_THREADS / 2; i > 0; i /= 2) {
+        if (threadIdx.x < i) sums[threadIdx.x] += sums[threadIdx.x + i];
+        __syncthreads();
+    }
+    return sums[0];
+}
+extern "C" __global__ void __launch_bounds__(SUM_THREADS) squares(Squares p) {
+    double sum = 0.0;
+#pragma unroll 4
+    for (u64 i = (u64)blockIdx.x * SUM_THREADS + threadIdx.x; i < p.count; i += SQUARE_BLOCKS * SUM_THREADS) {
+        double x = (double)p.x[i];
+        sum += x * x;
+    }
+    sum = block_total(sum);
+    if (threadIdx.x == 0) p.partials[blockIdx.x] = sum;
+}
+extern "C" __global__ void __launch_bounds__(SUM_THREADS) squares_total(Squares p) {
+    double sum = 0.0;
+    for (u32 i = threadIdx.x; i < SQUARE_BLOCKS; i += SUM_THREADS) sum += p.partials[i];
+    sum = block_total(sum);
+    if (threadIdx.x == 0) *p.total = sum;
+}
