@@ -49,6 +49,8 @@ pub const SOURCES: &[Source] = &[
     crate::activation::TRAIN_SOURCE,
     crate::cross_entropy::TRAIN_SOURCE,
     crate::embedding::TRAIN_SOURCE,
+    crate::gated_attention::BLAME_SOURCE,
+    crate::gated_attention::TRAIN_SOURCE,
     crate::norm::TRAIN_SOURCE,
     crate::optimizer::TRAIN_SOURCE,
     crate::reduce::SOURCE,

@@ -20,6 +20,7 @@
 
 mod attend;
 mod backward;
+mod blame_cuda;
 mod check;
 mod combine;
 mod forward;
@@ -30,6 +31,9 @@ mod product;
 #[cfg(test)]
 mod reference;
 mod saved;
+mod train_cuda;
+#[cfg(test)]
+mod train_cuda_tests;
 mod unit;
 mod votes;
 
@@ -37,8 +41,12 @@ use crate::alpha_sigmoid::AlphaSigmoid;
 use crate::attention::AttentionShape;
 
 pub use backward::{backward, backward_with};
+pub(crate) use blame_cuda::BLAME_SOURCE;
+pub use blame_cuda::{DeviceVoter, DeviceVoterGradient, TrainVotes, VoteScratch};
 pub use forward::{forward, forward_with};
 pub use saved::Saved;
+pub(crate) use train_cuda::TRAIN_SOURCE;
+pub use train_cuda::{Attended, TrainAttention};
 
 /// The shape of one layer's attention over a batch of equally long sequences.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -17,18 +17,18 @@ const TOLERANCE: f64 = 2e-5;
 const STEEP_TOLERANCE: f64 = 3e-3;
 
 #[derive(Debug, Clone)]
-struct Case {
-    shape: GatedShape,
-    voters: Vec<[Vec<f32>; 3]>,
+pub(super) struct Case {
+    pub(super) shape: GatedShape,
+    pub(super) voters: Vec<[Vec<f32>; 3]>,
     /// None: hard.
-    alpha: Option<f64>,
-    noise: Option<Vec<f32>>,
-    stride: usize,
-    qkv: Vec<f32>,
-    dout: Vec<f32>,
-    lambda: Vec<f32>,
-    per_pair: f32,
-    last_query: bool,
+    pub(super) alpha: Option<f64>,
+    pub(super) noise: Option<Vec<f32>>,
+    pub(super) stride: usize,
+    pub(super) qkv: Vec<f32>,
+    pub(super) dout: Vec<f32>,
+    pub(super) lambda: Vec<f32>,
+    pub(super) per_pair: f32,
+    pub(super) last_query: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -67,7 +67,7 @@ impl Case {
         Self::of(random, shape, alpha, voters)
     }
 
-    fn of(random: &mut Random, shape: GatedShape, alpha: Option<f64>, voters: usize) -> Self {
+    pub(super) fn of(random: &mut Random, shape: GatedShape, alpha: Option<f64>, voters: usize) -> Self {
         let AttentionShape { query_heads, kv_heads, head_dim, .. } = shape.attention;
         let rows = shape.sequences * shape.tokens;
         let gates = rows * shape.gate_heads * shape.gate_width;
@@ -168,7 +168,7 @@ impl Case {
         }
     }
 
-    fn answer(&self) -> Answer {
+    pub(super) fn answer(&self) -> Answer {
         let curve = AlphaSigmoid::new(1.0).unwrap();
         let rule = match self.alpha {
             Some(_) => Rule::Soft { curve: &curve },
@@ -233,7 +233,7 @@ impl Case {
     }
 }
 
-fn wide(all: &[f32]) -> Vec<f64> {
+pub(super) fn wide(all: &[f32]) -> Vec<f64> {
     all.iter().map(|&x| f64::from(x)).collect()
 }
 
@@ -243,7 +243,7 @@ fn norm(all: impl Iterator<Item = f64>) -> f64 {
 
 /// In relative L2, with an absolute floor for what is all but 0: a gradient whose terms, of size 1, nearly cancel keeps
 /// the rounding of the terms.
-fn close(what: &str, got: &[f64], expected: &[f64], tolerance: f64) {
+pub(super) fn close(what: &str, got: &[f64], expected: &[f64], tolerance: f64) {
     assert_eq!(got.len(), expected.len(), "{what}");
     let size = norm(expected.iter().copied());
     let miss = norm(got.iter().zip(expected).map(|(a, b)| a - b));
