@@ -1,0 +1,259 @@
+//! Times the operations of a training step on a GPU, at two shapes, with what each would take at the card's limits.
+//!
+//! `cargo run --release -p dropcap-kernels --example cuda_train`
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+use dropcap_kernels::activation::TrainActivation;
+use dropcap_kernels::cross_entropy::{Shares, TrainCrossEntropy};
+use dropcap_kernels::cuda::{Device, DeviceBuffer, DeviceSlice, Specialisation, Stopwatch};
+use dropcap_kernels::gated_attention::{
+    Attended, DeviceVoter, DeviceVoterGradient, GatedShape, TrainAttention, TrainVotes, VoteScratch,
+};
+use dropcap_kernels::matmul::{Sum, TrainMatrix, TrainProducts};
+use dropcap_kernels::norm::{NormSlices, TrainNorm};
+use dropcap_kernels::optimizer::{Parameters, TrainOptimizer};
+use dropcap_kernels::{AdamW, AttentionShape, DType, GeluKind, KernelError};
+
+/// Bytes and products per second that were measured on an H200.
+const BANDWIDTH: f64 = 4.3e12;
+const PRODUCTS: f64 = 7e14;
+
+/// A shape to train at.
+struct Model {
+    name: &'static str,
+    batch: (usize, usize),
+    heads: (usize, usize, usize),
+    hidden: usize,
+    intermediate: usize,
+    gates: (usize, usize),
+    vocabulary: usize,
+}
+
+const MODELS: [Model; 2] = [
+    Model {
+        name: "GPT-2-medium",
+        batch: (8, 1024),
+        heads: (16, 16, 64),
+        hidden: 1024,
+        intermediate: 4096,
+        gates: (16, 16),
+        vocabulary: 50257,
+    },
+    Model {
+        name: "SmolLM2-135M",
+        batch: (16, 1024),
+        heads: (9, 3, 64),
+        hidden: 576,
+        intermediate: 1536,
+        gates: (3, 16),
+        vocabulary: 49152,
+    },
+];
+
+struct Bench {
+    device: Device,
+    state: u64,
+}
+
+impl Bench {
+    /// Numbers in [-1, 1) times `size`.
+    fn numbers(&mut self, count: usize, size: f32) -> Vec<f32> {
+        let next = |state: &mut u64| {
+            *state ^= *state << 13;
+            *state ^= *state >> 7;
+            *state ^= *state << 17;
+            size * ((*state >> 40) as f32 / (1u64 << 23) as f32 - 1.0)
+        };
+        (0..count).map(|_| next(&mut self.state)).collect()
+    }
+
+    fn f32(&mut self, count: usize, size: f32) -> DeviceBuffer<f32> {
+        let numbers = self.numbers(count, size);
+        DeviceBuffer::copy_of(&self.device, "numbers", &numbers).unwrap()
+    }
+
+    fn bf16(&mut self, count: usize) -> DeviceBuffer<u8> {
+        let numbers = self.numbers(count, 1.0);
+        let bytes: Vec<u8> =
+            numbers.iter().flat_map(|x| ((x.to_bits() >> 16) as u16).to_le_bytes()).collect();
+        DeviceBuffer::copy_of(&self.device, "numbers", &bytes).unwrap()
+    }
+
+    /// Prints the median time of `work`, and what `flops` and `bytes` would take.
+    fn time(&self, what: &str, flops: f64, bytes: f64, work: impl Fn() -> Result<(), KernelError>) {
+        let stopwatch = Stopwatch::new(&self.device).unwrap();
+        work().unwrap();
+        let mut times: Vec<f32> = (0..9)
+            .map(|_| {
+                stopwatch.start().unwrap();
+                work().unwrap();
+                stopwatch.stop().unwrap() * 1e6
+            })
+            .collect();
+        times.sort_by(f32::total_cmp);
+        let floor = (flops / PRODUCTS).max(bytes / BANDWIDTH) * 1e6;
+        println!("{what:<28} {:>9.1} us, floor {floor:>8.1} us", times[times.len() / 2]);
+    }
+
+    fn run(&mut self, model: &Model) {
+        let (sequences, tokens) = model.batch;
+        let (h, g, d) = model.heads;
+        let (rows, c, m) = (sequences * tokens, model.hidden, model.intermediate);
+        let specialisation = Specialisation {
+            weights: DType::Bf16,
+            cache: DType::Bf16,
+            query_heads: h,
+            kv_heads: g,
+            groups: model.gates.0,
+            head_dim: d,
+            hidden: c,
+            side_width: model.gates.1,
+        };
+        println!("{} {sequences} x {tokens}, a layer:", model.name);
+        self.dense(&specialisation, rows, c, m);
+        self.attention(model, &specialisation);
+        let stride = model.vocabulary.next_multiple_of(64);
+        let slice = 2048;
+        let logits = self.f32(slice * stride, 4.0);
+        let targets = DeviceBuffer::copy_of(&self.device, "targets", &vec![7u32; slice]).unwrap();
+        let losses = self.f32(2 * slice, 1.0);
+        let loss = TrainCrossEntropy::new(&self.device, &specialisation).unwrap();
+        let bytes = (slice * stride * 10) as f64;
+        self.time("cross-entropy of 2048 rows", 0.0, bytes, || {
+            let shares = Shares { distill: 0.0, scale: 1.0 };
+            loss.slice(model.vocabulary, stride, &logits, None, (&targets).into(), shares, (&losses).into())
+        });
+    }
+
+    fn dense(&mut self, specialisation: &Specialisation, rows: usize, c: usize, m: usize) {
+        let products = TrainProducts::new(&self.device).unwrap();
+        let (x, dy, weight) = (self.bf16(rows * c), self.bf16(rows * m), self.bf16(c * m));
+        let gradient = self.f32(c * m, 1.0);
+        let residual = self.f32(rows * c, 1.0);
+        let flops = 2.0 * (rows * c * m) as f64;
+        let matrix = |data: &DeviceBuffer<u8>, rows, columns| {
+            TrainMatrix::new(data.into(), DType::Bf16, rows, columns, columns).unwrap()
+        };
+        let f32_matrix =
+            |data, rows, columns| TrainMatrix::f32(DeviceSlice::from(data), rows, columns).unwrap();
+        let (x_of, dy_of, weight_of) = (matrix(&x, rows, c), matrix(&dy, rows, m), matrix(&weight, m, c));
+        self.time("product", flops, 0.0, || {
+            products.multiply(x_of, weight_of.turned(), Sum::Store, None, dy_of)
+        });
+        self.time("product to the residual", flops, 0.0, || {
+            let residual = f32_matrix(&residual, rows, c);
+            products.multiply(dy_of, weight_of, Sum::With(residual), None, residual)
+        });
+        self.time("gradient of a weight", flops, 0.0, || {
+            products.multiply(dy_of.turned(), x_of, Sum::Add, None, f32_matrix(&gradient, m, c))
+        });
+        let norm = TrainNorm::new(&self.device, specialisation).unwrap();
+        let (stats, scratch) = (self.f32(2 * rows, 1.0), self.f32(norm.scratch(), 1.0));
+        let (scale, d_scale, dx) = (self.f32(c, 1.0), self.f32(c, 1.0), self.f32(rows * c, 1.0));
+        let slices = |weight| NormSlices { weight: DeviceSlice::from(weight), bias: None };
+        let size = (rows * c) as f64;
+        self.time("norm", 0.0, 6.0 * size, || {
+            norm.forward(rows, slices(&scale), 1e-5, &residual, &x, None, &stats)
+        });
+        self.time("norm, back", 0.0, 16.0 * size, || {
+            let (into, to) = (slices(&d_scale), Some(&x));
+            norm.backward(rows, slices(&scale), &residual, &stats, &x, false, &dx, to, &scratch, into)
+        });
+        let activation = TrainActivation::new(&self.device, specialisation).unwrap();
+        let up = self.bf16(rows * m);
+        self.time("gelu", 0.0, 4.0 * (rows * m) as f64, || {
+            activation.gelu(GeluKind::Tanh, rows * m, &dy, None, &up)
+        });
+        self.time("gelu, back", 0.0, 6.0 * (rows * m) as f64, || {
+            activation.gelu(GeluKind::Tanh, rows * m, &dy, Some(&dy), &up)
+        });
+        let optimizer = TrainOptimizer::new(&self.device, specialisation).unwrap();
+        let (values, second) = (self.f32(c * m, 1.0), self.f32(c * m, 0.0));
+        let first = self.f32(c * m, 0.0);
+        let rule = AdamW {
+            learning_rate: 1e-4,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            step: 1,
+            gradient_scale: 1.0,
+        };
+        self.time("adamw of a matrix", 0.0, 30.0 * (c * m) as f64, || {
+            let range = Parameters {
+                values: (&values).into(),
+                gradients: (&gradient).into(),
+                first: (&first).into(),
+                second: (&second).into(),
+                working: Some((&weight).into()),
+            };
+            optimizer.adamw(&rule, range)
+        });
+    }
+
+    fn attention(&mut self, model: &Model, specialisation: &Specialisation) {
+        let (sequences, tokens) = model.batch;
+        let (query_heads, kv_heads, head_dim) = model.heads;
+        let (gate_heads, gate_width) = model.gates;
+        let rows = sequences * tokens;
+        let shape = GatedShape {
+            sequences,
+            tokens,
+            attention: AttentionShape { query_heads, kv_heads, head_dim, scale: 0.125 },
+            gate_heads,
+            gate_width,
+            sliding_window: None,
+            sinks: 4,
+            recent: 16,
+        };
+        let attention = TrainAttention::new(&self.device, specialisation).unwrap();
+        let votes = TrainVotes::new(&self.device, specialisation).unwrap();
+        let qkv = self.bf16(rows * (query_heads + 2 * kv_heads) * head_dim);
+        let dqkv = self.bf16(rows * (query_heads + 2 * kv_heads) * head_dim);
+        let (out, dout) =
+            (self.bf16(rows * query_heads * head_dim), self.bf16(rows * query_heads * head_dim));
+        let (lse, delta) = (self.f32(rows * query_heads, 1.0), self.f32(rows * query_heads, 1.0));
+        let gates: Vec<_> = (0..4).map(|_| self.f32(rows * gate_heads * gate_width, 1.0)).collect();
+        let (bias, d_bias, lambda) =
+            (self.f32(gate_heads, 0.1), self.f32(gate_heads, 1.0), self.f32(gate_heads, 0.1));
+        let ends = DeviceBuffer::<u32>::zeroed(&self.device, "ends", rows * gate_heads).unwrap();
+        let margin = DeviceBuffer::<f64>::zeroed(&self.device, "margin", 2 * gate_heads).unwrap();
+        let scratch = VoteScratch::new(&self.device, &shape).unwrap();
+        // Of a product of all visible pairs.
+        let flops = (tokens * tokens) as f64 * (query_heads * head_dim * sequences) as f64;
+        // A fifth of the keys lives on at random: scores have a mean near 2.
+        for (what, shift) in [("nothing dies", -50.0), ("most die", -2.0)] {
+            let voter = DeviceVoter {
+                query_gates: &gates[0],
+                key_gates: &gates[1],
+                bias: (&bias).into(),
+                noise: None,
+                shift,
+            };
+            let layer = Attended { qkv: &qkv, expires_at: Some(&ends), out: &out, lse: &lse };
+            println!("{what}:");
+            self.time("votes", 0.0, 0.0, || votes.forward(&shape, voter, &ends, &scratch));
+            self.time("attention", 2.0 * flops, 0.0, || attention.forward(&shape, layer));
+            self.time("attention, back", 7.0 * flops, 0.0, || {
+                attention.backward(&shape, layer, &dout, &delta, &dqkv)
+            });
+            self.time("blame", 2.0 * flops, 0.0, || {
+                let gradient = DeviceVoterGradient {
+                    query_gates: &gates[2],
+                    key_gates: &gates[3],
+                    bias: (&d_bias).into(),
+                    margin: &margin,
+                };
+                let lambda = (&lambda).into();
+                votes.backward(&shape, voter, layer, &dout, &delta, lambda, &scratch, gradient)
+            });
+        }
+    }
+}
+
+fn main() {
+    let device = Device::open(0, Some(std::env::temp_dir().join("dropcap-test-kernels"))).unwrap();
+    println!("{}", device.facts().name);
+    let mut bench = Bench { device, state: 0x2545_f491_4f6c_dd1d };
+    MODELS.iter().for_each(|model| bench.run(model));
+}
