@@ -1,12 +1,13 @@
 //! A model directory whose config and weights are known to fit each other.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use dropcap_kernels::DType;
 use dropcap_weights::{ContentDigest, Fingerprint, ShardedTensors, StoredType};
 
+use crate::adapter::{Adapter, LowRank};
 use crate::decoder_config::DecoderConfig;
 use crate::error::ModelError;
 use crate::weight_plan::{VectorPart, WeightPlan};
@@ -21,6 +22,9 @@ pub struct Checkpoint {
     config: DecoderConfig,
     tensors: ShardedTensors,
     plan: WeightPlan,
+    adapter: Option<Adapter>,
+    /// What the adapter adds, by tensor.
+    added: BTreeMap<String, LowRank>,
 }
 
 impl Checkpoint {
@@ -33,13 +37,45 @@ impl Checkpoint {
         let config = DecoderConfig::open(directory)?;
         let tensors = ShardedTensors::open(directory)?;
         let plan = WeightPlan::of(&config, &|name| tensors.info(name).is_some());
-        let checkpoint = Self { directory: directory.to_path_buf(), config, tensors, plan };
+        let (directory_path, added) = (directory.to_path_buf(), BTreeMap::new());
+        let checkpoint = Self { directory: directory_path, config, tensors, plan, adapter: None, added };
         let problems = checkpoint.mismatches()?;
         if problems.is_empty() {
             Ok(checkpoint)
         } else {
             Err(ModelError::Mismatches { path: directory.to_path_buf(), problems })
         }
+    }
+
+    /// The same model with an adapter: whatever is read from now on has it merged in, in f32.
+    ///
+    /// # Errors
+    /// An adapter that names another base than this, by its fingerprint; [`ModelError::AdapterMismatch`] with everything
+    /// in it that has no place in this model; a second adapter; a file that became shorter or unreadable.
+    pub fn with_adapter(mut self, adapter: Adapter) -> Result<Self, ModelError> {
+        if let Some(first) = &self.adapter {
+            let (first, second) = (first.directory().to_path_buf(), adapter.directory().to_path_buf());
+            return Err(ModelError::SecondAdapter { first, second });
+        }
+        if let Some(base) = adapter.base_fingerprint() {
+            let found = self.fingerprint()?;
+            let differences = match base.parse::<Fingerprint>() {
+                Ok(expected) => expected.differences(&found),
+                Err(error) => vec![error.to_string()],
+            };
+            if !differences.is_empty() {
+                let (path, base) = (adapter.directory().to_path_buf(), self.directory);
+                return Err(ModelError::AdapterOfAnotherBase { path, base, problems: differences });
+            }
+        }
+        self.added = adapter.read(&self.plan)?;
+        self.adapter = Some(adapter);
+        Ok(self)
+    }
+
+    /// The adapter that is merged in.
+    pub fn adapter(&self) -> Option<&Adapter> {
+        self.adapter.as_ref()
     }
 
     /// The directory that was opened.
@@ -71,7 +107,8 @@ impl Checkpoint {
         DType::ALL.into_iter().max_by_key(|&dtype| bytes(dtype)).unwrap_or(DType::F32)
     }
 
-    /// Reads some rows of one planned matrix part as stored, replacing the content of `bytes`, and says their dtype.
+    /// Reads some rows of one planned matrix part as stored, replacing the content of `bytes`, and says their dtype; rows
+    /// that an adapter changes become f32.
     ///
     /// # Errors
     /// A tensor that is not of the plan, or rows that it does not have; a file that became shorter or unreadable.
@@ -90,7 +127,12 @@ impl Checkpoint {
         let width: usize = info.map_or(0, |info| info.shape.iter().skip(1).product());
         bytes.resize(rows.len() * width * dtype.bytes(), 0);
         file.read_range(tensor, (rows.start * width * dtype.bytes()) as u64, bytes)?;
-        Ok(dtype)
+        let Some(added) = self.added.get(tensor) else { return Ok(dtype) };
+        let mut values = info.and_then(|info| info.dtype.widen(bytes)).unwrap_or_default();
+        added.add_to_rows(rows, &mut values);
+        bytes.clear();
+        bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        Ok(DType::F32)
     }
 
     /// Reads vectors one after the other as f32: a norm, or the biases of a fused projection.
@@ -111,7 +153,7 @@ impl Checkpoint {
     /// The model's identity: family, dimensions, and a digest over samples of the stored weights.
     ///
     /// It does not depend on how the weights are split into files, nor on buffers stored beside them; it does
-    /// depend on the dtype that they are stored in.
+    /// depend on the dtype that they are stored in, and on an adapter that is merged in.
     ///
     /// # Errors
     /// A file that became shorter or unreadable.
@@ -119,6 +161,9 @@ impl Checkpoint {
         let mut digest = ContentDigest::new();
         for tensor in self.plan.tensors() {
             digest.tensor(self.plan.label(tensor.name), &self.tensors, tensor.name)?;
+        }
+        if let Some(adapter) = &self.adapter {
+            adapter.digest(&mut digest)?;
         }
         let config = &self.config;
         Ok(Fingerprint {

@@ -117,6 +117,32 @@ pub enum ModelError {
         /// One line each.
         problems: Vec<String>,
     },
+    /// An adapter's tensors have no place in the model.
+    #[error("the adapter in {} does not fit the model, in {} places:{}", path.display(), problems.len(), lines(problems))]
+    AdapterMismatch {
+        /// The adapter's directory.
+        path: PathBuf,
+        /// One line each.
+        problems: Vec<String>,
+    },
+    /// An adapter of other weights.
+    #[error("the adapter in {} was trained on another model than {}:{}", path.display(), base.display(), lines(problems))]
+    AdapterOfAnotherBase {
+        /// The adapter's directory.
+        path: PathBuf,
+        /// The model's directory.
+        base: PathBuf,
+        /// In what they differ, one line each.
+        problems: Vec<String>,
+    },
+    /// Two adapters for one model.
+    #[error("{} is merged in already; {} would be a second adapter: merge the first into a checkpoint of its own", first.display(), second.display())]
+    SecondAdapter {
+        /// The directory of the adapter that is there.
+        first: PathBuf,
+        /// That of the one refused.
+        second: PathBuf,
+    },
     /// Weights that are NaN or infinite.
     #[error("{} tensors of {} hold NaN or infinity:{}", problems.len(), path.display(), lines(problems))]
     NonFinite {

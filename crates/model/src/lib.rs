@@ -4,6 +4,7 @@
 //! where; [`Tokenizer`] and [`GenerationConfig`] stand beside it. A family of models is a mapping of config keys
 //! and a mapping of tensor names, nothing more.
 
+mod adapter;
 mod checkpoint;
 mod config_json;
 mod decoder;
@@ -20,6 +21,7 @@ mod stated_dtype;
 mod tokenizer;
 mod weight_plan;
 
+pub use adapter::Adapter;
 pub use checkpoint::Checkpoint;
 pub use decoder::{DeathSink, Decoder, Linear, Logits, NormWeights, Scratch, Segment};
 pub use decoder_config::{

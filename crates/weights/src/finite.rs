@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use crate::convert::to_f32;
 use crate::error::{WeightsError, quoted};
 use crate::tensor_file::TensorFile;
 
@@ -41,7 +40,7 @@ impl TensorFile {
         while first < bytes {
             stretch.resize((bytes - first).min(STRETCH) as usize, 0);
             self.read_range(name, first, &mut stretch)?;
-            let numbers = to_f32(dtype, &stretch).ok_or_else(|| WeightsError::NotNumbers {
+            let numbers = dtype.widen(&stretch).ok_or_else(|| WeightsError::NotNumbers {
                 path: self.path().to_path_buf(),
                 tensor: quoted(name),
                 got: dtype,

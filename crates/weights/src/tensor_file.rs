@@ -5,7 +5,6 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::convert::to_f32;
 use crate::error::{WeightsError, quoted};
 use crate::header::MAX_HEADER_BYTES;
 use crate::layout::{Layout, TensorInfo};
@@ -122,7 +121,7 @@ impl TensorFile {
         let dtype = self.expect(name)?.dtype;
         let mut bytes = Vec::new();
         self.read_bytes(name, &mut bytes)?;
-        to_f32(dtype, &bytes).ok_or_else(|| WeightsError::NotNumbers {
+        dtype.widen(&bytes).ok_or_else(|| WeightsError::NotNumbers {
             path: self.path.clone(),
             tensor: quoted(name),
             got: dtype,
