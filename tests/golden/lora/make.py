@@ -1,6 +1,6 @@
 """Makes the LoRA vectors beside this file with PEFT: random adapters over the tiny models of ../llama_kvpress.
 
-    python make.py          (pip install peft==0.18.0 torch transformers==5.2.0)
+    python make.py          (pip install peft==0.21.2 torch transformers==5.2.0)
 
 Every adapter has another form of the configuration. Logits are those of the wrapped, unmerged model in float64.
 """

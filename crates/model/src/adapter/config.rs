@@ -11,7 +11,7 @@ use crate::error::ModelError;
 const MAX_RANK: usize = 1 << 16;
 
 /// Keys of PEFT that make an adapter more than a product of two matrices added to a weight, and so must be unset.
-const MUST_BE_UNSET: [(&str, &str); 11] = [
+const MUST_BE_UNSET: [(&str, &str); 12] = [
     ("use_dora", "adapters with magnitudes (DoRA) are not supported"),
     ("use_qalora", "adapters over pooled inputs (QALoRA) are not supported"),
     ("lora_bias", "adapters with a bias of their own are not supported"),
@@ -22,6 +22,7 @@ const MUST_BE_UNSET: [(&str, &str); 11] = [
     ("alora_invocation_tokens", "adapters that begin at a token (aLoRA) are not supported"),
     ("arrow_config", "routed adapters are not supported"),
     ("monteclora_config", "sampled adapters are not supported"),
+    ("kasa_config", "adapters of singular values (KaSA) are not supported"),
     ("use_bdlora", "adapters of block-diagonal factors are not supported"),
 ];
 
