@@ -5,6 +5,7 @@
 //! repeated or resumed must compute the same bits.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::c_void;
 use std::sync::{Mutex, PoisonError};
 use std::{fmt, ptr};
@@ -221,10 +222,10 @@ impl TrainProducts {
             alignments: [a, b, added, out].map(|matrix| matrix.alignment()),
         };
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        if !plans.contains_key(&shape) {
-            plans.insert(shape, self.plan(&shape, bias.map_or(0, |bias| bias.pointer()))?);
-        }
-        let Some(plan) = plans.get(&shape) else { return Ok(()) };
+        let plan = match plans.entry(shape) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(empty) => empty.insert(self.plan(&shape, bias.map_or(0, |bias| bias.pointer()))?),
+        };
         Ok(self.launch(plan, &shape, [a, b, added, out].map(|matrix| matrix.pointer), bias)?)
     }
 
