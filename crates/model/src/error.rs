@@ -185,6 +185,18 @@ pub enum ModelError {
         /// Length of the text in bytes.
         got: usize,
     },
+    /// A text holds a token that was added to the tokenizer and not to the model.
+    #[error("the text holds token {token} with id {id}, which {} adds, and the model's vocabulary has {vocabulary} tokens: remove it from the text", path.display())]
+    TokenWithoutRow {
+        /// The tokenizer's file.
+        path: PathBuf,
+        /// The token, quoted.
+        token: String,
+        /// Its id.
+        id: u32,
+        /// Size of the model's vocabulary, v.
+        vocabulary: usize,
+    },
     /// The tokenizer failed on a text.
     #[error("the text cannot be tokenized: {reason}")]
     Encode {

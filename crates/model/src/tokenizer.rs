@@ -1,5 +1,7 @@
 //! Text to tokens and back, with the `tokenizer.json` of a model.
 
+mod bytes;
+mod file;
 mod incremental;
 
 pub use incremental::IncrementalText;
@@ -9,7 +11,11 @@ use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use tokenizers::tokenizer::{AddedVocabulary, Encoding, Model, OffsetType, PreTokenizer};
+use tokenizers::{Decoder, DecoderWrapper};
+
 use crate::error::ModelError;
+use file::{File, Misplaced};
 
 /// Longest text that is tokenized at once, in bytes: about a million tokens of English.
 ///
@@ -24,15 +30,22 @@ const MAX_WHITE_SPACE: usize = 250_000;
 /// Longest `tokenizer.json` that is read, in bytes; the largest published are about 40 MB.
 const MAX_FILE_BYTES: u64 = 256 << 20;
 
-/// A tokenizer for user text: nothing in the text becomes a control token.
+/// The tokenizer of a model, for text of users ([`Tokenizer::encode`]) and for whole prompts, which may hold control
+/// tokens ([`Tokenizer::encode_prompt`]).
 #[derive(Debug)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// The library's added tokens, which finds no special ones in a text.
+    plain: AddedVocabulary,
     path: PathBuf,
     /// Tokens that have no text, as the file writes them: a normalizer may have changed the library's copy.
     special: HashMap<u32, String>,
+    /// Tokens to which the library gave another id than the file, by the library's.
+    misplaced: HashMap<u32, Misplaced>,
     /// The special token that text may become.
     unknown: Option<u32>,
+    /// Whether tokens such as `<0xE4>` are bytes of a text.
+    byte_tokens: bool,
 }
 
 impl Tokenizer {
@@ -71,22 +84,26 @@ impl Tokenizer {
             Ok(inner) => inner,
             Err(reason) => return Err(ModelError::Tokenizer { path, reason }),
         };
-        let file = match File::read(bytes, &inner) {
+        let file = match serde_json::from_slice::<File>(bytes) {
             Ok(file) => file,
-            Err(reason) => return Err(ModelError::Tokenizer { path, reason }),
+            Err(e) => return Err(ModelError::Tokenizer { path, reason: e.to_string() }),
         };
         inner.with_padding(None);
         if let Err(e) = inner.with_truncation(None) {
             return Err(ModelError::Tokenizer { path, reason: e.to_string() });
         }
-        inner.set_encode_special_tokens(true);
-        let special = file.added_tokens.into_iter().filter(|token| token.special);
-        let special = special.map(|token| (token.id, token.content)).collect();
-        let unknown = file.model.unk_id.or_else(|| inner.token_to_id(&file.model.unk_token?));
-        Ok(Self { inner, path, special, unknown })
+        let mut plain = inner.get_added_vocabulary().clone();
+        plain.set_encode_special_tokens(true);
+        let unknown = file.model.unk_id.or_else(|| inner.token_to_id(file.model.unk_token.as_ref()?));
+        let (special, misplaced) = file.placed(&inner);
+        let byte_tokens = inner.get_decoder().is_some_and(falls_back_to_bytes);
+        Ok(Self { inner, plain, path, special, misplaced, unknown, byte_tokens })
     }
 
     /// Refuses a model whose vocabulary is too small for this tokenizer; models may have rows that no token uses.
+    ///
+    /// Added tokens may lie outside the vocabulary, as they do in files to which somebody added a padding token that
+    /// is never used: [`Tokenizer::check_ids`] refuses a text that does use one.
     ///
     /// # Errors
     /// [`ModelError::TokenizerVocabulary`] with the token of the largest id; a tokenizer that fails on no text.
@@ -94,7 +111,9 @@ impl Tokenizer {
         // What is put around a text has ids of its own in the file, which nothing ties to the vocabulary.
         let around =
             self.encode("")?.into_iter().map(|id| (self.inner.id_to_token(id).unwrap_or_default(), id));
-        match self.inner.get_vocab(true).into_iter().chain(around).max_by_key(|(_, id)| *id) {
+        let added = self.plain.get_vocab();
+        let own = self.inner.get_vocab(false).into_iter().filter(|(token, _)| !added.contains_key(token));
+        match own.chain(around).max_by_key(|(_, id)| *id) {
             Some((token, id)) if id as usize >= vocabulary => {
                 let (path, token) = (self.path.clone(), format!("{token:?}"));
                 Err(ModelError::TokenizerVocabulary { path, token, id, vocabulary })
@@ -103,26 +122,28 @@ impl Tokenizer {
         }
     }
 
-    /// Tokenizes a text, and adds what the tokenizer puts around every text, such as a token that begins it.
+    /// Refuses tokens of a text that the model does not have.
     ///
-    /// Special tokens spelled out in the text stay text.
+    /// # Errors
+    /// [`ModelError::TokenWithoutRow`] with the first such token.
+    pub fn check_ids(&self, ids: &[u32], vocabulary: usize) -> Result<(), ModelError> {
+        match ids.iter().find(|&&id| id as usize >= vocabulary) {
+            Some(&id) => {
+                let (path, token) = (self.path.clone(), format!("{:?}", self.token(id).unwrap_or_default()));
+                Err(ModelError::TokenWithoutRow { path, token, id, vocabulary })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Tokenizes a text of a user, such as a message of a chat or a document: special tokens spelled out in it stay
+    /// text. Adds what the tokenizer puts around every text, such as a token that begins it.
     ///
     /// # Errors
     /// A text longer than [`MAX_TEXT_BYTES`] or with 250 000 white space characters in a row; a text that the
     /// tokenizer fails on, or turns into a control token all the same.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        if text.len() > MAX_TEXT_BYTES {
-            return Err(ModelError::TextTooLong { limit: MAX_TEXT_BYTES, got: text.len() });
-        }
-        let run = longest_white_space(text);
-        if run > MAX_WHITE_SPACE {
-            let reason = format!(
-                "it has {run} white space characters in a row, and the limit is {MAX_WHITE_SPACE}: shorten the run"
-            );
-            return Err(ModelError::Encode { reason });
-        }
-        let encoding = contained(|| self.inner.encode_fast(text, true))
-            .map_err(|reason| ModelError::Encode { reason })?;
+        let encoding = self.encode_with(&self.plain, text)?;
         // The mask marks what was put around the text, which may well be control tokens.
         for (&id, &added) in encoding.get_ids().iter().zip(encoding.get_special_tokens_mask()) {
             if added == 0 && self.is_control(id) {
@@ -133,15 +154,66 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Turns tokens into text; special tokens and ids that are no token give nothing, bytes that are not UTF-8
-    /// give U+FFFD.
+    /// Tokenizes a prompt that its writer answers for as a whole, such as a filled-in chat template: special tokens
+    /// spelled out in it become those tokens. Adds what the tokenizer puts around every text.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`], control tokens apart.
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, ModelError> {
+        Ok(self.encode_with(self.inner.get_added_vocabulary(), text)?.get_ids().to_vec())
+    }
+
+    fn encode_with(&self, added: &AddedVocabulary, text: &str) -> Result<Encoding, ModelError> {
+        if text.len() > MAX_TEXT_BYTES {
+            return Err(ModelError::TextTooLong { limit: MAX_TEXT_BYTES, got: text.len() });
+        }
+        let run = longest_white_space(text);
+        if run > MAX_WHITE_SPACE {
+            let reason = format!(
+                "it has {run} white space characters in a row, and the limit is {MAX_WHITE_SPACE}: shorten the run"
+            );
+            return Err(ModelError::Encode { reason });
+        }
+        // The library's own `encode_fast`, which knows one vocabulary of added tokens only.
+        let encode = || {
+            let mut pieces = added.extract_and_normalize(self.inner.get_normalizer(), text);
+            if let Some(splitter) = self.inner.get_pre_tokenizer() {
+                splitter.pre_tokenize(&mut pieces)?;
+            }
+            self.inner.get_model().tokenize_in_pretokenized(&mut pieces, None)?;
+            let encoding = pieces.into_encoding(None, 0, OffsetType::None)?;
+            self.inner.post_process(encoding, None, true)
+        };
+        let encoding = contained(encode).map_err(|reason| ModelError::Encode { reason })?;
+        match encoding.get_ids().iter().find_map(|id| self.misplaced.get(id)) {
+            Some(Misplaced { token, stated, place }) => {
+                let reason = format!(
+                    "it holds {token:?}, which {} gives the id {stated} although its place is {place}: remove it from the text",
+                    self.path.display()
+                );
+                Err(ModelError::Encode { reason })
+            }
+            None => Ok(encoding),
+        }
+    }
+
+    /// Turns tokens into text; special tokens and ids that are no token give nothing, each broken sequence of bytes
+    /// that is no UTF-8 gives one U+FFFD.
     ///
     /// # Errors
     /// Tokens that the tokenizer fails on.
     pub fn decode(&self, ids: &[u32]) -> Result<String, ModelError> {
         // The library looks special tokens up by a text that its normalizer may have changed, and misses them.
-        let ids: Vec<u32> = ids.iter().copied().filter(|&id| !self.is_silent(id)).collect();
-        contained(|| self.inner.decode(&ids, true)).map_err(|reason| ModelError::Decode { reason })
+        let heard = ids.iter().filter(|&&id| !self.is_silent(id));
+        let mut tokens: Vec<String> = heard.filter_map(|&id| self.inner.id_to_token(id)).collect();
+        if self.byte_tokens {
+            tokens = bytes::repaired(tokens);
+        }
+        let decode = || match self.inner.get_decoder() {
+            Some(decoder) => decoder.decode(tokens),
+            None => Ok(tokens.join(" ")),
+        };
+        contained(decode).map_err(|reason| ModelError::Decode { reason })
     }
 
     /// The token of an id, as it is written in the vocabulary.
@@ -164,9 +236,24 @@ impl Tokenizer {
         self.special.contains_key(&id) && self.unknown != Some(id)
     }
 
+    /// How a prompt spells a special token out; none for others.
+    pub fn special_token(&self, id: u32) -> Option<&str> {
+        self.special.get(&id).map(String::as_str)
+    }
+
     /// Whether [`Tokenizer::decode`] passes an id over.
     fn is_silent(&self, id: u32) -> bool {
-        self.special.contains_key(&id) || self.inner.id_to_token(id).is_none()
+        self.special.contains_key(&id)
+            || self.misplaced.contains_key(&id)
+            || self.inner.id_to_token(id).is_none_or(|token| token.is_empty())
+    }
+}
+
+fn falls_back_to_bytes(decoder: &DecoderWrapper) -> bool {
+    match decoder {
+        DecoderWrapper::ByteFallback(_) => true,
+        DecoderWrapper::Sequence(sequence) => sequence.get_decoders().iter().any(falls_back_to_bytes),
+        _ => false,
     }
 }
 
@@ -175,46 +262,6 @@ fn contained<T>(body: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, Strin
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(result) => result.map_err(|e| e.to_string()),
         Err(_) => Err("the tokenizer library panicked".to_owned()),
-    }
-}
-
-/// The keys of `tokenizer.json` that the library does not give access to, or changes without a word.
-#[derive(serde::Deserialize)]
-struct File {
-    #[serde(default)]
-    added_tokens: Vec<AddedToken>,
-    model: Model,
-}
-
-#[derive(serde::Deserialize)]
-struct AddedToken {
-    id: u32,
-    content: String,
-    special: bool,
-}
-
-/// The token for what the vocabulary lacks stands in one of two keys.
-#[derive(serde::Deserialize)]
-struct Model {
-    unk_token: Option<String>,
-    unk_id: Option<u32>,
-}
-
-impl File {
-    fn read(bytes: &[u8], inner: &tokenizers::Tokenizer) -> Result<Self, String> {
-        let file: Self = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
-        // The library numbers added tokens itself and overrides the ids of a file that leaves gaps.
-        for token in &file.added_tokens {
-            let found = inner.token_to_id(&token.content);
-            if found != Some(token.id) {
-                let found = found.map_or("none".to_owned(), |id| id.to_string());
-                return Err(format!(
-                    "it gives {:?} the id {}, and its place is {found}",
-                    token.content, token.id
-                ));
-            }
-        }
-        Ok(file)
     }
 }
 

@@ -147,11 +147,45 @@ fn a_control_token_that_the_model_itself_makes_of_text_is_refused() {
 }
 
 #[test]
-fn ids_that_the_library_would_change_are_refused() {
+fn special_tokens_in_a_prompt_are_those_tokens() {
+    let tokenizer = tokenizer();
+    let text_ids = |text: &str| tokenizer.encode(text).unwrap()[1..].to_vec();
+    let expected = [&[BOS][..], &text_ids("a"), &[END, BOS], &text_ids(" the")].concat();
+    assert_eq!(tokenizer.encode_prompt("a<|end|><|begin|> the").unwrap(), expected);
+    let pieces = sentence_pieces();
+    let (unknown, end, ids) = (0, 2, pieces.encode_prompt("a</s><unk>b").unwrap());
+    assert!(ids.contains(&end) && ids.contains(&unknown), "{ids:?}");
+    // Where none is spelled out, a prompt is a text.
+    for text in ["", "the cat's cat", "<|end", "\u{1f600}\n"] {
+        assert_eq!(tokenizer.encode_prompt(text).unwrap(), tokenizer.encode(text).unwrap());
+        assert_eq!(pieces.encode_prompt(text).unwrap(), pieces.encode(text).unwrap());
+    }
+    assert_eq!((tokenizer.special_token(END), tokenizer.special_token(257)), (Some("<|end|>"), None));
+}
+
+#[test]
+fn a_prompt_has_the_limits_of_a_text() {
+    let error = tokenizer().encode_prompt(&"a".repeat(MAX_TEXT_BYTES + 1)).unwrap_err();
+    assert!(matches!(error, ModelError::TextTooLong { .. }));
+    assert!(tokenizer().encode_prompt(&" ".repeat(250_001)).is_err());
+}
+
+#[test]
+fn an_added_token_at_another_place_than_the_file_says_is_refused_where_it_is_used() {
     let mut gap = file();
     gap["added_tokens"][1]["id"] = json!(300);
-    let error = parse(&gap).unwrap_err();
-    assert!(error.to_string().contains("the id 300, and its place is 263"), "{error}");
+    let tokenizer = parse(&gap).unwrap();
+    tokenizer.check_vocabulary(264).unwrap();
+    assert_eq!(tokenizer.encode_prompt("the").unwrap(), [BOS, 257]);
+    let error = tokenizer.encode_prompt("the<|end|>").unwrap_err().to_string();
+    for word in ["<|end|>", "dir/tokenizer.json", "the id 300", "place is 263"] {
+        assert!(error.contains(word), "{error}");
+    }
+    assert_eq!(tokenizer.decode(&[257, 263, 300]).unwrap(), "the");
+    // Its id is somebody else's, who keeps it.
+    gap["added_tokens"][1]["id"] = json!(257);
+    let tokenizer = parse(&gap).unwrap();
+    assert_eq!(tokenizer.decode(&tokenizer.encode("the").unwrap()).unwrap(), "the");
 }
 
 #[test]
@@ -169,16 +203,27 @@ fn the_vocabulary_must_fit_the_model() {
     let tokenizer = tokenizer();
     tokenizer.check_vocabulary(264).unwrap();
     tokenizer.check_vocabulary(50_000).unwrap();
-    let text = tokenizer.check_vocabulary(263).unwrap_err().to_string();
-    assert!(
-        text.contains("\"<|end|>\"") && text.contains("263") && text.contains("dir/tokenizer.json"),
-        "{text}"
-    );
+    let text = tokenizer.check_vocabulary(261).unwrap_err().to_string();
+    assert!(text.contains("261") && text.contains("dir/tokenizer.json"), "{text}");
+    // The template puts this one around every text.
+    assert!(tokenizer.check_vocabulary(BOS as usize).is_err());
     // A template may name ids that the vocabulary does not have.
     let mut template = file();
     template["post_processor"]["special_tokens"]["<|begin|>"]["ids"] = json!([5000]);
     let error = parse(&template).unwrap().check_vocabulary(264).unwrap_err();
     assert!(matches!(error, ModelError::TokenizerVocabulary { id: 5000, .. }), "{error}");
+}
+
+#[test]
+fn an_added_token_that_the_model_lacks_is_refused_only_in_a_text_that_holds_it() {
+    let tokenizer = tokenizer();
+    tokenizer.check_vocabulary(END as usize).unwrap();
+    let check = |text: &str| tokenizer.check_ids(&tokenizer.encode_prompt(text).unwrap(), END as usize);
+    check("the cat").unwrap();
+    let text = check("the cat<|end|>").unwrap_err().to_string();
+    for word in ["\"<|end|>\"", "id 263", "263 tokens", "dir/tokenizer.json"] {
+        assert!(text.contains(word), "{text}");
+    }
 }
 
 #[test]
@@ -254,6 +299,49 @@ fn control_tokens_give_no_text_and_cost_nothing() {
     assert_eq!(streamed(&tokenizer, &ids), "the the the");
 }
 
+/// The byte tokens of [`sentence_pieces`].
+fn byte_tokens(bytes: &[u8]) -> Vec<u32> {
+    bytes.iter().map(|&byte| 3 + u32::from(byte)).collect()
+}
+
+#[test]
+fn a_broken_byte_costs_one_mark_and_no_whole_character() {
+    let tokenizer = Arc::new(sentence_pieces());
+    let x = tokenizer.encode("b").unwrap().pop().unwrap();
+    let emoji = "\u{1f600}".as_bytes();
+    for (bytes, text) in [
+        ([emoji, b"\xf0\x9f"].concat(), "\u{1f600}\u{fffd}b"),
+        ([b"\xff", "\u{4e2d}\u{6587}".as_bytes()].concat(), "\u{fffd}\u{4e2d}\u{6587}b"),
+        ([b"\xe4\xb8", emoji, b"\x80"].concat(), "\u{fffd}\u{1f600}\u{fffd}b"),
+        ("\u{fffd}".as_bytes().to_vec(), "\u{fffd}b"),
+    ] {
+        let ids = [byte_tokens(&bytes), vec![x]].concat();
+        assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+        assert_eq!(streamed(&tokenizer, &ids), text);
+    }
+}
+
+#[test]
+fn only_what_follows_a_prompt_is_its_continuation() {
+    let byte_level = Arc::new(tokenizer());
+    for prompt in ["x\u{fffd}", "\u{fffd}\u{fffd}", "the", " ", ""] {
+        let ids = byte_level.encode(prompt).unwrap();
+        let follow = |ids: &[u32], more: &[u32]| {
+            let mut stream = IncrementalText::after(byte_level.clone(), ids).unwrap();
+            let text: String = more.iter().map(|&id| stream.push(id).unwrap()).collect();
+            text + &stream.finish().unwrap()
+        };
+        assert_eq!(follow(&ids, &[]), "");
+        assert_eq!(follow(&ids, &[258]), " the");
+        assert_eq!(follow(&ids, &byte_level.encode("\u{fffd}").unwrap()[1..]), "\u{fffd}");
+    }
+    // The character that a prompt leaves open is the continuation's.
+    let emoji = byte_level.encode("a\u{1f600}").unwrap();
+    let mut stream = IncrementalText::after(byte_level.clone(), &emoji[..emoji.len() - 2]).unwrap();
+    assert_eq!(stream.push(emoji[emoji.len() - 2]).unwrap(), "");
+    assert_eq!(stream.push(emoji[emoji.len() - 1]).unwrap(), "\u{1f600}");
+}
+
 proptest! {
     #![proptest_config(Config { cases: 200, failure_persistence: None, ..Config::default() })]
 
@@ -267,9 +355,22 @@ proptest! {
     }
 
     #[test]
-    fn any_tokens_can_be_streamed(ids in proptest::collection::vec(0u32..270, 0..40)) {
+    fn pieces_of_any_tokens_are_their_text(ids in proptest::collection::vec(0u32..270, 0..80)) {
         for tokenizer in [tokenizer(), sentence_pieces()] {
-            streamed(&Arc::new(tokenizer), &ids);
+            let tokenizer = Arc::new(tokenizer);
+            prop_assert_eq!(streamed(&tokenizer, &ids), tokenizer.decode(&ids).unwrap());
         }
+    }
+
+    #[test]
+    fn bytes_decode_as_the_standard_library_does(
+        bytes in proptest::collection::vec(prop_oneof![any::<u8>(), 0xe0u8..=0xf4, 0x80u8..=0xbf], 1..80)
+    ) {
+        // A first token that is no byte, since a space there would be stripped.
+        let expected = format!("a{}", String::from_utf8_lossy(&bytes));
+        let pieces = Arc::new(sentence_pieces());
+        let ids = [vec![260], byte_tokens(&bytes)].concat();
+        prop_assert_eq!(pieces.decode(&ids).unwrap(), expected.clone());
+        prop_assert_eq!(streamed(&pieces, &ids), expected);
     }
 }
