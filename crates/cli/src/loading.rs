@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use dropcap_kernels::Team;
+use dropcap_kernels::cuda::Device;
 use dropcap_methods::{MethodSpec, ModelFacts};
 use dropcap_model::device::{DeviceWeights, check_method};
 use dropcap_model::hub::{self, Freshness, HubOptions, HubProgress, OfflineCause, Origin};
@@ -33,39 +34,84 @@ pub enum Compute {
     Device(Arc<DeviceWeights>),
 }
 
-/// Finds the model (downloading it if it is a hub id), checks it, packs its weights, builds the method.
-pub fn load(arguments: &ModelArguments, method: &MethodSpec) -> Result<Loaded> {
-    let directory = match &arguments.model {
-        Some(model) => find(model, arguments.revision.as_deref(), arguments.offline)?,
-        None => default_model::directory()?,
-    };
-    let checkpoint = Checkpoint::open(&directory)?;
-    // The method first: a mistyped spec should not cost a minute of loading.
-    let folder = Some(checkpoint.directory().to_path_buf());
-    let facts = facts_of(checkpoint.config(), checkpoint.fingerprint()?, folder);
-    let policy = dropcap_methods::build(method, &facts)
-        .with_context(|| format!("cannot use --method \"{method}\""))?;
-    let mut device = arguments.machine.device.open()?;
-    if device.is_some()
-        && arguments.machine.device == DeviceChoice::Auto
-        && let Err(reason) = check_method(checkpoint.config(), &policy)
-    {
-        warn(&format!("not using the GPU: {reason}"));
-        device = None;
+/// A model that was found and checked; its weights are not read yet.
+pub struct Found {
+    pub checkpoint: Checkpoint,
+    facts: ModelFacts,
+}
+
+impl Found {
+    /// Finds the model that the flags name, downloading it if it is a hub id.
+    pub fn open(arguments: &ModelArguments) -> Result<Self> {
+        let directory = match &arguments.model {
+            Some(model) => find(model, arguments.revision.as_deref(), arguments.offline)?,
+            None => default_model::directory()?,
+        };
+        let checkpoint = Checkpoint::open(&directory)?;
+        let folder = Some(checkpoint.directory().to_path_buf());
+        let facts = facts_of(checkpoint.config(), checkpoint.fingerprint()?, folder);
+        Ok(Self { checkpoint, facts })
     }
-    let bar = spinner("loading weights");
-    let team = Arc::new(Team::new(arguments.machine.threads())?);
-    let compute = match device {
-        Some(device) => {
-            Compute::Device(Arc::new(DeviceWeights::load(&device, &team, &checkpoint, arguments.dtype)?))
+
+    /// Builds a method for it.
+    pub fn policy(&self, method: &MethodSpec) -> Result<Arc<dyn EvictionPolicy>> {
+        policy(method, &self.facts)
+    }
+
+    /// Reads and packs its weights.
+    pub fn load(&self, device: Option<Device>, arguments: &ModelArguments) -> Result<Compute> {
+        let bar = spinner("loading weights");
+        let team = Arc::new(Team::new(arguments.machine.threads())?);
+        let compute = match device {
+            Some(device) => Compute::Device(Arc::new(DeviceWeights::load(
+                &device,
+                &team,
+                &self.checkpoint,
+                arguments.dtype,
+            )?)),
+            None => {
+                let decoder = Arc::new(Decoder::load(&team, &self.checkpoint, arguments.dtype)?);
+                Compute::Host { team, decoder }
+            }
+        };
+        bar.finish_and_clear();
+        Ok(compute)
+    }
+}
+
+/// Builds a method for a model of which `facts` are known.
+pub fn policy(method: &MethodSpec, facts: &ModelFacts) -> Result<Arc<dyn EvictionPolicy>> {
+    dropcap_methods::build(method, facts).with_context(|| format!("cannot use --method \"{method}\""))
+}
+
+/// The GPU to run on, or none for the processor: what the flags say, unless they leave it open and a method cannot run
+/// there.
+pub fn device_for<'a>(
+    choice: DeviceChoice,
+    config: &DecoderConfig,
+    policies: impl IntoIterator<Item = &'a Arc<dyn EvictionPolicy>>,
+) -> Result<Option<Device>> {
+    let device = choice.open()?;
+    if device.is_some() && choice == DeviceChoice::Auto {
+        for policy in policies {
+            if let Err(reason) = check_method(config, policy) {
+                warn(&format!("not using the GPU: {reason}"));
+                return Ok(None);
+            }
         }
-        None => {
-            let decoder = Arc::new(Decoder::load(&team, &checkpoint, arguments.dtype)?);
-            Compute::Host { team, decoder }
-        }
-    };
-    bar.finish_and_clear();
-    Ok(Loaded { directory, config: checkpoint.config().clone(), compute, policy })
+    }
+    Ok(device)
+}
+
+/// Finds the model, checks it, builds the method, packs the weights.
+pub fn load(arguments: &ModelArguments, method: &MethodSpec) -> Result<Loaded> {
+    let found = Found::open(arguments)?;
+    // The method first: a mistyped spec should not cost a minute of loading.
+    let policy = found.policy(method)?;
+    let device = device_for(arguments.machine.device, found.checkpoint.config(), [&policy])?;
+    let compute = found.load(device, arguments)?;
+    let (directory, config) = (found.checkpoint.directory().to_path_buf(), found.checkpoint.config().clone());
+    Ok(Loaded { directory, config, compute, policy })
 }
 
 /// The model's directory on this machine; a hub id is downloaded with a bar, and what a person should know of it

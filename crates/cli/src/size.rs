@@ -12,6 +12,17 @@ pub fn count(text: &str) -> Result<usize, String> {
     })
 }
 
+/// A count of at least one.
+///
+/// # Errors
+/// As [`count`]; zero.
+pub fn positive(text: &str) -> Result<usize, String> {
+    match count(text)? {
+        0 => Err("it must be at least 1".to_owned()),
+        some => Ok(some),
+    }
+}
+
 /// A number of bytes: plain, or with `KB`, `MB`, `GB` (powers of 1000) or `KiB`, `MiB`, `GiB` (powers of 1024).
 ///
 /// # Errors
@@ -64,6 +75,8 @@ mod tests {
         assert_eq!(count("32K"), Ok(32768));
         assert_eq!(count("1k"), Ok(1000));
         assert_eq!(count("25.6k"), Ok(25600));
+        assert_eq!(positive("1K"), Ok(1024));
+        assert!(positive("0").is_err_and(|error| error.contains("at least 1")));
         assert_eq!(bytes("4GiB"), Ok(4 << 30));
         assert_eq!(bytes("500 MB"), Ok(500_000_000));
         assert_eq!(bytes("12"), Ok(12));
@@ -76,6 +89,7 @@ mod tests {
         {
             assert!(count(text).is_err_and(|error| error.contains(text)), "{text}");
             assert!(bytes(text).is_err(), "{text}");
+            assert!(positive(text).is_err(), "{text}");
         }
     }
 

@@ -43,6 +43,22 @@ fn forward_writes_the_golden_logits_in_any_chunks() {
     }
 }
 
+/// Whether what the command is built from differs from the commit.
+fn sources_have_changed() -> bool {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    let sources = [
+        "Cargo.toml",
+        "Cargo.lock",
+        "models/default",
+        ":(glob)crates/*/src/**",
+        ":(glob)crates/*/Cargo.toml",
+        ":(glob)crates/*/build.rs",
+    ];
+    let mut status = std::process::Command::new("git");
+    status.args(["-C", folder, "status", "--porcelain", "--"]).args(sources);
+    status.output().is_ok_and(|output| !output.stdout.is_empty())
+}
+
 #[test]
 fn bench_measures_a_model_in_all_formats() {
     let model = golden("gpt2_dcp");
@@ -68,6 +84,8 @@ fn bench_measures_a_model_in_all_formats() {
     assert_eq!(rows.len(), 3 * 2 * 2 * 2, "tests x depths x batches x methods");
     assert!(rows.iter().all(|row| row["tokens_per_second"].as_f64().unwrap() > 0.0));
     assert!(object["machine"]["read_bytes_per_second"].as_f64().unwrap() > 1e8);
+    let commit = object["machine"]["commit"].as_str().unwrap();
+    assert_eq!(commit.ends_with("-dirty"), sources_have_changed() && commit != "unknown", "{commit}");
     let deep = |method: &str| {
         let rows = rows.iter().filter(|row| row["depth"] == 32 && row["test"] == "tg4" && row["batch"] == 2);
         rows.filter(|row| row["method"].as_str().unwrap().starts_with(method))

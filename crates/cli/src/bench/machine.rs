@@ -5,7 +5,7 @@ use serde::Serialize;
 /// Where a table comes from.
 #[derive(Debug, Clone, Serialize)]
 pub struct Machine {
-    /// Commit that the binary was built from, with `+` where the tree had changes.
+    /// Commit that the binary was built from, with `-dirty` where what was built differed from it.
     pub commit: &'static str,
     /// The processor's own name.
     pub processor: String,

@@ -26,6 +26,11 @@ impl Test {
     pub fn name(&self) -> String {
         if self.prompt > 0 { format!("pp{}", self.prompt) } else { format!("tg{}", self.generation) }
     }
+
+    /// Positions that a sequence takes.
+    pub fn positions(&self) -> usize {
+        [self.depth, self.prompt, self.generation].into_iter().fold(0, usize::saturating_add)
+    }
 }
 
 /// What came out of the repeats of one test.

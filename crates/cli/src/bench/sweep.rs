@@ -42,6 +42,9 @@ fn range(part: &str, first: usize, rest: &str, values: &mut Vec<usize>) -> Resul
             return Err(format!("'{part}' is no range: write first-last+step or first-last*factor"));
         };
     let mut value = first;
+    if first > last {
+        return Err(format!("'{part}' is empty: it ends before it begins"));
+    }
     while value <= last && values.len() <= MOST {
         values.push(value);
         match next(value) {
@@ -66,8 +69,10 @@ mod tests {
     }
 
     #[test]
-    fn ranges_without_end_are_refused() {
-        for text in ["", "1-", "1-5", "1-9+0", "0-9*2", "1-9*1", "a", "1,,2", "0-9999999+1", "-1"] {
+    fn ranges_without_end_or_values_are_refused() {
+        for text in
+            ["8-4+2", "2-1*2", "", "1-", "1-5", "1-9+0", "0-9*2", "1-9*1", "a", "1,,2", "0-9999999+1", "-1"]
+        {
             assert!(text.parse::<Sweep>().is_err(), "{text}");
         }
     }

@@ -1,0 +1,152 @@
+//! What is under test: a model's weights, or random ones of a shape, and the methods to run them with.
+
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+use dropcap_kernels::Team;
+use dropcap_kernels::cuda::read_bandwidth;
+use dropcap_methods::MethodSpec;
+use dropcap_model::device::DeviceWeights;
+use dropcap_model::{Decoder, DecoderConfig};
+use dropcap_policy::EvictionPolicy;
+use dropcap_weights::Fingerprint;
+
+use super::device::DeviceBench;
+use super::measure::{Bench, Samples, Test};
+use super::{Arguments, bandwidth, processor, shapes};
+use crate::arguments::{MachineArguments, ModelArguments};
+use crate::loading::{self, Compute, Found, device_for, facts_of};
+
+/// Tokens that a GPU decodes before the clock starts.
+const WARM: usize = 1;
+
+/// Weights in memory, and methods.
+pub struct Subject {
+    /// As the table names it.
+    pub name: String,
+    compute: Compute,
+    /// `none` leads if it is there, since the others are compared with it.
+    pub methods: Vec<(MethodSpec, Arc<dyn EvictionPolicy>)>,
+}
+
+impl Subject {
+    /// Opens what the flags name, once it is known that all tests fit.
+    pub fn open(arguments: &Arguments, tests: &[Test]) -> Result<Self> {
+        match &arguments.shape {
+            Some(shape) => Self::of_shape(shape, arguments, tests),
+            None => Self::of_model(arguments, tests),
+        }
+    }
+
+    fn of_model(arguments: &Arguments, tests: &[Test]) -> Result<Self> {
+        let name = arguments.model.name().to_owned();
+        let found = Found::open(&arguments.model)?;
+        let methods = methods(arguments, &|spec| found.policy(spec))?;
+        let config = found.checkpoint.config();
+        let device =
+            device_for(arguments.model.machine.device, config, methods.iter().map(|(_, policy)| policy))?;
+        check(tests, &name, config, device.is_some())?;
+        Ok(Self { name, compute: found.load(device, &arguments.model)?, methods })
+    }
+
+    fn of_shape(shape: &str, arguments: &Arguments, tests: &[Test]) -> Result<Self> {
+        let positions = tests.iter().map(Test::positions).max().unwrap_or(0);
+        let config = shapes::named(shape, positions.saturating_add(WARM))?;
+        let facts = facts_of(&config, Fingerprint::default(), None);
+        let methods = methods(arguments, &|spec| loading::policy(spec, &facts))?;
+        let ModelArguments { dtype, machine, .. } = &arguments.model;
+        let device = device_for(machine.device, &config, methods.iter().map(|(_, policy)| policy))?;
+        let compute = match device {
+            Some(device) => Compute::Device(Arc::new(DeviceWeights::random(&device, &config, *dtype, 0)?)),
+            None => Compute::Host {
+                team: Arc::new(Team::new(machine.threads())?),
+                decoder: Arc::new(Decoder::random(&config, *dtype, 0)?),
+            },
+        };
+        Ok(Self { name: shape.to_owned(), compute, methods })
+    }
+
+    /// Runs one test.
+    pub fn measure(
+        &self,
+        arguments: &Arguments,
+        policy: &dyn EvictionPolicy,
+        test: &Test,
+    ) -> Result<Samples> {
+        let MachineArguments { kv_dtype, kv_limit, .. } = arguments.model.machine;
+        let (warmup, repeats) = (arguments.warmup, arguments.repeats);
+        match &self.compute {
+            Compute::Host { team, decoder } => {
+                let chunk = arguments.chunk.unwrap_or(256);
+                Bench { decoder, team, policy, kv_dtype, kv_limit, chunk }.run(test, warmup, repeats)
+            }
+            Compute::Device(weights) => {
+                let chunk = arguments.chunk.unwrap_or(2048);
+                DeviceBench { weights, policy, kv_dtype, kv_limit, chunk }.run(test, warmup, repeats)
+            }
+        }
+    }
+
+    /// What a plain read loop over the same memory reads.
+    pub fn read_bytes_per_second(&self) -> Result<f64> {
+        match &self.compute {
+            Compute::Host { team, .. } => Ok(bandwidth::read_bytes_per_second(team)),
+            Compute::Device(weights) => Ok(read_bandwidth(weights.device())?),
+        }
+    }
+
+    /// Bytes of weights that a decode step reads.
+    pub fn streamed_bytes(&self) -> usize {
+        match &self.compute {
+            Compute::Host { decoder, .. } => decoder.streamed_bytes(),
+            Compute::Device(weights) => weights.streamed_bytes(),
+        }
+    }
+
+    /// The name of what computes.
+    pub fn processor(&self) -> String {
+        match &self.compute {
+            Compute::Host { .. } => processor(),
+            Compute::Device(weights) => weights.device().facts().name.clone(),
+        }
+    }
+
+    /// Threads, or multiprocessors.
+    pub fn threads(&self) -> usize {
+        match &self.compute {
+            Compute::Host { team, .. } => team.threads(),
+            Compute::Device(weights) => weights.device().facts().multiprocessors as usize,
+        }
+    }
+}
+
+/// Refuses what does not fit before minutes are spent on what does.
+fn check(tests: &[Test], name: &str, config: &DecoderConfig, on_device: bool) -> Result<()> {
+    let limit = config.max_positions;
+    for test in tests {
+        let warm = if on_device && test.generation > 0 { WARM } else { 0 };
+        let positions = test.positions().saturating_add(warm);
+        if positions > limit {
+            let (test, depth) = (test.name(), test.depth);
+            bail!(
+                "{test} at depth {depth} takes {positions} positions, and {name} has {limit}: ask for fewer"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn methods(
+    arguments: &Arguments,
+    build: &dyn Fn(&MethodSpec) -> Result<Arc<dyn EvictionPolicy>>,
+) -> Result<Vec<(MethodSpec, Arc<dyn EvictionPolicy>)>> {
+    let mut specs = arguments.methods.clone();
+    if specs.is_empty() {
+        specs.push("none".parse()?);
+    }
+    for keep in &arguments.keep {
+        specs.push(format!("simulate(keep={keep})").parse()?);
+    }
+    specs.sort_by_key(|spec| spec.to_string() != "none");
+    specs.into_iter().map(|spec| build(&spec).map(|policy| (spec, policy))).collect()
+}
