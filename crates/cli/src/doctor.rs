@@ -30,7 +30,7 @@ struct Finding {
 /// Looks at everything and prints it; a machine without a GPU is a healthy one.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let findings = look();
-    let mut out = std::io::stdout().lock();
+    let mut out = crate::terminal::stdout();
     if arguments.json {
         let rows: Vec<Value> = findings
             .iter()

@@ -36,7 +36,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE", conflicts_with = "ids")]
     ids_file: Option<PathBuf>,
     /// Feed the text in chunks of so many tokens [default: all at once].
-    #[arg(long, value_name = "N", value_parser = size::count)]
+    #[arg(long, value_name = "N", value_parser = size::positive)]
     chunk: Option<usize>,
     /// The safetensors file to write: `logits` f32 [t, v], and for each layer `layers.{i}.expires_at`
     /// u32 [KV heads or 1, t]: the first position that no longer sees the token, or 4294967295.
@@ -90,12 +90,13 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         format!("{} tokens, KV {live} of {logical} entries live ({:.1} %)", ids.len(), 100.0 * kept)
     };
     use std::io::Write;
-    writeln!(std::io::stdout().lock(), "{line}")?;
+    writeln!(crate::terminal::stdout(), "{line}")?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn ids_from(path: &Path) -> Result<Vec<u32>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = crate::utf8::decode(&bytes).with_context(|| format!("cannot read {}", path.display()))?;
     let words = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|word| !word.is_empty());
     let ids: Vec<u32> = words
         .map(|word| word.parse().with_context(|| format!("'{word}' in {} is not a token id", path.display())))

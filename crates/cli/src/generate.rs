@@ -2,6 +2,7 @@
 
 mod account;
 mod batch;
+mod encoder;
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -23,11 +24,12 @@ use crate::default_model;
 use crate::loading::{self, Compute, Loaded};
 use crate::prompts::{self, Prompt};
 use crate::size;
+use encoder::Encoder;
 
 /// Flags of `dropcap generate`.
 #[derive(Args)]
 pub struct Arguments {
-    /// Text to continue; `-` or nothing reads standard input.
+    /// Text to continue; `-` or nothing reads standard input, without the line break at its end.
     #[arg(value_name = "PROMPT", conflicts_with_all = ["prompt", "prompt_file"])]
     text: Option<String>,
     #[command(flatten)]
@@ -36,9 +38,13 @@ pub struct Arguments {
     #[arg(short, long, value_name = "TEXT", conflicts_with = "prompt_file")]
     prompt: Option<String>,
     /// Many prompts at once: JSON lines with `prompt` (or `ids`) and optionally `max_tokens`, `temperature`,
-    /// `seed`, `stop`.
+    /// `seed`, `stop`; `-` reads them from standard input.
     #[arg(short = 'f', long, value_name = "FILE")]
     prompt_file: Option<PathBuf>,
+    /// Take special tokens that a prompt spells out, such as `<|endoftext|>`, for plain text; otherwise they become
+    /// those tokens.
+    #[arg(long)]
+    no_parse_special: bool,
     /// Pruning method; see `dropcap methods` [default: none; dcp for the model that the command carries].
     #[arg(long, value_name = "SPEC")]
     method: Option<MethodSpec>,
@@ -87,17 +93,17 @@ pub struct Arguments {
     /// Equal seeds give equal texts.
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Sampling")]
     seed: u64,
-    /// End the text before this string; may be given several times.
-    #[arg(long, value_name = "TEXT", help_heading = "Sampling")]
+    /// End the text before this string, which may be a special token; may be given several times.
+    #[arg(long, value_name = "TEXT", value_parser = prompts::stop_string, help_heading = "Sampling")]
     stop: Vec<String>,
     /// Go on past the model's end-of-text tokens.
     #[arg(long, help_heading = "Sampling")]
     ignore_eos: bool,
     /// Most prompt tokens per step [default: 256; 2048 on a GPU].
-    #[arg(long, value_name = "N", value_parser = size::count, help_heading = "Machine")]
+    #[arg(long, value_name = "N", value_parser = size::positive, help_heading = "Machine")]
     chunk: Option<usize>,
     /// Most sequences at once; the rest wait.
-    #[arg(long, value_name = "N", default_value = "64", value_parser = size::count, help_heading = "Machine")]
+    #[arg(long, value_name = "N", default_value = "64", value_parser = size::positive, help_heading = "Machine")]
     max_batch: usize,
     /// Record what was forgotten, when, and by which token, as JSON lines.
     #[arg(long, value_name = "FILE")]
@@ -127,19 +133,20 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if let Some(tokenizer) = &tokenizer {
         tokenizer.check_vocabulary(loaded.config.vocabulary)?;
     }
-    let stop_tokens = if arguments.ignore_eos {
-        Vec::new()
-    } else {
-        GenerationConfig::open(&loaded.directory, &loaded.config)?.eos_token_ids
+    let generation = GenerationConfig::open(&loaded.directory, &loaded.config)?;
+    let stop_tokens = if arguments.ignore_eos { Vec::new() } else { generation.eos_token_ids };
+    let encoder = Encoder {
+        tokenizer: tokenizer.as_deref(),
+        parse_special: !arguments.no_parse_special,
+        start: generation.bos_token_id,
+        vocabulary: loaded.config.vocabulary,
     };
     let mut engine = engine(arguments, &loaded, prompts.len())?;
     let mut run = batch::Batch::new(arguments.json, prompts.len());
-    for prompt in prompts {
-        let ids = match (&prompt.ids, &prompt.prompt, &tokenizer) {
-            (Some(ids), ..) => ids.clone(),
-            (None, Some(text), Some(tokenizer)) => tokenizer.encode(text)?,
-            _ => Vec::new(),
-        };
+    let single = prompts.len() == 1;
+    for (number, prompt) in prompts.into_iter().enumerate() {
+        let ids = encoder.encode(&prompt);
+        let ids = if single { ids? } else { ids.with_context(|| format!("prompt {}", number + 1))? };
         let sampling = Sampling {
             repetition_penalty: arguments.repetition_penalty,
             temperature: prompt.temperature.unwrap_or(arguments.temperature),

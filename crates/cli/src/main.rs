@@ -12,16 +12,24 @@ mod methods;
 mod progress;
 mod prompts;
 mod size;
+mod terminal;
 mod tokenizer;
 mod train;
+mod utf8;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Language models that forget what they no longer need, and free its memory.
 #[derive(Parser)]
-#[command(name = "dropcap", version, max_term_width = 100, propagate_version = true)]
+#[command(
+    name = "dropcap",
+    version,
+    max_term_width = 100,
+    propagate_version = true,
+    after_help = "Try: dropcap generate \"Once upon a time\"\nwhich needs no model: the command carries a small one."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -46,7 +54,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let result = match command_line().command {
         Command::Generate(arguments) => generate::run(&arguments),
         Command::Forward(arguments) => forward::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
@@ -60,13 +68,24 @@ fn main() -> ExitCode {
         // A reader that closed its end (`| head`) has what it wanted.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            #[expect(clippy::print_stderr, reason = "the one place where the command reports its error")]
-            {
-                eprintln!("error: {error:#}");
-            }
+            terminal::say(&format!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }
+}
+
+fn command_line() -> Cli {
+    let matches = without_empty_variables(Cli::command()).get_matches();
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+/// An environment variable that is set to nothing counts as not set, as it does for a shell's `${NAME:-default}`.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty =
+        |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(|arg| if is_empty(&arg) { arg.env(None::<&'static str>) } else { arg })
+        .mut_subcommands(without_empty_variables)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

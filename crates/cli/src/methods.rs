@@ -18,7 +18,7 @@ pub struct Arguments {
 
 /// Prints the list.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let mut out = std::io::stdout().lock();
+    let mut out = crate::terminal::stdout();
     if arguments.json {
         let methods: Vec<_> = METHODS
             .iter()

@@ -7,6 +7,8 @@ use std::time::Duration;
 use dropcap_model::hub::HubEvent;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use crate::terminal;
+
 /// A spinner with the time that has passed.
 pub fn spinner(message: &'static str) -> ProgressBar {
     let bar = ProgressBar::new_spinner().with_message(message);
@@ -24,10 +26,7 @@ pub fn warn(message: &str) {
 
 /// Says how something goes.
 pub fn note(message: &str) {
-    #[expect(clippy::print_stderr, reason = "what is no result goes to standard error")]
-    {
-        eprintln!("{message}");
-    }
+    terminal::say(message);
 }
 
 /// One bar for each file that is being downloaded.
@@ -48,7 +47,7 @@ impl Downloads {
             }
             HubEvent::Waiting { file } => self.bar(file).set_message("waiting for another process"),
             HubEvent::Retrying { file: Some(file), reason, .. } => {
-                self.bar(file).set_message(format!("again: {reason}"));
+                self.bar(file).set_message(terminal::escaped(&format!("again: {reason}")).into_owned());
             }
             HubEvent::Finished { file } => self.bar(file).finish(),
             _ => {}
@@ -64,7 +63,7 @@ impl Downloads {
     fn bar(&self, file: &str) -> ProgressBar {
         let mut files = self.files.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let new = || {
-            let bar = self.bars.add(ProgressBar::new(0)).with_prefix(file.to_owned());
+            let bar = self.bars.add(ProgressBar::new(0)).with_prefix(terminal::escaped(file).into_owned());
             let template = "{prefix} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}";
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style);

@@ -1,10 +1,12 @@
 //! Where prompts come from: a flag, a JSONL file, or standard input.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, IsTerminal, Read};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
+
+use crate::{terminal, utf8};
 
 /// Longest line of a prompt file and longest standard input, in bytes.
 const MOST_BYTES: u64 = 64 << 20;
@@ -34,14 +36,21 @@ impl Prompt {
     }
 }
 
-/// Reads a JSONL file: one object per line with `prompt` or `ids`, and optionally `max_tokens`,
-/// `temperature`, `seed`, `stop`.
+/// Reads a JSONL file (`-` is standard input): one object per line with `prompt` or `ids`, and optionally
+/// `max_tokens`, `temperature`, `seed`, `stop`. Texts are taken as they stand.
 pub fn from_file(path: &Path) -> Result<Vec<Prompt>> {
-    let file = std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    let mut lines = BufReader::new(file);
+    if path == Path::new("-") {
+        return from_lines("standard input", std::io::stdin().lock());
+    }
+    let name = path.display().to_string();
+    let file = std::fs::File::open(path).with_context(|| format!("cannot open {name}"))?;
+    from_lines(&name, BufReader::new(file))
+}
+
+fn from_lines(name: &str, mut lines: impl BufRead) -> Result<Vec<Prompt>> {
     let mut prompts = Vec::new();
     for number in 1.. {
-        let place = || format!("{} line {number}", path.display());
+        let place = || format!("{name} line {number}");
         let mut line = Vec::new();
         if (&mut lines).take(MOST_BYTES + 1).read_until(b'\n', &mut line).with_context(place)? == 0 {
             break;
@@ -49,7 +58,11 @@ pub fn from_file(path: &Path) -> Result<Vec<Prompt>> {
         if line.len() as u64 > MOST_BYTES {
             bail!("{}: longer than {MOST_BYTES} bytes", place());
         }
-        let text = std::str::from_utf8(&line).with_context(place)?;
+        let text = match number {
+            1 => utf8::decode(&line),
+            _ => std::str::from_utf8(&line).map_err(anyhow::Error::from),
+        };
+        let text = text.with_context(place)?;
         if text.trim().is_empty() {
             continue;
         }
@@ -57,34 +70,43 @@ pub fn from_file(path: &Path) -> Result<Vec<Prompt>> {
         match (&prompt.prompt, &prompt.ids) {
             (Some(_), Some(_)) => bail!("{}: has both `prompt` and `ids`: give one", place()),
             (None, None) => bail!("{}: has neither `prompt` nor `ids`", place()),
-            _ => prompts.push(prompt),
+            _ => {}
         }
+        for stop in prompt.stop.iter().flatten() {
+            stop_string(stop).map_err(anyhow::Error::msg).with_context(place)?;
+        }
+        prompts.push(prompt);
     }
     if prompts.is_empty() {
-        bail!(
-            "{} holds no prompt: write one JSON object per line, such as {{\"prompt\": \"Once\"}}",
-            path.display()
-        );
+        bail!("{name} holds no prompt: write one JSON object per line, such as {{\"prompt\": \"Once\"}}");
     }
     Ok(prompts)
 }
 
-/// All of standard input as one prompt, a final line break apart.
+/// All of standard input as one prompt; the line break at its end, if it has one, is the shell's and not the text's.
 pub fn from_stdin() -> Result<Prompt> {
+    let mut stdin = std::io::stdin().lock();
+    if stdin.is_terminal() {
+        terminal::say("reading the prompt from the terminal: Ctrl-D ends it, --help shows other ways");
+    }
     let mut bytes = Vec::new();
-    std::io::stdin()
-        .lock()
-        .take(MOST_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .context("cannot read standard input")?;
+    (&mut stdin).take(MOST_BYTES + 1).read_to_end(&mut bytes).context("cannot read standard input")?;
     if bytes.len() as u64 > MOST_BYTES {
         bail!("standard input is longer than {MOST_BYTES} bytes");
     }
-    let mut text = String::from_utf8(bytes).context("standard input is not UTF-8")?;
-    if text.ends_with('\n') {
-        text.truncate(text.trim_end_matches(['\n', '\r']).len());
+    let text = utf8::decode(&bytes).context("standard input")?;
+    Ok(Prompt::text(utf8::without_line_break(text).to_owned()))
+}
+
+/// A string that can end a text.
+///
+/// # Errors
+/// An empty one.
+pub fn stop_string(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("a stop string has at least one character: leave it out to stop nowhere".to_owned());
     }
-    Ok(Prompt::text(text))
+    Ok(text.to_owned())
 }
 
 #[cfg(test)]
@@ -108,14 +130,23 @@ mod tests {
     }
 
     #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_prompt() {
+        let prompts = read(b"\xef\xbb\xbf{\"prompt\":\"a\\n\\n\"}\n{\"prompt\":\"\xef\xbb\xbfb\"}").unwrap();
+        assert_eq!(prompts[0], Prompt::text("a\n\n".into()));
+        assert_eq!(prompts[1], Prompt::text("\u{feff}b".into()));
+    }
+
+    #[test]
     fn a_bad_line_is_named_by_its_number() {
-        let cases: [(&[u8], &str); 6] = [
+        let cases: [(&[u8], &str); 8] = [
             (b"{\"prompt\":\"a\"}\n{\"prompt\":", "line 2"),
             (b"{\"prompt\":\"a\",\"n\":1}", "unknown field"),
             (b"{\"prompt\":\"a\",\"ids\":[1]}", "both"),
             (b"{\"seed\":1}", "neither"),
             (b"{\"prompt\":\"\xff\"}", "utf-8"),
             (b"\n\n", "holds no prompt"),
+            (b"{\"prompt\":\"a\"}\n{\"prompt\":\"a\",\"stop\":[\"x\",\"\"]}", "line 2: a stop string"),
+            (b"\xff\xfe{\0", "UTF-16"),
         ];
         for (text, words) in cases {
             let error = format!("{:#}", read(text).unwrap_err());

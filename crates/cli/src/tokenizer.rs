@@ -93,7 +93,7 @@ fn train(arguments: &Train) -> Result<ExitCode> {
             trained.cut_words
         ));
     }
-    let mut out = std::io::stdout().lock();
+    let mut out = crate::terminal::stdout();
     if arguments.json {
         let object = json!({
             "output": output,

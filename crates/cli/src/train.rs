@@ -44,7 +44,7 @@ const SHOWN: usize = 60;
 /// Trains, or says what it would do.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let config = Config::resolve(&arguments.config, &arguments.overrides)?;
-    let mut out = std::io::stdout().lock();
+    let mut out = crate::terminal::stdout();
     if arguments.print_config {
         write!(out, "{}", config.to_yaml()?)?;
         return Ok(ExitCode::SUCCESS);

@@ -108,6 +108,8 @@ fn gates_of_another_model_are_refused() {
 #[test]
 fn prompts_that_cannot_run_are_refused_with_both_numbers() {
     let model = copy("gpt2_dcp", 97);
+    // Else an empty prompt begins with this one.
+    edit(&model.path().join("config.json"), |config| config["bos_token_id"] = serde_json::Value::Null);
     let run = |prompt: &str| failure(&["generate", "-m", text(model.path()), "--prompt", prompt]);
     all(&run(&"w1 ".repeat(200)), &["200", "128"]);
     all(&run(""), &["empty"]);
@@ -157,5 +159,38 @@ fn flags_outside_their_range_are_refused() {
     all(&run(&["--trace", "/nonexistent/trace.jsonl"]), &["/nonexistent/trace.jsonl"]);
     all(&failure(&["generate", "-m", "no/such/model/here", "--prompt", "x"]), &["no/such/model/here"]);
     all(&failure(&["generate", "-m", "org/name", "--prompt", "x"]), &["org/name", "HF_HUB_OFFLINE"]);
+    all(&run(&["--stop", ""]), &["--stop", "at least one character"]);
+    all(&run(&["--chunk", "0"]), &["--chunk", "at least 1"]);
+    all(&run(&["--max-batch", "0"]), &["--max-batch", "at least 1"]);
     all(&failure(&["bench", "--shape", "gpt5"]), &["gpt5", "gpt2-medium"]);
+}
+
+#[test]
+fn a_benchmark_of_nothing_is_refused() {
+    let model = golden("gpt2_dcp");
+    let run = |flags: &[&str]| failure(&[&["bench", "-m", text(&model)], flags].concat());
+    all(&run(&["-b", "0"]), &["--batch-sizes", "at least 1"]);
+    all(&run(&["-b", "1,0"]), &["--batch-sizes", "at least 1"]);
+    all(&run(&["-p", "8-4+2"]), &["8-4+2", "empty"]);
+    all(&run(&["-p", "0", "-n", "0"]), &["nothing to measure"]);
+    all(&run(&["-r", "0"]), &["--repeats", "at least 1"]);
+    all(&run(&["--chunk", "0"]), &["--chunk", "at least 1"]);
+    all(&run(&["-p", "4096"]), &["pp4096", "4096 positions", "128"]);
+    all(&run(&["-p", "0", "-n", "8", "-d", "0,121"]), &["tg8 at depth 121", "129 positions", "128"]);
+}
+
+#[test]
+fn a_variable_set_to_nothing_is_not_set() {
+    let run = |variables: &[(&str, &str)]| {
+        let mut command = dropcap(&["generate", "-n", "1", "Once"]);
+        let home = tempfile::tempdir().unwrap();
+        command.env("XDG_CACHE_HOME", home.path());
+        command.envs(variables.iter().copied()).output().unwrap()
+    };
+    let done = run(&[("DROPCAP_DEVICE", ""), ("DROPCAP_MODEL", ""), ("HF_HUB_CACHE", ""), ("HF_TOKEN", "")]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let done = run(&[("DROPCAP_DEVICE", "gpu")]);
+    all(&String::from_utf8_lossy(&done.stderr), &["gpu", "auto, cpu or cuda:N"]);
+    let done = run(&[("DROPCAP_DEVICE", "cpu"), ("DROPCAP_MODEL", "no/such/model/here")]);
+    all(&String::from_utf8_lossy(&done.stderr), &["no/such/model/here"]);
 }

@@ -9,7 +9,7 @@
 mod support;
 
 use serde_json::Value;
-use support::{copy, dropcap, golden, output, text};
+use support::{both, copy, dropcap, failure, golden, output, text};
 
 const DCP: &str = "dcp(gates=pruning.safetensors)";
 
@@ -70,12 +70,11 @@ fn json_has_one_object_per_prompt_with_the_golden_tokens_and_an_account_of_the_m
 }
 
 #[test]
-fn text_streams_and_closes_with_one_line() {
+fn text_alone_goes_to_standard_output_and_its_account_beside_it() {
     let model = copy("gpt2_dcp", 97);
     let arguments =
         ["generate", "--model", text(model.path()), "--prompt", "w3 w4 w5", "-n", "5", "--ignore-eos"];
-    let printed = output(&arguments);
-    let last = printed.trim_end().lines().last().unwrap();
+    let (printed, said) = both(&arguments);
     for words in [
         "3 prompt + 5 completion tokens",
         "prefill",
@@ -84,13 +83,19 @@ fn text_streams_and_closes_with_one_line() {
         "held",
         "if dense",
     ] {
-        assert!(last.contains(words), "{last}");
+        assert!(said.contains(words), "{said}");
     }
     let json = output(&[&arguments[..], &["--json"]].concat());
     let object: Value = serde_json::from_str(json.lines().last().unwrap()).unwrap();
     let words = object["text"].as_str().unwrap();
     assert_eq!(words.split_whitespace().count(), 5);
-    assert!(printed.starts_with(words), "{printed}");
+    assert_eq!(printed, format!("{words}\n"));
+    // Several prompts too.
+    let file = model.path().join("prompts.jsonl");
+    std::fs::write(&file, "{\"prompt\":\"w1\"}\n{\"prompt\":\"w2\"}\n").unwrap();
+    let (printed, said) = both(&["generate", "-m", text(model.path()), "-f", text(&file), "-n", "2"]);
+    assert!(printed.starts_with("--- 1\n") && !printed.contains("tok/s"), "{printed}");
+    assert!(said.contains("2 prompts: 2 prompt + "), "{said}");
 }
 
 #[test]
@@ -105,6 +110,118 @@ fn a_prompt_comes_from_an_argument_a_flag_or_standard_input() {
     let piped = dropcap(&[&["generate"], &common[..]].concat()).write_stdin("w7 w8\n").output().unwrap();
     assert_eq!(flag, argument);
     assert_eq!(flag, ids(&String::from_utf8(piped.stdout).unwrap()));
+}
+
+/// A copy of a golden model whose tokenizer has a token for every byte, and the special tokens `<|start|>` (90) and
+/// `<|end|>` (91); `<|spare|>` (97) has no row in the model.
+fn with_special_tokens() -> tempfile::TempDir {
+    let model = copy("gpt2_dcp", 97);
+    let path = model.path().join("tokenizer.json");
+    let mut file: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let mut vocabulary = serde_json::Map::new();
+    let texts =
+        ["Ċ", "Ġ", "x", "A", "Q", ":", "<", "|", ">", "s", "t", "a", "r", "e", "n", "d", "p", "ï", "»", "¿"];
+    for id in 0..97usize {
+        let token = match id {
+            90 => "<|start|>".to_owned(),
+            91 => "<|end|>".to_owned(),
+            _ => texts.get(id).map_or_else(|| format!("w{id}"), |token| (*token).to_owned()),
+        };
+        vocabulary.insert(token, id.into());
+    }
+    let special = |id: u32, content: &str| {
+        serde_json::json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true})
+    };
+    file["added_tokens"] =
+        serde_json::json!([special(90, "<|start|>"), special(91, "<|end|>"), special(97, "<|spare|>")]);
+    file["pre_tokenizer"] = serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+    file["decoder"] = file["pre_tokenizer"].clone();
+    file["model"] = serde_json::json!({"type": "BPE", "dropout": null, "unk_token": null,
+        "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+        "ignore_merges": false, "vocab": vocabulary, "merges": []});
+    std::fs::write(&path, file.to_string()).unwrap();
+    model
+}
+
+fn object(printed: &str) -> Value {
+    serde_json::from_str(printed.lines().last().unwrap()).unwrap()
+}
+
+#[test]
+fn special_tokens_in_a_prompt_are_one_token_each_unless_a_flag_says_no() {
+    let model = with_special_tokens();
+    let common = ["generate", "-m", text(model.path()), "-n", "1", "--json", "-p", "x<|end|>x"];
+    assert_eq!(object(&output(&common))["prompt_tokens"], 3);
+    assert_eq!(object(&output(&[&common[..], &["--no-parse-special"]].concat()))["prompt_tokens"], 9);
+    assert!(output(&["generate", "--help"]).contains("--no-parse-special"));
+}
+
+#[test]
+fn a_token_that_the_model_lacks_is_refused_only_in_a_prompt_that_holds_it() {
+    let model = with_special_tokens();
+    let run = |prompt| ["generate", "-m", text(model.path()), "-n", "1", "-p", prompt];
+    output(&run("x"));
+    let message = failure(&run("x<|spare|>"));
+    assert!(message.contains("<|spare|>") && message.contains("97"), "{message}");
+}
+
+#[test]
+fn an_empty_prompt_begins_with_the_models_start_token_where_it_has_one() {
+    let model = with_special_tokens();
+    let run = ["generate", "-m", text(model.path()), "-n", "3", "--ignore-eos", "--json", "-p"];
+    let begins_with = |bos: Value| {
+        let path = model.path().join("config.json");
+        let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        config["bos_token_id"] = bos;
+        std::fs::write(&path, config.to_string()).unwrap();
+    };
+    begins_with(90.into());
+    let empty = object(&output(&[&run[..], &[""]].concat()));
+    assert_eq!(empty["prompt_tokens"], 1);
+    assert_eq!(empty["token_ids"], object(&output(&[&run[..], &["<|start|>"]].concat()))["token_ids"]);
+    begins_with(Value::Null);
+    let message = failure(&[&run[..], &[""]].concat());
+    assert!(message.contains("empty") && message.contains("bos_token_id"), "{message}");
+}
+
+#[test]
+fn standard_input_loses_one_line_break_and_one_byte_order_mark() {
+    let model = with_special_tokens();
+    let piped = |bytes: &[u8], name: &str| {
+        let arguments = ["generate", "-m", text(model.path()), "-n", "1", "--json", name];
+        let done = dropcap(&arguments).write_stdin(bytes).output().unwrap();
+        object(&String::from_utf8(done.stdout).unwrap())["prompt_tokens"].as_u64().unwrap()
+    };
+    for (bytes, tokens) in [
+        (&b"Q: x\nA:"[..], 7),
+        (b"Q: x\nA:\n", 7),
+        (b"Q: x\nA:\n\n", 8),
+        (b"Q: x\nA:\r\n", 7),
+        (b"\xef\xbb\xbfQ: x\nA:\n", 7),
+    ] {
+        assert_eq!(piped(bytes, "-"), tokens, "{bytes:?}");
+    }
+    let given =
+        |prompt| object(&output(&["generate", "-m", text(model.path()), "-n", "1", "--json", "-p", prompt]));
+    assert_eq!(given("Q: x\nA:\n\n")["prompt_tokens"], 9);
+    let arguments = ["generate", "-m", text(model.path()), "-n", "1", "--json", "-f", "-"];
+    let done = dropcap(&arguments).write_stdin("\u{feff}{\"prompt\":\"x\\n\"}\n").output().unwrap();
+    assert_eq!(object(&String::from_utf8(done.stdout).unwrap())["prompt_tokens"], 2);
+}
+
+#[test]
+fn a_prompt_that_ends_in_a_replacement_character_is_no_part_of_the_text() {
+    let model = with_special_tokens();
+    let run = |prompt: &str| {
+        let arguments =
+            ["generate", "-m", text(model.path()), "-n", "4", "--ignore-eos", "--json", "-p", prompt];
+        object(&output(&arguments))
+    };
+    let found = run("x\u{fffd}");
+    let ids: Vec<u32> = serde_json::from_value(found["token_ids"].clone()).unwrap();
+    let tokenizer = dropcap_model::Tokenizer::open(model.path()).unwrap();
+    assert_eq!(found["text"], tokenizer.decode(&ids).unwrap());
 }
 
 #[test]

@@ -64,7 +64,7 @@ pub struct Row {
 
 /// Prints all rows.
 pub fn print(format: Format, machine: &Machine, rows: &[Row]) -> Result<()> {
-    let mut out = std::io::stdout().lock();
+    let mut out = crate::terminal::stdout();
     match format {
         Format::Json => {
             let object = json!({"machine": machine, "rows": rows});

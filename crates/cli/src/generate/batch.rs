@@ -16,6 +16,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::account;
+use crate::terminal;
 
 /// How one prompt stands.
 struct Entry {
@@ -121,7 +122,7 @@ impl Batch {
     }
 
     fn print(&self, elapsed: Duration) -> Result<ExitCode> {
-        let mut out = std::io::stdout().lock();
+        let mut out = terminal::stdout();
         let single = self.entries.len() == 1;
         let (mut done, mut failures) = (Vec::new(), Vec::new());
         for (number, entry) in self.entries.iter().enumerate() {
@@ -147,8 +148,8 @@ impl Batch {
         match &done[..] {
             _ if self.json => {}
             [] => {}
-            [finished] if single => writeln!(out, "\n{}", account::line(finished))?,
-            several => writeln!(out, "\n{}", account::total_line(several, elapsed))?,
+            [finished] if single => terminal::say(&account::line(finished)),
+            several => terminal::say(&account::total_line(several, elapsed)),
         }
         if failures.is_empty() { Ok(ExitCode::SUCCESS) } else { Err(anyhow::anyhow!(failures.join("\n"))) }
     }
@@ -157,7 +158,7 @@ impl Batch {
 /// Shows a piece of the streaming text at once.
 fn show(streams: bool, piece: &str) -> Result<()> {
     if streams && !piece.is_empty() {
-        let mut out = std::io::stdout().lock();
+        let mut out = terminal::stdout();
         out.write_all(piece.as_bytes())?;
         out.flush()?;
     }

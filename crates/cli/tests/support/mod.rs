@@ -37,6 +37,14 @@ pub fn output(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// What a run that must succeed prints, and what it says beside it.
+pub fn both(arguments: &[&str]) -> (String, String) {
+    let output = dropcap(arguments).output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{arguments:?}: {errors}");
+    (String::from_utf8(output.stdout).unwrap(), errors)
+}
+
 /// What a run that must fail says; it must be an error message and not a panic.
 pub fn failure(arguments: &[&str]) -> String {
     let output = dropcap(arguments).output().unwrap();

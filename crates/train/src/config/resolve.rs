@@ -24,7 +24,8 @@ pub(super) fn read(path: &Path) -> Result<String, TrainError> {
     if bytes.len() as u64 > MAX_BYTES {
         return Err(refused(format!("is longer than {MAX_BYTES} bytes, so it is no configuration")));
     }
-    String::from_utf8(bytes).map_err(|_| refused("is not UTF-8".to_owned()))
+    let text = std::str::from_utf8(&bytes).map_err(|_| refused("is not UTF-8".to_owned()))?;
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(text).to_owned())
 }
 
 /// The configuration, or everything that is wrong.

@@ -89,7 +89,8 @@ impl Lines {
             );
             return Err(refused(reason));
         }
-        let text = if self.number == 1 { text.trim_start_matches('\u{feff}') } else { text };
+        // One byte-order mark belongs to the file, as everywhere.
+        let text = if self.number == 1 { text.strip_prefix('\u{feff}').unwrap_or(text) } else { text };
         out.push_str(text);
         Ok(true)
     }
