@@ -3,6 +3,7 @@
 use dropcap_kernels::LaneView;
 
 use crate::lane::METADATA_BYTES;
+use crate::range::Overflow;
 use crate::{CacheError, Death, KvReport, Lane, LayerIdx, PagePool};
 
 /// Keys and values of t new tokens, as they lie in a wider activation such as the fused `[q | k | v]`.
@@ -31,6 +32,8 @@ pub struct KvCache {
     layers: Vec<Vec<Lane>>,
     groups: usize,
     next_position: u32,
+    /// The first number that the pages could not hold, and its layer.
+    overflow: Option<(LayerIdx, Overflow)>,
 }
 
 impl KvCache {
@@ -38,7 +41,13 @@ impl KvCache {
     /// KV heads a group holds.
     pub fn new(pool: &PagePool, layers: usize, groups: usize) -> Self {
         let lanes = || (0..groups).map(|_| Lane::new(pool)).collect();
-        Self { pool: pool.clone(), layers: (0..layers).map(|_| lanes()).collect(), groups, next_position: 0 }
+        Self {
+            pool: pool.clone(),
+            layers: (0..layers).map(|_| lanes()).collect(),
+            groups,
+            next_position: 0,
+            overflow: None,
+        }
     }
 
     /// Number of layers.
@@ -116,11 +125,22 @@ impl KvCache {
         now: u32,
         died: &mut dyn FnMut(usize, Death),
     ) -> Result<usize, CacheError> {
-        let mut freed = 0;
+        let (mut freed, mut overflow) = (0, None);
         for (group, lane) in self.layer_mut("reclaim", layer)?.iter_mut().enumerate() {
+            overflow = overflow.or(lane.take_overflow());
             freed += lane.reclaim(now, &mut |death| died(group, death))?;
         }
+        self.overflow = self.overflow.or(overflow.map(|found| (layer, found)));
         Ok(freed)
+    }
+
+    /// Whether the pages could hold every number that they were given, up to the last reclaim of each layer.
+    ///
+    /// Errors: [`CacheError::Range`] with the first that they could not: what the sequence does from then on is wrong,
+    /// whether or not its logits show it.
+    pub fn check_range(&self) -> Result<(), CacheError> {
+        let Some((layer, Overflow { what, position, number })) = self.overflow else { return Ok(()) };
+        Err(CacheError::Range { layer, what, position, number, dtype: self.pool.layout().dtype() })
     }
 
     /// Pages that a step of `tokens` tokens takes from the pool at most: what a scheduler asks before it starts
@@ -136,13 +156,20 @@ impl KvCache {
     pub fn rewind(&mut self, position: u32) -> Result<(), CacheError> {
         self.layers.iter_mut().flatten().try_for_each(|lane| lane.rewind(position))?;
         self.next_position = self.next_position.min(position);
+        self.overflow.take_if(|(_, found)| found.position >= position);
         Ok(())
     }
 
     /// A second sequence with the same past, which shares all pages until one of both writes them.
     pub fn fork(&self) -> Self {
         let layers = self.layers.iter().map(|lanes| lanes.iter().map(Lane::fork).collect()).collect();
-        Self { pool: self.pool.clone(), layers, groups: self.groups, next_position: self.next_position }
+        Self {
+            pool: self.pool.clone(),
+            layers,
+            groups: self.groups,
+            next_position: self.next_position,
+            overflow: self.overflow,
+        }
     }
 
     /// How much memory the sequence takes and spares.

@@ -1,10 +1,12 @@
 //! What the cache can refuse.
 
-use dropcap_kernels::KernelError;
+use dropcap_kernels::{DType, KernelError};
 use thiserror::Error;
 
+use crate::LayerIdx;
+
 /// Why a call changed nothing.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, PartialEq, Error)]
 pub enum CacheError {
     /// The pool's limit leaves no room for the pages that a call needs.
     #[error(
@@ -54,6 +56,24 @@ pub enum CacheError {
         limit: usize,
         /// The number given.
         got: usize,
+    },
+    /// A number became infinite because the cache's format has no room for it.
+    #[error(
+        "the {what} of position {position} in layer {layer} holds {number}, which is beyond the range of a cache of \
+         {dtype}: choose a wider dtype for the cache ({})",
+        dtype.wider()
+    )]
+    Range {
+        /// The layer.
+        layer: LayerIdx,
+        /// `key`, `value` or `side channel`.
+        what: &'static str,
+        /// Position of the token.
+        position: u32,
+        /// What the model computed.
+        number: f32,
+        /// The format of the cache.
+        dtype: DType,
     },
     /// A page operation refused, or there is no memory for a page.
     #[error(transparent)]

@@ -7,6 +7,7 @@ use dropcap_kernels::lifetimes::{Floors, Lifetime};
 use dropcap_kernels::{LaneView, PAGE_ENTRIES};
 
 use crate::error::CacheError;
+use crate::range::Overflow;
 use crate::{NEVER, Page, PagePool};
 
 mod grow;
@@ -32,6 +33,8 @@ pub struct Lane {
     killers: Vec<u32>,
     /// No entry expires before this: what makes a reclaim that frees nothing cost nothing.
     soonest: u32,
+    /// The first number that its pages could not hold, until [`KvCache`](crate::KvCache) asks.
+    overflow: Option<Overflow>,
 }
 
 impl Lane {
@@ -44,6 +47,7 @@ impl Lane {
             expires_at: Vec::new(),
             killers: Vec::new(),
             soonest: NEVER,
+            overflow: None,
         }
     }
 
@@ -126,7 +130,13 @@ impl Lane {
             expires_at: self.expires_at.clone(),
             killers: self.killers.clone(),
             soonest: self.soonest,
+            overflow: self.overflow,
         }
+    }
+
+    /// The first number that its pages could not hold since the last call.
+    pub(crate) fn take_overflow(&mut self) -> Option<Overflow> {
+        self.overflow.take()
     }
 
     /// One entry's key for one head `[d]`, widened: slow, for inspection and tests.

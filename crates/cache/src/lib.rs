@@ -16,6 +16,7 @@ mod lane;
 mod layer;
 mod page;
 mod pool;
+mod range;
 mod report;
 
 pub use cache::{KeyValueRows, KvCache};

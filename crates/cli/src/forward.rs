@@ -1,23 +1,26 @@
 //! `dropcap forward`: logits and lifetimes of a text of token ids, for comparing with anything.
 
-use std::collections::BTreeMap;
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use dropcap_engine::{Evaluation, evaluate, evaluate_on_device};
+use dropcap_engine::{EngineError, Evaluation, LogitSink, evaluate_rows, evaluate_rows_on_device};
+use dropcap_files::{Existing, publish};
 use dropcap_methods::MethodSpec;
+use dropcap_model::DecoderConfig;
 use dropcap_model::device::{DeviceDecoder, DeviceOptions};
-use safetensors::{Dtype, tensor::TensorView};
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::json;
 
 use crate::arguments::ModelArguments;
 use crate::loading::Compute;
 use crate::{loading, progress, size};
 
-/// Tokens of a step on a GPU where nothing else is asked for.
-const DEVICE_CHUNK: usize = 2048;
+/// Tokens of a step on a GPU at most: their logits are in memory together.
+const DEVICE_CHUNK: usize = 512;
 /// Rows of logits that a GPU computes at a time.
 const DEVICE_LOGITS: usize = 128;
 
@@ -58,11 +61,13 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let (kv_dtype, kv_limit) = (machine.kv_dtype, machine.kv_limit);
     let chunk = arguments.chunk.unwrap_or(ids.len().max(1));
     let policy = loaded.policy.as_ref();
-    let bar = progress::spinner("running");
-    let evaluation = match &loaded.compute {
+    let ids = ids.as_slice();
+    let (lanes, mut run): (usize, Box<Run<'_>>) = match &loaded.compute {
         Compute::Host { team, decoder } => {
             let pool = decoder.page_pool(policy, kv_dtype, kv_limit)?;
-            evaluate(decoder, team, policy, &pool, &ids, chunk)?
+            let run =
+                move |rows: LogitSink<'_>| evaluate_rows(decoder, team, policy, &pool, ids, chunk, rows);
+            (decoder.lanes_per_layer(policy), Box::new(run))
         }
         Compute::Device(weights) => {
             let chunk = chunk.min(DEVICE_CHUNK);
@@ -74,12 +79,15 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
                 deaths: true,
                 logit_rows: DEVICE_LOGITS,
             };
-            evaluate_on_device(&mut DeviceDecoder::new(weights.clone(), policy, options)?, &ids, chunk)?
+            let mut decoder = DeviceDecoder::new(weights.clone(), policy, options)?;
+            let lanes = decoder.groups();
+            let run = move |rows: LogitSink<'_>| evaluate_rows_on_device(&mut decoder, ids, chunk, rows);
+            (lanes, Box::new(run))
         }
     };
+    let bar = progress::spinner("running");
+    let evaluation = write(&arguments.output, &loaded.config, lanes, ids.len(), &mut run)?;
     bar.finish_and_clear();
-    write(&arguments.output, &evaluation, ids.len())
-        .with_context(|| format!("cannot write {}", arguments.output.display()))?;
     let report = &evaluation.report;
     let kept = report.keep_ratio();
     let line = if arguments.json {
@@ -89,7 +97,6 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         let (live, logical) = (report.live_entries, report.logical_entries);
         format!("{} tokens, KV {live} of {logical} entries live ({:.1} %)", ids.len(), 100.0 * kept)
     };
-    use std::io::Write;
     writeln!(crate::terminal::stdout(), "{line}")?;
     Ok(ExitCode::SUCCESS)
 }
@@ -107,20 +114,62 @@ fn ids_from(path: &Path) -> Result<Vec<u32>> {
     Ok(ids)
 }
 
-fn write(path: &Path, evaluation: &Evaluation, tokens: usize) -> Result<()> {
-    let vocabulary = evaluation.logits.len() / tokens;
-    let logits: Vec<u8> = evaluation.logits.iter().flat_map(|value| value.to_le_bytes()).collect();
-    let lifetimes: Vec<Vec<u8>> = evaluation
-        .expires_at
-        .iter()
-        .map(|layer| layer.iter().flat_map(|value| value.to_le_bytes()).collect())
-        .collect();
-    let mut tensors = BTreeMap::new();
-    tensors.insert("logits".to_owned(), TensorView::new(Dtype::F32, vec![tokens, vocabulary], &logits)?);
-    for (layer, bytes) in lifetimes.iter().enumerate() {
-        let view = TensorView::new(Dtype::U32, vec![evaluation.lanes, tokens], bytes)?;
-        tensors.insert(format!("layers.{layer}.expires_at"), view);
-    }
-    safetensors::serialize_to_file(tensors, None, path)?;
-    Ok(())
+/// Evaluates a text, wherever the model is.
+type Run<'a> = dyn FnMut(LogitSink<'_>) -> Result<Evaluation, EngineError> + 'a;
+
+/// Writes the rows of logits that `run` hands on, as they come, and the lifetimes that it ends with. Where it fails,
+/// there is no file.
+fn write(
+    path: &Path,
+    config: &DecoderConfig,
+    lanes: usize,
+    tokens: usize,
+    run: &mut Run<'_>,
+) -> Result<Evaluation> {
+    let mut outcome = None;
+    let published = publish(path, Existing::Replace, |file| {
+        let mut out = BufWriter::new(file);
+        write_header(&mut out, [tokens, config.vocabulary], config.layers, [lanes, tokens])?;
+        match run(&mut |rows| rows.iter().try_for_each(|logit| out.write_all(&logit.to_le_bytes()))) {
+            Ok(evaluation) => {
+                let mut expiries = evaluation.expires_at.iter().flatten();
+                expiries.try_for_each(|expiry| out.write_all(&expiry.to_le_bytes()))?;
+                outcome = Some(Ok(evaluation));
+                out.flush()
+            }
+            Err(EngineError::Rows(refused)) => Err(refused),
+            Err(error) => {
+                outcome = Some(Err(error));
+                Err(io::Error::other("the text could not be evaluated"))
+            }
+        }
+    });
+    // The evaluation's own error comes first: it is why nothing was published.
+    let evaluation = outcome.transpose()?;
+    published?;
+    evaluation.context("nothing was evaluated")
+}
+
+/// The header of a safetensors file: `logits` f32, then `layers.{i}.expires_at` u32, all in these shapes.
+fn write_header(
+    out: &mut impl Write,
+    logits: [usize; 2],
+    layers: usize,
+    lifetimes: [usize; 2],
+) -> io::Result<()> {
+    let mut end = 0;
+    let mut tensor = |name: String, dtype, shape: [usize; 2]| {
+        let start = end;
+        end += shape[0] * shape[1] * 4;
+        (name, TensorInfo { dtype, shape: shape.to_vec(), data_offsets: (start, end) })
+    };
+    let mut tensors = vec![tensor("logits".to_owned(), Dtype::F32, logits)];
+    tensors
+        .extend((0..layers).map(|layer| tensor(format!("layers.{layer}.expires_at"), Dtype::U32, lifetimes)));
+    let metadata = Metadata::new(None, tensors).map_err(io::Error::other)?;
+    let mut header = serde_json::to_vec(&metadata)?;
+    // Data begin at a multiple of 8 bytes, so that they can be read where they lie.
+    header.resize(header.len().next_multiple_of(8), b' ');
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(&header)
 }

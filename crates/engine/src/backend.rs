@@ -10,7 +10,8 @@ use dropcap_model::{Decoder, DecoderConfig, Logits, Scratch, Segment};
 use dropcap_policy::EvictionPolicy;
 
 use crate::memory::{DeviceMemory, DeviceShape, SequenceMemory};
-use crate::{EngineError, Sampling};
+use crate::sequence::Sequence;
+use crate::{EngineError, Sampling, sample_all};
 
 /// What runs the steps of an engine.
 #[derive(Debug)]
@@ -133,15 +134,49 @@ impl Backend {
         }
     }
 
-    /// A row of logits of the last step.
-    pub(crate) fn logits(&self, row: usize) -> &[f32] {
-        let Self::Host(host) = self else { return &[] };
-        let vocabulary = host.decoder.config().vocabulary;
-        host.logits.get(row * vocabulary..(row + 1) * vocabulary).unwrap_or_default()
+    /// The next tokens of sequences, given what each was answered in the last step and its number in [0, 1); what the
+    /// backend has not chosen itself is chosen on all threads of the host.
+    pub(crate) fn choose(&self, asked: &[(&Sequence, Answer, f32)]) -> Vec<Result<u32, EngineError>> {
+        match self {
+            Self::Host(host) => {
+                let draws = asked
+                    .iter()
+                    .map(|&(sequence, answer, random)| sequence.draw(host.logits_of(answer), random));
+                let tokens = sample_all(&host.team, &draws.collect::<Vec<_>>());
+                // What the cache could not hold comes first: it explains logits that are not finite, and the others
+                // are wrong.
+                let checked = asked.iter().zip(tokens).map(|((sequence, ..), token)| {
+                    sequence.memory.check_range()?;
+                    token
+                });
+                checked.collect()
+            }
+            Self::Device(_) => {
+                asked.iter().map(|(sequence, answer, _)| token_of(*answer, sequence.text().len())).collect()
+            }
+        }
+    }
+}
+
+/// What a device has chosen for the token at `position`.
+fn token_of(answer: Answer, position: usize) -> Result<u32, EngineError> {
+    match answer {
+        Answer::Token(token) => Ok(token),
+        // The device tells which one, not its value.
+        Answer::NotFinite(token) | Answer::Logits(token) => {
+            Err(EngineError::NonFiniteLogits { value: f32::NAN, token, position })
+        }
     }
 }
 
 impl Host {
+    /// A row of logits of the last step.
+    fn logits_of(&self, answer: Answer) -> &[f32] {
+        let Answer::Logits(row) = answer else { return &[] };
+        let vocabulary = self.decoder.config().vocabulary;
+        self.logits.get(row * vocabulary..(row + 1) * vocabulary).unwrap_or_default()
+    }
+
     fn run(
         &mut self,
         feeds: &mut [Feed<'_>],

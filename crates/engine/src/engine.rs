@@ -299,13 +299,17 @@ impl Engine {
     ) -> Result<Vec<Output>, EngineError> {
         let mut outputs = Vec::new();
         let mut over = Vec::new();
-        for (share, &(answer, random)) in shares.iter().zip(answers) {
+        let asked = shares.iter().zip(answers).filter_map(|(share, &(answer, random))| {
+            answer.map(|answer| (&self.running[share.index], answer, random))
+        });
+        let tokens = self.backend.choose(&asked.collect::<Vec<_>>());
+        let answered = shares.iter().zip(answers).filter(|(_, (answer, _))| answer.is_some());
+        for ((share, _), token) in answered.zip(tokens) {
             let sequence = &mut self.running[share.index];
-            let Some(answer) = answer else { continue };
-            match sequence.extend(answer, random, &self.backend) {
-                Ok((token, reason)) => {
+            match token {
+                Ok(token) => {
                     outputs.push(Output::Token { id: sequence.id, token });
-                    if let Some(reason) = reason {
+                    if let Some(reason) = sequence.extend(token) {
                         over.push((share.index, Ok(reason)));
                     }
                 }

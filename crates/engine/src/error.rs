@@ -56,7 +56,7 @@ pub enum EngineError {
     },
     /// The model produced NaN or infinite logits.
     #[error(
-        "the model gave {value} as the logit of token {token} at position {position}: its weights or gates are damaged"
+        "the model gave {value} as the logit of token {token} at position {position}: a number on the way passed the range of its format, or weights or gates are damaged; wider dtypes (f32) for weights and cache tell which"
     )]
     NonFiniteLogits {
         /// The value.
@@ -76,6 +76,9 @@ pub enum EngineError {
         /// Smallest allowed value.
         minimum: usize,
     },
+    /// Whoever takes the rows of an evaluation failed.
+    #[error("the logits cannot be handed on: {0}")]
+    Rows(#[source] std::io::Error),
     /// From the model.
     #[error(transparent)]
     Model(#[from] ModelError),

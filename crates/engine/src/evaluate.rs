@@ -7,12 +7,17 @@ use dropcap_model::{Decoder, Logits, Scratch, Segment};
 use dropcap_policy::EvictionPolicy;
 
 use crate::memory::DeviceMemory;
+use crate::sampler::check_finite;
 use crate::{EngineError, backend};
+
+/// Rows of logits that the host computes and hands on at a time: enough for its matrix kernel, 40 MB of the largest
+/// vocabularies.
+const ROWS: usize = 64;
 
 /// What a model made of a text.
 #[derive(Debug)]
 pub struct Evaluation {
-    /// f32 `[t, v]`.
+    /// f32 `[t, v]`; empty where the rows were handed on.
     pub logits: Vec<f32>,
     /// Per layer, u32 `[lanes, t]` in text order: the first query that no longer sees the token, or
     /// [`dropcap_cache::NEVER`].
@@ -23,13 +28,13 @@ pub struct Evaluation {
     pub report: KvReport,
 }
 
-/// Feeds `ids` to `decoder` in chunks of `chunk` tokens (the last may be shorter) and collects every row.
-///
-/// The result does not depend on `chunk`, except for the rounding of sums over a pruned cache.
+/// Takes some rows of logits, f32 `[rows, v]`, in the order of the text.
+pub type LogitSink<'a> = &'a mut dyn FnMut(&[f32]) -> std::io::Result<()>;
+
+/// [`evaluate_rows`] with all rows in memory.
 ///
 /// # Errors
-/// An empty text, a zero chunk, a token outside the vocabulary, a text longer than the model's positions,
-/// or an exhausted pool.
+/// As [`evaluate_rows`].
 pub fn evaluate(
     decoder: &Decoder,
     team: &Team,
@@ -38,19 +43,69 @@ pub fn evaluate(
     ids: &[u32],
     chunk: usize,
 ) -> Result<Evaluation, EngineError> {
+    collect(|rows| evaluate_rows(decoder, team, policy, pool, ids, chunk, rows))
+}
+
+/// [`evaluate_rows_on_device`] with all rows in memory.
+///
+/// # Errors
+/// As [`evaluate_rows_on_device`].
+pub fn evaluate_on_device(
+    decoder: &mut DeviceDecoder,
+    ids: &[u32],
+    chunk: usize,
+) -> Result<Evaluation, EngineError> {
+    collect(|rows| evaluate_rows_on_device(decoder, ids, chunk, rows))
+}
+
+fn collect(
+    run: impl FnOnce(LogitSink<'_>) -> Result<Evaluation, EngineError>,
+) -> Result<Evaluation, EngineError> {
+    let mut logits = Vec::new();
+    let evaluation = run(&mut |rows| {
+        logits.extend_from_slice(rows);
+        Ok(())
+    })?;
+    Ok(Evaluation { logits, ..evaluation })
+}
+
+/// Feeds `ids` to `decoder` in chunks of `chunk` tokens (the last may be shorter) and hands every row of logits on, a
+/// few at a time: all of a long text would be larger than the model.
+///
+/// The result does not depend on `chunk`, except for the rounding of sums over a pruned cache.
+///
+/// # Errors
+/// An empty text, a zero chunk, a token outside the vocabulary, a text longer than the model's positions, an exhausted
+/// pool; a logit that is not finite, a number that the cache's format cannot hold; a refusal of `rows`.
+pub fn evaluate_rows(
+    decoder: &Decoder,
+    team: &Team,
+    policy: &dyn EvictionPolicy,
+    pool: &PagePool,
+    ids: &[u32],
+    chunk: usize,
+    rows: LogitSink<'_>,
+) -> Result<Evaluation, EngineError> {
     check(ids, chunk)?;
     let (layers, lanes) = (decoder.config().layers, decoder.lanes_per_layer(policy));
     let mut cache = KvCache::new(pool, layers, lanes);
     let mut expires_at = vec![vec![dropcap_cache::NEVER; lanes * ids.len()]; layers];
-    let (mut logits, mut step, mut scratch) = (Vec::new(), Vec::new(), Scratch::default());
+    let (mut logits, mut scratch) = (Vec::new(), Scratch::default());
     for part in ids.chunks(chunk) {
-        let prompt_ends = cache.next_position() as usize + part.len() == ids.len();
-        let mut segments = [Segment { cache: &mut cache, ids: part, prompt_ends, logits: Logits::All }];
+        let first = cache.next_position() as usize;
+        let prompt_ends = first + part.len() == ids.len();
+        let mut segments = [Segment { cache: &mut cache, ids: part, prompt_ends, logits: Logits::None }];
         let mut died = |_, layer: usize, lane: usize, death: dropcap_cache::Death| {
             expires_at[layer][lane * ids.len() + death.position as usize] = death.expires_at;
         };
-        decoder.forward(team, policy, &mut segments, &mut scratch, &mut died, &mut step)?;
-        logits.extend_from_slice(&step);
+        decoder.forward(team, policy, &mut segments, &mut scratch, &mut died, &mut logits)?;
+        cache.check_range()?;
+        for row in (0..part.len()).step_by(ROWS) {
+            let end = part.len().min(row + ROWS);
+            decoder.project(team, &mut scratch, row..end, &mut logits)?;
+            check_rows(&logits, decoder.config().vocabulary, first + row)?;
+            rows(&logits).map_err(EngineError::Rows)?;
+        }
     }
     for (layer, lifetimes) in expires_at.iter_mut().enumerate() {
         for (index, lane) in cache.lanes(LayerIdx(layer)).iter().enumerate() {
@@ -59,18 +114,19 @@ pub fn evaluate(
             }
         }
     }
-    Ok(Evaluation { logits, expires_at, lanes, report: cache.report() })
+    Ok(Evaluation { logits: Vec::new(), expires_at, lanes, report: cache.report() })
 }
 
-/// [`evaluate`] on a device, whose decoder must tell of deaths ([`dropcap_model::device::DeviceOptions::deaths`]) and
-/// have a free slot; chunks are cut to what it was made for.
+/// [`evaluate_rows`] on a device, whose decoder must tell of deaths ([`dropcap_model::device::DeviceOptions::deaths`]) and
+/// have a free slot; chunks are cut to what it was made for, and the rows of one are handed on together.
 ///
 /// # Errors
-/// As [`evaluate`]; no free slot; a failed device.
-pub fn evaluate_on_device(
+/// As [`evaluate_rows`]; no free slot; a failed device.
+pub fn evaluate_rows_on_device(
     decoder: &mut DeviceDecoder,
     ids: &[u32],
     chunk: usize,
+    rows: LogitSink<'_>,
 ) -> Result<Evaluation, EngineError> {
     check(ids, chunk)?;
     let chunk = chunk.min(decoder.options().chunk);
@@ -81,7 +137,6 @@ pub fn evaluate_on_device(
     let mut memory =
         DeviceMemory { slot, next_position: 0, state: Default::default(), shape: backend::shape(decoder) };
     let mut expires_at = vec![vec![dropcap_cache::NEVER; lanes * ids.len()]; layers];
-    let mut logits = Vec::new();
     while (memory.next_position as usize) < ids.len() {
         let first_position = memory.next_position;
         let rest = &ids[first_position as usize..];
@@ -109,7 +164,8 @@ pub fn evaluate_on_device(
             let index = death.group as usize * ids.len() + death.position as usize;
             expires_at[death.layer as usize][index] = death.expires_at;
         }
-        logits.extend(outcome.logits);
+        check_rows(&outcome.logits, decoder.config().vocabulary, first_position as usize)?;
+        rows(&outcome.logits).map_err(EngineError::Rows)?;
         memory.next_position += part.len() as u32;
         memory.state = outcome.states.first().copied().unwrap_or_default();
     }
@@ -118,7 +174,12 @@ pub fn evaluate_on_device(
             expires_at[lane / lanes][lane % lanes * ids.len() + position as usize] = expiry;
         }
     }
-    Ok(Evaluation { logits, expires_at, lanes, report: memory.report() })
+    Ok(Evaluation { logits: Vec::new(), expires_at, lanes, report: memory.report() })
+}
+
+/// Refuses rows of logits `[rows, v]`, of the tokens from position `first` on, that are not all finite.
+fn check_rows(logits: &[f32], vocabulary: usize, first: usize) -> Result<(), EngineError> {
+    logits.chunks(vocabulary).zip(first + 1..).try_for_each(|(row, next)| check_finite(row, next))
 }
 
 fn check(ids: &[u32], chunk: usize) -> Result<(), EngineError> {

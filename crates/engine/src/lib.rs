@@ -18,8 +18,10 @@ mod tracing;
 
 pub use engine::{Engine, EngineOptions};
 pub use error::EngineError;
-pub use evaluate::{Evaluation, evaluate, evaluate_on_device};
+pub use evaluate::{
+    Evaluation, LogitSink, evaluate, evaluate_on_device, evaluate_rows, evaluate_rows_on_device,
+};
 pub use request::{FinishReason, Finished, Output, Request, SequenceId, Timings};
-pub use sampler::{Sampler, Sampling};
+pub use sampler::{Draw, Sampler, Sampling, sample_all};
 pub use stop::StopMatcher;
 pub use text::TextStream;

@@ -1,6 +1,6 @@
 //! Where a sequence's entries are.
 
-use dropcap_cache::{KvCache, KvReport, LayerIdx};
+use dropcap_cache::{CacheError, KvCache, KvReport, LayerIdx};
 use dropcap_kernels::PAGE_ENTRIES;
 use dropcap_model::device::{Slot, SlotState};
 
@@ -59,6 +59,14 @@ impl SequenceMemory {
         let Self::Host(cache) = self else { return None };
         let live = |layer| cache.lanes(LayerIdx(layer)).iter().map(|lane| lane.len() as u64).sum();
         Some((0..cache.layers()).map(live).collect())
+    }
+
+    /// Whether the cache could hold every number that it was given; what a device could not hold, its logits show.
+    pub(crate) fn check_range(&self) -> Result<(), CacheError> {
+        match self {
+            Self::Host(cache) => cache.check_range(),
+            Self::Waiting | Self::Device(_) => Ok(()),
+        }
     }
 
     /// How much memory the sequence takes and spares.

@@ -1,8 +1,17 @@
 //! From logits to a token: greedy, temperature, top-k, top-p, min-p, repetition penalty.
 
+mod candidates;
+mod row;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use dropcap_kernels::Team;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use self::row::Scratch;
 use crate::EngineError;
 
 /// How a token is chosen. The filters apply in the order in which they stand here, as in Hugging Face's
@@ -10,7 +19,7 @@ use crate::EngineError;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
     /// Logits of tokens already in the text are divided (if positive) or multiplied (if negative) by this;
-    /// 1 does nothing. In (0, inf).
+    /// 1 does nothing. In [1e-6, 1e6], so that no logit becomes infinite.
     pub repetition_penalty: f32,
     /// Logits are divided by this; 0 takes the largest logit (greedy) and ignores what follows. In [0, inf).
     pub temperature: f32,
@@ -20,7 +29,8 @@ pub struct Sampling {
     pub top_p: f32,
     /// Only tokens at least this share as likely as the likeliest; 0 keeps all. In [0, 1].
     pub min_p: f32,
-    /// Equal seeds give equal texts, whatever else shares the batch.
+    /// Equal seeds draw equal numbers, whatever else shares the batch. The texts are equal where the logits are: without
+    /// pruning on the processor always, otherwise up to the rounding of sums that chunks and batches order differently.
     pub seed: u64,
 }
 
@@ -41,8 +51,8 @@ impl Sampling {
             (
                 "repetition_penalty",
                 self.repetition_penalty,
-                positive(self.repetition_penalty),
-                "above 0 and finite",
+                (1e-6..=1e6).contains(&self.repetition_penalty),
+                "between 0.000001 and 1000000",
             ),
             (
                 "temperature",
@@ -67,8 +77,6 @@ impl Sampling {
 pub struct Sampler {
     sampling: Sampling,
     random: ChaCha8Rng,
-    /// Scratch: (logit or probability, token).
-    candidates: Vec<(f32, u32)>,
 }
 
 impl Sampler {
@@ -79,7 +87,7 @@ impl Sampler {
     pub fn new(sampling: Sampling) -> Result<Self, EngineError> {
         sampling.check()?;
         let random = ChaCha8Rng::seed_from_u64(sampling.seed);
-        Ok(Sampler { sampling, random, candidates: Vec::new() })
+        Ok(Sampler { sampling, random })
     }
 
     /// What it was made with.
@@ -94,168 +102,71 @@ impl Sampler {
     }
 
     /// The next token after `text` (prompt and generated ids), given its logits `[v]` and a number in [0, 1) from
-    /// [`Sampler::uniform`].
+    /// [`Sampler::uniform`]. For many sequences at once see [`sample_all`].
     ///
     /// # Errors
-    /// A logit that is NaN or infinite: sampling from it would stream garbage as if nothing were wrong.
-    pub fn sample(&mut self, logits: &[f32], text: &[u32], random: f32) -> Result<u32, EngineError> {
-        if let Some((token, &value)) = logits.iter().enumerate().find(|(_, value)| !value.is_finite()) {
-            return Err(EngineError::NonFiniteLogits { value, token, position: text.len() });
+    /// No logits; one that is NaN or infinite: sampling from it would stream garbage as if nothing were wrong.
+    pub fn sample(&self, logits: &[f32], text: &[u32], random: f32) -> Result<u32, EngineError> {
+        self.sample_in(&mut Scratch::default(), logits, text, random)
+    }
+
+    fn sample_in(
+        &self,
+        scratch: &mut Scratch,
+        logits: &[f32],
+        text: &[u32],
+        random: f32,
+    ) -> Result<u32, EngineError> {
+        if logits.is_empty() {
+            return Err(EngineError::Option { name: "the number of logits", given: 0, minimum: 1 });
         }
-        let Sampling { repetition_penalty, temperature, top_k, top_p, min_p, .. } = self.sampling;
-        let candidates = &mut self.candidates;
-        candidates.clear();
-        candidates.extend(logits.iter().zip(0..).map(|(&logit, token)| (logit, token)));
-        if repetition_penalty != 1.0 {
-            for &token in text {
-                // The untouched logit is the source, so a token that occurs twice is penalised once.
-                let logit = logits[token as usize];
-                candidates[token as usize].0 =
-                    if logit > 0.0 { logit / repetition_penalty } else { logit * repetition_penalty };
-            }
-        }
-        let largest =
-            candidates.iter().fold(candidates[0], |best, &next| if next.0 > best.0 { next } else { best });
-        if temperature == 0.0 {
-            return Ok(largest.1);
-        }
-        // Likelier first; equal ones by id, so that the order is total and the same everywhere.
-        let by_likelihood = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
-        if top_k > 0 && top_k < candidates.len() {
-            candidates.select_nth_unstable_by(top_k - 1, by_likelihood);
-            candidates.truncate(top_k);
-        }
-        for candidate in candidates.iter_mut() {
-            candidate.0 = ((candidate.0 - largest.0) / temperature).exp();
-        }
-        if top_p < 1.0 {
-            candidates.sort_unstable_by(by_likelihood);
-            let wanted = top_p * total(candidates);
-            let mut sum = 0.0;
-            let kept = candidates.iter().take_while(|candidate| {
-                let open = sum < wanted;
-                sum += candidate.0;
-                open
-            });
-            let kept = kept.count().max(1);
-            candidates.truncate(kept);
-        }
-        if min_p > 0.0 {
-            // The likeliest has weight 1, so a weight is its share of the likeliest.
-            candidates.retain(|candidate| candidate.0 >= min_p);
-        }
-        Ok(draw(random, candidates))
+        check_finite(logits, text.len())?;
+        Ok(scratch.choose(logits, text, &self.sampling, random))
     }
 }
 
-fn total(candidates: &[(f32, u32)]) -> f32 {
-    candidates.iter().map(|candidate| candidate.0).sum()
+/// Refuses logits `[v]` of the token at `position` that are not all finite.
+///
+/// # Errors
+/// The first that is NaN or infinite.
+pub(crate) fn check_finite(logits: &[f32], position: usize) -> Result<(), EngineError> {
+    // Without an early exit this becomes vector code and reads at the speed of memory.
+    if logits.iter().fold(true, |finite, value| finite & value.is_finite()) {
+        return Ok(());
+    }
+    match logits.iter().enumerate().find(|(_, value)| !value.is_finite()) {
+        Some((token, &value)) => Err(EngineError::NonFiniteLogits { value, token, position }),
+        None => Ok(()),
+    }
 }
 
-/// One token with probability proportional to its weight.
-fn draw(random: f32, candidates: &[(f32, u32)]) -> u32 {
-    let mut left = random * total(candidates);
-    for &(weight, token) in candidates {
-        left -= weight;
-        if left < 0.0 {
-            return token;
-        }
-    }
-    // Rounding can leave a crumb: it belongs to the last token that has any weight.
-    candidates.iter().rev().find(|candidate| candidate.0 > 0.0).map_or(0, |candidate| candidate.1)
+/// One sequence whose next token is wanted; see [`Sampler::sample`].
+#[derive(Debug, Clone, Copy)]
+pub struct Draw<'a> {
+    /// How to choose.
+    pub sampler: &'a Sampler,
+    /// Its logits `[v]`.
+    pub logits: &'a [f32],
+    /// Prompt and generated ids.
+    pub text: &'a [u32],
+    /// A number in [0, 1).
+    pub random: f32,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sampler(sampling: Sampling) -> Sampler {
-        Sampler::new(sampling).unwrap()
-    }
-
-    fn next(sampler: &mut Sampler, logits: &[f32], text: &[u32]) -> Result<u32, EngineError> {
-        let random = sampler.uniform();
-        sampler.sample(logits, text, random)
-    }
-
-    fn histogram(sampling: Sampling, logits: &[f32], draws: usize) -> Vec<f32> {
-        let mut sampler = sampler(sampling);
-        let mut counts = vec![0.0; logits.len()];
-        for _ in 0..draws {
-            counts[next(&mut sampler, logits, &[]).unwrap() as usize] += 1.0 / draws as f32;
-        }
-        counts
-    }
-
-    #[test]
-    fn greedy_takes_the_first_of_equal_largest() {
-        assert_eq!(next(&mut sampler(Sampling::default()), &[0.0, 3.0, 3.0, 1.0], &[]).unwrap(), 1);
-    }
-
-    #[test]
-    fn frequencies_follow_the_softmax() {
-        let logits = [1.0f32, 0.0, -1.0, 0.5];
-        let shares = histogram(Sampling { temperature: 0.7, ..Sampling::default() }, &logits, 40_000);
-        let weights: Vec<f32> = logits.iter().map(|x| (x / 0.7).exp()).collect();
-        let sum: f32 = weights.iter().sum();
-        for (share, weight) in shares.iter().zip(&weights) {
-            assert!((share - weight / sum).abs() < 0.01, "{shares:?}");
-        }
-    }
-
-    #[test]
-    fn each_filter_leaves_exactly_its_tokens() {
-        let logits = [0.0f32, 2.0, 1.0, 1.5, -9.0]; // softmax about .07 .52 .19 .31 with e^-9 left over
-        let hot = Sampling { temperature: 1.0, ..Sampling::default() };
-        let survivors = |sampling| {
-            histogram(sampling, &logits, 4000).iter().map(|&share| share > 0.0).collect::<Vec<_>>()
-        };
-        assert_eq!(survivors(Sampling { top_k: 2, ..hot.clone() }), [false, true, false, true, false]);
-        assert_eq!(survivors(Sampling { top_p: 0.5, ..hot.clone() }), [false, true, false, true, false]);
-        assert_eq!(survivors(Sampling { top_p: 0.1, ..hot.clone() }), [false, true, false, false, false]);
-        assert_eq!(survivors(Sampling { min_p: 0.3, ..hot.clone() }), [false, true, true, true, false]);
-        assert_eq!(survivors(Sampling { min_p: 1.0, ..hot }), [false, true, false, false, false]);
-    }
-
-    #[test]
-    fn a_penalty_applies_once_per_token_and_pushes_both_signs_down() {
-        let sampling = Sampling { repetition_penalty: 2.0, ..Sampling::default() };
-        assert_eq!(next(&mut sampler(sampling.clone()), &[4.0, 3.0, 2.5], &[0, 0]).unwrap(), 1);
-        assert_eq!(next(&mut sampler(sampling.clone()), &[4.0, 1.5, 1.0], &[0, 0]).unwrap(), 0);
-        assert_eq!(next(&mut sampler(sampling), &[-1.0, -1.5], &[0]).unwrap(), 1);
-    }
-
-    #[test]
-    fn equal_seeds_give_equal_draws() {
-        let hot = Sampling { temperature: 1.3, seed: 7, ..Sampling::default() };
-        let draws = |seed| {
-            let mut sampler = sampler(Sampling { seed, ..hot.clone() });
-            (0..50).map(|_| next(&mut sampler, &[0.1, 0.2, 0.3, 0.4], &[]).unwrap()).collect::<Vec<_>>()
-        };
-        assert_eq!(draws(7), draws(7));
-        assert_ne!(draws(7), draws(8));
-    }
-
-    #[test]
-    fn nan_logits_are_an_error_and_not_a_token() {
-        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let error = next(&mut sampler(Sampling::default()), &[0.0, bad], &[3]).unwrap_err();
-            assert!(error.to_string().contains("token 1"), "{error}");
-        }
-    }
-
-    #[test]
-    fn parameters_outside_their_range_are_named() {
-        let bad = [
-            (Sampling { temperature: -1.0, ..Sampling::default() }, "temperature"),
-            (Sampling { temperature: f32::NAN, ..Sampling::default() }, "temperature"),
-            (Sampling { top_p: 0.0, ..Sampling::default() }, "top_p"),
-            (Sampling { top_p: 1.1, ..Sampling::default() }, "top_p"),
-            (Sampling { min_p: -0.1, ..Sampling::default() }, "min_p"),
-            (Sampling { repetition_penalty: 0.0, ..Sampling::default() }, "repetition_penalty"),
-        ];
-        for (sampling, name) in bad {
-            assert!(Sampler::new(sampling).unwrap_err().to_string().starts_with(name));
-        }
-    }
+/// [`Sampler::sample`] for each of many sequences, on all threads; the results are in their order.
+pub fn sample_all(team: &Team, draws: &[Draw<'_>]) -> Vec<Result<u32, EngineError>> {
+    // One for each thread that takes part: what a row needs beside its logits stays in that thread's cache.
+    let idle: Mutex<Vec<Scratch>> = Mutex::default();
+    let results: Vec<OnceLock<Result<u32, EngineError>>> = draws.iter().map(|_| OnceLock::new()).collect();
+    team.run(draws.len(), &|task| {
+        let Draw { sampler, logits, text, random } = draws[task];
+        let mut scratch = idle.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        results[task].get_or_init(|| sampler.sample_in(&mut scratch, logits, text, random));
+        idle.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
+    });
+    // Every task has run, so nothing is left to do here but to take what they left.
+    let taken = results.into_iter().zip(draws).map(|(result, draw)| {
+        result.into_inner().unwrap_or_else(|| draw.sampler.sample(draw.logits, draw.text, draw.random))
+    });
+    taken.collect()
 }

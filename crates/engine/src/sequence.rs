@@ -2,9 +2,8 @@
 
 use std::time::Instant;
 
-use crate::backend::{Answer, Backend};
 use crate::memory::SequenceMemory;
-use crate::{EngineError, FinishReason, Finished, Request, Sampler, Sampling, SequenceId, Timings};
+use crate::{Draw, EngineError, FinishReason, Finished, Request, Sampler, Sampling, SequenceId, Timings};
 
 #[derive(Debug)]
 pub(crate) struct Sequence {
@@ -120,34 +119,24 @@ impl Sequence {
         self.started.get_or_insert_with(Instant::now);
     }
 
-    /// Takes the next token, choosing it where the backend has only given logits, and says whether it was the last.
-    pub(crate) fn extend(
-        &mut self,
-        answer: Answer,
-        random: f32,
-        backend: &Backend,
-    ) -> Result<(u32, Option<FinishReason>), EngineError> {
-        let token = match answer {
-            Answer::Token(token) => token,
-            Answer::Logits(row) => self.sampler.sample(backend.logits(row), &self.text, random)?,
-            // The device tells which one, not its value.
-            Answer::NotFinite(token) => {
-                let position = self.text.len();
-                return Err(EngineError::NonFiniteLogits { value: f32::NAN, token, position });
-            }
-        };
+    /// Its next token, to be chosen from `logits` `[v]` with a number in [0, 1).
+    pub(crate) fn draw<'a>(&'a self, logits: &'a [f32], random: f32) -> Draw<'a> {
+        Draw { sampler: &self.sampler, logits, text: &self.text, random }
+    }
+
+    /// Takes the next token, and says why it was the last, if it was.
+    pub(crate) fn extend(&mut self, token: u32) -> Option<FinishReason> {
         self.text.push(token);
         let now = Instant::now();
         self.first_token.get_or_insert(now);
         self.last_token = Some(now);
-        let reason = if self.stop_tokens.contains(&token) {
+        if self.stop_tokens.contains(&token) {
             Some(FinishReason::Stop)
         } else if self.generated().len() >= self.max_tokens {
             Some(FinishReason::Length)
         } else {
             None
-        };
-        Ok((token, reason))
+        }
     }
 
     /// The account of a sequence that is over; its pages go back as it drops.

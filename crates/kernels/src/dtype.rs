@@ -28,6 +28,24 @@ impl DType {
         }
     }
 
+    /// The least magnitude, as bits of an f32, that becomes infinite when it is rounded to this format: halfway between
+    /// the largest finite number and what would come next, because ties round to even.
+    pub const fn infinite_from(self) -> u32 {
+        match self {
+            DType::F32 => f32::INFINITY.to_bits(),
+            DType::F16 => 65520f32.to_bits(),
+            DType::Bf16 => 0x7f7f_8000,
+        }
+    }
+
+    /// The formats with a larger range, or the largest, in the words of a message that advises one.
+    pub const fn wider(self) -> &'static str {
+        match self {
+            DType::F16 => "bf16 or f32",
+            DType::Bf16 | DType::F32 => "f32",
+        }
+    }
+
     /// The name that `Display` prints and `FromStr` reads.
     pub const fn name(self) -> &'static str {
         match self {
@@ -59,6 +77,15 @@ impl FromStr for DType {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_below_the_limit_stay_finite_and_others_do_not() {
+        let (f16, bf16) = (half::f16::from_f32, half::bf16::from_f32);
+        let [of_f16, of_bf16] = [DType::F16, DType::Bf16].map(DType::infinite_from);
+        let (below, at) = (|bits| f32::from_bits(bits - 1), f32::from_bits);
+        assert!(f16(below(of_f16)).is_finite() && f16(at(of_f16)).is_infinite());
+        assert!(bf16(below(of_bf16)).is_finite() && bf16(at(of_bf16)).is_infinite());
+    }
 
     #[test]
     fn a_name_parses_back_to_its_dtype() {

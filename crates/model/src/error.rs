@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use dropcap_kernels::DType;
 use dropcap_weights::WeightsError;
 
 use crate::families::Family;
@@ -150,6 +151,20 @@ pub enum ModelError {
         path: PathBuf,
         /// One line per tensor.
         problems: Vec<String>,
+    },
+    /// A weight that a narrower format would hold as infinity.
+    #[error("{tensor} of {} holds {value} at element {element}, which is beyond the range of {dtype}: choose a wider dtype ({})", path.display(), dtype.wider())]
+    WeightRange {
+        /// The model's directory.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Row-major index of the weight.
+        element: usize,
+        /// Its value.
+        value: f32,
+        /// The format that was asked for.
+        dtype: DType,
     },
     /// The model has no `tokenizer.json`.
     #[error("{} is missing: save it there with AutoTokenizer.from_pretrained(...).save_pretrained(...) (tokenizer.model and vocab.json are not read), or give token ids instead of text", path.display())]

@@ -20,10 +20,11 @@ mod special_ids;
 mod stated_dtype;
 mod tokenizer;
 mod weight_plan;
+mod weights;
 
 pub use adapter::Adapter;
 pub use checkpoint::Checkpoint;
-pub use decoder::{DeathSink, Decoder, Linear, Logits, NormWeights, Scratch, Segment};
+pub use decoder::{DeathSink, Decoder, Logits, Scratch, Segment};
 pub use decoder_config::{
     DecoderConfig, MAX_HEAD_DIM, MAX_HEADS, MAX_HIDDEN, MAX_INTERMEDIATE, MAX_LAYERS, MAX_POSITIONS,
     MAX_VOCABULARY, Mlp, Norm, NormKind, Position, ScoreScale,

@@ -8,6 +8,7 @@ use dropcap_kernels::PAGE_ENTRIES;
 use super::Lane;
 use crate::error::{CacheError, check_rows};
 use crate::page::{copy_page, is_shared, write_page};
+use crate::range::{Overflow, first_outside};
 use crate::{NEVER, Page};
 
 impl Lane {
@@ -55,6 +56,12 @@ impl Lane {
             }
             entry += run;
         }
+        for (what, rows) in [("key", keys), ("value", values)] {
+            let found = first_outside(layout.dtype(), rows, count, width, stride);
+            if let (None, Some((row, number))) = (self.overflow, found) {
+                self.overflow = Some(Overflow { what, position: first_position + row as u32, number });
+            }
+        }
         self.positions.extend(first_position..end_position);
         match window {
             None => {
@@ -93,6 +100,11 @@ impl Lane {
             return Err(bounds("an entry", self.positions.len(), entries.end - 1));
         }
         check_rows(op, entries.len(), width, stride, rows.len())?;
+        let found = first_outside(layout.dtype(), rows, entries.len(), width, stride);
+        if let (None, Some((row, number))) = (self.overflow, found) {
+            let position = self.positions[entries.start + row];
+            self.overflow = Some(Overflow { what: "side channel", position, number });
+        }
         for (i, entry) in entries.enumerate() {
             if let Some(page) = self.pages.get_mut(entry / PAGE_ENTRIES) {
                 let row = &rows[i * stride..][..width];

@@ -51,6 +51,7 @@ impl Lane {
     /// Errors: as [`Lane::append`] where a page is shared with a fork and cannot be copied; then nothing has
     /// changed.
     pub fn rewind(&mut self, position: u32) -> Result<(), CacheError> {
+        self.overflow.take_if(|found| found.position >= position);
         let live = self.positions.iter().filter(|&&at| at < position).count();
         if live < self.len() {
             let forgotten = |at: u32, _expires_at: u32| at >= position;

@@ -2,7 +2,7 @@
 
 use dropcap_cache::KvCache;
 use dropcap_kernels::Team;
-use dropcap_policy::{EvictionPolicy, Span};
+use dropcap_policy::EvictionPolicy;
 
 use super::{Decoder, Logits, Segment};
 use crate::ModelError;
@@ -41,16 +41,14 @@ impl Decoder {
         while done < tokens {
             let count = CHUNK.min(tokens - done);
             done += count;
-            let prompt_ends = done == tokens;
-            let first_position = cache.next_position();
-            let spans = [Span { first_row: 0, queries: count, first_position, prompt_ends }];
-            let mut segments = [Segment { cache, ids: &ids[..count], prompt_ends, logits: Logits::None }];
-            let mut died_below = vec![Vec::new()];
+            let segment =
+                Segment { cache, ids: &ids[..count], prompt_ends: done == tokens, logits: Logits::None };
+            let (mut segments, mut died) = ([segment], |_, _, _, _| {});
+            let mut step = self.begin(team, policy, &mut segments, &mut died)?;
             for layer in 0..self.config.layers {
-                let hidden = &hidden[..count * self.config.hidden];
-                self.append(layer, &mut segments, &spans, &qkv)?;
-                self.decide(team, policy, layer, hidden, &mut segments, &spans, &died_below)?;
-                self.reclaim(layer, &mut segments, &mut died_below, &mut |_, _, _, _| {})?;
+                self.append(layer, &mut step, &qkv)?;
+                step.decide(layer, &hidden[..count * self.config.hidden])?;
+                self.reclaim(layer, &mut step)?;
             }
             cache.advance(count);
         }

@@ -1,81 +1,50 @@
 //! What a step does to the caches, layer by layer: append, decide, reclaim.
 
-use dropcap_cache::{Death, KeyValueRows, LayerIdx};
-use dropcap_kernels::Team;
-use dropcap_policy::{EvictionPolicy, LaneEditor, Observation, Span};
+use std::cmp::Reverse;
+
+use dropcap_cache::{Death, KeyValueRows, Lane, LayerIdx};
+use dropcap_policy::{LaneEditor, Observation};
 
 use super::Decoder;
-use super::forward::{DeathSink, Segment};
+use super::step::Step;
 use crate::ModelError;
 
 impl Decoder {
-    /// Appends this step's keys and values to every lane; a sliding window is a lifetime given at birth.
+    /// Appends this step's keys and values, from fused rows `[t, (h + 2g) d]`, to every lane; a sliding window is a
+    /// lifetime given at birth.
     pub(super) fn append(
         &self,
-        index: usize,
-        segments: &mut [Segment<'_>],
-        spans: &[Span],
+        layer: usize,
+        step: &mut Step<'_, '_>,
         qkv: &[f32],
     ) -> Result<(), ModelError> {
-        let (config, stride) = (&self.config, self.fused_width());
-        let key_offset = config.query_width();
-        let value_offset = key_offset + config.key_width();
-        let window = self.window(index);
-        for (segment, span) in segments.iter_mut().zip(spans) {
+        let (stride, key_offset) = (self.fused_width(), self.config.query_width());
+        let value_offset = key_offset + self.config.key_width();
+        for (segment, span) in step.segments.iter_mut().zip(&step.spans) {
             let data = &qkv[span.first_row * stride..];
             let rows = KeyValueRows { data, stride, key_offset, value_offset, count: span.queries };
-            segment.cache.append(LayerIdx(index), rows, window)?;
+            segment.cache.append(LayerIdx(layer), rows, self.window(layer))?;
         }
         Ok(())
     }
 
-    /// Lets the policy decide about one layer; `hidden` is the input of its attention block, f32 `[t, c]`.
-    #[expect(clippy::too_many_arguments, reason = "one private step of forward, split for reading only")]
-    pub(super) fn decide(
-        &self,
-        team: &Team,
-        policy: &dyn EvictionPolicy,
-        layer: usize,
-        hidden: &[f32],
-        segments: &mut [Segment<'_>],
-        spans: &[Span],
-        died_below: &[Vec<Death>],
-    ) -> Result<(), ModelError> {
-        let mut lanes: Vec<LaneEditor<'_>> = segments
-            .iter_mut()
-            .zip(spans)
-            .map(|(segment, span)| LaneEditor::new(segment.cache.lanes_mut(LayerIdx(layer)), span))
-            .collect();
-        let seen = Observation { team, layer, hidden, spans, died_below, first_channel: 0 };
-        Ok(policy.decide(&seen, &mut lanes)?)
-    }
-
-    /// Frees what the next query does not see, and leaves in `died_below` what the layer above should know of.
-    pub(super) fn reclaim(
-        &self,
-        index: usize,
-        segments: &mut [Segment<'_>],
-        died_below: &mut [Vec<Death>],
-        died: DeathSink<'_>,
-    ) -> Result<(), ModelError> {
-        let window = self.window(index);
-        for (number, (segment, below)) in segments.iter_mut().zip(died_below).enumerate() {
-            let now = segment.cache.next_position() + segment.ids.len() as u32;
+    /// Frees what the next query does not see, and leaves what the layer above should know of.
+    pub(super) fn reclaim(&self, layer: usize, step: &mut Step<'_, '_>) -> Result<(), ModelError> {
+        let (window, follows) = (self.window(layer), step.follows_deaths);
+        // What merely left a sliding window is no decision that other layers should follow.
+        let decided = |death: &Death| {
+            window.is_none_or(|window| death.expires_at < death.position.saturating_add(window))
+        };
+        let sequences = step.segments.iter_mut().zip(&step.spans).zip(&mut step.died_below);
+        for (number, ((segment, span), below)) in sequences.enumerate() {
             below.clear();
-            segment.cache.reclaim(LayerIdx(index), now, &mut |lane, death| {
-                died(number, index, lane, death);
-                // What merely left a sliding window is no decision that other layers should follow.
-                if window.is_none_or(|window| death.expires_at < death.position.saturating_add(window)) {
+            segment.cache.reclaim(LayerIdx(layer), span.next_position(), &mut |lane, death| {
+                (step.died)(number, layer, lane, death);
+                if follows && decided(&death) {
                     below.push(death);
                 }
             })?;
-            let lanes = segment.cache.lanes(LayerIdx(index));
-            if lanes.len() > 1 {
-                // Dead in this layer means dead in every lane of it.
-                below.retain(|death| lanes.iter().all(|lane| !lane.positions().contains(&death.position)));
-                below.sort_unstable_by_key(|death| (death.position, std::cmp::Reverse(death.expires_at)));
-                below.dedup_by_key(|death| death.position);
-            }
+            keep_dead_everywhere(segment.cache.lanes(LayerIdx(layer)), below);
         }
         Ok(())
     }
@@ -89,3 +58,40 @@ impl Decoder {
         self.config.sliding_window.get(layer).copied().flatten()
     }
 }
+
+impl Step<'_, '_> {
+    /// Lets the policy decide about one layer; `hidden` is the input of its attention block, f32 `[t, c]`.
+    pub(super) fn decide(&mut self, layer: usize, hidden: &[f32]) -> Result<(), ModelError> {
+        let sequences = self.segments.iter_mut().zip(&self.spans);
+        let lanes =
+            sequences.map(|(segment, span)| LaneEditor::new(segment.cache.lanes_mut(LayerIdx(layer)), span));
+        let mut lanes: Vec<LaneEditor<'_>> = lanes.collect();
+        let (team, spans, died_below) = (self.team, &self.spans, &self.died_below);
+        let seen = Observation { team, layer, hidden, spans, died_below, first_channel: 0 };
+        Ok(self.policy.decide(&seen, &mut lanes)?)
+    }
+}
+
+/// Leaves the deaths of tokens that no lane of the layer holds any more, each once, with its latest end.
+///
+/// One look at every live entry, however many have died: a prompt of 32k tokens over 8 lanes that keeps 1k of each
+/// would otherwise compare 250k deaths with 8k positions each.
+fn keep_dead_everywhere(lanes: &[Lane], died: &mut Vec<Death>) {
+    if lanes.len() < 2 || died.is_empty() {
+        return;
+    }
+    died.sort_unstable_by_key(|death| (death.position, Reverse(death.expires_at)));
+    died.dedup_by_key(|death| death.position);
+    let (first, last) = (died[0].position, died[died.len() - 1].position);
+    let place = |position: u32| position.wrapping_sub(first) as usize;
+    let mut lives = vec![false; place(last) + 1];
+    for &position in lanes.iter().flat_map(Lane::positions) {
+        if let Some(lives) = lives.get_mut(place(position)) {
+            *lives = true;
+        }
+    }
+    died.retain(|death| !lives[place(death.position)]);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,61 +1,61 @@
 //! One configurable decoder for every family: norm, fused projection, rotation, gated attention, MLP.
 //!
-//! A family is a mapping from its config and tensor names to [`DecoderConfig`] and [`DecoderWeights`];
+//! A family is a mapping from its config to [`DecoderConfig`] and from its tensor names to [`crate::WeightPlan`];
 //! nothing here asks which family it is. This is the only place where a pruning policy is called.
 
 mod fill;
 mod forward;
-mod linear;
-mod load;
+mod host;
 mod memory;
-mod norm;
-mod random;
 mod scratch;
+mod step;
 
-pub use forward::{DeathSink, Logits, Segment};
-pub use linear::Linear;
-pub(crate) use load::rope_table;
-pub use norm::NormWeights;
 pub use scratch::Scratch;
+pub use step::{DeathSink, Logits, Segment};
 
 use dropcap_cache::PagePool;
-use dropcap_kernels::{DType, PackedMatrix, PageLayout, RopeTable};
+use dropcap_kernels::{DType, PageLayout, RopeTable, Team};
 use dropcap_policy::EvictionPolicy;
 
-use crate::{DecoderConfig, ModelError};
+use self::host::HostMemory;
+use crate::weights::{Weights, rope_table};
+use crate::{Checkpoint, DecoderConfig, ModelError};
 
 /// A decoder-only transformer whose weights are packed for this machine.
 #[derive(Debug)]
 pub struct Decoder {
     config: DecoderConfig,
-    /// Token embedding `[v, c]`; also the head when the config ties them.
-    embedding: PackedMatrix,
-    /// Learned positions `[max_positions, c]`, for families that have them.
-    positions: Option<PackedMatrix>,
+    weights: Weights<HostMemory>,
     rope: Option<RopeTable>,
-    layers: Vec<DecoderLayer>,
-    final_norm: NormWeights,
-    /// Output head `[v, c]`, absent when tied to the embedding.
-    head: Option<PackedMatrix>,
-}
-
-/// The weights of one layer; `norm -> attention -> add -> norm -> MLP -> add`.
-#[derive(Debug)]
-struct DecoderLayer {
-    attention_norm: NormWeights,
-    /// `[q | k | v]` stacked along outputs: `[(h + 2g) d, c]`.
-    qkv: Linear,
-    /// Per-head RMS norms of queries and keys `[d]` (Qwen3).
-    query_norm: Option<Vec<f32>>,
-    key_norm: Option<Vec<f32>>,
-    output: Linear,
-    mlp_norm: NormWeights,
-    /// `[m, c]`, or `[gate | up]` stacked `[2m, c]` for SwiGLU.
-    up: Linear,
-    down: Linear,
 }
 
 impl Decoder {
+    /// Reads and packs all weights as `dtype`.
+    ///
+    /// Memory peaks at the packed weights plus a few MiB; only GPT-2's `[inputs, outputs]` matrices are read whole.
+    ///
+    /// # Errors
+    /// A weight that is not finite, or that `dtype` could hold only as infinity; a file that became shorter or
+    /// unreadable since the checkpoint was opened; sizes that overflow memory.
+    pub fn load(team: &Team, checkpoint: &Checkpoint, dtype: DType) -> Result<Self, ModelError> {
+        let weights = Weights::load(&HostMemory { dtype }, team, checkpoint)?;
+        Ok(Self::of(checkpoint.config(), weights))
+    }
+
+    /// Random weights of `config`'s shape, the same for the same seed, for measuring it without a checkpoint.
+    ///
+    /// They are small enough for activations to stay finite through any number of layers.
+    ///
+    /// # Errors
+    /// Sizes that overflow memory.
+    pub fn random(config: &DecoderConfig, dtype: DType, seed: u64) -> Result<Self, ModelError> {
+        Ok(Self::of(config, Weights::random(&HostMemory { dtype }, config, seed)?))
+    }
+
+    fn of(config: &DecoderConfig, weights: Weights<HostMemory>) -> Self {
+        Self { config: config.clone(), weights, rope: rope_table(config) }
+    }
+
     /// The architecture that this decoder was built from.
     #[must_use]
     pub fn config(&self) -> &DecoderConfig {
@@ -65,27 +65,20 @@ impl Decoder {
     /// Bytes of all weights as they are held in memory, packing included.
     #[must_use]
     pub fn weight_bytes(&self) -> usize {
-        let layers = self.layers.iter().map(DecoderLayer::bytes).sum::<usize>();
-        let optional = |matrix: &Option<PackedMatrix>| matrix.as_ref().map_or(0, PackedMatrix::bytes);
-        self.embedding.bytes()
-            + optional(&self.positions)
-            + optional(&self.head)
-            + self.final_norm.bytes()
-            + layers
+        self.weights.bytes()
     }
 
     /// Bytes of weights that one decode step reads: all but the embedding rows it does not look up.
     #[must_use]
     pub fn streamed_bytes(&self) -> usize {
-        let head = self.head.as_ref().unwrap_or(&self.embedding);
-        head.bytes() + self.layers.iter().map(DecoderLayer::bytes).sum::<usize>()
+        self.weights.head().bytes() + self.weights.layer_bytes()
     }
 
     /// An empty pool of pages shaped for this decoder under `policy`, storing numbers as `dtype` and
     /// never holding more than `limit_bytes`.
     ///
     /// # Errors
-    /// A page so large that its size overflows, or a limit below one page.
+    /// A page so large that its size overflows. A limit below one page gives a pool that refuses every page.
     pub fn page_pool(
         &self,
         policy: &dyn EvictionPolicy,
@@ -102,19 +95,5 @@ impl Decoder {
     #[must_use]
     pub fn lanes_per_layer(&self, policy: &dyn EvictionPolicy) -> usize {
         if policy.per_head() { self.config.kv_heads } else { 1 }
-    }
-}
-
-impl DecoderLayer {
-    fn bytes(&self) -> usize {
-        let vector = |values: &Option<Vec<f32>>| values.as_ref().map_or(0, |v| size_of_val(v.as_slice()));
-        self.attention_norm.bytes()
-            + self.qkv.bytes()
-            + vector(&self.query_norm)
-            + vector(&self.key_norm)
-            + self.output.bytes()
-            + self.mlp_norm.bytes()
-            + self.up.bytes()
-            + self.down.bytes()
     }
 }

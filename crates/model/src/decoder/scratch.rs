@@ -1,5 +1,6 @@
 //! Activations of one step, kept between steps so that a decode step allocates nothing large.
 
+use super::step::Step;
 use crate::DecoderConfig;
 
 /// Reusable activation buffers; grows to the largest step seen.
@@ -22,8 +23,11 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Sets every buffer to exactly `rows` rows; contents are unspecified.
-    pub(super) fn resize(&mut self, rows: usize, config: &DecoderConfig) {
+    /// Sets every buffer to exactly the rows of a step, with their positions; other contents are unspecified.
+    pub(super) fn begin(&mut self, step: &Step<'_, '_>, config: &DecoderConfig) {
+        self.positions.clear();
+        self.positions.extend(step.positions());
+        let rows = self.positions.len();
         let heads = config.query_width();
         let fused = heads + 2 * config.key_width();
         self.residual.resize(rows * config.hidden, 0.0);

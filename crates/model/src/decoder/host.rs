@@ -1,0 +1,138 @@
+//! Weights in the processor's memory, packed for its products.
+
+use dropcap_kernels::{DType, Epilogue, KernelError, PackedMatrix, Part, Team, layer_norm, matmul, rms_norm};
+
+use crate::ModelError;
+use crate::weights::{LayerWeights, Linear, NormWeights, Storage, Weights};
+
+/// Matrices in panels of one format; biases and norms are f32.
+#[derive(Debug)]
+pub(crate) struct HostMemory {
+    pub(super) dtype: DType,
+}
+
+impl Storage for HostMemory {
+    type Matrix = PackedMatrix;
+    type Bias = Vec<f32>;
+    type Vector = Vec<f32>;
+
+    /// Enough for the disk and the threads, little beside the weights.
+    const SLICE: usize = 1 << 21;
+
+    fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    fn bias_dtype(&self) -> DType {
+        DType::F32
+    }
+
+    fn table_rows(&self, tokens: usize) -> usize {
+        tokens
+    }
+
+    fn zeroed(&self, outputs: usize, inputs: usize) -> Result<PackedMatrix, ModelError> {
+        Ok(PackedMatrix::zeroed(outputs, inputs, self.dtype)?)
+    }
+
+    fn fill(
+        &self,
+        team: &Team,
+        matrix: &mut PackedMatrix,
+        first_output: usize,
+        part: &Part<'_>,
+    ) -> Result<(), ModelError> {
+        Ok(matrix.fill(team, first_output, part)?)
+    }
+
+    fn random(
+        &self,
+        outputs: usize,
+        inputs: usize,
+        scale: f32,
+        seed: u64,
+    ) -> Result<PackedMatrix, ModelError> {
+        Ok(PackedMatrix::random(outputs, inputs, self.dtype, scale, seed)?)
+    }
+
+    fn bias(&self, numbers: Vec<f32>) -> Result<Vec<f32>, ModelError> {
+        Ok(numbers)
+    }
+
+    fn vector(&self, numbers: Vec<f32>) -> Result<Vec<f32>, ModelError> {
+        Ok(numbers)
+    }
+}
+
+impl Linear<HostMemory> {
+    /// Applies the map to `x` `[t, inputs]` and writes or adds `[t, outputs]` to `out` as `epilogue` says.
+    ///
+    /// # Errors
+    /// Lengths of `x` or `out` that are not the same number of rows.
+    pub(super) fn apply(
+        &self,
+        team: &Team,
+        x: &[f32],
+        epilogue: Epilogue,
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        matmul(team, x, &self.weight, self.bias.as_deref(), epilogue, out)
+    }
+
+    fn bytes(&self) -> usize {
+        self.weight.bytes() + self.bias.as_deref().map_or(0, size_of_val)
+    }
+}
+
+impl NormWeights<HostMemory> {
+    /// Normalises each row of `x` `[t, c]` into `out` `[t, c]`.
+    ///
+    /// # Errors
+    /// Lengths that are not multiples of `c` or differ from each other.
+    pub(super) fn apply(
+        &self,
+        team: &Team,
+        epsilon: f32,
+        x: &[f32],
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        match &self.bias {
+            Some(bias) => layer_norm(team, x, &self.weight, bias, epsilon, out),
+            None => rms_norm(team, x, &self.weight, epsilon, out),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        size_of_val(self.weight.as_slice()) + self.bias.as_deref().map_or(0, size_of_val)
+    }
+}
+
+impl LayerWeights<HostMemory> {
+    fn bytes(&self) -> usize {
+        let norms = self.attention_norm.bytes() + self.mlp_norm.bytes();
+        let heads = [&self.query_norm, &self.key_norm].into_iter().flatten();
+        let linears = [&self.qkv, &self.output, &self.up, &self.down];
+        norms
+            + heads.map(|norm| size_of_val(norm.as_slice())).sum::<usize>()
+            + linears.into_iter().map(Linear::bytes).sum::<usize>()
+    }
+}
+
+impl Weights<HostMemory> {
+    /// The output head `[v, c]`.
+    pub(super) fn head(&self) -> &PackedMatrix {
+        self.head.as_ref().unwrap_or(&self.embedding)
+    }
+
+    /// Bytes of all of them as they are held, packing included.
+    pub(super) fn bytes(&self) -> usize {
+        let tables = [Some(&self.embedding), self.positions.as_ref(), self.head.as_ref()];
+        let tables = tables.into_iter().flatten().map(PackedMatrix::bytes).sum::<usize>();
+        tables + self.final_norm.bytes() + self.layer_bytes()
+    }
+
+    /// Bytes of all layers.
+    pub(super) fn layer_bytes(&self) -> usize {
+        self.layers.iter().map(LayerWeights::bytes).sum()
+    }
+}
