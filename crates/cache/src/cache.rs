@@ -25,7 +25,9 @@ pub struct KeyValueRows<'a> {
 ///
 /// A step of t tokens is, per layer: [`KvCache::append`], then the policy on [`KvCache::lanes_mut`], then
 /// attention on [`KvCache::views`], then [`KvCache::reclaim`]; and after the last layer [`KvCache::advance`].
-/// A step that failed on the way is undone by [`KvCache::rewind`] to [`KvCache::next_position`].
+/// A step that failed before a layer was reclaimed is undone by [`KvCache::rewind`] to [`KvCache::next_position`],
+/// but for lifetimes that it lowered. What a reclaim has freed does not come back: a cache whose step failed later is
+/// of no more use.
 #[derive(Debug)]
 pub struct KvCache {
     pool: PagePool,
@@ -143,10 +145,16 @@ impl KvCache {
         Err(CacheError::Range { layer, what, position, number, dtype: self.pool.layout().dtype() })
     }
 
+    /// Pages that the lanes hold, those included that they share with a fork.
+    pub fn pages(&self) -> usize {
+        self.layers.iter().flatten().map(Lane::pages).sum()
+    }
+
     /// Pages that a step of `tokens` tokens takes from the pool at most: what a scheduler asks before it starts
-    /// one. What the step itself frees is not counted.
+    /// one. What the step itself frees is not counted, but the copies are that its reclaim may make of pages that a
+    /// fork shares.
     pub fn pages_wanted(&self, tokens: usize) -> usize {
-        self.layers.iter().flatten().map(|lane| lane.pages_wanted(tokens)).sum()
+        self.layers.iter().flatten().map(|lane| lane.pages_wanted(tokens) + lane.copies_wanted(tokens)).sum()
     }
 
     /// Forgets every token from `position` on in all lanes, as [`Lane::rewind`] does.

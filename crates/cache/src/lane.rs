@@ -35,6 +35,8 @@ pub struct Lane {
     soonest: u32,
     /// The first number that its pages could not hold, until [`KvCache`](crate::KvCache) asks.
     overflow: Option<Overflow>,
+    /// Held by all lanes that may share pages with this one: itself, what it was forked from, its forks.
+    family: Arc<()>,
 }
 
 impl Lane {
@@ -48,6 +50,7 @@ impl Lane {
             killers: Vec::new(),
             soonest: NEVER,
             overflow: None,
+            family: Arc::default(),
         }
     }
 
@@ -131,6 +134,7 @@ impl Lane {
             killers: self.killers.clone(),
             soonest: self.soonest,
             overflow: self.overflow,
+            family: Arc::clone(&self.family),
         }
     }
 

@@ -120,7 +120,9 @@ impl World {
         let stride = value_offset + groups * row + 1;
         let available = self.pool.pages_available();
         let (cache, naive) = &mut self.sequences[which];
-        let wanted = cache.pages_wanted(tokens);
+        let lanes = (0..LAYERS).flat_map(|layer| cache.lanes(LayerIdx(layer)));
+        let appended: usize = lanes.map(|lane| lane.pages_wanted(tokens)).sum();
+        assert!(cache.pages_wanted(tokens) >= appended, "a reclaim may copy pages on top");
         let before = naive.clone();
         let first = cache.next_position();
         let mut exhausted = false;
@@ -159,7 +161,7 @@ impl World {
                 }
             }
         }
-        assert_eq!(exhausted, wanted > available, "{wanted} pages wanted, {available} available");
+        assert_eq!(exhausted, appended > available, "{appended} pages for the append, {available} available");
         if exhausted {
             cache.rewind(first).unwrap();
             *naive = before;

@@ -302,3 +302,42 @@ fn caches_travel_between_threads() {
     travels::<Lane>();
     travels::<PagePool>();
 }
+
+/// The work of a step without a model: every layer appends, loses every third entry, and is reclaimed.
+fn step(cache: &mut KvCache, tokens: usize) -> Result<(), CacheError> {
+    let first = cache.next_position();
+    let data = vec![0.0; 4 * tokens];
+    for layer in (0..cache.layers()).map(LayerIdx) {
+        let rows = KeyValueRows { data: &data, stride: 4, key_offset: 0, value_offset: 2, count: tokens };
+        cache.append(layer, rows, None)?;
+        let now = first + tokens as u32;
+        for entry in (0..cache.lanes(layer)[0].len()).step_by(3) {
+            cache.lanes_mut(layer)[0].lower(entry, now, now - 1);
+        }
+        cache.reclaim(layer, now, &mut |_, _| {})?;
+    }
+    cache.advance(tokens);
+    Ok(())
+}
+
+#[test]
+fn the_pages_wanted_for_a_step_are_enough_also_while_forks_share() {
+    for tokens in [1, 5, 33] {
+        let room = pool(None);
+        let mut first = KvCache::new(&room, 3, 1);
+        step(&mut first, 200).unwrap();
+        let (shared, wanted) = (room.pages_in_use(), first.fork().pages_wanted(tokens));
+        drop(first);
+        // As many as were wanted, and not one more.
+        let room = pool(Some(shared + wanted));
+        let mut first = KvCache::new(&room, 3, 1);
+        step(&mut first, 200).unwrap();
+        let fork = first.fork();
+        assert_eq!(first.pages_wanted(tokens), wanted);
+        step(&mut first, tokens).unwrap();
+        drop(fork);
+        assert!(first.pages_wanted(tokens) < wanted, "alone it copies nothing");
+        drop(first);
+        assert_eq!(room.pages_in_use(), 0);
+    }
+}

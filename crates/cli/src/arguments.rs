@@ -51,7 +51,8 @@ pub struct MachineArguments {
     /// Threads to compute with on the processor [default: all].
     #[arg(short, long, value_name = "N", help_heading = "Machine")]
     pub threads: Option<usize>,
-    /// Cap on the KV cache of all sequences together, such as 4GiB [default: none; on a GPU, nine tenths of what is free].
+    /// Cap on the pages of the KV cache of all sequences together, such as 4GiB [default: nine tenths of the free memory;
+    /// none for `forward` and `bench` on the processor].
     #[arg(long, value_name = "SIZE", value_parser = size::bytes, help_heading = "Machine")]
     pub kv_limit: Option<usize>,
 }

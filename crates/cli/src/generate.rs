@@ -5,7 +5,7 @@ mod batch;
 mod encoder;
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -105,7 +105,8 @@ pub struct Arguments {
     /// Most sequences at once; the rest wait.
     #[arg(long, value_name = "N", default_value = "64", value_parser = size::positive, help_heading = "Machine")]
     max_batch: usize,
-    /// Record what was forgotten, when, and by which token, as JSON lines.
+    /// Record what was forgotten, when, and by which token, as JSON lines. A trace that cannot be written costs no
+    /// text: they are printed, then the command says so and fails.
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
     /// Print one JSON object per prompt instead of text.
@@ -201,7 +202,7 @@ fn engine(arguments: &Arguments, loaded: &Loaded, prompts: usize) -> Result<Engi
     let mut engine = match &loaded.compute {
         Compute::Host { team, decoder } => Engine::new(decoder.clone(), policy, team.clone(), options)?,
         Compute::Device(weights) => {
-            Engine::on_device(weights.clone(), policy.as_ref(), options, arguments.trace.is_some())?
+            Engine::on_device(weights.clone(), policy, options, arguments.trace.is_some())?
         }
     };
     if let Some(path) = &arguments.trace {
@@ -216,7 +217,7 @@ fn engine(arguments: &Arguments, loaded: &Loaded, prompts: usize) -> Result<Engi
             granularity: if loaded.policy.per_head() { Granularity::KvHead } else { Granularity::Layer },
             vocabulary: config.vocabulary,
         };
-        let writer: Box<dyn Write + Send> = Box::new(BufWriter::new(file));
+        let writer: Box<dyn Write + Send> = Box::new(file);
         engine.trace_to(TraceWriter::new(writer, &header)?);
     }
     Ok(engine)

@@ -249,6 +249,107 @@ fn a_stop_string_ends_the_text_before_it() {
 }
 
 #[test]
+fn a_stop_string_that_the_last_allowed_token_completes_is_the_reason() {
+    let model = copy("gpt2_dcp", 97);
+    let common = ["generate", "-m", text(model.path()), "-p", "w3 w4 w5", "--json", "--ignore-eos"];
+    let run = |more: &[&str]| -> Value {
+        serde_json::from_str(output(&[&common[..], more].concat()).lines().last().unwrap()).unwrap()
+    };
+    let whole = run(&["-n", "30"])["text"].as_str().unwrap().to_owned();
+    let words: Vec<&str> = whole.split_whitespace().collect();
+    let stop = words[4];
+    let completes = 1 + words.iter().position(|word| word.contains(stop)).unwrap();
+    let object = run(&["-n", &completes.to_string(), "--stop", stop]);
+    assert_eq!(object["finish_reason"], "stop");
+    assert_eq!(object["text"].as_str().unwrap(), &whole[..whole.find(stop).unwrap()]);
+    assert_eq!(run(&["-n", &(completes - 1).to_string(), "--stop", stop])["finish_reason"], "length");
+}
+
+#[test]
+fn a_text_that_outgrows_the_cap_is_printed_with_its_reason_and_a_sum_that_adds_up() {
+    let model = copy("gpt2_dcp", 97);
+    // Three layers: nine pages of 12288 bytes hold 96 tokens, and a few bytes are left.
+    let common = [
+        "generate",
+        "-m",
+        text(model.path()),
+        "-p",
+        "w3 w4 w5",
+        "-n",
+        "120",
+        "--ignore-eos",
+        "--method",
+        "none",
+    ];
+    let whole = output(&[&common[..], &["--json"]].concat());
+    let whole: Value = serde_json::from_str(&whole).unwrap();
+    let capped = [&common[..], &["--kv-limit", "110KiB"]].concat();
+    let sum = [
+        "after 96 tokens",
+        "holds 9 pages and needs 3 more",
+        "12 pages of 12288 bytes",
+        "147456 bytes (144 KiB)",
+        "112640 bytes (110 KiB) has room for 9 pages",
+    ];
+
+    let json = dropcap(&[&capped[..], &["--json"]].concat()).output().unwrap();
+    assert!(!json.status.success(), "the text is not what was asked for");
+    let object: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(object["finish_reason"], "out_of_memory");
+    assert_eq!(object["completion_tokens"], 94);
+    let ids = |object: &Value| object["token_ids"].as_array().unwrap().clone();
+    assert_eq!(ids(&object), ids(&whole)[..94]);
+    assert!(whole["text"].as_str().unwrap().starts_with(object["text"].as_str().unwrap()));
+    let errors = String::from_utf8(json.stderr).unwrap();
+    for words in sum {
+        assert!(object["error"].as_str().unwrap().contains(words), "{words}: {object}");
+        assert!(errors.contains(words), "{words}: {errors}");
+    }
+
+    let plain = dropcap(&capped).output().unwrap();
+    assert!(!plain.status.success());
+    assert!(String::from_utf8(plain.stdout).unwrap().starts_with(object["text"].as_str().unwrap()));
+
+    let refused = failure(&[&common[..], &["--kv-limit", "36863"]].concat());
+    assert!(refused.contains("36863") && refused.contains("36864"), "{refused}");
+}
+
+#[test]
+fn prompts_that_never_fit_are_refused_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("prompts.jsonl");
+    let line = |length: usize| format!("{{\"ids\":{:?},\"max_tokens\":3}}", vec![5; length]);
+    std::fs::write(&file, [line(20), line(97), line(30)].join("\n")).unwrap();
+    let model = golden("gpt2_dcp");
+    let arguments = ["generate", "-m", text(&model), "-f", text(&file), "--json", "--kv-limit", "110KiB"];
+    let printed = dropcap(&arguments).output().unwrap();
+    assert!(!printed.status.success());
+    let printed = String::from_utf8(printed.stdout).unwrap();
+    let lines: Vec<Value> = printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 3);
+    assert!(lines[0]["token_ids"].is_array() && lines[2]["token_ids"].is_array());
+    let error = lines[1]["error"].as_str().unwrap();
+    for words in ["a prompt of 97 tokens", "12 pages", "147456 bytes", "112640 bytes (110 KiB)", "9 pages"] {
+        assert!(error.contains(words), "{words}: {error}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_trace_on_a_full_disk_costs_no_text() {
+    let model = copy("gpt2_dcp", 97);
+    let common =
+        ["generate", "-m", text(model.path()), "-p", "w3 w4 w5", "-n", "9", "--json", "--ignore-eos"];
+    let ids = |printed: &[u8]| serde_json::from_slice::<Value>(printed).unwrap()["token_ids"].clone();
+    let expected = ids(output(&common).as_bytes());
+    let traced = dropcap(&[&common[..], &["--trace", "/dev/full"]].concat()).output().unwrap();
+    assert_eq!(ids(&traced.stdout), expected);
+    assert_eq!(traced.status.code(), Some(1));
+    let errors = String::from_utf8(traced.stderr).unwrap();
+    assert!(errors.contains("the trace is not whole") && errors.contains("No space left"), "{errors}");
+}
+
+#[test]
 fn equal_seeds_repeat_a_text_and_others_do_not() {
     let model = golden("gpt2_dcp");
     let folder = tempfile::tempdir().unwrap();

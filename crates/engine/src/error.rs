@@ -1,9 +1,14 @@
 //! What can go wrong between a request and its tokens.
 
+use std::sync::Arc;
+
 use dropcap_cache::CacheError;
 use dropcap_kernels::KernelError;
 use dropcap_model::ModelError;
 use dropcap_trace::TraceError;
+
+use crate::Shortage;
+use crate::shortage::Bytes;
 
 /// An error of the engine; each names the limit, the given value, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -11,10 +16,8 @@ pub enum EngineError {
     /// A prompt without tokens.
     #[error("the prompt is empty: it must hold at least one token")]
     EmptyPrompt,
-    /// A prompt that leaves no position for a generated token.
-    #[error(
-        "the prompt has {given} tokens but the model has {limit} positions, one of which the first new token needs: shorten the prompt"
-    )]
+    /// A prompt longer than the model.
+    #[error("the prompt has {given} tokens but the model has {limit} positions: shorten the prompt")]
     PromptTooLong {
         /// Prompt tokens.
         given: usize,
@@ -42,18 +45,32 @@ pub enum EngineError {
         /// Allowed range in words.
         range: &'static str,
     },
-    /// The memory cap cannot hold even this one sequence.
+    /// The cache cannot hold even this one sequence, if it is alone.
+    #[error("{0}")]
+    OutOfMemory(Shortage),
+    /// A cap on the cache that leaves no room for a single token.
     #[error(
-        "out of memory for the KV cache: the sequence holds {held} bytes and needs {wanted} more, the cap is {limit}: raise the cap, shorten the prompt, or prune more"
+        "the cap on the KV cache is {}, but one token takes a page in every lane, {} together: raise the cap",
+        Bytes(*limit),
+        Bytes(*least)
     )]
-    OutOfMemory {
-        /// Bytes that the sequence holds.
-        held: usize,
-        /// Further bytes that its next step needs.
-        wanted: usize,
-        /// The cap in bytes.
+    CapTooSmall {
+        /// The cap in bytes, or what was free where none was given.
         limit: usize,
+        /// Bytes that one token takes.
+        least: usize,
     },
+    /// A step has failed, so what the engine holds cannot be trusted any more.
+    #[error(
+        "a step of the engine failed, nothing that was queued or running can go on: {cause}; make a new engine"
+    )]
+    Poisoned {
+        /// What failed.
+        cause: Arc<str>,
+    },
+    /// Memory of one engine was given to the step of another; nothing in this crate does so.
+    #[error("a sequence's cache does not belong to the backend that runs it: make a new engine")]
+    ForeignMemory,
     /// The model produced NaN or infinite logits.
     #[error(
         "the model gave {value} as the logit of token {token} at position {position}: a number on the way passed the range of its format, or weights or gates are damaged; wider dtypes (f32) for weights and cache tell which"

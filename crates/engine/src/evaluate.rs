@@ -8,7 +8,7 @@ use dropcap_policy::EvictionPolicy;
 
 use crate::memory::DeviceMemory;
 use crate::sampler::check_finite;
-use crate::{EngineError, backend};
+use crate::{EngineError, Shortage};
 
 /// Rows of logits that the host computes and hands on at a time: enough for its matrix kernel, 40 MB of the largest
 /// vocabularies.
@@ -134,8 +134,7 @@ pub fn evaluate_rows_on_device(
     let Some(slot) = decoder.open()? else {
         return Err(EngineError::Option { name: "free slots", given: 0, minimum: 1 });
     };
-    let mut memory =
-        DeviceMemory { slot, next_position: 0, state: Default::default(), shape: backend::shape(decoder) };
+    let mut memory = DeviceMemory::new(slot, decoder);
     let mut expires_at = vec![vec![dropcap_cache::NEVER; lanes * ids.len()]; layers];
     while (memory.next_position as usize) < ids.len() {
         let first_position = memory.next_position;
@@ -148,9 +147,15 @@ pub fn evaluate_rows_on_device(
         let (part, pages) = (&rest[..count], memory.pages_wanted(count));
         let prompt_ends = count == rest.len();
         if pages > free {
-            let (bytes, held) = (decoder.page_bytes(), memory.report().held_bytes as usize);
-            let (wanted, limit) = ((pages - free) * bytes, decoder.capacity() * bytes);
-            return Err(EngineError::OutOfMemory { held, wanted, limit });
+            let page_bytes = decoder.page_bytes();
+            return Err(EngineError::OutOfMemory(Shortage {
+                tokens: (first_position as usize).max(1),
+                held_pages: memory.state.pages,
+                wanted_pages: pages,
+                lanes: layers * lanes,
+                page_bytes,
+                limit_bytes: decoder.capacity() * page_bytes,
+            }));
         }
         let segment = DeviceSegment {
             slot: &memory.slot,

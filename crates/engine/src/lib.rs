@@ -4,24 +4,30 @@
 //! single tokens through the decoder and reports what came out. Sequences join and leave between steps.
 
 mod backend;
+mod demand;
 mod engine;
 mod error;
 mod evaluate;
+mod machine;
 mod memory;
+mod options;
 mod request;
 mod sampler;
 mod schedule;
 mod sequence;
+mod shortage;
 mod stop;
 mod text;
 mod tracing;
 
-pub use engine::{Engine, EngineOptions};
+pub use engine::Engine;
 pub use error::EngineError;
 pub use evaluate::{
     Evaluation, LogitSink, evaluate, evaluate_on_device, evaluate_rows, evaluate_rows_on_device,
 };
+pub use options::EngineOptions;
 pub use request::{FinishReason, Finished, Output, Request, SequenceId, Timings};
 pub use sampler::{Draw, Sampler, Sampling, sample_all};
+pub use shortage::Shortage;
 pub use stop::StopMatcher;
 pub use text::TextStream;

@@ -1,8 +1,8 @@
 //! Where a sequence's entries are.
 
-use dropcap_cache::{CacheError, KvCache, KvReport, LayerIdx};
+use dropcap_cache::{CacheError, KvCache, KvReport};
 use dropcap_kernels::PAGE_ENTRIES;
-use dropcap_model::device::{Slot, SlotState};
+use dropcap_model::device::{DeviceDecoder, Slot, SlotState};
 
 /// The cache of one sequence, on the host or on a device.
 #[derive(Debug)]
@@ -54,11 +54,13 @@ impl SequenceMemory {
         }
     }
 
-    /// Live entries of each layer; none where only the device knows.
-    pub(crate) fn live_entries(&self) -> Option<Vec<u64>> {
-        let Self::Host(cache) = self else { return None };
-        let live = |layer| cache.lanes(LayerIdx(layer)).iter().map(|lane| lane.len() as u64).sum();
-        Some((0..cache.layers()).map(live).collect())
+    /// Pages that it holds.
+    pub(crate) fn pages_held(&self) -> usize {
+        match self {
+            Self::Waiting => 0,
+            Self::Host(cache) => cache.pages(),
+            Self::Device(memory) => memory.state.pages,
+        }
     }
 
     /// Whether the cache could hold every number that it was given; what a device could not hold, its logits show.
@@ -80,6 +82,18 @@ impl SequenceMemory {
 }
 
 impl DeviceMemory {
+    /// An empty slot of a decoder.
+    pub(crate) fn new(slot: Slot, decoder: &DeviceDecoder) -> Self {
+        let (config, groups) = (decoder.config(), decoder.groups());
+        let shape = DeviceShape {
+            lanes: config.layers * groups,
+            page_bytes: decoder.page_bytes(),
+            entry_bytes: decoder.entry_bytes(),
+            key_value_bytes: 2 * config.key_width() / groups * decoder.options().kv_dtype.bytes(),
+        };
+        Self { slot, next_position: 0, state: SlotState::default(), shape }
+    }
+
     /// Pages that a step of `count` tokens takes at most. Of single lanes only the device knows the lengths; here is
     /// known how many are at the end of a page, and the others have room for one entry at least.
     pub(crate) fn pages_wanted(&self, count: usize) -> usize {

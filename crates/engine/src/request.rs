@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dropcap_cache::KvReport;
 
-use crate::{EngineError, Sampling};
+use crate::{EngineError, Sampling, Shortage};
 
 /// Names a sequence for as long as the engine lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,16 +33,20 @@ pub enum FinishReason {
     Length,
     /// Cancelled by the caller.
     Cancelled,
+    /// The cache has no room for the next token, although nobody else holds any; the text so far is whole.
+    OutOfMemory(Shortage),
 }
 
 impl FinishReason {
-    /// The word that APIs of the field use.
+    /// The word that APIs of the field use, and ours where they have none: `stop`, `length`, `cancelled`,
+    /// `out_of_memory`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             FinishReason::Stop => "stop",
             FinishReason::Length => "length",
             FinishReason::Cancelled => "cancelled",
+            FinishReason::OutOfMemory(_) => "out_of_memory",
         }
     }
 }
@@ -85,7 +89,7 @@ pub enum Output {
     },
     /// The last word on a sequence.
     Finished(Finished),
-    /// A sequence that had to be given up; the others go on.
+    /// A sequence that had to be given up; the tokens told of before stay true.
     Failed {
         /// Which.
         id: SequenceId,

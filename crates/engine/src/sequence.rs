@@ -2,8 +2,10 @@
 
 use std::time::Instant;
 
+use crate::backend::{Feed, NextToken};
+use crate::demand::TextSize;
 use crate::memory::SequenceMemory;
-use crate::{Draw, EngineError, FinishReason, Finished, Request, Sampler, Sampling, SequenceId, Timings};
+use crate::{EngineError, FinishReason, Finished, Request, Sampler, Sampling, SequenceId, Timings};
 
 #[derive(Debug)]
 pub(crate) struct Sequence {
@@ -15,6 +17,8 @@ pub(crate) struct Sequence {
     stop_tokens: Vec<u32>,
     sampler: Sampler,
     pub(crate) memory: SequenceMemory,
+    /// Whether the trace knows of it.
+    pub(crate) announced: bool,
     /// Positions that the trace has.
     pub(crate) traced: u32,
     started: Option<Instant>,
@@ -35,6 +39,7 @@ impl Sequence {
             stop_tokens: request.stop_tokens,
             sampler: Sampler::new(request.sampling)?,
             memory: SequenceMemory::Waiting,
+            announced: false,
             traced: 0,
             started: None,
             first_token: None,
@@ -47,10 +52,27 @@ impl Sequence {
         &self.text[self.memory.next_position() as usize..]
     }
 
-    /// The next `count` pending tokens, beside the memory that they go into.
-    pub(crate) fn feed(&mut self, count: usize) -> (&[u32], &mut SequenceMemory) {
+    /// The next `count` pending tokens; with the last of them a new one is wanted.
+    pub(crate) fn feed(&mut self, count: usize) -> Feed<'_> {
         let first = self.memory.next_position() as usize;
-        (&self.text[first..first + count], &mut self.memory)
+        let prompt_ends = self.prompt_ends_within(count);
+        let end = first + count;
+        let draw = (end == self.text.len()).then(|| {
+            let random = self.sampler.uniform();
+            NextToken { sampler: &self.sampler, text: &self.text, random }
+        });
+        Feed { memory: &mut self.memory, tokens: &self.text[first..end], prompt_ends, draw }
+    }
+
+    /// The size of the text that is known.
+    pub(crate) fn size(&self) -> TextSize {
+        TextSize { prompt: self.prompt_tokens, tokens: self.text.len() }
+    }
+
+    /// The size of the text that is in the cache with `count` more tokens.
+    pub(crate) fn size_with(&self, count: usize) -> TextSize {
+        let tokens = self.memory.next_position() as usize + count;
+        TextSize { prompt: self.prompt_tokens.min(tokens), tokens }
     }
 
     /// Prompt and generated tokens.
@@ -61,11 +83,6 @@ impl Sequence {
     /// How its tokens are chosen.
     pub(crate) fn sampling(&self) -> &Sampling {
         self.sampler.sampling()
-    }
-
-    /// The random number that its next token is drawn with.
-    pub(crate) fn random(&mut self) -> f32 {
-        self.sampler.uniform()
     }
 
     /// Tokens already fed, from position `first` on.
@@ -96,9 +113,19 @@ impl Sequence {
     }
 
     /// Whether feeding `count` more tokens feeds the prompt's last one.
-    pub(crate) fn prompt_ends_within(&self, count: usize) -> bool {
+    fn prompt_ends_within(&self, count: usize) -> bool {
         let fed = self.memory.next_position() as usize;
         fed < self.prompt_tokens && fed + count >= self.prompt_tokens
+    }
+
+    /// Whether there is a text to deliver.
+    pub(crate) fn has_generated(&self) -> bool {
+        !self.generated().is_empty()
+    }
+
+    /// Tokens that it may still generate.
+    pub(crate) fn left(&self) -> usize {
+        self.max_tokens.saturating_sub(self.generated().len())
     }
 
     fn generated(&self) -> &[u32] {
@@ -117,11 +144,6 @@ impl Sequence {
 
     pub(crate) fn mark_started(&mut self) {
         self.started.get_or_insert_with(Instant::now);
-    }
-
-    /// Its next token, to be chosen from `logits` `[v]` with a number in [0, 1).
-    pub(crate) fn draw<'a>(&'a self, logits: &'a [f32], random: f32) -> Draw<'a> {
-        Draw { sampler: &self.sampler, logits, text: &self.text, random }
     }
 
     /// Takes the next token, and says why it was the last, if it was.

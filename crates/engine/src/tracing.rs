@@ -1,4 +1,6 @@
 //! Writes what the engine does to a trace; deaths are collected per step, because one token often kills many.
+//!
+//! A trace fails alone: its first failure ends it and is kept for [`Recorder::finish`], and no sequence hears of it.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -6,8 +8,11 @@ use std::io::Write;
 use dropcap_cache::Death;
 use dropcap_trace::{Deaths, End, Event, Tokens, TraceWriter};
 
+use crate::EngineError;
 use crate::sequence::Sequence;
-use crate::{EngineError, FinishReason};
+
+/// The word for a sequence that was given up.
+pub(crate) const ERROR: &str = "error";
 
 /// Where a death happened: sequence, layer, head (none where the whole layer decides as one).
 type Place = (u64, usize, Option<usize>);
@@ -16,54 +21,92 @@ type Place = (u64, usize, Option<usize>);
 pub(crate) struct Recorder {
     writer: TraceWriter<Box<dyn Write + Send>>,
     deaths: BTreeMap<Place, Vec<Death>>,
+    /// What ended the trace; nothing is written after it.
+    failure: Option<EngineError>,
 }
 
 impl std::fmt::Debug for Recorder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Recorder").field("pending", &self.deaths.len()).finish_non_exhaustive()
+        f.debug_struct("Recorder").field("failure", &self.failure).finish_non_exhaustive()
     }
 }
 
 impl Recorder {
     pub(crate) fn new(writer: TraceWriter<Box<dyn Write + Send>>) -> Self {
-        Recorder { writer, deaths: BTreeMap::new() }
+        Recorder { writer, deaths: BTreeMap::new(), failure: None }
     }
 
-    pub(crate) fn begin(&mut self, sequence: &Sequence) -> Result<(), EngineError> {
-        let (id, prompt_tokens) = (sequence.id.0, sequence.prompt_tokens());
-        self.write(Event::Sequence(dropcap_trace::Sequence { id, prompt_tokens }))
+    /// Writes that a sequence begins, once.
+    pub(crate) fn begin(&mut self, sequence: &mut Sequence) {
+        if !std::mem::replace(&mut sequence.announced, true) {
+            let (id, prompt_tokens) = (sequence.id.0, sequence.prompt_tokens());
+            self.write(&Event::Sequence(dropcap_trace::Sequence { id, prompt_tokens }));
+        }
     }
 
     pub(crate) fn died(&mut self, id: u64, layer: usize, head: Option<usize>, death: Death) {
-        self.deaths.entry((id, layer, head)).or_default().push(death);
+        if self.failure.is_none() {
+            self.deaths.entry((id, layer, head)).or_default().push(death);
+        }
     }
 
     /// Writes the tokens that went in since the trace last heard of the sequence.
-    pub(crate) fn fed(&mut self, sequence: &mut Sequence) -> Result<(), EngineError> {
+    pub(crate) fn fed(&mut self, sequence: &mut Sequence) {
         let (first_position, next) = (sequence.traced, sequence.memory.next_position());
-        if next <= first_position {
-            return Ok(());
+        if next > first_position {
+            sequence.traced = next;
+            let ids = sequence.fed(first_position, (next - first_position) as usize).to_vec();
+            self.write(&Event::Tokens(Tokens { id: sequence.id.0, first_position, ids, texts: None }));
         }
-        sequence.traced = next;
-        let ids = sequence.fed(first_position, (next - first_position) as usize).to_vec();
-        self.write(Event::Tokens(Tokens { id: sequence.id.0, first_position, ids, texts: None }))
     }
 
     /// Writes the deaths collected since the last call.
-    pub(crate) fn end_step(&mut self) -> Result<(), EngineError> {
+    pub(crate) fn end_step(&mut self) {
         for ((id, layer, head), deaths) in std::mem::take(&mut self.deaths) {
             let deaths = deaths.iter().map(|death| (death.position, death.expires_at, death.killer));
-            self.write(Event::Deaths(Deaths::collect(id, layer, head, deaths)))?;
+            self.write(&Event::Deaths(Deaths::collect(id, layer, head, deaths)));
         }
-        Ok(())
     }
 
-    pub(crate) fn end(&mut self, id: u64, live: Vec<u64>, reason: FinishReason) -> Result<(), EngineError> {
-        self.write(Event::End(End { id, finish_reason: reason.as_str().into(), live }))?;
-        Ok(self.writer.flush()?)
+    /// Forgets the deaths of a step that failed.
+    pub(crate) fn drop_step(&mut self) {
+        self.deaths.clear();
     }
 
-    fn write(&mut self, event: Event) -> Result<(), EngineError> {
-        Ok(self.writer.write(&event)?)
+    /// Writes that a sequence is over, also one that never came to run; `live` are its entries in each layer.
+    pub(crate) fn end(&mut self, sequence: &mut Sequence, live: Result<Vec<u64>, EngineError>, reason: &str) {
+        self.begin(sequence);
+        match live {
+            Ok(live) => {
+                self.write(&Event::End(End { id: sequence.id.0, finish_reason: reason.into(), live }))
+            }
+            Err(error) => self.fail(error),
+        }
+        if self.failure.is_none()
+            && let Err(error) = self.writer.flush()
+        {
+            self.fail(error.into());
+        }
+    }
+
+    /// Hands all of the trace to its sink, or says what ended it.
+    pub(crate) fn finish(self) -> Result<(), EngineError> {
+        match self.failure {
+            Some(failure) => Err(failure),
+            None => Ok(self.writer.finish().map(drop)?),
+        }
+    }
+
+    fn write(&mut self, event: &Event) {
+        if self.failure.is_none()
+            && let Err(error) = self.writer.write(event)
+        {
+            self.fail(error.into());
+        }
+    }
+
+    fn fail(&mut self, error: EngineError) {
+        self.deaths.clear();
+        self.failure.get_or_insert(error);
     }
 }

@@ -11,7 +11,8 @@ mod support;
 use std::sync::Arc;
 
 use dropcap_engine::{
-    Engine, EngineError, EngineOptions, Evaluation, Output, Request, Sampling, evaluate_on_device,
+    Engine, EngineError, EngineOptions, Evaluation, FinishReason, Output, Request, Sampling,
+    evaluate_on_device,
 };
 use dropcap_kernels::DType;
 use dropcap_kernels::cuda::{CudaError, Device};
@@ -73,7 +74,7 @@ impl OnDevice {
         evaluate_on_device(&mut self.decoder(policy, 1), ids, chunk).unwrap()
     }
 
-    fn engine(&self, policy: &dyn EvictionPolicy, options: EngineOptions) -> Engine {
+    fn engine(&self, policy: Arc<dyn EvictionPolicy>, options: EngineOptions) -> Engine {
         let options = EngineOptions { kv_dtype: self.kv_dtype, ..options };
         Engine::on_device(self.weights.clone(), policy, options, false).unwrap()
     }
@@ -122,7 +123,7 @@ fn cuda_dense_logits_and_greedy_tokens_agree_with_transformers() {
             wanted.push(tokens);
         }
         assert_eq!(
-            texts(&mut model.engine(&KeepAll, EngineOptions::default()), &requests),
+            texts(&mut model.engine(Arc::new(KeepAll), EngineOptions::default()), &requests),
             wanted,
             "{folder}"
         );
@@ -167,7 +168,7 @@ fn cuda_generation_with_hard_gates_agrees_with_the_oracle() {
         let rows = prompts.iter().zip(&expected);
         let requests: Vec<Request> =
             rows.map(|(prompt, text)| greedy(prompt.clone(), text.len() - prompt.len())).collect();
-        let found = texts(&mut model.engine(policy.as_ref(), EngineOptions::default()), &requests);
+        let found = texts(&mut model.engine(policy.clone(), EngineOptions::default()), &requests);
         for ((prompt, text), found) in prompts.iter().zip(&expected).zip(found) {
             assert_eq!(found, text[prompt.len()..], "{name}");
         }
@@ -304,7 +305,7 @@ fn cuda_batches_give_the_greedy_ids_of_the_processor_and_free_everything() {
             let (decoder, team) = (model.host.decoder.clone(), model.host.team.clone());
             let mut host = Engine::new(decoder, policy.clone(), team, options.clone()).unwrap();
             let options = EngineOptions { kv_limit: Some(32 << 20), ..options };
-            let mut engine = model.engine(policy.as_ref(), options);
+            let mut engine = model.engine(policy.clone(), options);
             assert_eq!(texts(&mut engine, &requests), texts(&mut host, &requests), "{folder} {spec}");
             assert_eq!(engine.usage().unwrap().held_bytes, 0);
         }
@@ -326,10 +327,10 @@ fn cuda_sampled_texts_depend_on_the_seed_alone() {
     let requests: Vec<Request> =
         (0..6u64).map(|seed| Request { sampling: sampling(seed), ..greedy(vec![5, 7, 11], 30) }).collect();
     let options = EngineOptions { kv_limit: Some(32 << 20), ..EngineOptions::default() };
-    let together = texts(&mut model.engine(&KeepAll, options.clone()), &requests);
+    let together = texts(&mut model.engine(Arc::new(KeepAll), options.clone()), &requests);
     for (request, text) in requests.iter().zip(&together) {
         assert_eq!(
-            &texts(&mut model.engine(&KeepAll, options.clone()), std::slice::from_ref(request))[0],
+            &texts(&mut model.engine(Arc::new(KeepAll), options.clone()), std::slice::from_ref(request))[0],
             text
         );
     }
@@ -360,36 +361,40 @@ fn cuda_sixteen_bit_runs_stay_near_the_float32_ones() {
 }
 
 #[test]
-fn cuda_out_of_memory_fails_one_sequence_with_the_sizes_and_the_others_go_on() {
-    let name = "cuda_out_of_memory_fails_one_sequence_with_the_sizes_and_the_others_go_on";
+fn cuda_a_prompt_that_cannot_fit_is_refused_and_a_text_that_outgrows_the_cap_is_delivered() {
+    let name = "cuda_a_prompt_that_cannot_fit_is_refused_and_a_text_that_outgrows_the_cap_is_delivered";
     let Some(device) = device(name) else { return };
     let model = OnDevice::open(&device, "gpt2_dcp", DType::F32);
     let page = model.decoder(&KeepAll, 1).page_bytes();
     // Three layers: nine pages hold 96 tokens of one sequence.
     let options = EngineOptions { kv_limit: Some(9 * page), ..EngineOptions::default() };
-    let mut engine = model.engine(&KeepAll, options);
+    let mut engine = model.engine(Arc::new(KeepAll), options);
     let request =
         |length: u32, tokens, seed| greedy((0..length).map(|i| (i * 7 + seed) % 97).collect(), tokens);
     let small = engine.submit(request(10, 20, 1)).unwrap();
-    let large = engine.submit(request(100, 5, 2)).unwrap();
+    let refused = engine.submit(request(100, 5, 2)).unwrap_err();
+    assert!(matches!(refused, EngineError::OutOfMemory(_)), "{refused}");
+    assert!(refused.to_string().contains(&(9 * page).to_string()), "{refused}");
+    // 96 tokens fit: two of the prompt, 94 generated; the 95th is known.
+    let long = engine.submit(request(2, 110, 2)).unwrap();
     let later = engine.submit(request(20, 20, 3)).unwrap();
-    let (mut done, mut failed) = (Vec::new(), Vec::new());
+    let mut done = Vec::new();
     while !engine.is_idle() {
         for output in engine.step().unwrap() {
             match output {
-                Output::Finished(finished) => done.push(finished.id),
-                Output::Failed { id, error } => {
-                    assert!(matches!(error, EngineError::OutOfMemory { .. }), "{error}");
-                    assert!(error.to_string().contains(&(9 * page).to_string()), "{error}");
-                    failed.push(id);
+                Output::Finished(finished) => {
+                    let short = matches!(finished.reason, FinishReason::OutOfMemory(_));
+                    assert_eq!(short, finished.id == long, "{:?}", finished.reason);
+                    assert_eq!(finished.token_ids.len(), if short { 95 } else { 20 });
+                    done.push(finished.id);
                 }
+                Output::Failed { error, .. } => panic!("{error}"),
                 Output::Token { .. } => {}
             }
         }
     }
-    assert_eq!(failed, [large]);
     done.sort_unstable();
-    assert_eq!(done, [small, later]);
+    assert_eq!(done, [small, long, later]);
     assert_eq!(engine.usage().unwrap().held_bytes, 0);
 }
 

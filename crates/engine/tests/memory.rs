@@ -10,10 +10,10 @@ mod support;
 
 use std::sync::Arc;
 
-use dropcap_engine::{Engine, EngineError, EngineOptions, FinishReason, Output, Request, Sampling};
+use dropcap_engine::{Engine, EngineError, EngineOptions, FinishReason, Finished, Output, Request, Sampling};
 use dropcap_kernels::DType;
 use dropcap_policy::{EvictionPolicy, KeepAll};
-use support::Model;
+use support::{Model, Sink};
 
 fn engine(model: &Model, policy: Arc<dyn EvictionPolicy>, options: EngineOptions) -> Engine {
     Engine::new(model.decoder.clone(), policy, model.team.clone(), options).unwrap()
@@ -73,35 +73,150 @@ fn held_bytes_fall_when_entries_die_and_others_use_them() {
     assert_eq!(pruned.live_entries, 4 * 63, "four layers: sinks, and what the next query still sees");
 }
 
+/// Bytes of a page of `model` under `policy`.
+fn page(model: &Model, policy: &dyn EvictionPolicy) -> usize {
+    model.decoder.page_pool(policy, DType::F32, None).unwrap().layout().bytes()
+}
+
 #[test]
-fn out_of_memory_fails_one_sequence_with_the_sizes_and_the_others_go_on() {
+fn a_request_that_cannot_fit_alone_is_refused_at_submit_with_its_sum() {
     let model = Model::open("gpt2_dcp");
-    let page = model.decoder.page_pool(&KeepAll, DType::F32, None).unwrap().layout().bytes();
+    let page = page(&model, &KeepAll);
     // Three layers: nine pages hold 96 tokens of one sequence.
     let options = EngineOptions { kv_limit: Some(9 * page), ..EngineOptions::default() };
     let mut engine = engine(&model, Arc::new(KeepAll), options);
     let small = engine.submit(request(10, 20, 1)).unwrap();
-    let large = engine.submit(request(100, 5, 2)).unwrap();
-    let later = engine.submit(request(20, 20, 3)).unwrap();
+    engine.submit(request(96, 1, 3)).unwrap();
+    let refused = engine.submit(request(97, 5, 2)).unwrap_err();
+    assert!(matches!(refused, EngineError::OutOfMemory(_)), "{refused:?}");
+    let text = refused.to_string();
+    for number in [97, 12, page, 12 * page, 9 * page, 9] {
+        assert!(text.contains(&number.to_string()), "{number}: {text}");
+    }
+    let (done, failed) = drain(&mut engine);
+    assert_eq!((done.len(), failed.len()), (2, 0));
+    assert_eq!(done.iter().find(|one| one.id == small).unwrap().token_ids.len(), 20);
+    assert_eq!(engine.usage().unwrap().held_bytes, 0);
+}
+
+#[test]
+fn a_prompt_of_any_length_fits_where_the_method_bounds_what_it_holds() {
+    let model = Model::open("llama_kvpress/llama");
+    let policy = model.method("streaming_llm(sinks=4, recent=28)");
+    // A page in each of four layers holds the sinks and the window.
+    let options =
+        EngineOptions { kv_limit: Some(4 * page(&model, policy.as_ref())), ..EngineOptions::default() };
+    let mut engine = engine(&model, policy, options);
+    engine.submit(request(500, 20, 1)).unwrap();
+    engine.submit(request(40, 20, 2)).unwrap();
+    let (done, failed) = drain(&mut engine);
+    assert_eq!((done.len(), failed.len()), (2, 0));
+    assert!(done.iter().all(|one| one.token_ids.len() == 20));
+}
+
+#[test]
+fn a_prompt_that_learned_gates_may_prune_enough_is_not_refused() {
+    let model = Model::open("gpt2_dcp");
+    let policy = model.method("dcp(gates=pruning.safetensors)");
+    let options =
+        EngineOptions { kv_limit: Some(6 * page(&model, policy.as_ref())), ..EngineOptions::default() };
+    let mut engine = engine(&model, policy, options);
+    // Dense it would take twelve.
+    engine.submit(request(120, 3, 1)).unwrap();
+    engine.submit(request(20, 3, 2)).unwrap();
+    let (done, failed) = drain(&mut engine);
+    assert_eq!(done.len() + failed.len(), 2, "everyone is answered");
+    assert!(done.iter().any(|one| one.prompt_tokens == 20));
+}
+
+#[test]
+fn a_text_that_runs_out_of_memory_is_delivered_with_the_true_need() {
+    let model = Model::open("gpt2_dcp");
+    let page = page(&model, &KeepAll);
+    // A few bytes more than pages: a cap is no multiple of them.
+    let options = EngineOptions { kv_limit: Some(7 * page + 100), ..EngineOptions::default() };
+    let mut free = engine(&model, Arc::new(KeepAll), EngineOptions::default());
+    free.submit(request(10, 100, 1)).unwrap();
+    let whole = drain(&mut free).0.remove(0).token_ids;
+    let mut engine = engine(&model, Arc::new(KeepAll), options);
+    engine.submit(request(10, 100, 1)).unwrap();
+    let (mut done, failed) = drain(&mut engine);
+    assert!(failed.is_empty());
+    let done = done.remove(0);
+    // 64 tokens are in: ten of the prompt, 54 generated; the 55th is known.
+    assert_eq!(done.token_ids, whole[..55]);
+    let FinishReason::OutOfMemory(shortage) = done.reason else { panic!("{:?}", done.reason) };
+    assert_eq!(done.reason.as_str(), "out_of_memory");
+    assert_eq!((shortage.tokens, shortage.held_pages, shortage.wanted_pages), (64, 6, 3));
+    assert_eq!((shortage.lanes, shortage.limit_bytes), (3, 7 * page + 100));
+    assert!((shortage.held_pages + shortage.wanted_pages) * page > shortage.limit_bytes);
+    assert_eq!(engine.usage().unwrap().held_bytes, 0);
+}
+
+#[test]
+fn nobody_gives_way_for_a_prompt_that_has_produced_nothing() {
+    let model = Model::open("gpt2_dcp");
+    let page = page(&model, &KeepAll);
+    let options = EngineOptions { kv_limit: Some(9 * page), chunk: 16, ..EngineOptions::default() };
+    let mut engine = engine(&model, Arc::new(KeepAll), options);
+    // The first two fit together until each has 32 tokens; the third never fits beside one of them.
+    let first = engine.submit(request(20, 40, 1)).unwrap();
+    let second = engine.submit(request(20, 12, 2)).unwrap();
+    let third = engine.submit(request(90, 3, 3)).unwrap();
+    let mut order = Vec::new();
+    while !engine.is_idle() {
+        for output in engine.step().unwrap() {
+            match output {
+                Output::Token { id, .. } if id == third => {
+                    assert!(order.contains(&first) && order.contains(&second), "it waited for both");
+                }
+                Output::Token { .. } => {}
+                Output::Finished(done) => order.push(done.id),
+                Output::Failed { error, .. } => panic!("{error}"),
+            }
+        }
+        assert!(engine.running() <= 2, "the third only runs alone");
+    }
+    assert_eq!(order, [second, first, third]);
+}
+
+#[test]
+fn a_cap_below_one_token_is_refused_with_both_sizes() {
+    let model = Model::open("gpt2_dcp");
+    let page = page(&model, &KeepAll);
+    let options = EngineOptions { kv_limit: Some(3 * page - 1), ..EngineOptions::default() };
+    let refused = Engine::new(model.decoder.clone(), Arc::new(KeepAll), model.team.clone(), options);
+    let text = refused.unwrap_err().to_string();
+    assert!(text.contains(&(3 * page - 1).to_string()) && text.contains(&(3 * page).to_string()), "{text}");
+}
+
+#[test]
+fn without_a_cap_the_pool_is_bounded_by_the_machine() {
+    let model = Model::open("gpt2_dcp");
+    let engine = engine(&model, Arc::new(KeepAll), EngineOptions::default());
+    let limit = engine.usage().unwrap().limit_bytes.unwrap();
+    assert!(limit > 1 << 20 && limit < 1 << 50, "{limit}");
+}
+
+#[test]
+fn an_engine_moves_between_threads() {
+    fn assert_send<T: Send>() {}
+    assert_send::<Engine>();
+}
+
+/// Runs to the end: what finished, in order, and what failed.
+fn drain(engine: &mut Engine) -> (Vec<Finished>, Vec<EngineError>) {
     let (mut done, mut failed) = (Vec::new(), Vec::new());
     while !engine.is_idle() {
         for output in engine.step().unwrap() {
             match output {
-                Output::Finished(finished) => done.push(finished.id),
-                Output::Failed { id, error } => {
-                    let text = error.to_string();
-                    assert!(matches!(error, EngineError::OutOfMemory { .. }), "{text}");
-                    assert!(text.contains(&(9 * page).to_string()), "{text}");
-                    failed.push(id);
-                }
+                Output::Finished(finished) => done.push(finished),
+                Output::Failed { error, .. } => failed.push(error),
                 Output::Token { .. } => {}
             }
         }
     }
-    assert_eq!(failed, [large]);
-    done.sort_unstable();
-    assert_eq!(done, [small, later]);
-    assert_eq!(engine.usage().unwrap().held_bytes, 0);
+    (done, failed)
 }
 
 #[test]
@@ -161,21 +276,6 @@ fn requests_that_cannot_run_are_refused_with_both_numbers() {
     assert_eq!(tokens, 29);
 }
 
-/// A sink that the test can read while the engine owns it.
-#[derive(Clone, Default)]
-struct Shared(Arc<std::sync::Mutex<Vec<u8>>>);
-
-impl std::io::Write for Shared {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[test]
 fn a_sequence_that_gave_way_starts_again_with_the_same_text_and_is_traced_once() {
     let model = Model::open("gpt2_dcp");
@@ -185,19 +285,8 @@ fn a_sequence_that_gave_way_starts_again_with_the_same_text_and_is_traced_once()
     let run = |limit: Option<usize>| {
         let options = EngineOptions { kv_limit: limit, chunk: 16, ..EngineOptions::default() };
         let mut engine = engine(&model, policy.clone(), options);
-        let sink = Shared::default();
-        let config = model.checkpoint.config();
-        let header = dropcap_trace::TraceHeader {
-            version: dropcap_trace::VERSION,
-            model: "gpt2_dcp".into(),
-            method: spec.into(),
-            layers: config.layers,
-            kv_heads: config.kv_heads,
-            granularity: dropcap_trace::Granularity::Layer,
-            vocabulary: config.vocabulary,
-        };
-        let writer: Box<dyn std::io::Write + Send> = Box::new(sink.clone());
-        engine.trace_to(dropcap_trace::TraceWriter::new(writer, &header).unwrap());
+        let sink = Sink::default();
+        engine.trace_to(sink.writer(&model, spec));
         let ids: Vec<_> = (0..4).map(|seed| engine.submit(request(30, 60, seed)).unwrap()).collect();
         let (mut texts, mut most, mut least) = (vec![Vec::new(); 4], 0, usize::MAX);
         while !engine.is_idle() {
@@ -216,8 +305,8 @@ fn a_sequence_that_gave_way_starts_again_with_the_same_text_and_is_traced_once()
                 least = least.min(engine.running());
             }
         }
-        let trace = sink.0.lock().unwrap().clone();
-        (texts, dropcap_trace::Timeline::read(&trace[..]).unwrap(), most > 1 && least < 4)
+        engine.finish_trace().unwrap();
+        (texts, dropcap_trace::Timeline::read(&sink.bytes()[..]).unwrap(), most > 1 && least < 4)
     };
     let (free, narrow) = (run(None), run(Some(10 * page)));
     assert!(narrow.2, "the narrow run had to make room");

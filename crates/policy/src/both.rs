@@ -1,6 +1,6 @@
 //! Two policies at once.
 
-use crate::{EvictionPolicy, LaneEditor, Observation, PolicyError, Rule, SideChannel};
+use crate::{EvictionPolicy, LaneEditor, Observation, Peak, PolicyError, Rule, SideChannel};
 
 /// Two policies over the same cache: an entry lives as long as both let it, the smaller of the two lifetimes.
 ///
@@ -38,6 +38,10 @@ impl<A: EvictionPolicy, B: EvictionPolicy> EvictionPolicy for Both<A, B> {
 
     fn rules(&self) -> Option<&[Rule]> {
         self.rules.as_deref()
+    }
+
+    fn peak(&self, prompt: usize, tokens: usize) -> Peak {
+        self.first.peak(prompt, tokens).and(self.second.peak(prompt, tokens), tokens)
     }
 
     fn decide(&self, seen: &Observation<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {

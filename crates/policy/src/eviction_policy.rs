@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::ops::Deref;
 
-use crate::{LaneEditor, Observation, PolicyError, Rule, SideChannel};
+use crate::{LaneEditor, Observation, Peak, PolicyError, Rule, SideChannel};
 
 /// A pruning method as the engine sees it.
 ///
@@ -36,6 +36,14 @@ pub trait EvictionPolicy: Send + Sync + Debug {
         None
     }
 
+    /// How full a lane gets while a text of `tokens` tokens goes in, of which the first `prompt` are its prompt
+    /// (`prompt <= tokens`): what an engine promises a sequence before it joins, and what it refuses one by that can
+    /// never fit. By default nothing is known ([`Peak::unknown`]).
+    fn peak(&self, prompt: usize, tokens: usize) -> Peak {
+        let _ = prompt;
+        Peak::unknown(tokens)
+    }
+
     /// Writes the new entries' side channels and lowers lifetimes; `lanes` holds one editor per span.
     ///
     /// # Errors
@@ -59,6 +67,10 @@ where
 
     fn rules(&self) -> Option<&[Rule]> {
         (**self).rules()
+    }
+
+    fn peak(&self, prompt: usize, tokens: usize) -> Peak {
+        (**self).peak(prompt, tokens)
     }
 
     fn decide(&self, seen: &Observation<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {

@@ -1,6 +1,6 @@
 //! A policy under floors.
 
-use crate::{EvictionPolicy, Floors, LaneEditor, Observation, PolicyError, Rule, SideChannel};
+use crate::{EvictionPolicy, Floors, LaneEditor, Observation, Peak, PolicyError, Rule, SideChannel};
 
 /// A policy that may not touch the first tokens and the most recent ones.
 ///
@@ -35,6 +35,10 @@ impl<P: EvictionPolicy> EvictionPolicy for Protected<P> {
 
     fn rules(&self) -> Option<&[Rule]> {
         self.rules.as_deref()
+    }
+
+    fn peak(&self, prompt: usize, tokens: usize) -> Peak {
+        self.inner.peak(prompt, tokens).under(self.floors, tokens)
     }
 
     fn decide(&self, seen: &Observation<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {

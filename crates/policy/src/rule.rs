@@ -8,7 +8,7 @@ pub use vote_gates::{VoteGates, VoteLayer};
 
 use std::sync::Arc;
 
-use crate::Floors;
+use crate::{Floors, Peak};
 
 /// One thing that a policy does in every layer; copies share what is large.
 #[derive(Debug, Clone)]
@@ -61,5 +61,27 @@ impl Rule {
     #[must_use]
     pub fn under(self, floors: Floors) -> Self {
         Self { floors: self.floors.and(floors), ..self }
+    }
+
+    /// How full a lane gets under this rule alone; arguments as [`crate::EvictionPolicy::peak`]'s.
+    pub(crate) fn peak(&self, prompt: usize, tokens: usize) -> Peak {
+        let alone = match &self.action {
+            Action::Window { sinks, recent } => {
+                let window = (*sinks as usize).saturating_add((*recent).max(1) as usize);
+                Peak::exactly(window.min(tokens))
+            }
+            Action::Share { keep } => {
+                // A token that does not stay is there for itself.
+                let stay = (tokens as f64 * keep).floor() as usize;
+                Peak { least: stay.clamp(tokens.min(1), tokens), most: stay.saturating_add(1).min(tokens) }
+            }
+            Action::Vote { decides: false, .. } => Peak::exactly(tokens),
+            Action::Vote { .. } | Action::Inherit => Peak::unknown(tokens),
+            Action::PromptCut(cut) => {
+                let kept = cut.budget.kept(u32::try_from(prompt).unwrap_or(u32::MAX), cut.sinks) as usize;
+                Peak::exactly(prompt.max(kept.saturating_add(tokens - prompt.min(tokens))))
+            }
+        };
+        alone.under(self.floors, tokens)
     }
 }

@@ -5,7 +5,7 @@ mod vote;
 use dropcap_cache::Death;
 
 use crate::{
-    Action, EvictionPolicy, LaneEditor, Observation, PolicyError, PromptCut, Rule, SideChannel, Span,
+    Action, EvictionPolicy, LaneEditor, Observation, Peak, PolicyError, PromptCut, Rule, SideChannel, Span,
 };
 
 /// A policy written as data: all rules act on every step, in their order.
@@ -45,6 +45,11 @@ impl EvictionPolicy for Rules {
 
     fn rules(&self) -> Option<&[Rule]> {
         Some(&self.rules)
+    }
+
+    fn peak(&self, prompt: usize, tokens: usize) -> Peak {
+        let peaks = self.rules.iter().map(|rule| rule.peak(prompt, tokens));
+        peaks.fold(Peak::exactly(tokens), |all, one| all.and(one, tokens))
     }
 
     fn decide(&self, seen: &Observation<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {

@@ -122,6 +122,17 @@ impl Lane {
         new + usize::from(copied)
     }
 
+    /// Pages that a reclaim after an append of `count` entries takes at most: it copies what a fork sees before it
+    /// writes there, and the append itself has copied its own page.
+    pub(crate) fn copies_wanted(&self, count: usize) -> usize {
+        // Only lanes of one family share pages, and most lanes are alone in theirs.
+        if Arc::strong_count(&self.family) == 1 {
+            return 0;
+        }
+        let (_, copied) = self.room_for(count);
+        self.pages.iter().filter(|page| is_shared(page)).count() - usize::from(copied)
+    }
+
     /// How many new pages `count` more entries need, and whether the page that the first of them goes to must be
     /// copied because it has entries that a fork sees.
     fn room_for(&self, count: usize) -> (usize, bool) {

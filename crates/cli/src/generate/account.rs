@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dropcap_cache::KvReport;
-use dropcap_engine::{Finished, Timings};
+use dropcap_engine::{FinishReason, Finished, Timings};
 use serde_json::{Value, json};
 
 use crate::size::human;
@@ -23,7 +23,7 @@ pub fn kv_json(report: &KvReport) -> Value {
 /// One finished prompt for machines.
 pub fn finished_json(finished: &Finished, text: &str) -> Value {
     let (prefill, decode) = rates(finished.prompt_tokens, finished.token_ids.len(), &finished.timings);
-    json!({
+    let mut object = json!({
         "prompt_tokens": finished.prompt_tokens,
         "completion_tokens": finished.token_ids.len(),
         "token_ids": finished.token_ids,
@@ -32,7 +32,11 @@ pub fn finished_json(finished: &Finished, text: &str) -> Value {
         "prefill_tokens_per_second": prefill,
         "decode_tokens_per_second": decode,
         "kv": kv_json(&finished.report),
-    })
+    });
+    if let FinishReason::OutOfMemory(shortage) = finished.reason {
+        object["error"] = shortage.to_string().into();
+    }
+    object
 }
 
 /// The closing line for people, of one prompt.

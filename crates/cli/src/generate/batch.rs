@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use dropcap_engine::{Engine, EngineError, FinishReason, Finished, Output, Request, SequenceId, TextStream};
+use anyhow::{Context, Result};
+use dropcap_engine::{Engine, FinishReason, Finished, Output, Request, SequenceId, TextStream};
 use dropcap_model::Tokenizer;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -22,7 +22,9 @@ use crate::terminal;
 struct Entry {
     stream: Option<TextStream>,
     text: String,
-    outcome: Option<Result<Finished, EngineError>>,
+    /// Whether a stop string has ended the text: its sequence may end for another reason at the same token.
+    stopped: bool,
+    outcome: Option<Result<Finished>>,
 }
 
 /// All prompts of one run, in the order in which they were given.
@@ -59,18 +61,19 @@ impl Batch {
         let (prompt, stop_tokens) = (&request.prompt, &request.stop_tokens);
         let stream = tokenizer.map(|tokenizer| TextStream::new(tokenizer, prompt, stop_tokens, stops));
         let stream = stream.transpose()?;
-        let mut entry = Entry { stream, text: String::new(), outcome: None };
+        let mut entry = Entry { stream, text: String::new(), stopped: false, outcome: None };
         match engine.submit(request) {
             Ok(id) => {
                 self.index.insert(id, self.entries.len());
             }
-            Err(error) => entry.outcome = Some(Err(error)),
+            Err(error) => entry.outcome = Some(Err(error.into())),
         }
         self.entries.push(entry);
         Ok(())
     }
 
-    /// Runs to the end and prints; fails if any prompt failed.
+    /// Runs to the end and prints; fails if any prompt failed or ran out of memory, or the trace is not whole. Every
+    /// text is printed first, as far as it came.
     pub(super) fn drive(mut self, engine: &mut Engine) -> Result<ExitCode> {
         let (mut tokens, start) = (0usize, Instant::now());
         while !engine.is_idle() {
@@ -81,25 +84,35 @@ impl Batch {
                         self.take(engine, id, token)?;
                     }
                     Output::Finished(finished) => self.end(finished)?,
-                    Output::Failed { id, error } => {
-                        self.entries[self.index[&id]].outcome = Some(Err(error));
-                        self.bar.inc(1);
-                    }
+                    Output::Failed { id, error } => self.fail(id, error.into()),
                 }
             }
             self.bar.set_message(format!("{} running, {tokens} tokens", engine.running()));
         }
         self.bar.finish_and_clear();
-        self.print(start.elapsed())
+        let trace = engine.finish_trace().context("the trace is not whole (the texts are)");
+        self.print(start.elapsed(), trace.err())
     }
 
     fn take(&mut self, engine: &mut Engine, id: SequenceId, token: u32) -> Result<()> {
         let entry = &mut self.entries[self.index[&id]];
         let Some(stream) = &mut entry.stream else { return Ok(()) };
-        let (piece, stopped) = stream.push(token)?;
-        show(self.streams, &piece)?;
-        entry.text.push_str(&piece);
-        if stopped && let Some(finished) = engine.finish(id, FinishReason::Stop)? {
+        match stream.push(token) {
+            Ok((piece, stopped)) => {
+                show(self.streams, &piece)?;
+                entry.text.push_str(&piece);
+                entry.stopped = stopped;
+            }
+            Err(error) => {
+                engine.finish(id, FinishReason::Cancelled)?;
+                self.fail(id, error.into());
+                return Ok(());
+            }
+        }
+        // None where this token was also the last that it might generate: then its end comes by itself.
+        if entry.stopped
+            && let Some(finished) = engine.finish(id, FinishReason::Stop)?
+        {
             self.end(finished)?;
         }
         Ok(())
@@ -107,25 +120,44 @@ impl Batch {
 
     fn end(&mut self, mut finished: Finished) -> Result<()> {
         let entry = &mut self.entries[self.index[&finished.id]];
-        if let Some(stream) = &mut entry.stream {
-            let (rest, stopped) = stream.finish()?;
-            show(self.streams, &rest)?;
-            entry.text.push_str(&rest);
-            if stopped {
-                finished.reason = FinishReason::Stop;
+        if let Some(stream) = entry.stream.as_mut().filter(|_| !entry.stopped) {
+            match stream.finish() {
+                Ok((rest, stopped)) => {
+                    show(self.streams, &rest)?;
+                    entry.text.push_str(&rest);
+                    entry.stopped = stopped;
+                }
+                Err(error) => {
+                    self.fail(finished.id, error.into());
+                    return Ok(());
+                }
             }
         }
-        // A stop string on the very last token ends a sequence twice; the first word stands.
-        entry.outcome.get_or_insert(Ok(finished));
-        self.bar.inc(1);
+        if entry.stopped {
+            finished.reason = FinishReason::Stop;
+        }
+        if entry.outcome.is_none() {
+            entry.outcome = Some(Ok(finished));
+            self.bar.inc(1);
+        }
         Ok(())
     }
 
-    fn print(&self, elapsed: Duration) -> Result<ExitCode> {
+    /// Gives one prompt up; what it has of a text stays. The first word on it stands.
+    fn fail(&mut self, id: SequenceId, error: anyhow::Error) {
+        let outcome = &mut self.entries[self.index[&id]].outcome;
+        if outcome.is_none() {
+            *outcome = Some(Err(error));
+            self.bar.inc(1);
+        }
+    }
+
+    fn print(&self, elapsed: Duration, trace: Option<anyhow::Error>) -> Result<ExitCode> {
         let mut out = terminal::stdout();
         let single = self.entries.len() == 1;
         let (mut done, mut failures) = (Vec::new(), Vec::new());
         for (number, entry) in self.entries.iter().enumerate() {
+            let place = if single { String::new() } else { format!("prompt {}: ", number + 1) };
             match &entry.outcome {
                 Some(Ok(finished)) => {
                     match (self.json, single) {
@@ -133,16 +165,25 @@ impl Batch {
                         (false, true) => writeln!(out)?,
                         (false, false) => writeln!(out, "--- {}\n{}", number + 1, entry.text)?,
                     }
+                    if let FinishReason::OutOfMemory(shortage) = finished.reason {
+                        failures.push(format!("{place}{shortage}"));
+                    }
                     done.push(finished);
                 }
                 Some(Err(error)) => {
-                    if self.json {
-                        writeln!(out, "{}", json!({"error": error.to_string()}))?;
+                    match (self.json, entry.text.is_empty()) {
+                        (true, true) => writeln!(out, "{}", json!({"error": error.to_string()}))?,
+                        (true, false) => {
+                            writeln!(out, "{}", json!({"error": error.to_string(), "text": entry.text}))?;
+                        }
+                        (false, true) => {}
+                        // A text that streams is on the terminal already, without the end of its line.
+                        (false, false) if single => writeln!(out)?,
+                        (false, false) => writeln!(out, "--- {}\n{}", number + 1, entry.text)?,
                     }
-                    let place = if single { String::new() } else { format!("prompt {}: ", number + 1) };
                     failures.push(format!("{place}{error}"));
                 }
-                None => failures.push(format!("prompt {}: never finished", number + 1)),
+                None => failures.push(format!("{place}never finished")),
             }
         }
         match &done[..] {
@@ -151,6 +192,7 @@ impl Batch {
             [finished] if single => terminal::say(&account::line(finished)),
             several => terminal::say(&account::total_line(several, elapsed)),
         }
+        failures.extend(trace.map(|error| format!("{error:#}")));
         if failures.is_empty() { Ok(ExitCode::SUCCESS) } else { Err(anyhow::anyhow!(failures.join("\n"))) }
     }
 }

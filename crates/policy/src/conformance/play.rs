@@ -165,6 +165,9 @@ impl Stage<'_> {
             Observation { team: self.team, layer, hidden: &hidden, spans, died_below, first_channel: 1 };
         self.policy.decide(&seen, &mut lanes)?;
         drop(lanes);
+        for (sequence, span) in taking_part.iter().zip(spans) {
+            fullness(self.policy, sequence, layer, span)?;
+        }
         for (which, sequence) in taking_part.iter_mut().enumerate() {
             for (before, lane) in before[which].iter().zip(sequence.cache.lanes(LayerIdx(layer))) {
                 before.check(lane, &spans[which], self.floors)?;
@@ -208,6 +211,24 @@ impl Stage<'_> {
             }
         }
         Ok(self.lifetimes)
+    }
+}
+
+/// Whether the lanes of a sequence, before they are reclaimed, are as full as the policy has said at most.
+fn fullness(
+    policy: &dyn EvictionPolicy,
+    sequence: &Sequence,
+    layer: usize,
+    span: &Span,
+) -> Result<(), Violation> {
+    let tokens = sequence.done + span.queries;
+    let limit = policy.peak(sequence.prompt.min(tokens), tokens).most + span.queries - 1;
+    match sequence.cache.lanes(LayerIdx(layer)).iter().map(Lane::len).find(|&held| held > limit) {
+        None => Ok(()),
+        Some(held) => Err(Violation::Rule {
+            rule: "a lane is never fuller than its policy says",
+            detail: format!("layer {layer}, {tokens} tokens: {held} entries, said were at most {limit}"),
+        }),
     }
 }
 

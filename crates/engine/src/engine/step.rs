@@ -1,0 +1,90 @@
+//! One step: plan, run, record, take what came out.
+
+use dropcap_cache::Death;
+
+use super::Engine;
+use crate::backend::{Answer, Feed};
+use crate::schedule::{Share, Standing, plan};
+use crate::sequence::Sequence;
+use crate::{EngineError, Output};
+
+impl Engine {
+    /// Moves everything on that fits, or makes room.
+    pub(super) fn advance(&mut self, outputs: &mut Vec<Output>) -> Result<(), EngineError> {
+        self.admit()?;
+        let standing = |sequence: &Sequence| Standing {
+            prefilling: sequence.is_prefilling(),
+            feedable: sequence.feedable(),
+            reserved: self.reserved(sequence),
+        };
+        let standings: Vec<Standing> = self.running.iter().map(standing).collect();
+        let pages = |index: usize, tokens| self.running[index].pages_for(tokens);
+        let shares = plan(&standings, self.options.chunk, self.backend.free_pages(), pages);
+        if shares.is_empty() {
+            return self.make_room(outputs);
+        }
+        let answers = self.run(&shares)?;
+        self.record(&shares);
+        self.take(&shares, answers, outputs);
+        Ok(())
+    }
+
+    /// The forward pass of one planned step: what every share got.
+    fn run(&mut self, shares: &[Share]) -> Result<Vec<Answer>, EngineError> {
+        let mut feeds: Vec<Feed<'_>> = Vec::with_capacity(shares.len());
+        let mut told = Vec::with_capacity(shares.len());
+        let mut planned = shares.iter().peekable();
+        for (index, sequence) in self.running.iter_mut().enumerate() {
+            let Some(share) = planned.next_if(|share| share.index == index) else { continue };
+            sequence.mark_started();
+            told.push((sequence.id.0, sequence.is_replaying()));
+            feeds.push(sequence.feed(share.tokens));
+        }
+        let per_head = self.demand.per_head();
+        let recorder = &mut self.recorder;
+        let mut died = |feed: usize, layer, lane, death: Death| {
+            let (id, replaying) = told[feed];
+            if let Some(recorder) = recorder.as_mut().filter(|_| !replaying) {
+                recorder.died(id, layer, per_head.then_some(lane), death);
+            }
+        };
+        self.backend.run(&mut feeds, &mut died)
+    }
+
+    /// Writes the step's tokens and deaths to the trace.
+    fn record(&mut self, shares: &[Share]) {
+        let Some(recorder) = &mut self.recorder else { return };
+        for share in shares {
+            recorder.fed(&mut self.running[share.index]);
+        }
+        recorder.end_step();
+    }
+
+    /// Gives every sequence its new token, and takes out those that are over.
+    fn take(&mut self, shares: &[Share], answers: Vec<Answer>, outputs: &mut Vec<Output>) {
+        let mut over = Vec::new();
+        for (share, answer) in shares.iter().zip(answers) {
+            let Some(answer) = answer else { continue };
+            let sequence = &mut self.running[share.index];
+            match answer {
+                Ok(token) => {
+                    outputs.push(Output::Token { id: sequence.id, token });
+                    if let Some(reason) = sequence.extend(token) {
+                        over.push((share.index, Ok(reason)));
+                    }
+                }
+                Err(error) => over.push((share.index, Err(error))),
+            }
+        }
+        // From the back, so that earlier indices stay true.
+        let mut ended = Vec::with_capacity(over.len());
+        for (index, outcome) in over.into_iter().rev() {
+            let sequence = self.running.remove(index);
+            ended.push(match outcome {
+                Ok(reason) => Output::Finished(self.end(sequence, reason)),
+                Err(error) => self.fail(sequence, error),
+            });
+        }
+        outputs.extend(ended.into_iter().rev());
+    }
+}

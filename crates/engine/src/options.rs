@@ -1,0 +1,37 @@
+//! How an engine divides its time and memory.
+
+use dropcap_kernels::DType;
+
+use crate::EngineError;
+
+/// How an engine divides its time and memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// Most prompt tokens per step. Larger chunks use the processor better; smaller ones let running
+    /// sequences wait less and free pruned entries sooner.
+    pub chunk: usize,
+    /// Most sequences at once; the rest queue.
+    pub max_batch: usize,
+    /// How keys and values are stored.
+    pub kv_dtype: DType,
+    /// Cap on the pages of the cache in bytes. None means nine tenths of the memory that is available when the engine
+    /// is made: on the host what the system says it could still give this process, its control group's limit
+    /// included; on a device what is free there.
+    pub kv_limit: Option<usize>,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        EngineOptions { chunk: 256, max_batch: 64, kv_dtype: DType::F32, kv_limit: None }
+    }
+}
+
+impl EngineOptions {
+    pub(crate) fn check(&self) -> Result<(), EngineError> {
+        let counts = [("chunk", self.chunk), ("max_batch", self.max_batch)];
+        match counts.into_iter().find(|&(_, given)| given == 0) {
+            Some((name, given)) => Err(EngineError::Option { name, given, minimum: 1 }),
+            None => Ok(()),
+        }
+    }
+}
