@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::{METHODS, Method, ParameterKind};
 
 /// The command that writes `docs/methods.md` anew.
-pub const REGENERATE: &str = "cargo run -q -p dropcap-methods --example methods_md > docs/methods.md";
+const REGENERATE: &str = "cargo run -q -p dropcap-methods --example methods_md > docs/methods.md";
 
 /// The whole of `docs/methods.md`.
 #[must_use]
