@@ -49,7 +49,14 @@ pub struct MachineArguments {
     #[arg(long, value_name = "DTYPE", default_value = "f32", help_heading = "Machine")]
     pub kv_dtype: DType,
     /// Threads to compute with on the processor [default: all].
-    #[arg(short, long, value_name = "N", help_heading = "Machine")]
+    #[arg(
+        short,
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        value_parser = size::positive,
+        help_heading = "Machine"
+    )]
     pub threads: Option<usize>,
     /// Cap on the pages of the KV cache of all sequences together, such as 4GiB [default: nine tenths of the free memory;
     /// none for `forward` and `bench` on the processor].

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{ArgGroup, Args};
 use dropcap_engine::{EngineError, Evaluation, LogitSink, evaluate_rows, evaluate_rows_on_device};
 use dropcap_files::{Existing, publish};
 use dropcap_methods::MethodSpec;
@@ -26,6 +26,7 @@ const DEVICE_LOGITS: usize = 128;
 
 /// Flags of `dropcap forward`.
 #[derive(Args)]
+#[command(group = ArgGroup::new("tokens").required(true))]
 pub struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
@@ -33,10 +34,10 @@ pub struct Arguments {
     #[arg(long, value_name = "SPEC", default_value = "none")]
     method: MethodSpec,
     /// Token ids, separated by commas.
-    #[arg(long, value_name = "ID,ID,..", value_delimiter = ',', required_unless_present = "ids_file")]
+    #[arg(long, value_name = "ID,ID,..", value_delimiter = ',', group = "tokens")]
     ids: Vec<u32>,
     /// File with token ids, separated by commas or white space.
-    #[arg(long, value_name = "FILE", conflicts_with = "ids")]
+    #[arg(long, value_name = "FILE", group = "tokens")]
     ids_file: Option<PathBuf>,
     /// Feed the text in chunks of so many tokens [default: all at once].
     #[arg(long, value_name = "N", value_parser = size::positive)]

@@ -49,7 +49,7 @@ pub struct Arguments {
     #[arg(long, value_name = "SPEC")]
     method: Option<MethodSpec>,
     /// Most tokens to generate.
-    #[arg(short = 'n', long, value_name = "N", default_value = "256", value_parser = size::count)]
+    #[arg(short = 'n', long, value_name = "N", default_value = "256", allow_negative_numbers = true, value_parser = size::count)]
     max_tokens: usize,
     /// 0 always takes the likeliest token.
     #[arg(
@@ -61,7 +61,14 @@ pub struct Arguments {
     )]
     temperature: f32,
     /// Only the K likeliest tokens; 0 keeps all.
-    #[arg(long, value_name = "K", default_value_t = 0, help_heading = "Sampling")]
+    #[arg(
+        long,
+        value_name = "K",
+        default_value = "0",
+        allow_negative_numbers = true,
+        value_parser = size::count,
+        help_heading = "Sampling"
+    )]
     top_k: usize,
     /// Only the likeliest tokens whose probabilities reach this sum.
     #[arg(
@@ -100,10 +107,10 @@ pub struct Arguments {
     #[arg(long, help_heading = "Sampling")]
     ignore_eos: bool,
     /// Most prompt tokens per step [default: 256; 2048 on a GPU].
-    #[arg(long, value_name = "N", value_parser = size::positive, help_heading = "Machine")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = size::positive, help_heading = "Machine")]
     chunk: Option<usize>,
     /// Most sequences at once; the rest wait.
-    #[arg(long, value_name = "N", default_value = "64", value_parser = size::positive, help_heading = "Machine")]
+    #[arg(long, value_name = "N", default_value = "64", allow_negative_numbers = true, value_parser = size::positive, help_heading = "Machine")]
     max_batch: usize,
     /// Record what was forgotten, when, and by which token, as JSON lines. A trace that cannot be written costs no
     /// text: they are printed, then the command says so and fails.

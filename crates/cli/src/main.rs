@@ -68,10 +68,21 @@ fn main() -> ExitCode {
         // A reader that closed its end (`| head`) has what it wanted.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            terminal::say(&format!("error: {error:#}"));
+            terminal::say(&format!("error: {}", sentence(&error)));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error and its causes, each said once: many messages hold their cause already.
+fn sentence(error: &anyhow::Error) -> String {
+    let causes = error.chain().skip(1).map(ToString::to_string);
+    causes.fold(
+        error.to_string(),
+        |text, cause| {
+            if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+        },
+    )
 }
 
 fn command_line() -> Cli {

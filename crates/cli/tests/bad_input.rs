@@ -159,10 +159,21 @@ fn flags_outside_their_range_are_refused() {
     all(&run(&["--trace", "/nonexistent/trace.jsonl"]), &["/nonexistent/trace.jsonl"]);
     all(&failure(&["generate", "-m", "no/such/model/here", "--prompt", "x"]), &["no/such/model/here"]);
     all(&failure(&["generate", "-m", "org/name", "--prompt", "x"]), &["org/name", "HF_HUB_OFFLINE"]);
+    all(&run(&["--max-tokens", "-3"]), &["--max-tokens", "'-3' is not a count"]);
     all(&run(&["--stop", ""]), &["--stop", "at least one character"]);
     all(&run(&["--chunk", "0"]), &["--chunk", "at least 1"]);
     all(&run(&["--max-batch", "0"]), &["--max-batch", "at least 1"]);
     all(&failure(&["bench", "--shape", "gpt5"]), &["gpt5", "gpt2-medium"]);
+}
+
+#[test]
+fn an_error_says_each_cause_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let message = failure(&["generate", "-m", text(folder.path()), "x"]);
+    all(&message, &["config.json", "save_pretrained"]);
+    let message = failure(&["tokenizer", "train", "/nonexistent/text.txt"]);
+    assert_eq!(message.matches("No such file").count(), 1, "{message}");
+    all(&failure(&["forward", "-o", "x"]), &["--ids", "--ids-file"]);
 }
 
 #[test]

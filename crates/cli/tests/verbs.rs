@@ -21,7 +21,7 @@ fn forward_writes_the_golden_logits_in_any_chunks() {
     let ids: Vec<String> =
         bytes.chunks_exact(4).map(|word| u32::from_le_bytes(word.try_into().unwrap()).to_string()).collect();
     let file = folder.path().join("ids.txt");
-    std::fs::write(&file, ids.join("\n")).unwrap();
+    std::fs::write(&file, format!("\u{feff}{}", ids.join("\n"))).unwrap();
     for chunk in ["1", "7", "40", "4K"] {
         output(&[
             "forward",
@@ -97,6 +97,14 @@ fn bench_measures_a_model_in_all_formats() {
     assert_eq!(markdown.lines().filter(|line| line.starts_with('|')).count(), rows.len() + 2);
     let csv = output(&[&common[..], &["-o", "csv"]].concat());
     assert_eq!(csv.lines().count(), rows.len() + 1);
+}
+
+#[test]
+fn a_configuration_may_begin_with_a_byte_order_mark() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.yaml");
+    std::fs::write(&path, "\u{feff}model: org/name\ndata: {train: [a.txt]}\noutput: out\n").unwrap();
+    assert!(output(&["train", "--print-config", "-c", text(&path)]).contains("org/name"));
 }
 
 #[test]

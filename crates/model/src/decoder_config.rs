@@ -133,7 +133,7 @@ impl DecoderConfig {
     /// file, key, value and limit.
     pub fn open(directory: &Path) -> Result<Self, ModelError> {
         let path = directory.join("config.json");
-        let missing = || ModelError::io("open", &path, std::io::ErrorKind::NotFound.into());
+        let missing = || ModelError::NoConfig { path: path.clone() };
         Self::read(&ConfigJson::open(&path)?.ok_or_else(missing)?)
     }
 

@@ -64,6 +64,12 @@ pub enum ModelError {
         /// The operating system's reason.
         source: std::io::Error,
     },
+    /// A directory without a `config.json`.
+    #[error("{} is missing: give a directory as `save_pretrained` writes it, or a hub id", path.display())]
+    NoConfig {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
     /// A configuration file is longer than any configuration is.
     #[error("{} is longer than the limit of {limit} bytes", path.display())]
     FileTooLong {

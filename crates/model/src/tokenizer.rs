@@ -204,8 +204,7 @@ impl Tokenizer {
     /// Tokens that the tokenizer fails on.
     pub fn decode(&self, ids: &[u32]) -> Result<String, ModelError> {
         // The library looks special tokens up by a text that its normalizer may have changed, and misses them.
-        let heard = ids.iter().filter(|&&id| !self.is_silent(id));
-        let mut tokens: Vec<String> = heard.filter_map(|&id| self.inner.id_to_token(id)).collect();
+        let mut tokens: Vec<String> = ids.iter().filter_map(|&id| self.with_text(id)).collect();
         if self.byte_tokens {
             tokens = bytes::repaired(tokens);
         }
@@ -241,11 +240,12 @@ impl Tokenizer {
         self.special.get(&id).map(String::as_str)
     }
 
-    /// Whether [`Tokenizer::decode`] passes an id over.
-    fn is_silent(&self, id: u32) -> bool {
-        self.special.contains_key(&id)
-            || self.misplaced.contains_key(&id)
-            || self.inner.id_to_token(id).is_none_or(|token| token.is_empty())
+    /// The token of an id, unless [`Tokenizer::decode`] passes it over.
+    fn with_text(&self, id: u32) -> Option<String> {
+        if self.special.contains_key(&id) || self.misplaced.contains_key(&id) {
+            return None;
+        }
+        self.inner.id_to_token(id).filter(|token| !token.is_empty())
     }
 }
 

@@ -6,7 +6,7 @@ use dropcap_train::data::Prepared;
 use dropcap_train::metrics::{Evaluated, Report, Saved, Stepped};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::progress;
+use crate::{progress, terminal};
 
 /// Draws a bar, and prints evaluations and warnings above it.
 pub(super) struct Listener {
@@ -39,7 +39,8 @@ impl Report for Listener {
     fn prepared(&mut self, prepared: &Prepared<'_>) {
         match prepared {
             Prepared::Tokenizing { file, tokens } => {
-                self.bar.set_message(format!("{}: {tokens} tokens", file.display()));
+                let message = format!("{}: {tokens} tokens", file.display());
+                self.bar.set_message(terminal::escaped(&message).into_owned());
             }
             Prepared::Made { file, tokens } => self.line(&format!("{}: {tokens} tokens", file.display())),
             Prepared::Replacing { shard, reason } => {

@@ -34,7 +34,7 @@ impl IncrementalText {
     /// # Errors
     /// Tokens that the tokenizer fails on.
     pub fn after(tokenizer: Arc<Tokenizer>, prompt: &[u32]) -> Result<Self, ModelError> {
-        let heard = prompt.iter().copied().rev().filter(|&id| !tokenizer.is_silent(id));
+        let heard = prompt.iter().copied().rev().filter(|&id| tokenizer.with_text(id).is_some());
         let mut ids: Vec<u32> = heard.take(CONTEXT).collect();
         ids.reverse();
         let emitted = tokenizer.decode(&ids)?;
@@ -46,8 +46,8 @@ impl IncrementalText {
     /// # Errors
     /// Tokens that the tokenizer fails on.
     pub fn push(&mut self, id: u32) -> Result<String, ModelError> {
-        // Silent tokens are no context for what follows.
-        if self.tokenizer.is_silent(id) {
+        // A token without text is no context for what follows.
+        if self.tokenizer.with_text(id).is_none() {
             return Ok(String::new());
         }
         self.ids.push(id);
