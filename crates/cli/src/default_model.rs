@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use dropcap_files::partial_path;
 
 /// The files of `models/default` of the project, as `dropcap train` wrote them.
 const FILES: [(&str, &[u8]); 4] = [
@@ -33,7 +34,7 @@ fn unpacked(folder: PathBuf) -> Result<PathBuf> {
     if is_whole(&folder) {
         return Ok(folder);
     }
-    let partial = folder.with_extension(format!("{}.partial", std::process::id()));
+    let partial = partial_path(&folder);
     let attempt = unpack(&partial, &folder);
     // Another process may have been faster; whatever is left of this attempt is of no use.
     let _ = fs::remove_dir_all(&partial);

@@ -7,12 +7,11 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::{ArgGroup, Args};
 use dropcap_engine::{EngineError, Evaluation, LogitSink, evaluate_rows, evaluate_rows_on_device};
-use dropcap_files::{Existing, publish};
+use dropcap_files::{Existing, check, publish};
 use dropcap_methods::MethodSpec;
 use dropcap_model::DecoderConfig;
 use dropcap_model::device::{DeviceDecoder, DeviceOptions};
-use safetensors::Dtype;
-use safetensors::tensor::{Metadata, TensorInfo};
+use dropcap_weights::{StoredType, WeightsError, tensor_header};
 use serde_json::json;
 
 use crate::arguments::ModelArguments;
@@ -53,6 +52,7 @@ pub struct Arguments {
 
 /// Runs the text and writes the file.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    check(&arguments.output, Existing::Replace)?;
     let ids = match &arguments.ids_file {
         Some(path) => ids_from(path)?,
         None => arguments.ids.clone(),
@@ -127,10 +127,11 @@ fn write(
     tokens: usize,
     run: &mut Run<'_>,
 ) -> Result<Evaluation> {
+    let header = header([tokens, config.vocabulary], config.layers, [lanes, tokens])?;
     let mut outcome = None;
     let published = publish(path, Existing::Replace, |file| {
         let mut out = BufWriter::new(file);
-        write_header(&mut out, [tokens, config.vocabulary], config.layers, [lanes, tokens])?;
+        out.write_all(&header)?;
         match run(&mut |rows| rows.iter().try_for_each(|logit| out.write_all(&logit.to_le_bytes()))) {
             Ok(evaluation) => {
                 let mut expiries = evaluation.expires_at.iter().flatten();
@@ -151,26 +152,9 @@ fn write(
     evaluation.context("nothing was evaluated")
 }
 
-/// The header of a safetensors file: `logits` f32, then `layers.{i}.expires_at` u32, all in these shapes.
-fn write_header(
-    out: &mut impl Write,
-    logits: [usize; 2],
-    layers: usize,
-    lifetimes: [usize; 2],
-) -> io::Result<()> {
-    let mut end = 0;
-    let mut tensor = |name: String, dtype, shape: [usize; 2]| {
-        let start = end;
-        end += shape[0] * shape[1] * 4;
-        (name, TensorInfo { dtype, shape: shape.to_vec(), data_offsets: (start, end) })
-    };
-    let mut tensors = vec![tensor("logits".to_owned(), Dtype::F32, logits)];
-    tensors
-        .extend((0..layers).map(|layer| tensor(format!("layers.{layer}.expires_at"), Dtype::U32, lifetimes)));
-    let metadata = Metadata::new(None, tensors).map_err(io::Error::other)?;
-    let mut header = serde_json::to_vec(&metadata)?;
-    // Data begin at a multiple of 8 bytes, so that they can be read where they lie.
-    header.resize(header.len().next_multiple_of(8), b' ');
-    out.write_all(&(header.len() as u64).to_le_bytes())?;
-    out.write_all(&header)
+/// The header of the file: `logits` f32, then `layers.{i}.expires_at` u32, all in these shapes.
+fn header(logits: [usize; 2], layers: usize, lifetimes: [usize; 2]) -> Result<Vec<u8>, WeightsError> {
+    let names: Vec<String> = (0..layers).map(|layer| format!("layers.{layer}.expires_at")).collect();
+    let lifetimes = names.iter().map(|name| (&**name, StoredType::U32, &lifetimes[..]));
+    tensor_header(std::iter::once(("logits", StoredType::F32, &logits[..])).chain(lifetimes), &[])
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
+use dropcap_files::{Existing, FileError, check};
 use dropcap_train::tokenizer::{MAX_WORD_BYTES, MIN_VOCABULARY, TokenizerProgress, train_bpe};
 use serde_json::json;
 
@@ -58,8 +59,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 fn train(arguments: &Train) -> Result<ExitCode> {
     let output = file_in(&arguments.output);
-    if output.exists() && !arguments.force {
-        bail!("{} exists: give another --output, or --force to replace it", output.display());
+    let existing = if arguments.force { Existing::Replace } else { Existing::Refuse };
+    match check(&output, existing) {
+        Err(FileError::Exists { path }) => {
+            bail!("{} exists: give another --output, or --force to replace it", path.display())
+        }
+        checked => checked?,
     }
     let bar = progress::spinner("reading");
     let (begin, mut told) = (Instant::now(), Duration::ZERO);

@@ -16,5 +16,5 @@ pub use confine::{confine, stays_inside};
 pub use disk::{Disk, DiskFile, LocalDisk};
 pub use error::FileError;
 pub use partial::{PARTIAL, folder_of, partial_path};
-pub use publish::{publish, publish_on};
+pub use publish::{publish, publish_from, publish_on};
 pub use target::{Existing, check};

@@ -12,11 +12,16 @@ const REPEATED: usize = 160;
 
 /// A name beside `path`, on the same file system, that no reader looks for and that this process gives out once.
 pub fn partial_path(path: &Path) -> PathBuf {
+    partial_in(folder_of(path), path)
+}
+
+/// [`partial_path`] in another folder.
+pub(crate) fn partial_in(folder: &Path, path: &Path) -> PathBuf {
     static GIVEN: AtomicU64 = AtomicU64::new(0);
     let number = GIVEN.fetch_add(1, Ordering::Relaxed);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let repeated = &name[..name.floor_char_boundary(REPEATED)];
-    path.with_file_name(format!("{PARTIAL}{}-{number}-{repeated}", process::id()))
+    folder.join(format!("{PARTIAL}{}-{number}-{repeated}", process::id()))
 }
 
 /// The folder that holds `path`.
@@ -34,7 +39,7 @@ mod tests {
         for path in ["file", "a/b.txt", &long] {
             let (one, two) = (partial_path(path.as_ref()), partial_path(path.as_ref()));
             assert_ne!(one, two);
-            assert_eq!(one.parent(), Path::new(path).parent());
+            assert_eq!(folder_of(&one), folder_of(path.as_ref()));
             assert!(one.file_name().unwrap().len() <= 255);
         }
     }

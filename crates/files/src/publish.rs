@@ -4,8 +4,9 @@ use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+use crate::partial::partial_in;
 use crate::target::Target;
-use crate::{Disk, DiskFile, Existing, FileError, LocalDisk, folder_of, partial_path};
+use crate::{Disk, DiskFile, Existing, FileError, LocalDisk, folder_of};
 
 /// Partial names that are tried, should other machines on a shared disk have taken some.
 const TRIES: usize = 100;
@@ -28,7 +29,21 @@ pub fn publish(
     existing: Existing,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), FileError> {
-    publish_on(&LocalDisk, path, existing, write)
+    put(&LocalDisk, None, path, existing, write)
+}
+
+/// [`publish`] with the unfinished file in `folder`, which is on the same file system, for places where others take
+/// every file for a whole one.
+///
+/// # Errors
+/// As [`publish`].
+pub fn publish_from(
+    folder: &Path,
+    path: &Path,
+    existing: Existing,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<(), FileError> {
+    put(&LocalDisk, Some(folder), path, existing, write)
 }
 
 /// [`publish`] on a disk of one's own.
@@ -37,6 +52,16 @@ pub fn publish(
 /// As [`publish`].
 pub fn publish_on(
     disk: &dyn Disk,
+    path: &Path,
+    existing: Existing,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<(), FileError> {
+    put(disk, None, path, existing, write)
+}
+
+fn put(
+    disk: &dyn Disk,
+    aside: Option<&Path>,
     path: &Path,
     existing: Existing,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
@@ -50,8 +75,9 @@ pub fn publish_on(
             return write(&mut stream).and_then(|()| stream.flush()).map_err(failed);
         }
     };
-    let (partial, file) = create(disk, &place, old.as_ref()).map_err(failed)?;
-    put(disk, file, &partial, &place, existing, write).map_err(|error| {
+    let (partial, file) =
+        create(disk, aside.unwrap_or(folder_of(&place)), &place, old.as_ref()).map_err(failed)?;
+    finish(disk, file, &partial, &place, existing, write).map_err(|error| {
         // Best effort: the error worth reporting is the first one.
         let _ = disk.remove_file(&partial);
         match error.kind() {
@@ -65,12 +91,13 @@ pub fn publish_on(
 
 fn create(
     disk: &dyn Disk,
+    folder: &Path,
     place: &Path,
     like: Option<&Metadata>,
 ) -> io::Result<(PathBuf, Box<dyn DiskFile>)> {
     let mut taken = ErrorKind::AlreadyExists.into();
     for _ in 0..TRIES {
-        let partial = partial_path(place);
+        let partial = partial_in(folder, place);
         match disk.create(&partial, like) {
             Ok(file) => return Ok((partial, file)),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => taken = error,
@@ -84,7 +111,7 @@ fn create(
     Err(taken)
 }
 
-fn put(
+fn finish(
     disk: &dyn Disk,
     mut file: Box<dyn DiskFile>,
     partial: &Path,

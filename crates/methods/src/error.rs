@@ -185,6 +185,9 @@ pub enum MethodError {
     /// A gate file that could not be written; what stood there before is untouched.
     #[error("cannot write the gates: {0}")]
     Write(#[from] FileError),
+    /// Gates whose numbers do not fill the shapes of a gate file.
+    #[error("cannot lay out the gates: {0}")]
+    Layout(WeightsError),
     /// The gates' matrices could not be packed.
     #[error("cannot prepare the gates: {0}")]
     Kernel(#[from] KernelError),

@@ -173,18 +173,6 @@ pub enum TrainError {
         /// One line per differing field, with both values.
         differences: Vec<String>,
     },
-    /// A tensor whose bytes are not what its shape says.
-    #[error("the tensor {name} of shape {shape:?} takes {expected} bytes, got {got}")]
-    StateTensor {
-        /// The tensor's name.
-        name: String,
-        /// Its shape.
-        shape: Vec<usize>,
-        /// Bytes that the shape and type take.
-        expected: u64,
-        /// Bytes given.
-        got: u64,
-    },
     /// Text that is no digest.
     #[error("`{given}` is no digest, which is 64 hexadecimal digits")]
     Digest {

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use dropcap_files::FileError;
+
 use crate::StoredType;
 
 /// Why a weight file, or a directory of them, was refused.
@@ -243,13 +245,36 @@ pub enum WeightsError {
         /// The shard's name, quoted.
         shard: String,
     },
-    /// A file name that leads out of the model's directory.
-    #[error("{path} leads out of {}: name a file inside that directory (links are followed only within it, or into the blobs of its hub cache)", dir.display())]
-    LeavesDirectory {
-        /// The directory.
-        dir: PathBuf,
-        /// The name found, quoted.
-        path: String,
+    /// The index names a file that is no safetensors file inside the model's directory.
+    #[error("{} names the shard {shard}, which is no safetensors file inside the model's directory; do not trust this model", index.display())]
+    UnsafeShard {
+        /// The index file.
+        index: PathBuf,
+        /// The shard's name, quoted.
+        shard: String,
+    },
+    /// A file that leads out of the model's directory.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A tensor that is to be written whose bytes are not those of its shape.
+    #[error("the tensor {tensor} of shape {shape:?} in {dtype} takes {expected} bytes, and {got} were given")]
+    NewTensorSize {
+        /// The tensor's name, quoted.
+        tensor: String,
+        /// Its shape.
+        shape: Vec<usize>,
+        /// Its dtype.
+        dtype: StoredType,
+        /// Bytes by shape and dtype.
+        expected: u64,
+        /// Bytes given.
+        got: u64,
+    },
+    /// Two tensors that are to be written have one name, or one has a name that the format reserves.
+    #[error("the name {tensor} is reserved, or given to two tensors of one file")]
+    NewTensorName {
+        /// The tensor's name, quoted.
+        tensor: String,
     },
     /// One tensor, two shards.
     #[error("the tensor {tensor} is in both {first} and {second} of {}: the shards are of different models or revisions", dir.display())]

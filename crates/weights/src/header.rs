@@ -10,6 +10,8 @@ use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 pub const MAX_HEADER_BYTES: u64 = 100_000_000;
 /// Most tensors in one file. The largest published mixtures of experts have about 60 000 in all their shards.
 pub const MAX_TENSORS: usize = 100_000;
+/// The entry of a header that is no tensor.
+pub(crate) const METADATA: &str = "__metadata__";
 /// Most dimensions of one tensor.
 pub const MAX_RANK: usize = 16;
 
@@ -53,9 +55,9 @@ impl<'de> Deserialize<'de> for RawHeader {
                 let mut header = RawHeader::default();
                 let mut metadata: Option<UniqueStrings> = None;
                 while let Some(name) = map.next_key::<String>()? {
-                    if name == "__metadata__" {
+                    if name == METADATA {
                         if metadata.replace(map.next_value()?).is_some() {
-                            return Err(de::Error::duplicate_field("__metadata__"));
+                            return Err(de::Error::duplicate_field(METADATA));
                         }
                         continue;
                     }

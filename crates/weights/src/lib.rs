@@ -1,4 +1,4 @@
-//! Strict reading of safetensors files: one file, or the shards of one model directory.
+//! L2: strict reading of safetensors files, one or the shards of one model directory, and the one way to write them.
 //!
 //! What a file claims is checked against what the file holds before anything is allocated: the header's length,
 //! the number of tensors, every rank, shape, dtype and byte range. Tensors are read with positional reads, never
@@ -7,7 +7,6 @@
 //! The checks are those of the `safetensors` crate plus what it lets through: duplicate names, a header that does
 //! not begin with `{`, shapes such as `[0, 2^64-1]`, and hundreds of thousands of empty tensors.
 
-mod confine;
 mod convert;
 mod digest;
 mod error;
@@ -17,17 +16,21 @@ pub mod fuzzing;
 mod header;
 mod index;
 mod layout;
+mod pickle;
 mod shards;
 mod stored_type;
 mod tensor_file;
+mod write;
 
-pub use confine::confine;
 pub use digest::ContentDigest;
 pub use error::WeightsError;
 pub use fingerprint::{Fingerprint, FingerprintError};
 pub use finite::NonFinite;
 pub use header::{MAX_HEADER_BYTES, MAX_RANK, MAX_TENSORS};
+pub use index::{MAX_SHARDS, ShardIndex};
 pub use layout::TensorInfo;
-pub use shards::{MAX_SHARDS, ShardedTensors};
+pub use pickle::is_pickle;
+pub use shards::{INDEX_FILE, SINGLE_FILE, ShardedTensors};
 pub use stored_type::StoredType;
 pub use tensor_file::TensorFile;
+pub use write::{NewTensor, NewTensorFile, tensor_header};

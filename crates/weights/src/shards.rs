@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::confine::confine;
+use dropcap_files::confine;
+
 use crate::error::{WeightsError, quoted};
 use crate::finite::NonFinite;
-use crate::index::read_index;
+use crate::index::ShardIndex;
 use crate::layout::TensorInfo;
+use crate::pickle::is_pickle;
 use crate::tensor_file::TensorFile;
 
-/// Most shards that an index may name.
-pub const MAX_SHARDS: usize = 1000;
-
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+/// The weights of a model in one file.
+pub const SINGLE_FILE: &str = "model.safetensors";
+/// The index of a model's weights in several files.
+pub const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// The tensors of one model, each known to lie in exactly one file of its directory.
 #[derive(Debug)]
@@ -33,10 +34,10 @@ impl ShardedTensors {
     /// Any [`WeightsError`]: no weights, only pickled ones, a missing shard, a name that leads out of the
     /// directory, a tensor in two shards or not in the shard that should hold it, or a fault of one file.
     pub fn open(dir: &Path) -> Result<Self, WeightsError> {
-        if confine(dir, SINGLE)?.exists() {
-            return Self::gather(dir, vec![TensorFile::open(&dir.join(SINGLE))?]);
+        if confine(dir, SINGLE_FILE)?.exists() {
+            return Self::gather(dir, vec![TensorFile::open(&dir.join(SINGLE_FILE))?]);
         }
-        let index = confine(dir, INDEX)?;
+        let index = confine(dir, INDEX_FILE)?;
         if !index.exists() {
             return Err(no_weights(dir));
         }
@@ -51,32 +52,23 @@ impl ShardedTensors {
         Self::gather(path, vec![TensorFile::open(path)?])
     }
 
-    fn open_shards(dir: &Path, index: &Path) -> Result<Self, WeightsError> {
-        let map = read_index(index)?;
-        let mut shards: Vec<&String> = map.values().collect();
-        shards.sort_unstable();
-        shards.dedup();
-        if shards.len() > MAX_SHARDS {
-            let (path, limit, got) = (index.to_path_buf(), MAX_SHARDS, shards.len());
-            return Err(WeightsError::TooManyShards { path, limit, got });
-        }
-        let mut files = Vec::new();
-        for shard in &shards {
-            let path = confine(dir, shard)?;
-            if !path.exists() {
-                let (index, shard) = (index.to_path_buf(), quoted(shard));
-                return Err(WeightsError::MissingShard { index, shard });
+    fn open_shards(dir: &Path, path: &Path) -> Result<Self, WeightsError> {
+        let index = ShardIndex::open(path)?;
+        let mut files = BTreeMap::new();
+        for shard in index.shards() {
+            let file = confine(dir, shard)?;
+            if !file.exists() {
+                return Err(WeightsError::MissingShard { index: path.to_path_buf(), shard: quoted(shard) });
             }
-            files.push(TensorFile::open(&path)?);
+            files.insert(shard, TensorFile::open(&file)?);
         }
-        for (tensor, shard) in &map {
-            let held = shards.binary_search(&shard).is_ok_and(|at| files[at].info(tensor).is_some());
-            if !held {
-                let (index, tensor, shard) = (index.to_path_buf(), quoted(tensor), quoted(shard));
+        for (tensor, shard) in index.tensors() {
+            if !files.get(shard).is_some_and(|file| file.info(tensor).is_some()) {
+                let (index, tensor, shard) = (path.to_path_buf(), quoted(tensor), quoted(shard));
                 return Err(WeightsError::NotInShard { index, tensor, shard });
             }
         }
-        Self::gather(dir, files)
+        Self::gather(dir, files.into_values().collect())
     }
 
     fn gather(root: &Path, files: Vec<TensorFile>) -> Result<Self, WeightsError> {
@@ -170,12 +162,7 @@ fn no_weights(dir: &Path) -> WeightsError {
     let mut pickles: Vec<String> = entries
         .flatten()
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .filter(|name| {
-            let name = name.to_ascii_lowercase();
-            [".bin", ".pt", ".pth", ".ckpt", ".pkl", ".bin.index.json"].iter().any(|end| name.ends_with(end))
-                // Other files of a training run that end in .bin or .pt and hold no weights.
-                && !["training_args.bin", "optimizer.pt", "scheduler.pt"].contains(&name.as_str())
-        })
+        .filter(|name| is_pickle(name))
         .collect();
     pickles.sort();
     match pickles.into_iter().next() {

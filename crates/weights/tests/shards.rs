@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use dropcap_files::FileError;
 use dropcap_weights::{ContentDigest, ShardedTensors, WeightsError};
 use safetensors::tensor::TensorView;
 use tempfile::TempDir;
@@ -87,13 +88,13 @@ fn a_shard_outside_the_directory_is_refused() {
     {
         index(&dir, &[("a", name)]);
         let error = ShardedTensors::open(&dir).unwrap_err();
-        assert!(matches!(error, WeightsError::LeavesDirectory { .. }), "{name}: {error}");
+        assert!(matches!(error, WeightsError::UnsafeShard { .. }), "{name}: {error}");
     }
     std::os::unix::fs::symlink(&secret, dir.join("link.safetensors")).unwrap();
     index(&dir, &[("a", "link.safetensors")]);
-    assert!(matches!(ShardedTensors::open(&dir), Err(WeightsError::LeavesDirectory { .. })));
+    assert!(matches!(ShardedTensors::open(&dir), Err(WeightsError::File(FileError::LeavesDirectory { .. }))));
     std::os::unix::fs::symlink(&secret, dir.join("model.safetensors")).unwrap();
-    assert!(matches!(ShardedTensors::open(&dir), Err(WeightsError::LeavesDirectory { .. })));
+    assert!(matches!(ShardedTensors::open(&dir), Err(WeightsError::File(FileError::LeavesDirectory { .. }))));
 }
 
 #[test]

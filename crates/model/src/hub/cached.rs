@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+use dropcap_weights::{INDEX_FILE, ShardIndex};
+
 use super::HubError;
-use super::index::shards;
 use super::layout::RepoCache;
 use super::weights::{OPTIONAL, REQUIRED, Weights, find};
 
@@ -19,7 +20,11 @@ pub(super) fn lacks(model: &str, folder: &Path) -> Result<Option<String>, HubErr
     let present = names.iter().map(String::as_str).filter(|name| folder.join(name).is_file());
     match find(model, present) {
         Ok(Weights::Single) => Ok(None),
-        Ok(Weights::Sharded) => Ok(shards(folder)?.into_iter().find(|shard| !folder.join(shard).is_file())),
+        Ok(Weights::Sharded) => {
+            let index = ShardIndex::open(&folder.join(INDEX_FILE))?;
+            let lacking = index.shards().into_iter().find(|shard| !folder.join(shard).is_file());
+            Ok(lacking.map(str::to_owned))
+        }
         Err(HubError::NoWeights { .. }) => Ok(Some("model.safetensors (or its index)".to_owned())),
         Err(error) => Err(error),
     }

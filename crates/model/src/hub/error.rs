@@ -4,6 +4,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use dropcap_files::FileError;
+use dropcap_weights::WeightsError;
+
 use super::options::OfflineCause;
 
 /// Why a model could not be resolved; no variant ever holds a token or a signed address.
@@ -252,22 +255,9 @@ pub enum HubError {
         /// The file.
         file: String,
     },
-    /// The shard index cannot be read.
-    #[error("{file} is not a shard index: {reason}")]
-    BadIndex {
-        /// The index.
-        file: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The shard index names a file outside the model's directory.
-    #[error("{file} names the shard `{shard}`, which leaves the model's directory; do not trust this model")]
-    UnsafeShard {
-        /// The index.
-        file: String,
-        /// The name in it.
-        shard: String,
-    },
+    /// The shard index is none, or names a file outside the model's directory.
+    #[error(transparent)]
+    Index(#[from] WeightsError),
     /// Another process holds the file's lock and makes no progress.
     #[error(
         "another process has been downloading {file} for {} s without progress (lock {}); end it and try again",
@@ -281,6 +271,9 @@ pub enum HubError {
         /// How long nothing arrived.
         waited: Duration,
     },
+    /// A file of the cache cannot be written.
+    #[error("{0}; HF_HUB_CACHE can name another cache")]
+    File(#[from] FileError),
     /// The cache cannot be read or written.
     #[error("cannot {action} {}: {source}; HF_HUB_CACHE can name another cache", path.display())]
     Cache {

@@ -9,7 +9,6 @@ use super::client::Client;
 use super::download::{Download, is_whole};
 use super::layout::RepoCache;
 use super::listing::{Listing, RemoteFile};
-use super::progress::HubEvent;
 
 /// Makes sure that each of `names` is in the snapshot of the listing's commit; the first error ends the rest.
 pub(super) fn fetch(
@@ -32,9 +31,6 @@ pub(super) fn fetch(
     if missing.is_empty() {
         return Ok(());
     }
-    let bytes = missing.iter().map(|file| file.size).fold(0, u64::saturating_add);
-    client.options.progress.tell(&HubEvent::Planned { files: missing.len(), bytes });
-
     let stop = AtomicBool::new(false);
     let next = AtomicUsize::new(0);
     let first_error = Mutex::new(None);

@@ -24,7 +24,6 @@ mod download;
 mod error;
 mod fetch;
 mod id;
-mod index;
 mod layout;
 mod listing;
 mod lock;

@@ -4,11 +4,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
+use dropcap_files::{Disk, LocalDisk, folder_of};
 use sha2::{Digest, Sha256};
 
 use super::HubError;
 use super::listing::RemoteFile;
-use super::publish::settle;
 
 /// An unfinished blob and the hash of what is in it. The caller holds the blob's lock.
 #[derive(Debug)]
@@ -113,9 +113,8 @@ impl<'a> Partial<'a> {
     /// Makes a checked blob the blob.
     pub(super) fn finish(self, blob: &Path) -> Result<(), HubError> {
         self.file.sync_all().map_err(HubError::cache("write", &self.path))?;
-        fs::rename(&self.path, blob).map_err(HubError::cache("publish", blob))?;
-        settle(blob.parent().unwrap_or(blob));
-        Ok(())
+        let published = LocalDisk.rename(&self.path, blob).and_then(|()| LocalDisk.settle(folder_of(blob)));
+        published.map_err(HubError::cache("publish", blob))
     }
 
     /// Leaves nothing behind; that it could not is less important than why.

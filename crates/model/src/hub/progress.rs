@@ -8,14 +8,6 @@ use std::time::Duration;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum HubEvent<'a> {
-    /// The files that have to be fetched are known; told at most twice, first for the small files and the
-    /// index.
-    Planned {
-        /// How many files.
-        files: usize,
-        /// Their size together, in bytes.
-        bytes: u64,
-    },
     /// Another process is downloading this file; this one waits for it.
     Waiting {
         /// The file.

@@ -1,8 +1,11 @@
 //! Makes finished things visible, each in one step.
 
 use std::fs;
-use std::io::{self, ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::io::ErrorKind;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+
+use dropcap_files::{Existing, partial_path, publish_from};
 
 use super::HubError;
 use super::layout::RepoCache;
@@ -16,7 +19,7 @@ impl RepoCache {
         fs::create_dir_all(folder).map_err(failed)?;
         let up = file.split('/').count() + 1;
         let target: PathBuf = [&*"../".repeat(up), "blobs", etag].iter().collect();
-        match link(&target, &self.blob(etag), &pointer) {
+        match symlink(&target, &pointer) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             other => return other.map_err(failed),
         }
@@ -24,9 +27,8 @@ impl RepoCache {
             return Ok(());
         }
         // Something else stands there: a dangling or damaged entry. The new one replaces it without a gap.
-        let aside = tempfile::tempdir_in(self.root()).map_err(failed)?;
-        let fresh = aside.path().join("link");
-        link(&target, &self.blob(etag), &fresh).and_then(|()| fs::rename(&fresh, &pointer)).map_err(failed)
+        let fresh = partial_path(&self.root().join("link"));
+        symlink(&target, &fresh).and_then(|()| fs::rename(&fresh, &pointer)).map_err(failed)
     }
 
     /// Remembers that `revision` means `commit`.
@@ -37,10 +39,8 @@ impl RepoCache {
         let path = self.reference(revision);
         let failed = |source| HubError::cache("write", &path)(source);
         fs::create_dir_all(path.parent().unwrap_or(&path)).map_err(failed)?;
-        // Beside `refs/` and not in it: Python takes every file in there for a revision.
-        let mut fresh = with_ordinary_rights().tempfile_in(self.root()).map_err(failed)?;
-        fresh.write_all(commit.as_bytes()).map_err(failed)?;
-        fresh.persist(&path).map_err(|error| failed(error.error))?;
+        // Written beside `refs/` and not in it: Python takes every file in there for a revision.
+        publish_from(&self.root(), &path, Existing::Replace, |file| file.write_all(commit.as_bytes()))?;
         Ok(())
     }
 
@@ -54,30 +54,6 @@ impl RepoCache {
         let written = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&path, b""));
         drop(written);
     }
-}
-
-#[cfg(unix)]
-fn link(target: &Path, _blob: &Path, at: &Path) -> io::Result<()> {
-    std::os::unix::fs::symlink(target, at)
-}
-
-/// A link needs a privilege on Windows; a hard link reads the same.
-#[cfg(not(unix))]
-fn link(_target: &Path, blob: &Path, at: &Path) -> io::Result<()> {
-    fs::hard_link(blob, at)
-}
-
-/// A temporary file is private by default; a shared cache is not.
-fn with_ordinary_rights() -> tempfile::Builder<'static, 'static> {
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder
-}
-
-/// Makes a rename in `folder` outlive a power cut; a file system that cannot is left as it is.
-pub(super) fn settle(folder: &Path) {
-    drop(fs::File::open(folder).and_then(|folder| folder.sync_all()));
 }
 
 #[cfg(test)]

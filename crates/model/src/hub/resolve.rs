@@ -2,14 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+use dropcap_weights::{INDEX_FILE, SINGLE_FILE, ShardIndex};
+
 use super::cached::{is_settled, lacks, names};
 use super::client::Client;
 use super::fetch::fetch;
 use super::id::RepoId;
-use super::index::shards;
 use super::layout::RepoCache;
 use super::options::{HubOptions, OfflineCause};
-use super::weights::{INDEX, OPTIONAL, REQUIRED, WEIGHTS, Weights, find};
+use super::weights::{OPTIONAL, REQUIRED, Weights, find};
 use super::{HubError, revision};
 
 /// A model on this machine.
@@ -117,10 +118,11 @@ fn online(repo: &RepoCache, id: &RepoId, options: &HubOptions) -> Result<(String
             repo.remember_absent(&listing.commit, name);
         }
     }
-    wanted.push(if weights == Weights::Single { WEIGHTS } else { INDEX }.to_owned());
+    wanted.push(if weights == Weights::Single { SINGLE_FILE } else { INDEX_FILE }.to_owned());
     fetch(&client, repo, &listing, &wanted)?;
     if weights == Weights::Sharded {
-        let shards: Vec<String> = shards(&repo.snapshot(&listing.commit))?.into_iter().collect();
+        let index = ShardIndex::open(&repo.snapshot(&listing.commit).join(INDEX_FILE))?;
+        let shards: Vec<String> = index.shards().into_iter().map(str::to_owned).collect();
         fetch(&client, repo, &listing, &shards)?;
     }
     if !revision::is_commit(revision) {

@@ -1,10 +1,10 @@
 //! Which files make a model.
 
+use dropcap_weights::{INDEX_FILE, SINGLE_FILE, is_pickle};
+
 use super::HubError;
 
 pub(super) const CONFIG: &str = "config.json";
-pub(super) const WEIGHTS: &str = "model.safetensors";
-pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 /// Without these no model runs.
 pub(super) const REQUIRED: [&str; 2] = [CONFIG, "tokenizer.json"];
@@ -27,8 +27,8 @@ pub(super) fn find<'a>(model: &str, names: impl Iterator<Item = &'a str>) -> Res
     let mut other = Vec::new();
     for name in names {
         match name {
-            WEIGHTS => return Ok(Weights::Single),
-            INDEX => sharded = true,
+            SINGLE_FILE => return Ok(Weights::Single),
+            INDEX_FILE => sharded = true,
             _ if is_weights(name) => other.push(name),
             _ => {}
         }
@@ -48,12 +48,6 @@ pub(super) fn find<'a>(model: &str, names: impl Iterator<Item = &'a str>) -> Res
     Err(if pickled { HubError::PickleOnly { model, found } } else { HubError::NoWeights { model, found } })
 }
 
-fn is_pickle(name: &str) -> bool {
-    // `training_args.bin` is a pickle of settings.
-    [".bin", ".pt", ".pth", ".ckpt", ".pkl"].iter().any(|end| name.ends_with(end))
-        && name != "training_args.bin"
-}
-
 fn is_weights(name: &str) -> bool {
     let other = [".safetensors", ".gguf", ".h5", ".msgpack", ".onnx"];
     (is_pickle(name) || other.iter().any(|end| name.ends_with(end))) && name != "pruning.safetensors"
@@ -68,9 +62,9 @@ mod tests {
         let error = find("a/b", ["config.json", "pytorch_model.bin"].into_iter()).unwrap_err();
         assert!(matches!(&error, HubError::PickleOnly { found, .. } if found == "pytorch_model.bin"));
         assert!(error.to_string().contains("save_pretrained"), "{error}");
-        assert_eq!(find("a/b", ["pytorch_model.bin", WEIGHTS].into_iter()).unwrap(), Weights::Single);
-        assert_eq!(find("a/b", [INDEX, "pytorch_model.bin"].into_iter()).unwrap(), Weights::Sharded);
-        assert_eq!(find("a/b", [INDEX, WEIGHTS].into_iter()).unwrap(), Weights::Single);
+        assert_eq!(find("a/b", ["pytorch_model.bin", SINGLE_FILE].into_iter()).unwrap(), Weights::Single);
+        assert_eq!(find("a/b", [INDEX_FILE, "pytorch_model.bin"].into_iter()).unwrap(), Weights::Sharded);
+        assert_eq!(find("a/b", [INDEX_FILE, SINGLE_FILE].into_iter()).unwrap(), Weights::Single);
         for names in [&["config.json"][..], &["training_args.bin"], &["adapter_model.safetensors", "x.bin"]] {
             let error = find("a/b", names.iter().copied()).unwrap_err();
             assert!(matches!(error, HubError::NoWeights { .. }), "{error}");

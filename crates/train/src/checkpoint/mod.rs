@@ -15,15 +15,12 @@ mod lock;
 mod manifest;
 mod run;
 mod saved;
-mod tensors;
 mod writer;
 
 pub use manifest::{MANIFEST, STATE_VERSION};
 pub use run::{CONFIG_FILE, RunDirectory};
 pub(crate) use run::{begun_with, examine};
 pub use saved::SavedState;
-pub(crate) use tensors::write_tensors;
-pub use tensors::{StateTensor, StateType};
 pub use writer::{StateFacts, StateWriter};
 
 #[cfg(test)]

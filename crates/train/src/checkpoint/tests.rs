@@ -9,6 +9,7 @@ use crate::TrainError;
 use crate::digest::Digest;
 use crate::disk::{Disk, LocalDisk};
 use dropcap_files::faulty::{Fault, FaultyDisk};
+use dropcap_weights::NewTensor;
 
 fn facts(step: u64) -> StateFacts {
     StateFacts {
@@ -23,8 +24,8 @@ fn facts(step: u64) -> StateFacts {
 fn save(run: &RunDirectory, step: u64, keep: usize) -> Result<(), TrainError> {
     let weights = [step as f32; 100];
     let mut state = run.begin(facts(step), 1000)?;
-    state.tensors("model.safetensors", &[StateTensor::f32("w", &[10, 10], &weights)])?;
-    state.tensors("optimizer.safetensors", &[StateTensor::u64("step", &[step])])?;
+    state.tensors("model.safetensors", &[NewTensor::f32("w", &[10, 10], &weights)])?;
+    state.tensors("optimizer.safetensors", &[NewTensor::u64("step", &[1], &[step])])?;
     state.file("config.json", b"{}")?;
     state.publish(keep).map(|_| ())
 }

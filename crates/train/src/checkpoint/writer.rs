@@ -3,11 +3,11 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use dropcap_weights::{NewTensor, NewTensorFile};
 use serde_json::Value;
 
 use super::manifest::{ListedFile, MANIFEST, Manifest};
 use super::run::RunDirectory;
-use super::tensors::{StateTensor, TensorLayout};
 use crate::TrainError;
 use crate::digest::{Digest, Measured};
 use crate::disk::partial_path;
@@ -51,8 +51,8 @@ impl<'a> StateWriter<'a> {
     ///
     /// # Errors
     /// A tensor whose bytes do not fit its shape, or a name given twice; a refusal of the disk.
-    pub fn tensors(&mut self, name: &str, tensors: &[StateTensor<'_>]) -> Result<(), TrainError> {
-        let layout = TensorLayout::new(tensors, &[("format", "pt")])?;
+    pub fn tensors(&mut self, name: &str, tensors: &[NewTensor<'_>]) -> Result<(), TrainError> {
+        let layout = NewTensorFile::new(tensors, &[("format", "pt")])?;
         self.write(name, |file| layout.write(file))
     }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use dropcap_kernels::DType;
 use dropcap_methods::{Gates, LayerGates};
 use dropcap_model::Checkpoint;
+use dropcap_weights::{NewTensor, NewTensorFile, StoredType};
 use half::{bf16, f16};
 use serde_json::Value;
 
@@ -12,8 +13,7 @@ use super::companions::write_json;
 use super::replace::replace_folder;
 use super::{Evaluation, Pressure, Settled, Trainer};
 use crate::TrainError;
-use crate::checkpoint::{StateTensor, StateType, write_tensors};
-use crate::disk::{Disk, LocalDisk, partial_path};
+use crate::disk::{Disk, LocalDisk, partial_path, publish};
 use crate::network::Group;
 
 /// Where in a run's directory the result lies.
@@ -82,21 +82,22 @@ impl Trainer {
         write_json(&folder.join("config.json"), &json)?;
 
         let state_type = match dtype {
-            DType::F32 => StateType::F32,
-            DType::F16 => StateType::F16,
-            DType::Bf16 => StateType::Bf16,
+            DType::F32 => StoredType::F32,
+            DType::F16 => StoredType::F16,
+            DType::Bf16 => StoredType::Bf16,
         };
         let width = dtype.bytes();
         let slots = self.network.layout().slots().iter().filter(|slot| slot.group == Group::Weights);
-        let tensors: Vec<StateTensor<'_>> = slots
-            .map(|slot| StateTensor {
+        let tensors: Vec<NewTensor<'_>> = slots
+            .map(|slot| NewTensor {
                 name: slot.name.clone(),
                 dtype: state_type,
                 shape: slot.shape.clone(),
                 bytes: &stored[slot.range.start * width..slot.range.end * width],
             })
             .collect();
-        write_tensors(&disk, &folder.join("model.safetensors"), &tensors)?;
+        let file = NewTensorFile::new(&tensors, &[("format", "pt")])?;
+        publish(&disk, &folder.join("model.safetensors"), |out| file.write(out))?;
 
         self.write_companions(folder)?;
         if let Some(gates) = self.exported_gates(values)? {

@@ -1,11 +1,11 @@
 //! A training's state on disk and back.
 
-use dropcap_weights::{Fingerprint, TensorFile};
+use dropcap_weights::{Fingerprint, NewTensor, TensorFile};
 use serde_json::json;
 
 use super::{Pressure, Source, Trainer};
 use crate::TrainError;
-use crate::checkpoint::{RunDirectory, SavedState, StateFacts, StateTensor};
+use crate::checkpoint::{RunDirectory, SavedState, StateFacts};
 use crate::network::Slot;
 
 const VALUES: &str = "model.safetensors";
@@ -38,9 +38,9 @@ impl Trainer {
         writer.tensors(MOMENTS, &moments)?;
 
         let pressure = self.pressure.numbers();
-        let mut rest = vec![StateTensor::f64("pressure", &pressure)];
+        let mut rest = vec![NewTensor::f64("pressure", &[pressure.len()], &pressure)];
         for (layer, scale) in self.scales.iter().enumerate() {
-            rest.push(StateTensor::f32(format!("scales.{layer}"), &[scale.len()], scale));
+            rest.push(NewTensor::f32(format!("scales.{layer}"), &[scale.len()], scale));
         }
         writer.tensors(REST, &rest)?;
         writer.publish(self.config.checkpoint.keep)
@@ -109,9 +109,9 @@ fn model_differences(saved: &str, found: &str) -> Vec<String> {
 }
 
 /// The tensors of an array, with `prefix` before their names.
-fn tensors<'a>(slots: &[Slot], prefix: &str, values: &'a [f32]) -> Vec<StateTensor<'a>> {
+fn tensors<'a>(slots: &[Slot], prefix: &str, values: &'a [f32]) -> Vec<NewTensor<'a>> {
     let tensor = |slot: &Slot| {
-        StateTensor::f32(format!("{prefix}{}", slot.name), &slot.shape, &values[slot.range.clone()])
+        NewTensor::f32(format!("{prefix}{}", slot.name), &slot.shape, &values[slot.range.clone()])
     };
     slots.iter().map(tensor).collect()
 }
