@@ -151,7 +151,7 @@ mod tests {
             fn decide(
                 &self,
                 _seen: &dropcap_policy::Observation<'_>,
-                _lanes: &mut [dropcap_policy::Lanes<'_>],
+                _lanes: &mut [dropcap_policy::LaneEditor<'_>],
             ) -> Result<(), dropcap_policy::PolicyError> {
                 Ok(())
             }

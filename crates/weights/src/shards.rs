@@ -63,7 +63,7 @@ impl ShardedTensors {
             files.insert(shard, TensorFile::open(&file)?);
         }
         for (tensor, shard) in index.tensors() {
-            if !files.get(shard).is_some_and(|file| file.info(tensor).is_some()) {
+            if files.get(shard).is_none_or(|file| file.info(tensor).is_none()) {
                 let (index, tensor, shard) = (path.to_path_buf(), quoted(tensor), quoted(shard));
                 return Err(WeightsError::NotInShard { index, tensor, shard });
             }

@@ -45,16 +45,14 @@ impl File {
         let (mut special, mut misplaced) = (HashMap::new(), HashMap::new());
         for AddedToken { id, content, special: is_special } in self.added_tokens {
             match inner.token_to_id(&content) {
-                Some(place) if place == id => {
-                    if is_special {
-                        special.insert(id, content);
-                    }
-                }
-                Some(place) => {
+                Some(place) if place != id => {
                     misplaced.insert(place, Misplaced { token: content, stated: id, place });
                 }
-                // A token without text is in no text.
-                None => {}
+                Some(_) if is_special => {
+                    special.insert(id, content);
+                }
+                // Ordinary text; or a token without text, which is in no text.
+                Some(_) | None => {}
             }
         }
         (special, misplaced)
