@@ -257,8 +257,10 @@ fn a_stop_string_that_the_last_allowed_token_completes_is_the_reason() {
     };
     let whole = run(&["-n", "30"])["text"].as_str().unwrap().to_owned();
     let words: Vec<&str> = whole.split_whitespace().collect();
-    let stop = words[4];
-    let completes = 1 + words.iter().position(|word| word.contains(stop)).unwrap();
+    // A word that no word before it contains.
+    let new = |i: &usize| !words[..*i].iter().any(|word| word.contains(words[*i]));
+    let last = (1..words.len()).rev().find(new).unwrap();
+    let (completes, stop) = (last + 1, words[last]);
     let object = run(&["-n", &completes.to_string(), "--stop", stop]);
     assert_eq!(object["finish_reason"], "stop");
     assert_eq!(object["text"].as_str().unwrap(), &whole[..whole.find(stop).unwrap()]);
