@@ -167,5 +167,7 @@ fn pickles_are_refused_with_a_way_to_convert_them() {
 #[test]
 fn a_directory_that_is_not_there_is_an_error_of_the_system() {
     let dir = TempDir::new().unwrap();
-    assert!(matches!(ShardedTensors::open(&dir.path().join("absent")), Err(WeightsError::Io { .. })));
+    let error = ShardedTensors::open(&dir.path().join("absent")).unwrap_err();
+    assert!(matches!(error, WeightsError::File(FileError::Io { .. })), "{error}");
+    assert!(error.to_string().contains("absent"), "{error}");
 }
