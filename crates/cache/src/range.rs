@@ -20,8 +20,8 @@ const MAGNITUDE: u32 = 0x7fff_ffff;
 /// The first of `count` rows `[width]`, `stride` apart, with a number that `dtype` holds only as infinity or NaN, and
 /// that number. The rows are there.
 ///
-/// Magnitudes are compared as integers, which is vector code without branches: about a thousandth of the product that
-/// made the rows, and nothing for f32.
+/// Magnitudes are compared as integers, which is vector code without branches: one operation for each number, where the
+/// product that made it took as many as the model is wide. For f32 nothing is read.
 pub(crate) fn first_outside(
     dtype: DType,
     rows: &[f32],

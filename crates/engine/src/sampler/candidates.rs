@@ -61,8 +61,8 @@ impl Likelihood {
     }
 }
 
-/// `exp(-depth)` for a depth of 0 and more, with a relative error below 2e-7; 1 at 0. Without branches or calls, so that
-/// a loop over many becomes vector code: the library's function took most of the time of sampling.
+/// `exp(-depth)` for a depth of 0 and more, with a relative error below 2e-7; 1 at 0. Without branches or calls, so
+/// that a loop over all tokens can become vector code, which a call of the library's function prevents.
 #[inline]
 fn exp_of_minus(depth: f32) -> f32 {
     // Adding and taking it away rounds to an integer.
