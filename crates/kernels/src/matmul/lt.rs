@@ -10,20 +10,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cudarc::cublaslt::{result, sys};
 
+use super::blas::{self, Blas, Preference, TRANSPOSED, WORKSPACE, data_type, failed};
 use crate::DType;
-use crate::cuda::{CudaError, Device, DeviceBuffer, Library};
+use crate::cuda::{CudaError, Device};
 
-/// Memory that the library may use between the kernels of one product.
-const WORKSPACE: usize = 64 << 20;
 /// Candidates that are timed.
 const CANDIDATES: usize = 8;
-
-/// CUBLAS_OP_T, which the bindings of this library leave to those of another.
-const TRANSPOSED: u32 = 1;
-
-/// CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE: partial sums meet in f32 and in a fixed order. The other schemes add them in
-/// the format of the result, or in the order in which they come.
-const REDUCTION: u32 = 2;
 
 /// What distinguishes one product from another for the library.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -65,24 +57,8 @@ pub(super) struct Fused {
 /// The library, its workspace, and what it chose for each product so far.
 #[derive(Debug)]
 pub(super) struct BlasLt {
-    handle: Handle,
-    workspace: DeviceBuffer<u8>,
+    blas: Blas,
     plans: Mutex<HashMap<Shape, Option<Plan>>>,
-}
-
-#[derive(Debug)]
-struct Handle(sys::cublasLtHandle_t);
-
-// SAFETY: the library's handle may be used by any thread; the descriptors of plans are behind the mutex.
-unsafe impl Send for Handle {}
-// SAFETY: as above.
-unsafe impl Sync for Handle {}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        // SAFETY: made in `BlasLt::new`, destroyed only here.
-        let _ = unsafe { result::destroy_handle(self.0) };
-    }
 }
 
 /// Descriptors and algorithms of one product.
@@ -118,15 +94,7 @@ impl Drop for Plan {
 
 impl BlasLt {
     pub(super) fn new(device: &Device) -> Result<Self, CudaError> {
-        Library::CublasLt.load()?;
-        device.bind()?;
-        let handle = Handle(result::create_handle().map_err(|error| CudaError::Blas {
-            op: "starting the library",
-            shape: "products".to_owned(),
-            status: error.to_string(),
-        })?);
-        let workspace = DeviceBuffer::uninitialized(device, "the workspace of products", WORKSPACE)?;
-        Ok(Self { handle, workspace, plans: Mutex::default() })
+        Ok(Self { blas: Blas::start(device)?, plans: Mutex::default() })
     }
 
     /// Starts the product, or says None where the library has no algorithm for it.
@@ -164,7 +132,7 @@ impl BlasLt {
 
     /// Fills the second-level cache with something else.
     pub(super) fn evict(&self) -> Result<(), CudaError> {
-        self.workspace.fill_bytes(0)
+        self.blas.workspace.fill_bytes(0)
     }
 
     fn plans(&self) -> MutexGuard<'_, HashMap<Shape, Option<Plan>>> {
@@ -186,7 +154,7 @@ impl BlasLt {
 
     /// Asks for algorithms: with everything fused, then with less and less.
     fn search(&self, shape: &Shape, operands: Operands) -> Result<Option<Plan>, CudaError> {
-        self.workspace.device().bind()?;
+        self.blas.workspace.device().bind()?;
         let mut wishes = vec![Fused { bias: shape.bias, gelu: shape.gelu }];
         wishes.push(Fused { bias: shape.bias, gelu: false });
         wishes.push(Fused { bias: false, gelu: false });
@@ -202,45 +170,26 @@ impl BlasLt {
     }
 
     fn algorithms(&self, plan: &Plan) -> Result<Vec<sys::cublasLtMatmulAlgo_t>, CudaError> {
-        let preference = result::create_matmul_pref().map_err(failed("a preference"))?;
-        let (limit, reduction) = (WORKSPACE, REDUCTION);
+        let preference = Preference::new()?;
         // SAFETY: plain numbers, for which zero is a value.
         let mut found: [sys::cublasLtMatmulHeuristicResult_t; CANDIDATES] = unsafe { std::mem::zeroed() };
         let mut count = 0;
-        // SAFETY: all descriptors are alive; the attributes are a usize and a u32; there is room for as many results as asked for.
+        // SAFETY: all descriptors are alive, and there is room for as many results as are asked for.
         let asked = unsafe {
-            result::set_matmul_pref_attribute(
-                preference,
-                sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                (&raw const limit).cast(),
-                size_of::<usize>(),
+            sys::cublasLtMatmulAlgoGetHeuristic(
+                self.blas.handle(),
+                plan.operation,
+                plan.weights,
+                plan.x,
+                plan.out,
+                plan.out,
+                preference.0,
+                CANDIDATES as i32,
+                found.as_mut_ptr(),
+                &raw mut count,
             )
-            .and_then(|()| {
-                result::set_matmul_pref_attribute(
-                    preference,
-                    sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-                    (&raw const reduction).cast(),
-                    size_of::<u32>(),
-                )
-            })
-            .and_then(|()| {
-                sys::cublasLtMatmulAlgoGetHeuristic(
-                    self.handle.0,
-                    plan.operation,
-                    plan.weights,
-                    plan.x,
-                    plan.out,
-                    plan.out,
-                    preference,
-                    CANDIDATES as i32,
-                    found.as_mut_ptr(),
-                    &raw mut count,
-                )
-                .result()
-            })
+            .result()
         };
-        // SAFETY: destroyed once.
-        let _ = unsafe { result::destroy_matmul_pref(preference) };
         if asked.is_err() {
             // Not supported: the caller asks for less.
             return Ok(Vec::new());
@@ -253,7 +202,7 @@ impl BlasLt {
     }
 
     fn launch(&self, plan: &Plan, number: usize, shape: &Shape, operands: Operands) -> Result<(), CudaError> {
-        let device = self.workspace.device();
+        let device = self.blas.workspace.device();
         device.bind()?;
         if plan.fused.bias {
             plan.set_bias(operands.bias)?;
@@ -263,7 +212,7 @@ impl BlasLt {
         // ours alone while the plans are locked; the library copies what it needs of them before it returns.
         unsafe {
             result::matmul(
-                self.handle.0,
+                self.blas.handle(),
                 plan.operation,
                 (&raw const alpha).cast(),
                 (&raw const beta).cast(),
@@ -276,7 +225,7 @@ impl BlasLt {
                 operands.out as *mut c_void,
                 plan.out,
                 plan.algorithms.get(number).map_or(ptr::null(), ptr::from_ref),
-                self.workspace.pointer() as *mut c_void,
+                self.blas.workspace.pointer() as *mut c_void,
                 WORKSPACE,
                 device.stream().cast(),
             )
@@ -314,14 +263,14 @@ impl Plan {
         plan.weights = layout(shape.dtype, inputs, outputs)?;
         plan.x = layout(shape.dtype, inputs, rows)?;
         plan.out = layout(shape.out, outputs, rows)?;
-        plan.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &TRANSPOSED)?;
+        blas::set(plan.operation, Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &TRANSPOSED)?;
         let epilogue = match fused {
             Fused { bias: false, gelu: false } => Epilogue::CUBLASLT_EPILOGUE_DEFAULT,
             Fused { bias: true, gelu: false } => Epilogue::CUBLASLT_EPILOGUE_BIAS,
             Fused { bias: false, gelu: true } => Epilogue::CUBLASLT_EPILOGUE_GELU,
             Fused { bias: true, gelu: true } => Epilogue::CUBLASLT_EPILOGUE_GELU_BIAS,
         };
-        plan.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &(epilogue as u32))?;
+        blas::set(plan.operation, Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &(epilogue as u32))?;
         if fused.bias {
             plan.set_bias(operands.bias)?;
         }
@@ -329,35 +278,10 @@ impl Plan {
     }
 
     fn set_bias(&self, bias: u64) -> Result<(), CudaError> {
-        self.set(sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias)
-    }
-
-    fn set<T: Copy>(
-        &self,
-        attribute: sys::cublasLtMatmulDescAttributes_t,
-        value: &T,
-    ) -> Result<(), CudaError> {
-        // SAFETY: the descriptor is alive; each caller passes the attribute's own type.
-        unsafe {
-            result::set_matmul_desc_attribute(
-                self.operation,
-                attribute,
-                ptr::from_ref(value).cast(),
-                size_of::<T>(),
-            )
-        }
-        .map_err(failed("an attribute"))
-    }
-}
-
-fn failed(what: &'static str) -> impl Fn(result::CublasError) -> CudaError {
-    move |error| CudaError::Blas { op: "preparing", shape: what.to_owned(), status: error.to_string() }
-}
-
-fn data_type(dtype: DType) -> sys::cudaDataType {
-    match dtype {
-        DType::F32 => sys::cudaDataType::CUDA_R_32F,
-        DType::F16 => sys::cudaDataType::CUDA_R_16F,
-        DType::Bf16 => sys::cudaDataType::CUDA_R_16BF,
+        blas::set(
+            self.operation,
+            sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER,
+            &bias,
+        )
     }
 }

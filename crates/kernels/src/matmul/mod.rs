@@ -6,6 +6,7 @@
 //! differ from each other in the last bits (the portable one may round twice per step).
 
 mod bias;
+mod blas;
 mod cpu;
 mod cuda;
 #[cfg(test)]

@@ -15,17 +15,12 @@ use cudarc::cublaslt::sys::{
     self, cublasLtMatmulDescAttributes_t as Attribute, cublasLtMatmulPreferenceAttributes_t as Wish,
 };
 
-use crate::cuda::{CudaError, Device, DeviceBuffer, DeviceSlice, Library};
+use super::blas::{self, Blas, Preference, TRANSPOSED, WORKSPACE, data_type, failed};
+use crate::cuda::{CudaError, Device, DeviceSlice};
 use crate::error::{check_at_least, checked_size};
 use crate::{DType, KernelError};
 
 const OP: &str = "product of training";
-/// Memory that the library may use between the kernels of one product.
-const WORKSPACE: usize = 64 << 20;
-/// CUBLAS_OP_T, which the bindings of this library leave to those of another.
-const TURNED: u32 = 1;
-/// CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE: partial sums meet in f32 and in a fixed order.
-const REDUCTION: u32 = 2;
 /// What the library may assume of addresses and strides at most.
 const ALIGNMENT: u64 = 16;
 
@@ -142,24 +137,8 @@ impl fmt::Display for Shape {
 /// A product may be recorded in a graph once it has run outside of one.
 #[derive(Debug)]
 pub struct TrainProducts {
-    handle: Handle,
-    workspace: DeviceBuffer<u8>,
+    blas: Blas,
     plans: Mutex<HashMap<Shape, Plan>>,
-}
-
-#[derive(Debug)]
-struct Handle(sys::cublasLtHandle_t);
-
-// SAFETY: the library's handle may be used by any thread; the descriptors of plans are behind the mutex.
-unsafe impl Send for Handle {}
-// SAFETY: as above.
-unsafe impl Sync for Handle {}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        // SAFETY: made in `TrainProducts::new`, destroyed only here.
-        let _ = unsafe { result::destroy_handle(self.0) };
-    }
 }
 
 impl TrainProducts {
@@ -168,15 +147,7 @@ impl TrainProducts {
     /// # Errors
     /// No library, or no memory.
     pub fn new(device: &Device) -> Result<Self, KernelError> {
-        Library::CublasLt.load()?;
-        device.bind()?;
-        let handle = Handle(result::create_handle().map_err(|error| CudaError::Blas {
-            op: "starting the library",
-            shape: "products".to_owned(),
-            status: error.to_string(),
-        })?);
-        let workspace = DeviceBuffer::uninitialized(device, "the workspace of products", WORKSPACE)?;
-        Ok(Self { handle, workspace, plans: Mutex::default() })
+        Ok(Self { blas: Blas::start(device)?, plans: Mutex::default() })
     }
 
     /// `out = a b`, what [`Sum`] says, and `bias` `[n]` of the result's format added to every row.
@@ -236,17 +207,17 @@ impl TrainProducts {
         [a, b, added, out]: [u64; 4],
         bias: Option<DeviceSlice<'_, u8>>,
     ) -> Result<(), CudaError> {
-        let device = self.workspace.device();
+        let device = self.blas.workspace.device();
         device.bind()?;
         if let Some(bias) = bias {
-            plan.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias.pointer())?;
+            blas::set(plan.operation, Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias.pointer())?;
         }
         let (alpha, beta) = (1f32, if shape.added.is_some() { 1f32 } else { 0f32 });
         // SAFETY: the operands are as large as their matrices say, which their makers have checked; descriptors are alive,
         // and ours alone while the plans are locked; the library copies what it needs of them before it returns.
         unsafe {
             result::matmul(
-                self.handle.0,
+                self.blas.handle(),
                 plan.operation,
                 (&raw const alpha).cast(),
                 (&raw const beta).cast(),
@@ -259,7 +230,7 @@ impl TrainProducts {
                 out as *mut c_void,
                 plan.layouts[3],
                 &raw const plan.algorithm,
-                self.workspace.pointer() as *mut c_void,
+                self.blas.workspace.pointer() as *mut c_void,
                 WORKSPACE,
                 device.stream().cast(),
             )
@@ -272,11 +243,9 @@ impl TrainProducts {
     }
 
     fn plan(&self, shape: &Shape, bias: u64) -> Result<Plan, CudaError> {
-        self.workspace.device().bind()?;
+        self.blas.workspace.device().bind()?;
         let mut plan = Plan::new(shape, bias)?;
-        let preference = Preference(result::create_matmul_pref().map_err(failed("a preference"))?);
-        preference.set(Wish::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &WORKSPACE)?;
-        preference.set(Wish::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &REDUCTION)?;
+        let preference = Preference::new()?;
         // The library's A is our b.
         let [a, b, added, out] = shape.alignments.map(|bytes| bytes as u32);
         for (wish, bytes) in [
@@ -293,7 +262,7 @@ impl TrainProducts {
         // SAFETY: all descriptors are alive, and there is room for the one result that is asked for.
         let asked = unsafe {
             sys::cublasLtMatmulAlgoGetHeuristic(
-                self.handle.0,
+                self.blas.handle(),
                 plan.operation,
                 plan.layouts[1],
                 plan.layouts[0],
@@ -372,51 +341,14 @@ impl Plan {
             (Attribute::CUBLASLT_MATMUL_DESC_TRANSB, shape.a),
         ] {
             if of.turned {
-                plan.set(attribute, &TURNED)?;
+                blas::set(plan.operation, attribute, &TRANSPOSED)?;
             }
         }
         if shape.bias {
             let epilogue = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS as u32;
-            plan.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
-            plan.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias)?;
+            blas::set(plan.operation, Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
+            blas::set(plan.operation, Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias)?;
         }
         Ok(plan)
-    }
-
-    fn set<T: Copy>(&self, attribute: Attribute, value: &T) -> Result<(), CudaError> {
-        let value = (ptr::from_ref(value).cast(), size_of::<T>());
-        // SAFETY: the descriptor is alive; each caller passes the attribute's own type.
-        unsafe { result::set_matmul_desc_attribute(self.operation, attribute, value.0, value.1) }
-            .map_err(failed("an attribute"))
-    }
-}
-
-struct Preference(sys::cublasLtMatmulPreference_t);
-
-impl Preference {
-    fn set<T: Copy>(&self, wish: Wish, value: &T) -> Result<(), CudaError> {
-        let value = (ptr::from_ref(value).cast(), size_of::<T>());
-        // SAFETY: the preference is alive; each caller passes the attribute's own type.
-        unsafe { result::set_matmul_pref_attribute(self.0, wish, value.0, value.1) }
-            .map_err(failed("a preference"))
-    }
-}
-
-impl Drop for Preference {
-    fn drop(&mut self) {
-        // SAFETY: destroyed only here.
-        let _ = unsafe { result::destroy_matmul_pref(self.0) };
-    }
-}
-
-fn failed(what: &'static str) -> impl Fn(result::CublasError) -> CudaError {
-    move |error| CudaError::Blas { op: "preparing", shape: what.to_owned(), status: error.to_string() }
-}
-
-fn data_type(dtype: DType) -> sys::cudaDataType {
-    match dtype {
-        DType::F32 => sys::cudaDataType::CUDA_R_32F,
-        DType::F16 => sys::cudaDataType::CUDA_R_16F,
-        DType::Bf16 => sys::cudaDataType::CUDA_R_16BF,
     }
 }

@@ -85,6 +85,8 @@ pub fn check(policy: &dyn EvictionPolicy, scene: &Scene) -> Result<(), Violation
         let chunked = play::play(policy, scene, lanes, Plan::Ragged { round }, Floors::default(), &team)?;
         same("chunking changes nothing", &whole, &chunked, |lane| lane)?;
     }
+    let token_by_token = play::play(policy, scene, lanes, Plan::TokenByToken, Floors::default(), &team)?;
+    same("chunking changes nothing", &whole, &token_by_token, |lane| lane)?;
     if lanes == 1 && scene.kv_heads > 1 {
         let plan = Plan::Ragged { round: 3 };
         let heads = play::play(policy, scene, scene.kv_heads, plan, Floors::default(), &team)?;
@@ -105,7 +107,9 @@ pub fn check(policy: &dyn EvictionPolicy, scene: &Scene) -> Result<(), Violation
         same(rule, &done, &told, |lane| lane)?;
     }
     let protected = Protected::new(policy, floors.sinks, floors.recent);
-    play::play(&protected, scene, lanes, Plan::Ragged { round: 4 }, floors, &team)?;
+    for plan in [Plan::Ragged { round: 4 }, Plan::TokenByToken] {
+        play::play(&protected, scene, lanes, plan, floors, &team)?;
+    }
     Ok(())
 }
 

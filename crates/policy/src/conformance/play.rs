@@ -17,6 +17,8 @@ pub type Lifetimes = BTreeMap<(usize, usize, usize, u32), (u32, u32)>;
 pub(super) enum Plan {
     /// Each sequence alone, its prompt in one step.
     OneByOne,
+    /// Every sequence alone, token by token: the fewest entries that a lane can hold.
+    TokenByToken,
     /// All sequences together, prompts in random chunks; every round cuts differently.
     Ragged {
         /// Which of the random ways.
@@ -47,13 +49,29 @@ pub(super) fn play(
             Sequence { index, cache: KvCache::new(&pool, scene.layers, lanes), prompt, done: 0 }
         })
         .collect();
-    let mut stage = Stage { policy, scene, heads, floors, team, sequences, lifetimes: Lifetimes::new() };
+    let mut stage = Stage {
+        policy,
+        scene,
+        heads,
+        floors,
+        team,
+        sequences,
+        lifetimes: Lifetimes::new(),
+        fullest: BTreeMap::new(),
+    };
     match plan {
         Plan::OneByOne => {
             for index in 0..scene.sequences {
                 let prompt = stage.sequences[index].prompt;
                 stage.step(&[(index, prompt)])?;
                 for _ in 0..scene.decoded {
+                    stage.step(&[(index, 1)])?;
+                }
+            }
+        }
+        Plan::TokenByToken => {
+            for index in 0..scene.sequences {
+                for _ in 0..stage.sequences[index].prompt + scene.decoded {
                     stage.step(&[(index, 1)])?;
                 }
             }
@@ -85,6 +103,8 @@ struct Stage<'a> {
     team: &'a Team,
     sequences: Vec<Sequence>,
     lifetimes: Lifetimes,
+    /// The most entries that each lane held in a step: sequence, layer, lane.
+    fullest: BTreeMap<(usize, usize, usize), usize>,
 }
 
 /// One sequence's part of a step: its index and how many new tokens.
@@ -167,6 +187,10 @@ impl Stage<'_> {
         drop(lanes);
         for (sequence, span) in taking_part.iter().zip(spans) {
             fullness(self.policy, sequence, layer, span)?;
+            for (number, lane) in sequence.cache.lanes(LayerIdx(layer)).iter().enumerate() {
+                let fullest = self.fullest.entry((sequence.index, layer, number)).or_default();
+                *fullest = lane.len().max(*fullest);
+            }
         }
         for (which, sequence) in taking_part.iter_mut().enumerate() {
             for (before, lane) in before[which].iter().zip(sequence.cache.lanes(LayerIdx(layer))) {
@@ -200,8 +224,16 @@ impl Stage<'_> {
     /// Adds what is still alive.
     fn finish(mut self) -> Result<Lifetimes, Violation> {
         for sequence in &self.sequences {
+            let least = self.policy.peak(sequence.prompt.min(sequence.done), sequence.done).least;
             for layer in 0..self.scene.layers {
                 for (number, lane) in sequence.cache.lanes(LayerIdx(layer)).iter().enumerate() {
+                    let fullest = self.fullest.get(&(sequence.index, layer, number)).copied().unwrap_or(0);
+                    if fullest < least {
+                        return Err(Violation::Rule {
+                            rule: "a lane gets as full as its policy says at least",
+                            detail: format!("layer {layer}: {fullest} entries at most, said were {least}"),
+                        });
+                    }
                     let lives = lane.expires_at().iter().zip(lane.killers());
                     for (&position, (&expires_at, &killer)) in lane.positions().iter().zip(lives) {
                         let entry = (sequence.index, layer, number, position);

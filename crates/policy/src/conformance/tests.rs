@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Both, KeepAll, LaneEditor, Observation, SideChannel};
+use crate::{Both, KeepAll, LaneEditor, Observation, Peak, SideChannel};
 
 const SCENE: Scene =
     Scene { layers: 2, kv_heads: 2, hidden: 4, sequences: 3, prompt: 90, decoded: 40, seed: 7 };
@@ -20,11 +20,25 @@ enum Fault {
     WritesBeside,
     /// Treats the lanes of a layer differently.
     PrefersALane,
+    /// Says that lanes stay emptier than they do.
+    PromisesLess,
+    /// Says that lanes get fuller than they do.
+    PromisesMore,
 }
 
 impl EvictionPolicy for Window {
     fn side_channels(&self) -> Vec<SideChannel> {
         vec![SideChannel { name: "mark", width: 1 }]
+    }
+
+    fn peak(&self, _prompt: usize, tokens: usize) -> Peak {
+        let recent = self.recent.max(1) as usize;
+        match self.fault {
+            Fault::None => Peak::exactly(recent.min(tokens)),
+            Fault::PromisesLess => Peak::exactly((recent - 1).min(tokens)),
+            Fault::PromisesMore => Peak::exactly((recent + 1).min(tokens)),
+            _ => Peak::unknown(tokens),
+        }
     }
 
     fn decide(&self, seen: &Observation<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {
@@ -75,4 +89,6 @@ fn each_fault_is_found() {
     assert_eq!(faulty(Fault::DependsOnChunks), Some("chunking changes nothing"));
     assert_eq!(faulty(Fault::WritesBeside), Some("a policy writes no side channel but its own"));
     assert_eq!(faulty(Fault::PrefersALane), Some("a layer-wise policy treats every lane of a layer alike"));
+    assert_eq!(faulty(Fault::PromisesLess), Some("a lane is never fuller than its policy says"));
+    assert_eq!(faulty(Fault::PromisesMore), Some("a lane gets as full as its policy says at least"));
 }
