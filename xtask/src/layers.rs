@@ -7,6 +7,7 @@ use crate::{Finding, Tree};
 /// The layer of every crate, by its folder in `crates/`.
 const LAYERS: &[(&str, u8)] = &[
     ("files", 0),
+    ("scores", 0),
     ("kernels", 1),
     ("cache", 2),
     ("trace", 2),

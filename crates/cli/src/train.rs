@@ -76,8 +76,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
                     .map(|(file, measured)| {
                         json!({
                             "file": file,
-                            "perplexity": measured.pruned.mean().exp(),
-                            "dense_perplexity": measured.dense.mean().exp(),
+                            "perplexity": measured.pruned.perplexity(),
+                            "dense_perplexity": measured.dense.perplexity(),
                             "keep": measured.keep,
                         })
                     })

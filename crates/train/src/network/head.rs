@@ -32,13 +32,19 @@ impl Loss {
     /// Cross-entropy per target, in nats.
     #[must_use]
     pub fn mean(&self) -> f64 {
-        self.cross_entropy / self.targets.max(1) as f64
+        dropcap_scores::mean_nats(self.cross_entropy, self.targets as u64)
+    }
+
+    /// Perplexity per target.
+    #[must_use]
+    pub fn perplexity(&self) -> f64 {
+        dropcap_scores::perplexity(self.cross_entropy, self.targets as u64)
     }
 
     /// Divergence per target, in nats.
     #[must_use]
     pub fn mean_divergence(&self) -> f64 {
-        self.divergence / self.targets.max(1) as f64
+        dropcap_scores::mean_nats(self.divergence, self.targets as u64)
     }
 }
 

@@ -2,10 +2,9 @@
 
 mod budgets;
 mod controller;
-mod keep;
 mod probe;
 
 pub use budgets::{Sensitivity, share_out};
 pub use controller::Controller;
-pub use keep::keep_ratio;
+pub use dropcap_scores::keep_ratio;
 pub use probe::Probe;

@@ -29,7 +29,7 @@ impl Trainer {
         let mut measured = Vec::new();
         for (path, file) in self.config.data.valid.iter().zip(&evaluation.files) {
             let what = name(path);
-            let perplexity = |loss: crate::network::Loss| format!("{:.2}", loss.mean().exp());
+            let perplexity = |loss: crate::network::Loss| format!("{:.2}", loss.perplexity());
             if self.config.method != Method::None {
                 let keep = file.mean_keep();
                 let value = format!("{} (keep ratio {keep:.3})", perplexity(file.pruned));

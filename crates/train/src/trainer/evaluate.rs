@@ -41,7 +41,7 @@ impl Evaluation {
             pruned.add(file.pruned);
             dense.add(file.dense);
         }
-        (pruned.mean().exp(), dense.mean().exp())
+        (pruned.perplexity(), dense.perplexity())
     }
 
     /// Keep ratio of each layer, the mean of the files.

@@ -174,8 +174,8 @@ impl Journal {
             "perplexity": pruned,
             "dense_perplexity": dense,
             "keep": evaluation.keep(),
-            "file_perplexity": per_file(&|file| file.pruned.mean().exp()),
-            "file_dense_perplexity": per_file(&|file| file.dense.mean().exp()),
+            "file_perplexity": per_file(&|file| file.pruned.perplexity()),
+            "file_dense_perplexity": per_file(&|file| file.dense.perplexity()),
             "file_keep": per_file(&|file| file.mean_keep()),
         });
         let Value::Object(values) = values else { return Ok(()) };

@@ -1,6 +1,6 @@
 //! How much of the text is still seen.
 
-/// Mean over the later half of the queries k of live entries / (k + 1), over all lanes: what a run reports as its keep
+/// Mean over the later half of the queries k of live entries / (k + 1), over all lanes: what is reported as keep
 /// ratio. Early queries are left out because the floors alone keep most of what little there is.
 ///
 /// `expires_at` holds lanes of `tokens` entries each. Exactly what inference would keep under the same lifetimes.
