@@ -3,6 +3,7 @@
 //! Text becomes token shards and batches ([`data`]), a configuration says what is trained and how ([`config`]), and a
 //! run keeps its states, metrics and lock in one directory ([`checkpoint`], [`metrics`]).
 
+pub mod backend;
 pub mod checkpoint;
 pub mod config;
 pub mod data;

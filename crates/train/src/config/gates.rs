@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::choices::{GateGroup, GateRule, Scale};
+use crate::network::GateForm;
 use crate::schedule::AlphaSchedule;
 
 /// A fixed window.
@@ -39,6 +40,15 @@ pub struct Gates {
     pub noise: Option<Noise>,
     /// How the gates' input is scaled.
     pub scale: Scale,
+}
+
+impl Gates {
+    /// The form of a layer's gates in a model of so many KV heads.
+    #[must_use]
+    pub fn form(&self, kv_heads: usize) -> GateForm {
+        let heads = if self.per == GateGroup::KvHead { kv_heads } else { 1 };
+        GateForm { heads, width: self.width }
+    }
 }
 
 /// Logistic noise on the thresholds of hard gates, which falls linearly to nothing.

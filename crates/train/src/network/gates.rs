@@ -47,17 +47,22 @@ impl GateForm {
         let rows = self.heads * self.width;
         let [query, key, bias] = GateLayout::Dropcap.names(layer);
         let map = |name: &str| -> Result<Matrix, TrainError> {
-            let map = Matrix::new(layout.range(name)?, None, rows, hidden, Orientation::OutputsByInputs)?;
-            Ok(match scale {
-                Some(scale) => map.scaled(scale.to_vec()),
-                None => map,
-            })
+            let mut map = Matrix::new(layout.range(name)?, None, rows, hidden, Orientation::OutputsByInputs)?;
+            if let Some(scale) = scale {
+                map.rescale(scale.to_vec());
+            }
+            Ok(map)
         };
         Ok(GateSlots { query: map(&query)?, key: map(&key)?, bias: layout.range(&bias)? })
     }
 }
 
 impl GateSlots {
+    pub(super) fn rescale(&mut self, scale: &[f32]) {
+        self.query.rescale(scale.to_vec());
+        self.key.rescale(scale.to_vec());
+    }
+
     pub(super) fn refill(&mut self, team: &Team, values: &[f32]) -> Result<(), TrainError> {
         self.query.refill(team, values)?;
         self.key.refill(team, values)

@@ -74,9 +74,9 @@ impl Matrix {
         })
     }
 
-    /// The same map on inputs that are first multiplied by `scale`; for `[outputs, inputs]` only.
-    pub(super) fn scaled(self, scale: Vec<f32>) -> Self {
-        Self { input_scale: Some(scale), ..self }
+    /// From now on its inputs are first multiplied by `scale`; for `[outputs, inputs]` only.
+    pub(super) fn rescale(&mut self, scale: Vec<f32>) {
+        self.input_scale = Some(scale);
     }
 
     /// From now on its gradients are not computed.

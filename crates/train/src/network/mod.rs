@@ -82,10 +82,7 @@ impl Network {
         gates: Option<GateForm>,
         input_scales: &[Vec<f32>],
     ) -> Result<Self, TrainError> {
-        let mut layout = Layout::of(plan);
-        if let Some(form) = gates {
-            (0..config.layers).for_each(|layer| form.add(&mut layout, layer, config.hidden));
-        }
+        let layout = Layout::new(config, plan, gates);
         let layer = |(index, layer): (usize, &LayerPlan)| -> Result<Layer, TrainError> {
             let range = |part: &Option<dropcap_model::VectorPart>| {
                 part.as_ref().map(|part| layout.range(&part.tensor)).transpose()
@@ -146,6 +143,25 @@ impl Network {
         }
         self.head.hold();
         self
+    }
+
+    /// Multiplies the channels of the gates' input by others, one vector `[c]` per layer, once it is packed again.
+    ///
+    /// # Errors
+    /// Scales of another model.
+    pub fn rescale(&mut self, input_scales: &[Vec<f32>]) -> Result<(), TrainError> {
+        let hidden = self.config.hidden;
+        if input_scales.len() != self.layers.len() || input_scales.iter().any(|scale| scale.len() != hidden) {
+            let what =
+                format!("scales of {} layers for a model of {}", input_scales.len(), self.layers.len());
+            return Err(TrainError::Internal { what });
+        }
+        for (layer, scale) in self.layers.iter_mut().zip(input_scales) {
+            if let Some(gates) = &mut layer.gates {
+                gates.rescale(scale);
+            }
+        }
+        Ok(())
     }
 
     /// What the network computes.

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use dropcap_model::{Checkpoint, WeightPlan};
+use dropcap_model::{Checkpoint, DecoderConfig, WeightPlan};
 
+use super::gates::GateForm;
 use crate::TrainError;
 
 /// Which learning rate, clipping and freezing a tensor follows.
@@ -41,12 +42,15 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The layout of a model's planned tensors, in the plan's order.
+    /// The layout of a model's planned tensors, in the plan's order, and of its gates, layer by layer.
     #[must_use]
-    pub fn of(plan: &WeightPlan) -> Self {
+    pub fn new(config: &DecoderConfig, plan: &WeightPlan, gates: Option<GateForm>) -> Self {
         let mut layout = Self { slots: Vec::new(), by_name: HashMap::new(), length: 0 };
         for tensor in plan.tensors() {
             layout.add(tensor.name.to_owned(), tensor.shape, Group::Weights);
+        }
+        if let Some(form) = gates {
+            (0..config.layers).for_each(|layer| form.add(&mut layout, layer, config.hidden));
         }
         layout
     }

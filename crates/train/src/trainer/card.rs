@@ -52,7 +52,7 @@ impl Trainer {
             base: self.source.directory().map(&name),
             summary,
             data: self.config.data.train.iter().map(|path| name(path)).collect(),
-            tokens: self.step * (batch.sequences * self.activations.tokens()) as u64,
+            tokens: self.step * (batch.sequences * self.tokens) as u64,
             measured,
             keep: if self.config.method == Method::Dcp { evaluation.keep() } else { Vec::new() },
             usage: self.usage(),

@@ -4,7 +4,6 @@ use super::Trainer;
 use crate::TrainError;
 use crate::config::{Method, Pressure as Sparsity};
 use crate::network::{Loss, Pruning};
-use crate::recipe::keep_ratio;
 
 /// Measured on the evenly spaced windows of the held-out files.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -61,38 +60,27 @@ impl Trainer {
     /// # Errors
     /// Tokens outside the model.
     pub fn evaluate(&mut self) -> Result<Evaluation, TrainError> {
-        let values = std::mem::take(&mut self.values);
-        let evaluation = self.evaluate_values(&values);
-        self.values = values;
-        evaluation
-    }
-
-    /// [`Trainer::evaluate`] of other parameters in the same layout.
-    pub(super) fn evaluate_values(&mut self, values: &[f32]) -> Result<Evaluation, TrainError> {
-        self.network.refill(&self.team, values)?;
         let forgetting = self.forgetting(None)?;
         let files = self.valid.iter().map(|file| {
             let windows = file.evaluation_windows(self.config.evaluate.windows);
-            let mut activations = self.network.activations(1, windows.tokens, true);
             let mut measured = FileEvaluation {
                 pruned: Loss::default(),
                 dense: Loss::default(),
-                keep: vec![0.0; self.network.config().layers],
+                keep: vec![0.0; self.source.config().layers],
             };
             let tokens = windows.tokens;
             for (ids, targets) in windows.ids.chunks(tokens).zip(windows.targets.chunks(tokens)) {
-                let mut loss = |pruning: &Pruning<'_>| {
-                    self.network.forward(&self.team, values, pruning, ids, &mut activations)?;
-                    self.network.loss(&self.team, values, targets, None, &mut activations, None)
-                };
-                let dense = loss(&Pruning::Dense)?;
-                measured.dense.add(dense);
-                measured.pruned.add(match self.config.method {
+                let dense = self.backend.evaluate(ids, targets, &Pruning::Dense)?;
+                measured.dense.add(dense.loss);
+                let pruned = match self.config.method {
                     Method::None => dense,
-                    Method::Window | Method::Dcp => loss(&forgetting.pruning())?,
-                });
-                for (layer, sum) in measured.keep.iter_mut().enumerate() {
-                    *sum += keep_ratio(activations.expires_at(layer), tokens) / windows.sequences as f64;
+                    Method::Window | Method::Dcp => {
+                        self.backend.evaluate(ids, targets, &forgetting.pruning())?
+                    }
+                };
+                measured.pruned.add(pruned.loss);
+                for (sum, keep) in measured.keep.iter_mut().zip(pruned.keep) {
+                    *sum += keep / windows.sequences as f64;
                 }
             }
             Ok(measured)

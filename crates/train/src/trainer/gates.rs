@@ -5,11 +5,11 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 
-use super::start::student;
+use super::start::threads;
 use super::{Pressure, Source, Texts};
 use crate::TrainError;
-use crate::config::{self, BudgetWord, Budgets, Config, GateGroup, GateRule, Gates, Scale};
-use crate::network::{GateForm, Group, Network};
+use crate::config::{self, BudgetWord, Budgets, Config, GateRule, Gates, Scale};
+use crate::network::{Group, Layout, Network};
 use crate::recipe::{Controller, Probe, share_out};
 
 /// Texts that the model is probed on.
@@ -21,9 +21,8 @@ const PROBE_STEP: u64 = u64::MAX;
 /// Weight of the sparsity term where a controller moves it (the published one).
 const FIRST_GAMMA: f64 = 0.3;
 
-/// A network with gates.
+/// What a training begins with.
 pub(super) struct Fitted {
-    pub(super) network: Network,
     pub(super) values: Vec<f32>,
     /// Of the gates' input, per layer.
     pub(super) scales: Vec<Vec<f32>>,
@@ -36,16 +35,11 @@ pub(super) fn fit(
     gates: &Gates,
     source: &Source,
     texts: &Texts,
-    team: &Team,
     told: &mut dyn FnMut(&str),
 ) -> Result<Fitted, TrainError> {
     let model = source.config();
     check_budgets(config, model.layers)?;
     let sparsity = config.sparsity.clone().unwrap_or_default().pressure();
-    let form = GateForm {
-        heads: if gates.per == GateGroup::KvHead { model.kv_heads } else { 1 },
-        width: gates.width,
-    };
     let probed = matches!(
         &sparsity,
         config::Pressure::Target { budgets: Budgets::Word(BudgetWord::Probe), .. } if gates.rule == GateRule::Hard
@@ -55,9 +49,10 @@ pub(super) fn fit(
         told("looking at the dense model: channels and layers");
         let mut dense = Network::new(model, source.plan(), None, &[])?;
         let values = source.weights(dense.layout(), config.seed)?;
-        dense.refill(team, &values)?;
+        let team = Team::new(threads(config))?;
+        dense.refill(&team, &values)?;
         let texts = probe_texts(texts);
-        let probe = Probe { team, network: &dense, values: &values, texts: &texts };
+        let probe = Probe { team: &team, network: &dense, values: &values, texts: &texts };
         if gates.scale == Scale::Rms {
             scales = probe.input_scales()?;
         }
@@ -65,9 +60,9 @@ pub(super) fn fit(
             sensitivities = probe.sensitivities(&mut |_| ())?;
         }
     }
-    let network = student(config, source, Some(form), &scales)?;
-    let mut values = source.weights(network.layout(), config.seed)?;
-    draw(&network, gates, config.seed, &mut values)?;
+    let layout = Layout::new(model, source.plan(), Some(gates.form(model.kv_heads)));
+    let mut values = source.weights(&layout, config.seed)?;
+    draw(&layout, model.hidden, gates, config.seed, &mut values)?;
     let pressure = match sparsity {
         config::Pressure::Gamma { gamma, .. } => Pressure::Gamma(gamma),
         config::Pressure::Target { .. } if gates.rule == GateRule::Soft => Pressure::Gamma(FIRST_GAMMA),
@@ -84,7 +79,7 @@ pub(super) fn fit(
             Pressure::Controlled(Controller::new(keep, ramp, &shares, trades))
         }
     };
-    Ok(Fitted { network, values, scales, pressure })
+    Ok(Fitted { values, scales, pressure })
 }
 
 /// Refuses shares of another number of layers.
@@ -110,11 +105,16 @@ fn probe_texts(texts: &Texts) -> Vec<Vec<u32>> {
 ///
 /// Hard gates start with a zero query map: every score is the bias, and which way a score should go is the first thing
 /// that is learned.
-fn draw(network: &Network, gates: &Gates, seed: u64, values: &mut [f32]) -> Result<(), TrainError> {
+fn draw(
+    layout: &Layout,
+    hidden: usize,
+    gates: &Gates,
+    seed: u64,
+    values: &mut [f32],
+) -> Result<(), TrainError> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     // Apart from what draws the weights of a model from scratch.
     random.set_stream(1);
-    let hidden = network.config().hidden;
     let (query, key) = match gates.rule {
         GateRule::Soft => (PUBLISHED_DEVIATION, PUBLISHED_DEVIATION),
         GateRule::Hard => (0.0, 1.0 / (hidden as f32).sqrt()),
@@ -123,7 +123,7 @@ fn draw(network: &Network, gates: &Gates, seed: u64, values: &mut [f32]) -> Resu
         Normal::new(0.0, deviation).map_err(|error| TrainError::Internal { what: error.to_string() })
     };
     let (query, key) = (normal(query)?, normal(key)?);
-    for slot in network.layout().slots().iter().filter(|slot| slot.group == Group::Gates) {
+    for slot in layout.slots().iter().filter(|slot| slot.group == Group::Gates) {
         let values = &mut values[slot.range.clone()];
         if slot.name.ends_with("query.weight") {
             values.fill_with(|| query.sample(&mut random));

@@ -19,7 +19,7 @@ mod tests;
 mod vitals;
 mod watchdog;
 
-use dropcap_kernels::Team;
+use dropcap_kernels::AlphaSigmoid;
 use dropcap_policy::Floors;
 
 pub use evaluate::Evaluation;
@@ -32,11 +32,11 @@ pub use start::{Source, Texts};
 pub use step::Outcome;
 
 use crate::TrainError;
+use crate::backend::Backend;
 use crate::config::{Config, GateRule, Method};
 use crate::data::Batches;
-use crate::network::{Activations, Network, Noise, Pruning};
+use crate::network::{GateForm, Noise, Pruning};
 use crate::recipe::Controller;
-use dropcap_kernels::AlphaSigmoid;
 
 /// A model that is being trained.
 ///
@@ -45,17 +45,13 @@ use dropcap_kernels::AlphaSigmoid;
 #[derive(Debug)]
 pub struct Trainer {
     config: Config,
-    team: Team,
     source: Source,
-    network: Network,
-    /// Values of all parameters, and the optimiser's two moments, in the network's layout.
-    values: Vec<f32>,
-    first: Vec<f32>,
-    second: Vec<f32>,
-    gradients: Vec<f32>,
-    activations: Activations,
-    /// The dense model that is imitated, if it is.
-    teacher: Option<DenseTeacher>,
+    /// What holds the parameters and computes.
+    backend: Box<dyn Backend>,
+    /// Tokens T of a sequence.
+    tokens: usize,
+    /// The form of the gates, if there are any.
+    gates: Option<GateForm>,
     pressure: Pressure,
     /// What each layer's gates multiply their input's channels by; empty for nothing.
     scales: Vec<Vec<f32>>,
@@ -70,14 +66,6 @@ pub struct Trainer {
 
 /// The sharpness of soft gates without a schedule: where the published one ends.
 const FINAL_ALPHA: f64 = 8.0;
-
-/// The model as it was before training.
-#[derive(Debug)]
-struct DenseTeacher {
-    network: Network,
-    values: Vec<f32>,
-    activations: Activations,
-}
 
 /// What makes the gates refuse.
 #[derive(Debug, Clone, PartialEq)]
@@ -112,13 +100,6 @@ impl Trainer {
     /// Share of the run that lies behind.
     fn progress(&self) -> f64 {
         self.step as f64 / self.config.steps.max(1) as f64
-    }
-
-    /// Gives the gates' input other scales.
-    fn rescale(&mut self, scales: Vec<Vec<f32>>) -> Result<(), TrainError> {
-        self.network = start::student(&self.config, &self.source, self.network.gates(), &scales)?;
-        self.scales = scales;
-        Ok(())
     }
 
     /// What no vote touches.
@@ -156,7 +137,7 @@ impl Forgetting {
 impl Trainer {
     /// How this step's passes forget; `draw` tells apart the passes of a step, `None` is the policy of inference.
     fn forgetting(&self, draw: Option<u64>) -> Result<Forgetting, TrainError> {
-        let layers = self.network.config().layers;
+        let layers = self.source.config().layers;
         let window = self.config.window.clone().unwrap_or_default();
         let mut forgetting = Forgetting {
             method: self.config.method,

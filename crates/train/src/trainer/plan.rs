@@ -8,8 +8,8 @@ use dropcap_kernels::{DType, Epilogue, PackedMatrix, Team, matmul};
 use super::Source;
 use super::start::threads;
 use crate::TrainError;
-use crate::config::{Config, GateGroup};
-use crate::network::{GateForm, Group, Layout, Network};
+use crate::config::Config;
+use crate::network::{Group, Layout, Network};
 
 /// Memory and time of a run, estimated from shapes and from how fast this machine multiplies.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,10 +49,7 @@ impl Plan {
     pub fn of(config: &Config, source: &Source) -> Result<Self, TrainError> {
         let model = source.config();
         let tokens = config.sequence_tokens(model.max_positions)?;
-        let form = config.gates.as_ref().map(|gates| GateForm {
-            heads: if gates.per == GateGroup::KvHead { model.kv_heads } else { 1 },
-            width: gates.width,
-        });
+        let form = config.gates.as_ref().map(|gates| gates.form(model.kv_heads));
         let network = Network::new(model, source.plan(), form, &[])?;
         let layout: &Layout = network.layout();
         let (weights, gates) = (layout.group(Group::Weights).len(), layout.group(Group::Gates).len());

@@ -40,11 +40,14 @@ impl Trainer {
     /// A refusal of the disk; an earlier result stays then.
     pub fn finish(&mut self, output: &Path, command: &str) -> Result<Finished, TrainError> {
         let dtype = self.config.dtype.unwrap_or_else(|| self.source.stored_dtype());
-        let mut values = self.values.clone();
-        let weights = self.network.layout().group(Group::Weights);
+        let trained = self.backend.export()?.values.into_owned();
+        let mut values = trained.clone();
+        let weights = self.backend.layout().group(Group::Weights);
         let stored = narrow(dtype, &mut values[weights]);
-        let settled = self.settle(&values)?;
-        let evaluation = self.evaluate_values(&values)?;
+        self.backend.load(&values, None)?;
+        let settled = self.settle()?;
+        let evaluation = self.evaluate()?;
+        self.backend.load(&trained, None)?;
 
         let model = output.join(FOLDER);
         let partial = partial_path(&model);
@@ -87,7 +90,7 @@ impl Trainer {
             DType::Bf16 => StoredType::Bf16,
         };
         let width = dtype.bytes();
-        let slots = self.network.layout().slots().iter().filter(|slot| slot.group == Group::Weights);
+        let slots = self.backend.layout().slots().iter().filter(|slot| slot.group == Group::Weights);
         let tensors: Vec<NewTensor<'_>> = slots
             .map(|slot| NewTensor {
                 name: slot.name.clone(),
@@ -111,15 +114,15 @@ impl Trainer {
     /// # Errors
     /// None for the values of this network.
     pub(super) fn exported_gates(&self, values: &[f32]) -> Result<Option<Gates>, TrainError> {
-        let Some(form) = self.network.gates() else { return Ok(None) };
-        let hidden = self.network.config().hidden;
+        let Some(form) = self.gates else { return Ok(None) };
+        let hidden = self.source.config().hidden;
         let shifts = match &self.pressure {
             Pressure::Controlled(controller) => controller.shifts(),
             _ => Vec::new(),
         };
         let layer = |layer: usize| -> Result<LayerGates, TrainError> {
             let [query, key, bias] = dropcap_methods::GateLayout::Dropcap.names(layer);
-            let read = |name: &str| Ok::<_, TrainError>(values[self.network.layout().range(name)?].to_vec());
+            let read = |name: &str| Ok::<_, TrainError>(values[self.backend.layout().range(name)?].to_vec());
             let scaled = |name: &str| {
                 let mut map = read(name)?;
                 if let Some(scale) = self.scales.get(layer) {
@@ -133,7 +136,7 @@ impl Trainer {
             let bias = read(&bias)?.into_iter().map(|bias| bias - shift).collect();
             Ok(LayerGates { query: scaled(&query)?, key: scaled(&key)?, bias })
         };
-        let layers = (0..self.network.config().layers).map(layer).collect::<Result<_, _>>()?;
+        let layers = (0..self.source.config().layers).map(layer).collect::<Result<_, _>>()?;
         Ok(Some(Gates::new(hidden, form.width, layers)?.under(self.floors())))
     }
 }

@@ -62,8 +62,9 @@ pub fn run(
         report.told(&format!("going on from step {}", trainer.step));
     }
     let mut journal = Journal::open(&directory, state.as_ref().map(|state| state.step()))?;
-    let mut watchdog = Watchdog::new(&config.watchdog, trainer.network.config().layers, trainer.floor_keep());
-    let mut vitals = Vitals::new(config, trainer.network.config().vocabulary);
+    let model = trainer.source.config();
+    let mut watchdog = Watchdog::new(&config.watchdog, model.layers, trainer.floor_keep());
+    let mut vitals = Vitals::new(config, model.vocabulary);
     if state.is_none() {
         trainer.measure(&mut journal, report)?;
     }
@@ -237,7 +238,7 @@ impl Trainer {
         put("learning_rate", json!(outcome.learning_rate));
         put("gradient_norm", json!(outcome.gradient_norm));
         put("tokens_per_second", json!(tokens as f64 / took.as_secs_f64()));
-        if self.teacher.is_some() {
+        if self.config.distill > 0.0 {
             put("divergence", json!(outcome.loss.mean_divergence()));
         }
         if let Some(keep) = keep {
@@ -272,7 +273,7 @@ impl Trainer {
 
     /// What the floors alone keep.
     fn floor_keep(&self) -> f64 {
-        let tokens = self.activations.tokens();
+        let tokens = self.tokens;
         let floors = match self.forgetting(None).map(|forgetting| (forgetting.floors, forgetting.method)) {
             Ok((floors, Method::Dcp)) => floors,
             _ => return 0.0,

@@ -11,13 +11,9 @@
 
 mod search;
 
-use dropcap_kernels::Team;
-use dropcap_policy::Floors;
-
 use super::{Pressure, Trainer};
 use crate::TrainError;
-use crate::network::{Activations, Network, Pruning};
-use crate::recipe::keep_ratio;
+use crate::network::Pruning;
 
 /// A step that batches never reach, and that the probe does not look at; those before it follow where one is small.
 const TEXTS_STEP: u64 = u64::MAX - 1;
@@ -29,7 +25,7 @@ const TEXTS: usize = 16;
 pub struct Settled {
     /// What each layer may keep at most.
     pub targets: Vec<f64>,
-    /// What it keeps on the settling texts, measured with all layers' biases as they are written.
+    /// What it keeps on the settling texts, measured with the biases of it and of those below it as they are written.
     pub keep: Vec<f64>,
 }
 
@@ -57,104 +53,47 @@ impl Trainer {
     ///
     /// # Errors
     /// Tokens outside the model.
-    pub(super) fn settle(&mut self, values: &[f32]) -> Result<Option<Settled>, TrainError> {
+    pub(super) fn settle(&mut self) -> Result<Option<Settled>, TrainError> {
         let Pressure::Controlled(controller) = &self.pressure else { return Ok(None) };
         let targets = controller.targets(1.0);
-        let trained = controller.shifts();
-        self.network.refill(&self.team, values)?;
-        let texts = self.settling_texts();
-        let meter = self.meter(values);
-        let shifts = meter.settle(&texts, &trained, &targets)?;
-        let keep = meter.keep(&texts, &shifts)?;
+        let mut shifts = controller.shifts();
+        self.backend.enter(&self.settling_texts())?;
+        let mut keep = vec![0.0; shifts.len()];
+        for (layer, &target) in targets.iter().enumerate() {
+            let first = f64::from(shifts[layer]);
+            let found = search::best(first, target, &mut |shift| {
+                shifts[layer] = shift;
+                self.climb(layer, &shifts, false)
+            })?;
+            shifts[layer] = found.shift as f32;
+            keep[layer] = self.climb(layer, &shifts, true)?;
+        }
         if let Pressure::Controlled(controller) = &mut self.pressure {
             controller.set_shifts(&shifts);
         }
         Ok(Some(Settled { targets, keep }))
     }
 
-    fn meter<'a>(&'a self, values: &'a [f32]) -> Meter<'a> {
-        let tokens = self.activations.tokens();
-        Meter { team: &self.team, network: &self.network, values, floors: self.floors(), tokens }
+    /// What a layer keeps of the entered texts under these shifts, the layers below it under those that they were left with.
+    fn climb(&mut self, layer: usize, shifts: &[f32], advance: bool) -> Result<f64, TrainError> {
+        let pruning = Pruning::Hard { floors: self.floors(), shifts, noise: None };
+        self.backend.climb(layer, &pruning, advance)
     }
 
     /// What the layers keep with other shifts.
     #[cfg(test)]
-    pub(super) fn keep_on_settling_texts(&self, shifts: &[f32]) -> Result<Vec<f64>, TrainError> {
-        self.meter(&self.values).keep(&self.settling_texts(), shifts)
+    pub(super) fn keep_on_settling_texts(&mut self, shifts: &[f32]) -> Result<Vec<f64>, TrainError> {
+        self.backend.enter(&self.settling_texts())?;
+        (0..shifts.len()).map(|layer| self.climb(layer, shifts, true)).collect()
     }
 
     /// The texts that biases are settled on, each of a sequence's tokens.
     pub(super) fn settling_texts(&self) -> Vec<Vec<u32>> {
-        let tokens = self.activations.tokens();
+        let tokens = self.tokens;
         let batches = (0..TEXTS as u64).flat_map(|before| {
             let ids = self.batches.batch(TEXTS_STEP - before).ids;
             ids.chunks_exact(tokens).map(<[u32]>::to_vec).collect::<Vec<_>>()
         });
         batches.take(TEXTS).collect()
-    }
-}
-
-/// Measures keep ratios on fixed texts of `tokens` tokens.
-struct Meter<'a> {
-    team: &'a Team,
-    network: &'a Network,
-    values: &'a [f32],
-    floors: Floors,
-    tokens: usize,
-}
-
-impl Meter<'_> {
-    /// Shifts at which each layer keeps at most its target if it can, with the others as they will be.
-    fn settle(&self, texts: &[Vec<u32>], trained: &[f32], targets: &[f64]) -> Result<Vec<f32>, TrainError> {
-        let mut activations = self.network.activations(1, self.tokens, true);
-        let mut streams = Vec::with_capacity(texts.len());
-        for text in texts {
-            streams.push(self.network.embedded(self.values, text, &mut activations)?.to_vec());
-        }
-        let mut shifts = trained.to_vec();
-        for (layer, &target) in targets.iter().enumerate() {
-            let first = f64::from(shifts[layer]);
-            let found = search::best(first, target, &mut |shift| {
-                shifts[layer] = shift;
-                let mut sum = 0.0;
-                for stream in &streams {
-                    self.layer(layer, &shifts, stream, &mut activations)?;
-                    sum += keep_ratio(activations.expires_at(layer), self.tokens);
-                }
-                Ok(sum / texts.len().max(1) as f64)
-            })?;
-            shifts[layer] = found.shift as f32;
-            for stream in &mut streams {
-                let after = self.layer(layer, &shifts, stream, &mut activations)?.to_vec();
-                *stream = after;
-            }
-        }
-        Ok(shifts)
-    }
-
-    fn layer<'a>(
-        &self,
-        layer: usize,
-        shifts: &[f32],
-        stream: &[f32],
-        activations: &'a mut Activations,
-    ) -> Result<&'a [f32], TrainError> {
-        let pruning = Pruning::Hard { floors: self.floors, shifts, noise: None };
-        self.network.layer(self.team, self.values, &pruning, layer, stream, activations)
-    }
-
-    /// The keep ratio of each layer when all of them forget.
-    fn keep(&self, texts: &[Vec<u32>], shifts: &[f32]) -> Result<Vec<f64>, TrainError> {
-        let pruning = Pruning::Hard { floors: self.floors, shifts, noise: None };
-        let mut activations = self.network.activations(1, self.tokens, true);
-        let mut keep = vec![0.0; shifts.len()];
-        for text in texts {
-            self.network.forward(self.team, self.values, &pruning, text, &mut activations)?;
-            for (layer, sum) in keep.iter_mut().enumerate() {
-                *sum += keep_ratio(activations.expires_at(layer), self.tokens);
-            }
-        }
-        keep.iter_mut().for_each(|sum| *sum /= texts.len().max(1) as f64);
-        Ok(keep)
     }
 }

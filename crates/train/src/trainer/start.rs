@@ -1,5 +1,6 @@
 //! What a training starts from: a checkpoint or a shape, and its texts.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use dropcap_kernels::{DType, Team};
@@ -7,12 +8,13 @@ use dropcap_model::{Checkpoint, DecoderConfig, GenerationConfig, Tokenizer, Weig
 use serde_json::{Value, json};
 
 use super::gates::{Fitted, fit};
-use super::{DenseTeacher, Pressure, Trainer};
+use super::{Pressure, Trainer};
 use crate::TrainError;
+use crate::backend::{Backend, DenseTeacher, Processor, Room};
 use crate::config::{Config, Family, GateRule, Init, Trained};
 use crate::data::{Batches, Borders, Prepared, Preparing, named_end, prepare};
 use crate::digest::Digest;
-use crate::network::{GateForm, Layout, Network, initialize};
+use crate::network::{GateForm, Group, Layout, Network, initialize};
 
 /// The model that a training starts from, before any of its weights is read.
 #[derive(Debug)]
@@ -227,6 +229,29 @@ pub(super) fn threads(config: &Config) -> usize {
     config.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
+/// What a configuration trains on: a network with gates of `form`, whose input is scaled, and its teacher.
+fn backend(
+    config: &Config,
+    source: &Source,
+    form: Option<GateForm>,
+    scales: &[Vec<f32>],
+    tokens: usize,
+) -> Result<Box<dyn Backend>, TrainError> {
+    let team = Team::new(threads(config))?;
+    let room =
+        Room { sequences: config.batch.micro_sequences, tokens, recompute: config.checkpoint.activations };
+    let network = student(config, source, form, scales)?;
+    let teacher = if config.distill > 0.0 {
+        let network = Network::new(source.config(), source.plan(), None, &[])?;
+        let values = source.weights(network.layout(), config.seed)?;
+        Some(DenseTeacher::new(&team, network, values, room)?)
+    } else {
+        None
+    };
+    let still = still(config, network.layout());
+    Ok(Box::new(Processor::new(team, network, teacher, room, still)))
+}
+
 /// The network that is trained: its cache is that of inference, and what is not trained costs no gradients.
 pub(super) fn student(
     config: &Config,
@@ -239,6 +264,26 @@ pub(super) fn student(
         Trained::All => network,
         Trained::Gates => network.with_held_weights(),
     })
+}
+
+/// What has a gradient that is not followed.
+fn still(config: &Config, layout: &Layout) -> Vec<Range<usize>> {
+    let mut still = Vec::new();
+    if biases_are_controlled(config) {
+        // The controller moves all biases of a layer alike; a gradient of theirs would work against it.
+        let biases =
+            layout.slots().iter().filter(|slot| slot.group == Group::Gates && slot.name.ends_with("bias"));
+        still.extend(biases.map(|slot| slot.range.clone()));
+    }
+    if config.train == Trained::Gates {
+        still.push(layout.group(Group::Weights));
+    }
+    still
+}
+
+/// Whether biases of the gates are left to the controller.
+pub(super) fn biases_are_controlled(config: &Config) -> bool {
+    config.gates.as_ref().is_some_and(|gates| gates.rule == GateRule::Hard)
 }
 
 /// The `config.json` of a model from scratch, as `transformers` would write it.
@@ -276,39 +321,24 @@ impl Trainer {
         texts: Texts,
         told: &mut dyn FnMut(&str),
     ) -> Result<Self, TrainError> {
-        let team = Team::new(threads(config))?;
         let tokens = config.sequence_tokens(source.config().max_positions)?;
-        let micro = config.batch.micro_sequences;
-        let recompute = config.checkpoint.activations;
-        let Fitted { network, values, scales, pressure } = match &config.gates {
+        let form = config.gates.as_ref().map(|gates| gates.form(source.config().kv_heads));
+        let Fitted { values, scales, pressure } = match &config.gates {
             None => {
-                let network = student(config, &source, None, &[])?;
-                let values = source.weights(network.layout(), config.seed)?;
-                Fitted { network, values, scales: Vec::new(), pressure: Pressure::None }
+                let layout = Layout::new(source.config(), source.plan(), None);
+                let values = source.weights(&layout, config.seed)?;
+                Fitted { values, scales: Vec::new(), pressure: Pressure::None }
             }
-            Some(gates) => fit(config, gates, &source, &texts, &team, told)?,
+            Some(gates) => fit(config, gates, &source, &texts, told)?,
         };
-        let teacher = if config.distill > 0.0 {
-            let mut network = Network::new(source.config(), source.plan(), None, &[])?;
-            let values = source.weights(network.layout(), config.seed)?;
-            network.refill(&team, &values)?;
-            let activations = network.activations(micro, tokens, true);
-            Some(DenseTeacher { network, values, activations })
-        } else {
-            None
-        };
-        let zeros = || vec![0.0; values.len()];
+        let mut backend = backend(config, &source, form, &scales, tokens)?;
+        backend.load(&values, None)?;
         Ok(Self {
-            first: zeros(),
-            second: zeros(),
-            gradients: zeros(),
-            activations: network.activations(micro, tokens, recompute),
             config: config.clone(),
-            team,
             source,
-            network,
-            values,
-            teacher,
+            backend,
+            tokens,
+            gates: form,
             pressure,
             scales,
             batches: texts.train,
@@ -317,10 +347,5 @@ impl Trainer {
             updates: 0,
             skipped: 0,
         })
-    }
-
-    /// Whether biases of the gates are left to the controller.
-    pub(super) fn biases_are_controlled(&self) -> bool {
-        self.config.gates.as_ref().is_some_and(|gates| gates.rule == GateRule::Hard)
     }
 }

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::{Pressure, Source, Trainer};
 use crate::TrainError;
+use crate::backend::Parameters;
 use crate::checkpoint::{RunDirectory, SavedState, StateFacts};
 use crate::network::Slot;
 
@@ -16,14 +17,14 @@ impl Trainer {
     /// Bytes that a saved state takes, about.
     #[must_use]
     pub fn state_bytes(&self) -> u64 {
-        state_bytes(self.values.len())
+        state_bytes(self.backend.layout().len())
     }
 
     /// Saves everything that later steps depend on, and keeps the newest states only.
     ///
     /// # Errors
     /// A refusal of the disk; the last state that was published stays.
-    pub fn save(&self, run: &RunDirectory) -> Result<std::path::PathBuf, TrainError> {
+    pub fn save(&mut self, run: &RunDirectory) -> Result<std::path::PathBuf, TrainError> {
         let facts = StateFacts {
             step: self.step,
             config: self.config.digest(),
@@ -31,10 +32,11 @@ impl Trainer {
             extra: json!({ "updates": self.updates, "skipped": self.skipped }),
         };
         let mut writer = run.begin(facts, self.state_bytes())?;
-        let slots = self.network.layout().slots();
-        writer.tensors(VALUES, &tensors(slots, "", &self.values))?;
-        let mut moments = tensors(slots, "first.", &self.first);
-        moments.extend(tensors(slots, "second.", &self.second));
+        let slots = self.backend.layout().slots().to_vec();
+        let Parameters { values, moments: [first, second] } = self.backend.export()?;
+        writer.tensors(VALUES, &tensors(&slots, "", &values))?;
+        let mut moments = tensors(&slots, "first.", &first);
+        moments.extend(tensors(&slots, "second.", &second));
         writer.tensors(MOMENTS, &moments)?;
 
         let pressure = self.pressure.numbers();
@@ -57,17 +59,15 @@ impl Trainer {
         let rest = state.tensors(REST)?;
         if !self.scales.is_empty() {
             let scales = (0..self.scales.len()).map(|layer| Ok(rest.read_f32(&format!("scales.{layer}"))?));
-            self.rescale(scales.collect::<Result<_, TrainError>>()?)?;
+            self.scales = scales.collect::<Result<_, TrainError>>()?;
+            self.backend.rescale(&self.scales)?;
         }
         self.pressure.restore(&doubles(&rest, "pressure")?).map_err(damaged)?;
         let files = [state.tensors(VALUES)?, state.tensors(MOMENTS)?];
-        let arrays = [
-            (&files[0], "", &mut self.values),
-            (&files[1], "first.", &mut self.first),
-            (&files[1], "second.", &mut self.second),
-        ];
-        for (file, prefix, array) in arrays {
-            for slot in self.network.layout().slots() {
+        let layout = self.backend.layout();
+        let array = |file: &TensorFile, prefix: &str| {
+            let mut array = vec![0.0; layout.len()];
+            for slot in layout.slots() {
                 let name = format!("{prefix}{}", slot.name);
                 let stored = file.read_f32(&name)?;
                 if stored.len() != slot.range.len() {
@@ -76,7 +76,11 @@ impl Trainer {
                 }
                 array[slot.range.clone()].copy_from_slice(&stored);
             }
-        }
+            Ok(array)
+        };
+        let values = array(&files[0], "")?;
+        let (first, second) = (array(&files[1], "first.")?, array(&files[1], "second.")?);
+        self.backend.load(&values, Some([&first, &second]))?;
         let count = |key: &str| {
             state.extra()[key].as_u64().ok_or_else(|| damaged(format!("state.json does not say `{key}`")))
         };

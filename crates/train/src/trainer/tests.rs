@@ -95,6 +95,10 @@ impl Report for Warnings {
     }
 }
 
+fn values(trainer: &mut Trainer) -> Vec<f32> {
+    trainer.backend.export().unwrap().values.into_owned()
+}
+
 fn read(path: &Path) -> Vec<u8> {
     fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }

@@ -1,8 +1,10 @@
+use dropcap_kernels::Team;
 use dropcap_kernels::cross_entropy::IGNORE;
 
 use super::Workshop;
 use crate::data::Batch;
 use crate::trainer::Trainer;
+use crate::trainer::start::student;
 
 const TOKENS: usize = 48;
 const SYMBOLS: u64 = 16;
@@ -47,12 +49,14 @@ fn batch(seed: u64, sequences: usize) -> Batch {
 fn accuracy(trainer: &mut Trainer) -> (f64, f64) {
     let batch = batch(u64::MAX, 64);
     let forgetting = trainer.forgetting(None).unwrap();
-    trainer.network.refill(&trainer.team, &trainer.values).unwrap();
-    let mut activations = trainer.network.activations(64, TOKENS, true);
+    let (team, values) = (Team::new(2).unwrap(), super::values(trainer));
+    let mut network = student(&trainer.config, &trainer.source, trainer.gates, &trainer.scales).unwrap();
+    network.refill(&team, &values).unwrap();
+    let mut activations = network.activations(64, TOKENS, true);
     let pruning = forgetting.pruning();
-    trainer.network.forward(&trainer.team, &trainer.values, &pruning, &batch.ids, &mut activations).unwrap();
+    network.forward(&team, &values, &pruning, &batch.ids, &mut activations).unwrap();
     let mut logits = Vec::new();
-    trainer.network.logits(&trainer.team, &trainer.values, &activations, &mut logits).unwrap();
+    network.logits(&team, &values, &activations, &mut logits).unwrap();
     let rows = logits.chunks_exact(logits.len() / batch.ids.len()).zip(&batch.targets);
     let (mut right, mut all) = (0, 0);
     for (row, &target) in rows.filter(|(_, target)| **target != IGNORE) {
@@ -60,7 +64,7 @@ fn accuracy(trainer: &mut Trainer) -> (f64, f64) {
         right += usize::from(best as u32 == target);
         all += 1;
     }
-    let layers = trainer.network.config().layers;
+    let layers = trainer.source.config().layers;
     let keep: f64 =
         (0..layers).map(|layer| crate::recipe::keep_ratio(activations.expires_at(layer), TOKENS)).sum();
     (f64::from(right as u32) / f64::from(all), keep / layers as f64)

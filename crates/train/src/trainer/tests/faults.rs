@@ -1,4 +1,4 @@
-use super::{Workshop, begin};
+use super::{Workshop, begin, values};
 use crate::TrainError;
 use crate::network::Group;
 
@@ -8,20 +8,21 @@ fn steps_that_are_not_finite_change_nothing_and_then_stop_the_run() {
     let config = workshop.config("run", &["watchdog.skip_steps=2"]);
     let mut trainer = workshop.trainer(&config);
     trainer.step().unwrap();
-    let healthy = trainer.values.clone();
-    trainer.values[3] = f32::NAN;
-    let poisoned = trainer.values.clone();
+    let healthy = values(&mut trainer);
+    let mut poisoned = healthy.clone();
+    poisoned[3] = f32::NAN;
+    trainer.backend.load(&poisoned, None).unwrap();
     for _ in 0..2 {
         assert!(trainer.step().unwrap().skipped);
         let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
-        assert_eq!(bits(&trainer.values), bits(&poisoned));
+        assert_eq!(bits(&values(&mut trainer)), bits(&poisoned));
     }
     let error = trainer.step().unwrap_err();
     assert!(matches!(error, TrainError::Diverged { skipped: 3, .. }), "{error}");
     // A step that is finite again ends the count.
-    trainer.values = healthy;
+    trainer.backend.load(&healthy, None).unwrap();
     assert!(!trainer.step().unwrap().skipped);
-    trainer.values[3] = f32::NAN;
+    trainer.backend.load(&poisoned, None).unwrap();
     assert!(trainer.step().unwrap().skipped);
 }
 
@@ -40,12 +41,13 @@ fn gates_alone_are_trained_when_only_they_are_asked_for() {
     let workshop = Workshop::new();
     let changes = ["train=gates", "sparsity.ramp={from: 0.0, until: 0.1}", "optimizer.warmup=0"];
     let mut trainer = workshop.trainer(&workshop.config("run", &changes));
-    let before = trainer.values.clone();
+    let before = values(&mut trainer);
     (0..3).for_each(|_| assert!(!trainer.step().unwrap().skipped));
-    let layout = trainer.network.layout();
+    let after = values(&mut trainer);
+    let layout = trainer.backend.layout();
     let (weights, gates) = (layout.group(Group::Weights), layout.group(Group::Gates));
-    assert_eq!(trainer.values[weights.clone()], before[weights]);
-    assert_ne!(trainer.values[gates.clone()], before[gates]);
+    assert_eq!(after[weights.clone()], before[weights]);
+    assert_ne!(after[gates.clone()], before[gates]);
 }
 
 #[test]

@@ -18,14 +18,16 @@ fn entangled(workshop: &Workshop, changes: &[&str]) -> Trainer {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
     };
-    for slot in trainer.network.layout().slots().to_vec() {
-        let values = &mut trainer.values[slot.range];
+    let mut all = super::values(&mut trainer);
+    for slot in trainer.backend.layout().slots() {
+        let values = &mut all[slot.range.clone()];
         if slot.group == Group::Gates && slot.name.ends_with("weight") {
             values.fill_with(&mut uniform);
         } else if slot.name.contains("attn") {
             values.iter_mut().for_each(|value| *value *= 12.0);
         }
     }
+    trainer.backend.load(&all, None).unwrap();
     trainer
 }
 
@@ -35,8 +37,7 @@ fn set_shifts(trainer: &mut Trainer, shifts: &[f32]) {
 }
 
 fn settle(trainer: &mut Trainer) -> super::super::Settled {
-    let values = trainer.values.clone();
-    trainer.settle(&values).unwrap().unwrap()
+    trainer.settle().unwrap().unwrap()
 }
 
 #[test]

@@ -1,0 +1,143 @@
+//! What a training computes on: the verbs of a step, and those with which a run looks at its model.
+//!
+//! A backend owns the parameters while they are trained, the optimiser's moments and the gradients, and it alone knows
+//! where they lie. The trainer says what is computed and decides by what comes back.
+
+mod processor;
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+
+use dropcap_kernels::AdamW;
+
+pub use processor::{DenseTeacher, Processor, Room};
+
+use crate::TrainError;
+use crate::network::{Layout, Loss, Pressure, Pruning, Pull};
+
+/// One micro-batch on its way forward and back.
+#[derive(Debug, Clone, Copy)]
+pub struct Pass<'a> {
+    /// Tokens `[b, T]`.
+    pub ids: &'a [u32],
+    /// Targets `[b, T]`, or [`IGNORE`](dropcap_kernels::cross_entropy::IGNORE).
+    pub targets: &'a [u32],
+    /// How attention forgets.
+    pub pruning: &'a Pruning<'a>,
+    /// What pulls at the gates beside the loss.
+    pub pull: Pull<'a>,
+    /// What the loss is multiplied by for its gradient, such as 1 / targets of the whole step.
+    pub scale: f32,
+    /// Share of the loss that is the divergence from the teacher; 0 without one.
+    pub distill: f32,
+    /// Which of the step's passes it is; the first forgets the gradients of the step before.
+    pub part: usize,
+    /// Passes of the step.
+    pub parts: usize,
+}
+
+/// What the passes of a step came to.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Gathered {
+    /// Sums over the tokens of all passes.
+    pub loss: Loss,
+    /// Keep ratio of each layer, the mean of the passes.
+    pub keep: Vec<f64>,
+    /// The published sparsity term's mean of I; means nothing without soft gates.
+    pub survival: f64,
+    /// What the gates of each layer met, summed over the passes.
+    pub met: Vec<Pressure>,
+    /// The sum of squares of the gradients in each range that was asked for.
+    pub squares: Vec<f64>,
+}
+
+/// What one forward pass came to.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Measured {
+    /// Sums over its tokens.
+    pub loss: Loss,
+    /// Keep ratio of each layer; 1 where nothing is forgotten.
+    pub keep: Vec<f64>,
+}
+
+/// All parameters with the optimiser's moments, in the order of [`Backend::layout`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parameters<'a> {
+    /// Values `[layout.len()]`.
+    pub values: Cow<'a, [f32]>,
+    /// First and second moments, each `[layout.len()]`.
+    pub moments: [Cow<'a, [f32]>; 2],
+}
+
+/// What a training computes on.
+///
+/// The numbers of a step are a function of the parameters, the moments and the step's passes alone: what was evaluated,
+/// exported or loaded in between changes no bit of them.
+pub trait Backend: fmt::Debug {
+    /// Where the parameters lie.
+    fn layout(&self) -> &Layout;
+
+    /// Takes values `[layout.len()]`, and both moments, or leaves those as they are.
+    ///
+    /// # Errors
+    /// Arrays of another length; a failed device.
+    fn load(&mut self, values: &[f32], moments: Option<[&[f32]; 2]>) -> Result<(), TrainError>;
+
+    /// Multiplies the channels of each layer's gates' input by `scales`, `[layers][c]`, from now on.
+    ///
+    /// # Errors
+    /// Scales of another model; a failed device.
+    fn rescale(&mut self, scales: &[Vec<f32>]) -> Result<(), TrainError>;
+
+    /// Runs a micro-batch forward and back, and adds its gradients to those of the step.
+    ///
+    /// It may return before the numbers are there.
+    ///
+    /// # Errors
+    /// Tokens or targets outside the vocabulary, a batch that there is no room for; a failed device.
+    fn pass(&mut self, pass: &Pass<'_>) -> Result<(), TrainError>;
+
+    /// What the passes of this step came to, with the sums of squares of the gradients in `ranges` of the layout.
+    ///
+    /// # Errors
+    /// A failed device.
+    fn gather(&mut self, ranges: &[Range<usize>]) -> Result<Gathered, TrainError>;
+
+    /// Moves the parameters of each range, and says whether the last move that it can tell of was large enough to see,
+    /// of some thousand parameters of the first range.
+    ///
+    /// # Errors
+    /// Ranges outside the layout; a failed device.
+    fn update(&mut self, rules: &[(Range<usize>, AdamW)]) -> Result<bool, TrainError>;
+
+    /// Runs one sequence of the run's length forward and measures the loss of `targets` and what was kept.
+    ///
+    /// # Errors
+    /// As [`Backend::pass`].
+    fn evaluate(
+        &mut self,
+        ids: &[u32],
+        targets: &[u32],
+        pruning: &Pruning<'_>,
+    ) -> Result<Measured, TrainError>;
+
+    /// The parameters and moments as they are now.
+    ///
+    /// # Errors
+    /// A failed device.
+    fn export(&mut self) -> Result<Parameters<'_>, TrainError>;
+
+    /// Puts texts of the run's length before the first layer, for [`Backend::climb`].
+    ///
+    /// # Errors
+    /// As [`Backend::pass`].
+    fn enter(&mut self, texts: &[Vec<u32>]) -> Result<(), TrainError>;
+
+    /// Runs the layer that the entered texts stand before and gives its mean keep ratio; with `advance`, they stand
+    /// before the next one afterwards. Each text sees what the whole forward pass would show it there.
+    ///
+    /// # Errors
+    /// A layer that the texts do not stand before; a failed device.
+    fn climb(&mut self, layer: usize, pruning: &Pruning<'_>, advance: bool) -> Result<f64, TrainError>;
+}
