@@ -1,18 +1,20 @@
 //! Times the operations of a training step on a GPU, at two shapes, with what each would take at the card's limits.
 //!
-//! `cargo run --release -p dropcap-kernels --example cuda_train`
+//! `cargo run -p dropcap-kernels --example cuda_train`
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use dropcap_kernels::activation::TrainActivation;
 use dropcap_kernels::cross_entropy::{Shares, TrainCrossEntropy};
 use dropcap_kernels::cuda::{Device, DeviceBuffer, DeviceSlice, Specialisation, Stopwatch};
+use dropcap_kernels::embedding::{EmbeddingSlices, TokenRows, TrainEmbedding};
 use dropcap_kernels::gated_attention::{
-    Attended, DeviceVoter, DeviceVoterGradient, GatedShape, TrainAttention, TrainVotes, VoteScratch,
+    Attended, AttendedBack, DeviceCurve, DevicePressure, DeviceRule, DeviceVoter, DeviceVoterGradient,
+    GateScratch, GatedShape, TrainAttention,
 };
 use dropcap_kernels::matmul::{Sum, TrainMatrix, TrainProducts};
 use dropcap_kernels::norm::{NormSlices, TrainNorm};
 use dropcap_kernels::optimizer::{Parameters, TrainOptimizer};
-use dropcap_kernels::{AdamW, AttentionShape, DType, GeluKind, KernelError};
+use dropcap_kernels::{AdamW, AlphaSigmoid, AttentionShape, DType, GeluKind, KernelError};
 
 /// Bytes and products per second that were measured on an H200.
 const BANDWIDTH: f64 = 4.3e12;
@@ -120,6 +122,7 @@ impl Bench {
         println!("{} {sequences} x {tokens}, a layer:", model.name);
         self.dense(&specialisation, rows, c, m);
         self.attention(model, &specialisation);
+        self.embedding(model, &specialisation);
         let stride = model.vocabulary.next_multiple_of(64);
         let slice = 2048;
         let logits = self.f32(slice * stride, 4.0);
@@ -194,10 +197,24 @@ impl Bench {
         });
     }
 
+    /// Dense, under the hard rule with a gate per KV head, and under the soft one with a gate per layer.
     fn attention(&mut self, model: &Model, specialisation: &Specialisation) {
+        let (kv_heads, width) = model.gates;
+        self.gated(model, specialisation, (kv_heads, width), None);
+        self.gated(model, specialisation, (1, 64), Some(2.0));
+    }
+
+    fn gated(
+        &mut self,
+        model: &Model,
+        specialisation: &Specialisation,
+        (gate_heads, gate_width): (usize, usize),
+        alpha: Option<f64>,
+    ) {
+        let specialisation =
+            &Specialisation { groups: gate_heads, side_width: gate_width, ..*specialisation };
         let (sequences, tokens) = model.batch;
         let (query_heads, kv_heads, head_dim) = model.heads;
-        let (gate_heads, gate_width) = model.gates;
         let rows = sequences * tokens;
         let shape = GatedShape {
             sequences,
@@ -210,47 +227,83 @@ impl Bench {
             recent: 16,
         };
         let attention = TrainAttention::new(&self.device, specialisation).unwrap();
-        let votes = TrainVotes::new(&self.device, specialisation).unwrap();
         let qkv = self.bf16(rows * (query_heads + 2 * kv_heads) * head_dim);
         let dqkv = self.bf16(rows * (query_heads + 2 * kv_heads) * head_dim);
         let (out, dout) =
             (self.bf16(rows * query_heads * head_dim), self.bf16(rows * query_heads * head_dim));
         let (lse, delta) = (self.f32(rows * query_heads, 1.0), self.f32(rows * query_heads, 1.0));
         let gates: Vec<_> = (0..4).map(|_| self.f32(rows * gate_heads * gate_width, 1.0)).collect();
-        let (bias, d_bias, lambda) =
-            (self.f32(gate_heads, 0.1), self.f32(gate_heads, 1.0), self.f32(gate_heads, 0.1));
+        let (d_bias, lambda) = (self.f32(gate_heads, 1.0), self.f32(gate_heads, 0.1));
         let ends = DeviceBuffer::<u32>::zeroed(&self.device, "ends", rows * gate_heads).unwrap();
         let margin = DeviceBuffer::<f64>::zeroed(&self.device, "margin", 2 * gate_heads).unwrap();
-        let scratch = VoteScratch::new(&self.device, &shape).unwrap();
+        let survival = DeviceBuffer::<f64>::zeroed(&self.device, "survival", 2).unwrap();
+        let soft_voters = usize::from(alpha.is_some());
+        let scratch = GateScratch::new(&self.device, specialisation, &shape, soft_voters).unwrap();
+        let mut curve = DeviceCurve::new(&self.device).unwrap();
+        curve.set(&AlphaSigmoid::new(alpha.unwrap_or(1.0)).unwrap()).unwrap();
         // Of a product of all visible pairs.
         let flops = (tokens * tokens) as f64 * (query_heads * head_dim * sequences) as f64;
-        // Scores deviate by a third: with 0.8 added a key lives for about a hundred queries.
-        for (what, shift) in [("nothing dies", -50.0), ("most die", -0.8)] {
-            let voter = DeviceVoter {
-                query_gates: &gates[0],
-                key_gates: &gates[1],
-                bias: (&bias).into(),
-                noise: None,
-                shift,
-            };
-            let layer = Attended { qkv: &qkv, expires_at: Some(&ends), out: &out, lse: &lse };
-            println!("{what}:");
-            self.time("votes", 0.0, 0.0, || votes.forward(&shape, voter, &ends, &scratch));
-            self.time("attention", 2.0 * flops, 0.0, || attention.forward(&shape, layer));
+        let back = AttendedBack { dout: &dout, delta: &delta, dqkv: &dqkv };
+        if alpha.is_none() {
+            let layer = Attended { qkv: &qkv, expires_at: None, out: &out, lse: &lse };
+            let (rule, pressure) = (DeviceRule::DENSE, DevicePressure::NONE);
+            self.time("attention", 2.0 * flops, 0.0, || attention.forward(&shape, rule, &[], layer, None));
             self.time("attention, back", 7.0 * flops, 0.0, || {
-                attention.backward(&shape, layer, &dout, &delta, &dqkv)
-            });
-            self.time("blame", 2.0 * flops, 0.0, || {
-                let gradient = DeviceVoterGradient {
-                    query_gates: &gates[2],
-                    key_gates: &gates[3],
-                    bias: (&d_bias).into(),
-                    margin: &margin,
-                };
-                let lambda = (&lambda).into();
-                votes.backward(&shape, voter, layer, &dout, &delta, lambda, &scratch, gradient)
+                attention.backward(&shape, rule, &[], layer, pressure, back, &[], None)
             });
         }
+        // Scores deviate by a third: with a bias of 0.8 a key lives for about a hundred queries.
+        for (what, level) in [("nothing dies", 50.0), ("most die", 0.8)] {
+            let bias = DeviceBuffer::copy_of(&self.device, "bias", &vec![level; gate_heads]).unwrap();
+            let voter = DeviceVoter { query_gates: &gates[0], key_gates: &gates[1], bias: (&bias).into() };
+            let (rule, pressure, name) = match alpha {
+                None => (
+                    DeviceRule::DENSE,
+                    DevicePressure::Hard { lambda: (&lambda).into(), margin: &margin },
+                    "hard",
+                ),
+                Some(_) => (
+                    DeviceRule::Soft { curve: &curve, survival: (&survival).into() },
+                    DevicePressure::Soft { per_pair: 1e-6, last_query: false },
+                    "soft",
+                ),
+            };
+            let layer = Attended { qkv: &qkv, expires_at: Some(&ends), out: &out, lse: &lse };
+            let gradient = DeviceVoterGradient {
+                query_gates: &gates[2],
+                key_gates: &gates[3],
+                fresh: true,
+                bias: (&d_bias).into(),
+            };
+            println!("{name}, {gate_heads} gate heads of {gate_width}, {what}:");
+            self.time("votes and attention", 2.0 * flops, 0.0, || {
+                attention.forward(&shape, rule, &[voter], layer, Some(&scratch))
+            });
+            self.time("both, back", 7.0 * flops, 0.0, || {
+                let gradients = [gradient];
+                attention.backward(&shape, rule, &[voter], layer, pressure, back, &gradients, Some(&scratch))
+            });
+        }
+    }
+
+    /// The gradient of the embedding where one token in four is the same.
+    fn embedding(&mut self, model: &Model, specialisation: &Specialisation) {
+        let rows = model.batch.0 * model.batch.1;
+        let ids: Vec<u32> =
+            (0..rows as u32)
+                .map(|row| {
+                    if row % 4 == 0 { 11 } else { row.wrapping_mul(2_654_435_761) % model.vocabulary as u32 }
+                })
+                .collect();
+        let mut batch = TokenRows::new(&self.device, rows).unwrap();
+        batch.set(&ids, model.vocabulary).unwrap();
+        let table = self.f32(model.vocabulary * model.hidden, 1.0);
+        let dx = self.f32(rows * model.hidden, 1.0);
+        let embedding = TrainEmbedding::new(&self.device, specialisation).unwrap();
+        self.time("embedding, back", 0.0, (8 * rows * model.hidden) as f64, || {
+            let slices = EmbeddingSlices { table: (&table).into(), positions: None };
+            embedding.backward(&batch, model.batch.1, &dx, slices)
+        });
     }
 }
 

@@ -28,6 +28,7 @@ pub mod simd;
 pub mod team;
 #[cfg(test)]
 mod testing;
+pub mod training;
 pub mod vote;
 
 pub use activation::{GeluKind, gelu, gelu_backward, silu_mul, silu_mul_backward};

@@ -85,6 +85,23 @@ impl AlphaSigmoid {
         Ok(Self { alpha, a, bound, mesh_start, mesh_length, cells, origin })
     }
 
+    /// The curve as kernels of a device read it (`gated_attention/cuda/curve.cuh`): eight numbers, then the cells.
+    pub(crate) fn device_numbers(&self) -> Vec<f32> {
+        let last = self.cells.len().saturating_sub(1) as u32;
+        let mut numbers = vec![
+            self.a as f32,
+            self.bound[0],
+            self.bound[1],
+            self.mesh_start,
+            self.mesh_length,
+            if self.a > 0.0 { (-1.0 / self.a.min(1.0)) as f32 } else { -1.0 },
+            f32::from_bits(self.origin),
+            f32::from_bits(last),
+        ];
+        numbers.extend(self.cells.iter().flatten());
+        numbers
+    }
+
     /// The alpha that it was made for.
     pub fn alpha(&self) -> f64 {
         self.alpha

@@ -5,6 +5,7 @@
 
 constexpr u32 THREADS = 512, WARPS = THREADS / 32;
 constexpr u32 IGNORE = 0xffffffffu;
+constexpr float LOG2_E = 1.4426950408889634f;
 
 struct CrossEntropy {
     float* logits;           // [rows][stride]
@@ -35,19 +36,42 @@ __device__ __forceinline__ Sums of_block(Sums own, Sums* shared) {
     for (u32 i = 1; i < WARPS; i++) own = joined(own, shared[i]);
     return own;
 }
-__device__ __forceinline__ void take(Sums& sums, float x, float gain) {
-    if (x > sums.top) {
-        float keep = expf(sums.top - x);
-        sums = Sums{x, sums.sum * keep, sums.cross * keep};
-    }
+__device__ __forceinline__ float power_of_e(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x * LOG2_E));
+    return y;
+}
+// N more numbers of a row, and what each adds to `cross` by its weight.
+template <int N> __device__ __forceinline__ void take(Sums& sums, const float (&x)[N], const float (&gain)[N]) {
+    float top = sums.top;
+#pragma unroll
+    for (int k = 0; k < N; k++) top = fmaxf(top, x[k]);
     // All minus infinity so far: no weight. NaN goes on.
-    float weight = x == -infinity() ? 0.0f : expf(x - sums.top);
-    sums.sum += weight;
-    if (weight != 0.0f) sums.cross = fmaf(weight, gain, sums.cross);
+    float base = top == -infinity() ? 0.0f : top;
+    if (top > sums.top) {
+        float keep = power_of_e(sums.top - top);
+        sums = Sums{top, sums.sum * keep, sums.cross * keep};
+    }
+#pragma unroll
+    for (int k = 0; k < N; k++) {
+        float weight = power_of_e(x[k] - base);
+        sums.sum += weight;
+        if (weight != 0.0f) sums.cross = fmaf(weight, gain[k], sums.cross);
+    }
+}
+// Behind the vocabulary nothing has weight.
+template <int N> __device__ __forceinline__ void read(float (&x)[N], const float* row, u32 first, u32 vocabulary) {
+#pragma unroll
+    for (int k = 0; k < N; k++) x[k] = -infinity();
+    if (first >= vocabulary) return;
+    load(x, row + first);
+#pragma unroll
+    for (int k = 0; k < N; k++) x[k] = first + k < vocabulary ? x[k] : -infinity();
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) cross_entropy_rows(CrossEntropy p) {
+template <int N> __device__ __forceinline__ void rows(const CrossEntropy& p) {
     __shared__ Sums shared[2][WARPS];
+    constexpr u32 STEP = THREADS * N;
     float* logits = p.logits + (u64)blockIdx.x * p.stride;
     W* out = (W*)logits;
     const float* teacher = p.teacher ? p.teacher + (u64)blockIdx.x * p.stride : nullptr;
@@ -59,10 +83,17 @@ extern "C" __global__ void __launch_bounds__(THREADS) cross_entropy_rows(CrossEn
     }
     Sums own{-infinity(), 0.0f, 0.0f}, taught{-infinity(), 0.0f, 0.0f};
 #pragma unroll 4
-    for (u32 i = threadIdx.x; i < p.vocabulary; i += THREADS) {
-        float x = logits[i];
-        take(own, x, 0.0f);
-        if (teacher) take(taught, teacher[i], teacher[i] - x);
+    for (u32 i = threadIdx.x * N; i < p.vocabulary; i += STEP) {
+        float x[N], t[N], gain[N];
+        read(x, logits, i, p.vocabulary);
+#pragma unroll
+        for (int k = 0; k < N; k++) gain[k] = 0.0f;
+        take(own, x, gain);
+        if (!teacher) continue;
+        read(t, teacher, i, p.vocabulary);
+#pragma unroll
+        for (int k = 0; k < N; k++) gain[k] = t[k] - x[k];
+        take(taught, t, gain);
     }
     float chosen = logits[target];
     own = of_block(own, shared[0]);
@@ -80,23 +111,33 @@ extern "C" __global__ void __launch_bounds__(THREADS) cross_entropy_rows(CrossEn
     }
     float share = p.scale / own.sum, part = teacher ? p.distill * p.scale / taught.sum : 0.0f;
     float onehot = (1.0f - p.distill) * p.scale;
-    // Gradients take the place of logits that everyone has read.
-    constexpr u32 EACH = 4;
-    for (u32 first = 0; first < p.vocabulary; first += EACH * THREADS) {
-        float g[EACH];
+    // Gradients take the place of logits that everyone has read: a step's logits are read before the step before is written.
+    float x[N], t[N];
+    auto fetch = [&](u32 first) {
+        read(x, logits, first, p.vocabulary);
+        if (part != 0.0f) read(t, teacher, first, p.vocabulary);
+    };
+    fetch(threadIdx.x * N);
+    for (u32 first = 0; first < p.vocabulary; first += STEP) {
+        u32 i = first + threadIdx.x * N;
+        float g[N];
 #pragma unroll
-        for (u32 j = 0; j < EACH; j++) {
-            u32 i = first + j * THREADS + threadIdx.x;
-            if (i >= p.vocabulary) continue;
-            g[j] = expf(logits[i] - own.top) * share;
-            if (part != 0.0f) g[j] = fmaf(expf(teacher[i] - taught.top), -part, g[j]);
-            if (i == target) g[j] -= onehot;
+        for (int k = 0; k < N; k++) {
+            g[k] = power_of_e(x[k] - own.top) * share;
+            if (part != 0.0f) g[k] = fmaf(power_of_e(t[k] - taught.top), -part, g[k]);
+            if (i + k == target) g[k] -= onehot;
         }
+        fetch(i + STEP);
         __syncthreads();
+        if (i + N <= p.vocabulary) {
+            store(out + i, g);
+        } else {
 #pragma unroll
-        for (u32 j = 0; j < EACH; j++) {
-            u32 i = first + j * THREADS + threadIdx.x;
-            if (i < p.vocabulary) out[i] = narrow<W>(g[j]);
+            for (int k = 0; k < N; k++)
+                if (i + k < p.vocabulary) out[i + k] = narrow<W>(g[k]);
         }
     }
 }
+// Four at a time need rows that start at multiples of 16 bytes.
+extern "C" __global__ void __launch_bounds__(THREADS) cross_entropy_4(const __grid_constant__ CrossEntropy p) { rows<4>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS) cross_entropy_1(const __grid_constant__ CrossEntropy p) { rows<1>(p); }

@@ -5,8 +5,10 @@ use crate::KernelError;
 use crate::cuda::{Device, DeviceBuffer, DeviceSlice, Function, Grid, Module, Source, Specialisation};
 use crate::error::{check_at_least, checked_size};
 
-pub(crate) const TRAIN_SOURCE: Source =
-    Source { file: "cross_entropy/train.cu", text: include_str!("train.cu") };
+pub(crate) const TRAIN_SOURCE: Source = Source {
+    file: "cross_entropy/train.cu",
+    text: concat!(include_str!("../cuda/vectors.cuh"), include_str!("train.cu")),
+};
 
 const OP: &str = "cross_entropy on the device";
 const THREADS: u32 = 512;
@@ -14,7 +16,8 @@ const THREADS: u32 = 512;
 /// The loss of slices of rows, and its gradient.
 #[derive(Debug, Clone)]
 pub struct TrainCrossEntropy {
-    rows: Function,
+    by_fours: Function,
+    by_ones: Function,
 }
 
 #[repr(C)]
@@ -46,7 +49,10 @@ impl TrainCrossEntropy {
     /// As [`Module::load`].
     pub fn new(device: &Device, specialisation: &Specialisation) -> Result<Self, KernelError> {
         let module = Module::load(device, &TRAIN_SOURCE, specialisation)?;
-        Ok(Self { rows: module.function("cross_entropy_rows", 0)? })
+        Ok(Self {
+            by_fours: module.function("cross_entropy_4", 0)?,
+            by_ones: module.function("cross_entropy_1", 0)?,
+        })
     }
 
     /// As [`cross_entropy`](super::cross_entropy()), of `logits` and `teacher`, f32 `[targets, stride]` of which the first
@@ -95,8 +101,9 @@ impl TrainCrossEntropy {
             distill: shares.distill,
             scale: shares.scale,
         };
+        let function = if stride.is_multiple_of(4) { &self.by_fours } else { &self.by_ones };
         // SAFETY: the layout of `CrossEntropy`; lengths as just checked.
-        unsafe { self.rows.launch(Grid::new(rows, THREADS), &arguments) }?;
+        unsafe { function.launch(Grid::new(rows, THREADS), &arguments) }?;
         Ok(())
     }
 

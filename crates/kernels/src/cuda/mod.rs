@@ -4,6 +4,7 @@
 //! there is no driver. Kernels are the `.cu` files beside each operation; [`SOURCES`] lists them.
 
 mod bandwidth;
+mod choice;
 mod device;
 mod error;
 mod lanes;
@@ -17,6 +18,7 @@ mod step;
 mod stopwatch;
 
 pub use bandwidth::read_bandwidth;
+pub use choice::DeviceChoice;
 pub use device::{Device, DeviceFacts};
 pub use error::CudaError;
 pub use lanes::{DeviceLanes, DeviceSpan, LaneTables, Row};
@@ -49,12 +51,15 @@ pub const SOURCES: &[Source] = &[
     crate::activation::TRAIN_SOURCE,
     crate::cross_entropy::TRAIN_SOURCE,
     crate::embedding::TRAIN_SOURCE,
-    crate::gated_attention::BLAME_SOURCE,
-    crate::gated_attention::TRAIN_SOURCE,
+    crate::gated_attention::cuda::ATTEND,
+    crate::gated_attention::cuda::BACK_KEYS,
+    crate::gated_attention::cuda::BLAME,
+    crate::gated_attention::cuda::VOTES,
     crate::norm::TRAIN_SOURCE,
     crate::optimizer::TRAIN_SOURCE,
     crate::reduce::SOURCE,
     crate::rope::TRAIN_SOURCE,
+    crate::training::SOURCE,
 ];
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! A part of a device buffer, as an operand.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use bytemuck::Pod;
@@ -11,9 +12,9 @@ use crate::error::check_at_least;
 /// Some neighbouring elements of a [`DeviceBuffer`]: a tensor of the array that holds all parameters, say.
 #[derive(Debug)]
 pub struct DeviceSlice<'a, T> {
-    buffer: &'a DeviceBuffer<T>,
-    first: usize,
+    pointer: u64,
     len: usize,
+    buffer: PhantomData<&'a DeviceBuffer<T>>,
 }
 
 impl<T> Clone for DeviceSlice<'_, T> {
@@ -26,7 +27,7 @@ impl<T> Copy for DeviceSlice<'_, T> {}
 
 impl<'a, T: Pod> From<&'a DeviceBuffer<T>> for DeviceSlice<'a, T> {
     fn from(buffer: &'a DeviceBuffer<T>) -> Self {
-        Self { buffer, first: 0, len: buffer.len() }
+        Self { pointer: buffer.pointer(), len: buffer.len(), buffer: PhantomData }
     }
 }
 
@@ -37,13 +38,20 @@ impl<'a, T: Pod> DeviceSlice<'a, T> {
     /// A range that is not inside the buffer.
     pub fn new(buffer: &'a DeviceBuffer<T>, range: Range<usize>) -> Result<Self, KernelError> {
         check_at_least("a slice of a device buffer", "the buffer", range.end.max(range.start), buffer.len())?;
-        Ok(Self { buffer, first: range.start, len: range.len() })
+        let pointer = buffer.pointer() + (range.start * size_of::<T>()) as u64;
+        Ok(Self { pointer, len: range.len(), buffer: PhantomData })
+    }
+
+    /// The same memory as bytes.
+    #[must_use]
+    pub fn bytes(self) -> DeviceSlice<'a, u8> {
+        DeviceSlice { pointer: self.pointer, len: self.len * size_of::<T>(), buffer: PhantomData }
     }
 
     /// The address of the first element.
     #[must_use]
     pub fn pointer(&self) -> u64 {
-        self.buffer.pointer() + (self.first * size_of::<T>()) as u64
+        self.pointer
     }
 
     /// Number of elements.

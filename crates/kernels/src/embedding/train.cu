@@ -1,6 +1,10 @@
-// The embedding's rows, and their gradient without atomics: the rows of one token are added by one block, in order.
+// The embedding's rows, and their gradient without atomics: the rows of one token are added by one block, in order. Where a token
+// has many, parts of them are added first, each by a block of its own.
 
 constexpr u32 THREADS = 256;
+// Rows of a part (Rust: PART).
+constexpr u32 PART = 32;
+constexpr u32 N = HIDDEN % 4 == 0 ? 4 : 1;
 
 struct Embed {
     const u32* ids;           // [t]
@@ -13,24 +17,56 @@ extern "C" __global__ void __launch_bounds__(THREADS) embed_train(Embed p) {
     u64 row = blockIdx.x;
     const float* from = p.table + (u64)p.ids[row] * HIDDEN;
     const float* shift = p.positions + row % p.tokens * HIDDEN;
-    for (u32 i = threadIdx.x; i < HIDDEN; i += THREADS) p.x[row * HIDDEN + i] = p.positions ? from[i] + shift[i] : from[i];
+    for (u32 i = threadIdx.x * N; i < HIDDEN; i += THREADS * N) {
+        float x[N], y[N];
+        load(x, from + i);
+        if (p.positions) {
+            load(y, shift + i);
+#pragma unroll
+            for (u32 k = 0; k < N; k++) x[k] += y[k];
+        }
+        store(p.x + row * HIDDEN + i, x);
+    }
 }
 
 struct EmbedBackward {
     const u32* order;    // [t]: rows, those of a token together
     const u32* starts;   // [distinct + 1]: where each token's begin in `order`
+    const u32* parts;    // [parts][2]: first and end in `order`, of tokens with more rows than a part has
     const u32* ids;      // [t]
-    const float* dx;     // [t][c]
+    float* dx;           // [t][c]; a part's first row becomes its sum
     float* gradient;     // [v][c], added to
 };
+// The sum of every `step`th row from `first` on.
+__device__ __forceinline__ void sum_rows(float (&sum)[N], const EmbedBackward& p, u32 first, u32 end, u32 step, u32 column) {
+#pragma unroll
+    for (u32 k = 0; k < N; k++) sum[k] = 0.0f;
+#pragma unroll 8
+    for (u32 at = first; at < end; at += step) {
+        float x[N];
+        load(x, p.dx + (u64)p.order[at] * HIDDEN + column);
+#pragma unroll
+        for (u32 k = 0; k < N; k++) sum[k] += x[k];
+    }
+}
+extern "C" __global__ void __launch_bounds__(THREADS) embed_parts(EmbedBackward p) {
+    u32 first = p.parts[2 * blockIdx.x], end = p.parts[2 * blockIdx.x + 1];
+    for (u32 i = threadIdx.x * N; i < HIDDEN; i += THREADS * N) {
+        float sum[N];
+        sum_rows(sum, p, first, end, 1, i);
+        store(p.dx + (u64)p.order[first] * HIDDEN + i, sum);
+    }
+}
 extern "C" __global__ void __launch_bounds__(THREADS) embed_backward(EmbedBackward p) {
     u32 first = p.starts[blockIdx.x], end = p.starts[blockIdx.x + 1];
     float* to = p.gradient + (u64)p.ids[p.order[first]] * HIDDEN;
-    for (u32 i = threadIdx.x; i < HIDDEN; i += THREADS) {
-        float sum = 0.0f;
-#pragma unroll 8
-        for (u32 at = first; at < end; at++) sum += p.dx[(u64)p.order[at] * HIDDEN + i];
-        to[i] += sum;
+    for (u32 i = threadIdx.x * N; i < HIDDEN; i += THREADS * N) {
+        float sum[N], sofar[N];
+        sum_rows(sum, p, first, end, end - first > PART ? PART : 1, i);
+        load(sofar, to + i);
+#pragma unroll
+        for (u32 k = 0; k < N; k++) sofar[k] += sum[k];
+        store(to + i, sofar);
     }
 }
 

@@ -1,13 +1,20 @@
 //! The embedding in training, on the device.
 
 use crate::KernelError;
-use crate::cuda::{Device, DeviceBuffer, DeviceSlice, Function, Grid, Module, Source, Specialisation};
+use crate::cuda::{
+    Device, DeviceBuffer, DeviceSlice, Function, Grid, Module, PinnedBuffer, Source, Specialisation,
+};
 use crate::error::{check_at_least, check_length, checked_size};
 
-pub(crate) const TRAIN_SOURCE: Source = Source { file: "embedding/train.cu", text: include_str!("train.cu") };
+pub(crate) const TRAIN_SOURCE: Source = Source {
+    file: "embedding/train.cu",
+    text: concat!(include_str!("../cuda/vectors.cuh"), include_str!("train.cu")),
+};
 
 const OP: &str = "embedding in training";
 const THREADS: u32 = 256;
+/// As PART of the kernel file: a token with more rows than this is added up in parts.
+const PART: usize = 32;
 
 /// The rows of a batch, and which of them hold the same token, so that a gradient's sum has one owner and one order.
 #[derive(Debug)]
@@ -15,7 +22,13 @@ pub struct TokenRows {
     ids: DeviceBuffer<u32>,
     order: DeviceBuffer<u32>,
     starts: DeviceBuffer<u32>,
+    /// First and end in `order`.
+    parts: DeviceBuffer<[u32; 2]>,
+    /// Where the four are copied from.
+    staged: [PinnedBuffer<u32>; 3],
+    staged_parts: PinnedBuffer<[u32; 2]>,
     distinct: usize,
+    cut: usize,
     rows: usize,
     /// All tokens are below it.
     vocabulary: usize,
@@ -31,13 +44,23 @@ impl TokenRows {
             ids: DeviceBuffer::zeroed(device, "token ids", rows)?,
             order: DeviceBuffer::zeroed(device, "token order", rows)?,
             starts: DeviceBuffer::zeroed(device, "token order", rows + 1)?,
+            // Who is cut has more than a part, so that no more than twice the whole parts come out.
+            parts: DeviceBuffer::zeroed(device, "token order", 2 * rows.div_ceil(PART))?,
+            staged: [
+                PinnedBuffer::zeroed(device, rows)?,
+                PinnedBuffer::zeroed(device, rows)?,
+                PinnedBuffer::zeroed(device, rows + 1)?,
+            ],
+            staged_parts: PinnedBuffer::zeroed(device, 2 * rows.div_ceil(PART))?,
             distinct: 0,
+            cut: 0,
             rows: 0,
             vocabulary: 0,
         })
     }
 
-    /// Takes the tokens of a batch; waits for the copy.
+    /// Takes the tokens of a batch without waiting for the copy: the device must have been waited for since tokens were set
+    /// before.
     ///
     /// # Errors
     /// More tokens than there is room for, a token outside the vocabulary, or a failed device.
@@ -60,11 +83,23 @@ impl TokenRows {
         }
         self.distinct = starts.len();
         starts.push(ids.len() as u32);
+        let frequent = starts.windows(2).filter(|token| (token[1] - token[0]) as usize > PART);
+        let parts: Vec<[u32; 2]> = frequent
+            .flat_map(|token| {
+                let end = token[1];
+                (token[0]..end).step_by(PART).map(move |first| [first, end.min(first + PART as u32)])
+            })
+            .collect();
+        self.cut = parts.len();
         self.rows = ids.len();
         self.vocabulary = vocabulary;
-        self.ids.write(0, ids)?;
-        self.order.write(0, &order)?;
-        self.starts.write(0, &starts)?;
+        let arrays = [(&self.ids, ids), (&self.order, &order[..]), (&self.starts, &starts[..])];
+        for ((to, from), staged) in arrays.into_iter().zip(&mut self.staged) {
+            staged[..from.len()].copy_from_slice(from);
+            to.write_pinned(staged)?;
+        }
+        self.staged_parts[..parts.len()].copy_from_slice(&parts);
+        self.parts.write_pinned(&self.staged_parts)?;
         Ok(())
     }
 
@@ -79,6 +114,7 @@ impl TokenRows {
 #[derive(Debug, Clone)]
 pub struct TrainEmbedding {
     embed: Function,
+    parts: Function,
     backward: Function,
     positions: Function,
     width: usize,
@@ -100,6 +136,7 @@ struct Embed {
 struct EmbedBackward {
     order: u64,
     starts: u64,
+    parts: u64,
     ids: u64,
     dx: u64,
     gradient: u64,
@@ -117,7 +154,7 @@ struct PositionsBackward {
 /// The tables of an embedding, or their gradients.
 #[derive(Debug, Clone, Copy)]
 pub struct EmbeddingSlices<'a> {
-    /// f32 `[v, c]`.
+    /// f32 `[v, c]`; like the positions, it starts at a multiple of 4 elements.
     pub table: DeviceSlice<'a, f32>,
     /// f32 `[positions, c]`, of families that learn them.
     pub positions: Option<DeviceSlice<'a, f32>>,
@@ -132,6 +169,7 @@ impl TrainEmbedding {
         let module = Module::load(device, &TRAIN_SOURCE, specialisation)?;
         Ok(Self {
             embed: module.function("embed_train", 0)?,
+            parts: module.function("embed_parts", 0)?,
             backward: module.function("embed_backward", 0)?,
             positions: module.function("positions_backward", 0)?,
             width: specialisation.hidden,
@@ -163,7 +201,8 @@ impl TrainEmbedding {
         Ok(())
     }
 
-    /// Adds `dx`, f32 `[b * T, c]`, to the gradients of the tables.
+    /// Adds `dx`, f32 `[b * T, c]`, to the gradients of the tables. Rows of frequent tokens are added up in place: `dx` is
+    /// used up.
     ///
     /// # Errors
     /// Lengths that do not agree, or a failed device.
@@ -175,15 +214,6 @@ impl TrainEmbedding {
         gradients: EmbeddingSlices<'_>,
     ) -> Result<(), KernelError> {
         self.check(batch, tokens, gradients, dx)?;
-        let arguments = EmbedBackward {
-            order: batch.order.pointer(),
-            starts: batch.starts.pointer(),
-            ids: batch.ids.pointer(),
-            dx: dx.pointer(),
-            gradient: gradients.table.pointer(),
-        };
-        // SAFETY: the layout of `EmbedBackward`; lengths as just checked, tokens when the batch was set.
-        unsafe { self.backward.launch(Grid::new(batch.distinct, THREADS), &arguments) }?;
         if let Some(positions) = gradients.positions {
             let arguments = PositionsBackward {
                 dx: dx.pointer(),
@@ -194,6 +224,18 @@ impl TrainEmbedding {
             // SAFETY: the layout of `PositionsBackward`; lengths as just checked.
             unsafe { self.positions.launch(Grid::new(tokens, THREADS), &arguments) }?;
         }
+        let arguments = EmbedBackward {
+            order: batch.order.pointer(),
+            starts: batch.starts.pointer(),
+            parts: batch.parts.pointer(),
+            ids: batch.ids.pointer(),
+            dx: dx.pointer(),
+            gradient: gradients.table.pointer(),
+        };
+        // SAFETY: the layout of `EmbedBackward`; lengths as just checked, tokens when the batch was set.
+        unsafe { self.parts.launch(Grid::new(batch.cut, THREADS), &arguments) }?;
+        // SAFETY: as above.
+        unsafe { self.backward.launch(Grid::new(batch.distinct, THREADS), &arguments) }?;
         Ok(())
     }
 
@@ -212,6 +254,15 @@ impl TrainEmbedding {
             checked_size(OP, &[batch.vocabulary, self.width])?,
             tables.table.len(),
         )?;
+        let starts =
+            [Some(tables.table), tables.positions].into_iter().flatten().map(|table| table.pointer());
+        if let Some(start) = starts.into_iter().find(|start| start % 16 != 0) {
+            return Err(KernelError::Invalid {
+                op: OP,
+                expected: "tables that start at a multiple of 4 elements".to_owned(),
+                got: format!("address {start:#x}"),
+            });
+        }
         if let Some(positions) = tables.positions {
             check_at_least(OP, "the positions", checked_size(OP, &[tokens, self.width])?, positions.len())?;
         }

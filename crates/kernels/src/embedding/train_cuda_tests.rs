@@ -11,7 +11,9 @@ use crate::testing::Random;
 fn cuda_embeddings_are_read_and_their_gradients_added_in_order() {
     let Some(device) = device("cuda_embeddings_are_read_and_their_gradients_added_in_order") else { return };
     let mut random = Random(71);
-    for (sequences, tokens, vocabulary, c) in [(1, 1, 1, 8), (3, 37, 11, 30), (2, 200, 500, 576)] {
+    for (sequences, tokens, vocabulary, c) in
+        [(1, 1, 1, 8), (3, 37, 11, 30), (2, 200, 500, 576), (5, 41, 2, 12)]
+    {
         let embedding = TrainEmbedding::new(&device, &plain(DType::F32, c)).unwrap();
         let rows = sequences * tokens;
         let ids: Vec<u32> = (0..rows).map(|_| random.below(vocabulary) as u32).collect();

@@ -20,9 +20,9 @@
 
 mod attend;
 mod backward;
-mod blame_cuda;
 mod check;
 mod combine;
+pub(crate) mod cuda;
 mod forward;
 mod gate;
 mod pack;
@@ -31,9 +31,6 @@ mod product;
 #[cfg(test)]
 mod reference;
 mod saved;
-mod train_cuda;
-#[cfg(test)]
-mod train_cuda_tests;
 mod unit;
 mod votes;
 
@@ -41,12 +38,12 @@ use crate::alpha_sigmoid::AlphaSigmoid;
 use crate::attention::AttentionShape;
 
 pub use backward::{backward, backward_with};
-pub(crate) use blame_cuda::BLAME_SOURCE;
-pub use blame_cuda::{DeviceVoter, DeviceVoterGradient, TrainVotes, VoteScratch};
+pub use cuda::{
+    Attended, AttendedBack, DeviceCurve, DevicePressure, DeviceRule, DeviceVoter, DeviceVoterGradient,
+    GateScratch, TrainAttention,
+};
 pub use forward::{forward, forward_with};
 pub use saved::Saved;
-pub(crate) use train_cuda::TRAIN_SOURCE;
-pub use train_cuda::{Attended, TrainAttention};
 
 /// The shape of one layer's attention over a batch of equally long sequences.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -85,13 +85,16 @@ extern "C" __global__ void __launch_bounds__(NORM_THREADS) norm_backward(NormBac
     for (u32 index = blockIdx.x; index < p.rows; index += gridDim.x, turn ^= 1) {
         u64 row = (u64)index * HIDDEN;
         float mean = p.stats[2 * index], scale = p.stats[2 * index + 1];
-        float n[VECTORS][STEP], g[VECTORS][STEP];
+        float n[VECTORS][STEP], g[VECTORS][STEP], dx[VECTORS][STEP];
         float sum = 0.0f, product = 0.0f;
 #pragma unroll
         for (u32 v = 0; v < VECTORS; v++) {
 #pragma unroll
-            for (u32 i = 0; i < STEP; i++) n[v][i] = mean, g[v][i] = 0.0f;
-            if (column(v) < HIDDEN) load(n[v], p.x + row + column(v)), load(g[v], p.dy + row + column(v));
+            for (u32 i = 0; i < STEP; i++) n[v][i] = mean, g[v][i] = dx[v][i] = 0.0f;
+            if (column(v) < HIDDEN) {
+                load(n[v], p.x + row + column(v)), load(g[v], p.dy + row + column(v));
+                if (!p.fresh) load(dx[v], p.dx + row + column(v));
+            }
 #pragma unroll
             for (u32 i = 0; i < STEP; i++) {
                 n[v][i] = (n[v][i] - mean) * scale;
@@ -108,14 +111,10 @@ extern "C" __global__ void __launch_bounds__(NORM_THREADS) norm_backward(NormBac
 #pragma unroll
         for (u32 v = 0; v < VECTORS; v++) {
             if (column(v) >= HIDDEN) continue;
-            float dx[STEP];
 #pragma unroll
-            for (u32 i = 0; i < STEP; i++) dx[i] = 0.0f;
-            if (!p.fresh) load(dx, p.dx + row + column(v));
-#pragma unroll
-            for (u32 i = 0; i < STEP; i++) dx[i] = fmaf(g[v][i] - sum - n[v][i] * product, scale, dx[i]);
-            store(p.dx + row + column(v), dx);
-            if (p.narrow_dx) store(p.narrow_dx + row + column(v), dx);
+            for (u32 i = 0; i < STEP; i++) dx[v][i] = fmaf(g[v][i] - sum - n[v][i] * product, scale, dx[v][i]);
+            store(p.dx + row + column(v), dx[v]);
+            if (p.narrow_dx) store(p.narrow_dx + row + column(v), dx[v]);
         }
     }
     float* to = p.partials + (u64)blockIdx.x * 2 * HIDDEN;

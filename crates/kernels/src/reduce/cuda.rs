@@ -17,7 +17,7 @@ const THREADS: u32 = 256;
 const SQUARE_BLOCKS: usize = 1024;
 
 /// Blocks among which the rows of a norm's backward pass are dealt out: enough for any device, and the same for all.
-pub const PARTS: usize = 256;
+pub const PARTS: usize = 768;
 
 /// Sums whose bits depend on shapes alone.
 #[derive(Debug, Clone)]

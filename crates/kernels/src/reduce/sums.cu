@@ -52,7 +52,7 @@ extern "C" __global__ void __launch_bounds__(SUM_THREADS) add_partials(AddPartia
     u32 share = threadIdx.x / 32, lane = threadIdx.x % 32, column = blockIdx.x * 32 + lane;
     float sum = 0.0f;
     if (column < p.columns) {
-#pragma unroll 4
+#pragma unroll 16
         for (u32 part = share; part < p.parts; part += 8) sum += p.partials[(u64)part * p.stride + column];
     }
     sums[share][lane] = sum;

@@ -1,0 +1,305 @@
+// Attention in training over sequences of T tokens: forward, and the gradient of queries.
+//
+// A key has an end, the first query that no longer sees it; what no query of a tile sees is not visited. Under the soft rule the
+// logarithms of a strip of queries are added to its scores. One block owns what it writes, and adds in one order.
+
+constexpr u32 MOST_TILES = 1024;
+constexpr u32 WHOLE = 0x8000;
+
+// The tiles of keys that a tile of queries sees, with WHOLE where all its queries see all keys.
+__device__ __forceinline__ u32 list_tiles(const Shape& s, u32 sequence, u32 kv_head, u32 tile, u16* list) {
+    __shared__ u32 some[WARPS], all[WARPS], count;
+    if (!s.ends && s.window == NEVER) {
+        for (u32 i = threadIdx.x; i <= tile; i += THREADS) list[i] = (u16)(i | (i < tile ? WHOLE : 0));
+        __syncthreads();
+        return tile + 1;
+    }
+    u32 first = tile * SIDE, last = min(first + SIDE, s.tokens) - 1;
+    if (threadIdx.x == 0) count = 0;
+    for (u32 from = 0; from <= tile; from += WARPS) {
+        u32 mine = from + warp();
+        bool seen = false, whole = true;
+        if (mine <= tile) {
+#pragma unroll
+            for (u32 i = 0; i < SIDE; i += 32) {
+                u32 end = end_of(s, sequence, kv_head, mine * SIDE + i + lane());
+                seen |= end > first;
+                whole &= end > last;
+            }
+        }
+        u32 seen_by = __ballot_sync(ALL, seen), whole_to = __ballot_sync(ALL, whole);
+        if (lane() == 0) some[warp()] = seen_by, all[warp()] = mine < tile && whole_to == ALL;
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            for (u32 i = 0; i < WARPS && from + i <= tile; i++)
+                if (some[i]) list[count++] = (u16)(from + i | (all[i] ? WHOLE : 0));
+        }
+        __syncthreads();
+    }
+    return count;
+}
+
+// The logarithms of a tile's pairs, queries in rows. In 16 bits they come through shared memory, where a load turns them.
+constexpr u32 LOG_STRIDE = padded<Log>(SIDE), LOG_BYTES = sizeof(W) == 2 ? SIDE * LOG_STRIDE * sizeof(Log) : 0;
+__device__ __forceinline__ void fetch_logs(Log* tile, const Shape& s, u32 sequence, u32 kv_head, u32 key, u32 query) {
+    constexpr u32 EACH = 16 / sizeof(Log), CHUNKS = SIDE / EACH;
+    if (LOG_BYTES == 0) return;
+    u32 first = query - s.first_tile * SIDE;
+#pragma unroll
+    for (u32 i = threadIdx.x; i < SIDE * CHUNKS; i += THREADS) {
+        u32 row = i / CHUNKS, column = i % CHUNKS * EACH;
+        copy16(shared_address(tile + row * LOG_STRIDE + column), logs_of(s, sequence, kv_head, key + row) + first + column);
+    }
+}
+__device__ __forceinline__ void load_logs(float (&logs)[SIDE / 8][4], const Log* tile, const Shape& s, u32 sequence, u32 kv_head, u32 key,
+                                          u32 query) {
+    if constexpr (LOG_BYTES > 0) {
+#pragma unroll
+        for (u32 j = 0; j < SIDE / 16; j++) {
+            u32 x[4], matrix = lane() / 8;
+            load_matrices_transposed(x, shared_address(tile + (16 * j + matrix / 2 * 8 + lane() % 8) * LOG_STRIDE + warp() * 16 + matrix % 2 * 8));
+#pragma unroll
+            for (u32 i = 0; i < 4; i++) {
+                float2 pair = widen2<f16>(x[i]);
+                logs[2 * j + i / 2][i % 2 * 2] = pair.x, logs[2 * j + i / 2][i % 2 * 2 + 1] = pair.y;
+            }
+        }
+    } else {
+        u32 row = query - s.first_tile * SIDE + own_row(0);
+#pragma unroll
+        for (u32 j = 0; j < SIDE / 8; j++)
+#pragma unroll
+            for (u32 c = 0; c < 2; c++) {
+                const Log* of = logs_of(s, sequence, kv_head, key + own_column(j, c)) + row;
+                logs[j][c] = widen(of[0]), logs[j][2 + c] = widen(of[8]);
+            }
+    }
+}
+// `hidden(j, k)` for the pairs of a tile that are not seen.
+template <typename Hide> __device__ __forceinline__ void hide(const u32* ends, u32 key, u32 query, bool diagonal, Hide hidden) {
+#pragma unroll
+    for (u32 j = 0; j < SIDE / 8; j++) {
+        uint2 end = *(const uint2*)(ends + own_column(j, 0));
+#pragma unroll
+        for (u32 half = 0; half < 2; half++) {
+            u32 row = query + own_row(half);
+            if (end.x <= row || (diagonal && key + own_column(j, 0) > row)) hidden(j, half * 2);
+            if (end.y <= row || (diagonal && key + own_column(j, 1) > row)) hidden(j, half * 2 + 1);
+        }
+    }
+}
+
+struct Attend {
+    Shape shape;
+    W* out;       // [b T][MIXED]
+    float* lse;   // [b][h][T]
+};
+
+template <bool SOFT> __device__ __forceinline__ void attend_with(const Attend& p) {
+    extern __shared__ __align__(16) u8 raw_memory[];
+    __shared__ u16 list[MOST_TILES];
+    __shared__ __align__(16) u32 ends[STAGES][SIDE];
+    u8* memory = whole_atoms(raw_memory);
+    const Shape& s = p.shape;
+    W* queries = (W*)memory;
+    auto keys = [&](u32 stage) { return (W*)(memory + (1 + 2 * stage) * TILE_BYTES); };
+    auto values = [&](u32 stage) { return (W*)(memory + (2 + 2 * stage) * TILE_BYTES); };
+    auto logs_in = [&](u32 stage) { return (Log*)(memory + (1 + 2 * STAGES) * TILE_BYTES + stage * LOG_BYTES); };
+    // Late tiles, which see most keys, first.
+    u32 tile = s.first_tile + gridDim.z - 1 - blockIdx.z, head = blockIdx.x, sequence = blockIdx.y, kv = head / RATIO, first = tile * SIDE;
+    u32 rows = min(SIDE, s.tokens - first);
+    fetch(queries, row_of(s, sequence, first, head), FUSED, rows);
+    u32 tiles = list_tiles(s, sequence, kv, tile, list);
+    auto start = [&](u32 i) {
+        if (i < tiles) {
+            u32 key = (list[i] & ~WHOLE) * SIDE, count = min(SIDE, s.tokens - key);
+            fetch(keys(i % STAGES), row_of(s, sequence, key, QUERY_HEADS + kv), FUSED, count);
+            fetch(values(i % STAGES), row_of(s, sequence, key, QUERY_HEADS + KV_HEADS + kv), FUSED, count);
+            if (SOFT) fetch_logs(logs_in(i % STAGES), s, sequence, kv, key, first);
+            if (threadIdx.x < SIDE) ends[i % STAGES][threadIdx.x] = end_of(s, sequence, kv, key + threadIdx.x);
+        }
+        commit_copies();
+    };
+    float mixed[DP / 8][4], top[2] = {-infinity(), -infinity()}, sum[2] = {0.0f, 0.0f};
+    clear(mixed);
+    // Of a score in powers of two; soft scores have it in them, with their logarithms.
+    float scale = s.scale * LOG2_E, unit = SOFT ? 1.0f : scale;
+    start(0);
+    for (u32 i = 0; i < tiles; i++) {
+        arrived<0>();
+        if (STAGES == 2) start(i + 1);
+        u32 stage = i % STAGES, key = (list[i] & ~WHOLE) * SIDE;
+        float score[SIDE / 8][4], logs[SIDE / 8][4];
+        if (SOFT) load_logs(logs, logs_in(stage), s, sequence, kv, key, first);
+        clear(score);
+        start_products(score);
+        add_tile_scores(score, queries, keys(stage));
+        finish_products(score);
+        if (SOFT) {
+#pragma unroll
+            for (u32 j = 0; j < SIDE / 8; j++)
+#pragma unroll
+                for (u32 k = 0; k < 4; k++) score[j][k] = fmaf(score[j][k], scale, logs[j][k] * LOG2_E);
+        }
+        if (!(list[i] & WHOLE)) hide(ends[stage], key, first, key == first, [&](u32 j, u32 k) { score[j][k] = -infinity(); });
+#pragma unroll
+        for (u32 half = 0; half < 2; half++) {
+            float most = top[half];
+#pragma unroll
+            for (u32 j = 0; j < SIDE / 8; j++) most = fmaxf(most, fmaxf(score[j][half * 2], score[j][half * 2 + 1]));
+            most = fmaxf(most, __shfl_xor_sync(ALL, most, 1));
+            most = fmaxf(most, __shfl_xor_sync(ALL, most, 2));
+            // Where nothing was seen, -infinity minus itself is no number.
+            float base = most == -infinity() ? 0.0f : most * unit;
+            float keep = most == top[half] ? 1.0f : two_to(top[half] * unit - base);
+            top[half] = most;
+            float more = 0.0f;
+#pragma unroll
+            for (u32 j = 0; j < SIDE / 8; j++)
+#pragma unroll
+                for (u32 c = 0; c < 2; c++) {
+                    float& x = score[j][half * 2 + c];
+                    x = two_to(fmaf(x, unit, -base));
+                    more += x;
+                }
+            sum[half] = sum[half] * keep + more;
+#pragma unroll
+            for (u32 j = 0; j < DP / 8; j++) mixed[j][half * 2] *= keep, mixed[j][half * 2 + 1] *= keep;
+        }
+        Weights<W> weights(score);
+        start_products(mixed);
+        add_tile_mixed(mixed, weights, values(stage));
+        finish_products(mixed);
+        if (STAGES == 1) {
+            __syncthreads();
+            start(i + 1);
+        }
+    }
+#pragma unroll
+    for (u32 half = 0; half < 2; half++) {
+        float total = sum[half];
+        total += __shfl_xor_sync(ALL, total, 1);
+        total += __shfl_xor_sync(ALL, total, 2);
+        u32 row = own_row(half);
+        if (row >= rows) continue;
+        u64 token = (u64)sequence * s.tokens + first + row;
+        if (lane() % 4 == 0) {
+            p.lse[(u64)(sequence * QUERY_HEADS + head) * s.tokens + first + row] = top[half] * (SOFT ? LN_2 : s.scale) + logf(total);
+        }
+        write_row(p.out + token * MIXED + head * D, mixed, half, 1.0f / total);
+    }
+}
+extern "C" __global__ void __launch_bounds__(THREADS) attend(const __grid_constant__ Attend p) { attend_with<false>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS) attend_soft(const __grid_constant__ Attend p) { attend_with<true>(p); }
+
+struct Deltas {
+    const W* out;    // [rows][MIXED]
+    const W* dout;
+    float* delta;    // [b][h][T]: out . dout
+    u32 rows, tokens;
+};
+// Lanes of a head: each a chunk of 16 bytes where heads are made of such and lanes come out even.
+constexpr u32 EACH = 16 / sizeof(W);
+constexpr bool CHUNKED = D % EACH == 0 && D / EACH <= 32 && (D / EACH & (D / EACH - 1)) == 0;
+constexpr u32 HEAD_LANES = CHUNKED ? D / EACH : 32;
+extern "C" __global__ void __launch_bounds__(THREADS) deltas(Deltas p) {
+    u32 index = blockIdx.x * (THREADS / HEAD_LANES) + threadIdx.x / HEAD_LANES, at = threadIdx.x % HEAD_LANES;
+    bool there = index < p.rows * QUERY_HEADS;
+    const W *out = p.out + (u64)index * D, *dout = p.dout + (u64)index * D;
+    float sum = 0.0f;
+    if constexpr (CHUNKED) {
+        if (there) {
+            float x[EACH], y[EACH];
+            load(x, out + at * EACH);
+            load(y, dout + at * EACH);
+#pragma unroll
+            for (u32 i = 0; i < EACH; i++) sum = fmaf(x[i], y[i], sum);
+        }
+    } else {
+        for (u32 i = at; there && i < D; i += HEAD_LANES) sum = fmaf(widen(out[i]), widen(dout[i]), sum);
+    }
+#pragma unroll
+    for (u32 i = HEAD_LANES / 2; i > 0; i /= 2) sum += __shfl_xor_sync(ALL, sum, i);
+    u32 row = index / QUERY_HEADS, head = index % QUERY_HEADS;
+    if (there && at == 0) p.delta[(u64)(row / p.tokens * QUERY_HEADS + head) * p.tokens + row % p.tokens] = sum;
+}
+
+struct BackQueries {
+    Shape shape;
+    const W* dout;        // [b T][MIXED]
+    const float* lse;     // [b][h][T]
+    const float* delta;   // [b][h][T]
+    W* dqkv;              // [b T][FUSED]
+};
+
+template <bool SOFT> __device__ __forceinline__ void back_queries_with(const BackQueries& p) {
+    extern __shared__ __align__(16) u8 raw_memory[];
+    __shared__ u16 list[MOST_TILES];
+    __shared__ __align__(16) u32 ends[STAGES][SIDE];
+    u8* memory = whole_atoms(raw_memory);
+    const Shape& s = p.shape;
+    W *queries = (W*)memory, *douts = (W*)(memory + TILE_BYTES);
+    auto keys = [&](u32 stage) { return (W*)(memory + (2 + 2 * stage) * TILE_BYTES); };
+    auto values = [&](u32 stage) { return (W*)(memory + (3 + 2 * stage) * TILE_BYTES); };
+    auto logs_in = [&](u32 stage) { return (Log*)(memory + (2 + 2 * STAGES) * TILE_BYTES + stage * LOG_BYTES); };
+    u32 tile = s.first_tile + gridDim.z - 1 - blockIdx.z, head = blockIdx.x, sequence = blockIdx.y, kv = head / RATIO, first = tile * SIDE;
+    u32 rows = min(SIDE, s.tokens - first);
+    fetch(queries, row_of(s, sequence, first, head), FUSED, rows);
+    fetch(douts, p.dout + ((u64)sequence * s.tokens + first) * MIXED + head * D, MIXED, rows);
+    u32 tiles = list_tiles(s, sequence, kv, tile, list);
+    auto start = [&](u32 i) {
+        if (i < tiles) {
+            u32 key = (list[i] & ~WHOLE) * SIDE, count = min(SIDE, s.tokens - key);
+            fetch(keys(i % STAGES), row_of(s, sequence, key, QUERY_HEADS + kv), FUSED, count);
+            fetch(values(i % STAGES), row_of(s, sequence, key, QUERY_HEADS + KV_HEADS + kv), FUSED, count);
+            if (SOFT) fetch_logs(logs_in(i % STAGES), s, sequence, kv, key, first);
+            if (threadIdx.x < SIDE) ends[i % STAGES][threadIdx.x] = end_of(s, sequence, kv, key + threadIdx.x);
+        }
+        commit_copies();
+    };
+    float dq[DP / 8][4], rest[2], delta[2], scale = s.scale * LOG2_E;
+    clear(dq);
+#pragma unroll
+    for (u32 half = 0; half < 2; half++) {
+        u64 at = (u64)(sequence * QUERY_HEADS + head) * s.tokens + first + own_row(half);
+        bool there = own_row(half) < rows;
+        rest[half] = there ? -p.lse[at] * LOG2_E : -infinity(), delta[half] = there ? p.delta[at] : 0.0f;
+    }
+    start(0);
+    for (u32 i = 0; i < tiles; i++) {
+        arrived<0>();
+        if (STAGES == 2) start(i + 1);
+        u32 stage = i % STAGES, key = (list[i] & ~WHOLE) * SIDE;
+        float score[SIDE / 8][4], change[SIDE / 8][4], logs[SIDE / 8][4];
+        if (SOFT) load_logs(logs, logs_in(stage), s, sequence, kv, key, first);
+        clear(score);
+        clear(change);
+        start_products(score, change);
+        add_tile_scores(score, queries, keys(stage));
+        add_tile_scores(change, douts, values(stage));
+        finish_products(score, change);
+#pragma unroll
+        for (u32 j = 0; j < SIDE / 8; j++)
+#pragma unroll
+            for (u32 k = 0; k < 4; k++) {
+                float more = SOFT ? fmaf(logs[j][k], LOG2_E, rest[k / 2]) : rest[k / 2];
+                score[j][k] = two_to(fmaf(score[j][k], scale, more)) * (change[j][k] - delta[k / 2]);
+            }
+        if (!(list[i] & WHOLE)) hide(ends[stage], key, first, key == first, [&](u32 j, u32 k) { score[j][k] = 0.0f; });
+        Weights<W> weights(score);
+        start_products(dq);
+        add_tile_mixed(dq, weights, keys(stage));
+        finish_products(dq);
+        if (STAGES == 1) {
+            __syncthreads();
+            start(i + 1);
+        }
+    }
+#pragma unroll
+    for (u32 half = 0; half < 2; half++) {
+        u32 row = own_row(half);
+        if (row < rows) write_row(p.dqkv + ((u64)sequence * s.tokens + first + row) * FUSED + head * D, dq, half, s.scale);
+    }
+}
+extern "C" __global__ void __launch_bounds__(THREADS) back_queries(const __grid_constant__ BackQueries p) { back_queries_with<false>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS) back_queries_soft(const __grid_constant__ BackQueries p) { back_queries_with<true>(p); }

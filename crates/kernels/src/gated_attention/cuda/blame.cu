@@ -1,0 +1,345 @@
+// The gradients of gates: what later queries gain from a key's life goes to the votes that decide about it.
+//
+// A block owns 64 keys of one gate head and walks a strip's queries down, with what each key carries from later ones. The worth of
+// pairs comes from `back_keys.cu`, scores from the same routine as in the votes. What comes out is left, row by row, for those who own
+// queries.
+
+struct Blame {
+    Voter voter;
+    const W* worth;          // as of BackKeys, gathered
+    W* pairs;                // its tiles of each group's first KV head, [64 keys][64 turned queries], written; may be the same memory
+    const u32* ends;         // [b][GROUPS][T]: the first query that no longer sees a key
+    float* carried;          // [b][GROUPS][T]: from strip to strip
+    float* d_key_gates;      // [b T][GATES]
+    double* partials;        // [b][GROUPS][tiles][3]: worth, weight, gradient of the bias
+    u32* busy;               // [b][GROUPS][tiles][tiles of the strip]: whether a tile has gradients, written
+    u32 fresh;               // whether gradients are written rather than added to
+    u32 alone;               // whether keys end by this voter alone
+    // The hard rule's.
+    const u32* fades_at;     // as of HardVotes
+    const float* trail;
+    const float* lambda;     // [GROUPS]: added to the worth of every entry
+    // The soft rule's.
+    const float* curve;
+    const Log* logs;         // [b][GROUPS][T][64 tiles]: of the own voter, under pressure, or none
+    float per_pair;
+    u32 queries;             // those whose pairs are under pressure
+};
+constexpr float LOWEST_SCORE = -8.0f;
+constexpr u32 DX_STRIDE = padded<W>(SIDE);
+
+__device__ __forceinline__ float reciprocal(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// Where a gate head has several KV heads, the worths of the first become the sum of all.
+struct Gather {
+    W* worth;                // as of BackKeys
+    u32 tiles;               // of T
+    u32 first_tile, strip;   // tiles of the strip
+    u32 padding;
+};
+extern "C" __global__ void __launch_bounds__(THREADS) gather_worth(Gather p) {
+    u32 key = blockIdx.x / p.strip, tile = blockIdx.x % p.strip;
+    if (key > p.first_tile + tile) return;
+    u64 heads = (u64)p.tiles * p.strip * (SIDE * SIDE);
+    W* worth = p.worth + (u64)blockIdx.y * GROUP_KV * heads + (u64)blockIdx.x * (SIDE * SIDE);
+    float sum[SIDE / 8][4];
+    clear(sum);
+#pragma unroll 4
+    for (u32 kv = 0; kv < GROUP_KV; kv++) add_pairs(sum, worth + kv * heads);
+    put_pairs(worth, sum);
+}
+
+// The walk along the 16 queries of a lane and those of the three beside it, from the last to the first, for one key. Scores become
+// their gradients; gives what the key carries on.
+//
+// A minimum's gradient goes to the vote that holds it: what comes from later queries stops there. `keep` is 0 where it stops, so that
+// a lane hands down `through * handed + own`.
+__device__ __forceinline__ float hard_walk(float* scores, const float* worth, float before, float carried, float lambda, bool decided,
+                                           u32 from, u32 until, float& worth_sum, float& weight_sum) {
+    float least = HUGE;
+#pragma unroll
+    for (u32 i = 0; i < OWN; i++) least = fminf(least, scores[i]);
+#pragma unroll
+    for (u32 i = 1; i < 4; i++) {
+        float other = __shfl_sync(ALL, least, (lane() & ~3u) + i - 1);
+        if (lane() % 4 >= i) before = fminf(before, other);
+    }
+    float keep[OWN];
+#pragma unroll
+    for (u32 i = 0; i < OWN; i++) {
+        keep[i] = scores[i] < before ? 0.0f : 1.0f;
+        before = fminf(before, scores[i]);
+        scores[i] = before;
+    }
+    if (!decided) {
+#pragma unroll
+        for (u32 i = 0; i < OWN; i++) scores[i] = (i >= from) & (i < until) ? scores[i] : -HUGE;
+    }
+    float through = 1.0f, own = 0.0f;
+#pragma unroll
+    for (u32 i = OWN; i-- > 0;) {
+        float m = scores[i], tail = two_to(-fabsf(m) * LOG2_E), part = reciprocal(1.0f + tail);
+        float phi = m < LOWEST_SCORE ? 0.0f : tail * part * part, worth_here = phi * worth[i];
+        worth_sum += worth_here, weight_sum += phi;
+        scores[i] = fmaf(phi, lambda, worth_here);
+        own = (own + scores[i]) * keep[i];
+        through *= keep[i];
+    }
+    float handed = carried;
+#pragma unroll
+    for (u32 i = 3; i > 0; i--) {
+        float other = __shfl_sync(ALL, own, (lane() & ~3u) + i), open = __shfl_sync(ALL, through, (lane() & ~3u) + i);
+        if (lane() % 4 < i) handed = fmaf(open, handed, other);
+    }
+#pragma unroll
+    for (u32 i = OWN; i-- > 0;) {
+        handed += scores[i];
+        float kept = handed * keep[i];
+        scores[i] = handed - kept;
+        handed = kept;
+    }
+    return __shfl_sync(ALL, handed, lane() & ~3u);
+}
+// The same where votes are factors: a sum's gradient goes to every vote, by its slope. `gain` is used up.
+__device__ __forceinline__ float soft_walk(float* scores, float* gain, const Curve& curve, float carried) {
+    float own = 0.0f, handed = carried, bound = curve.a > 0.0f ? curve.bound : HUGE;
+#pragma unroll
+    for (u32 i = 0; i < OWN; i++) own += gain[i];
+#pragma unroll
+    for (u32 i = 3; i > 0; i--) {
+        float other = __shfl_sync(ALL, own, (lane() & ~3u) + i);
+        if (lane() % 4 < i) handed += other;
+    }
+#pragma unroll
+    for (u32 i = OWN; i-- > 0;) {
+        float log_p, slope = 0.0f;
+        handed += gain[i];
+        if (!(fabsf(scores[i]) >= bound) && handed != 0.0f) solve<false, true>(curve, scores[i], log_p, slope);
+        scores[i] = handed * slope;
+    }
+    return __shfl_sync(ALL, handed, lane() & ~3u);
+}
+
+template <bool HARD> __device__ __forceinline__ void blame(const Blame& p) {
+    extern __shared__ __align__(16) u8 memory[];
+    __shared__ u32 latest, latest_worth;
+    const Voter& v = p.voter;
+    u32 tiles = (v.tokens + SIDE - 1) / SIDE, behind = min(tiles, v.first_tile + v.tiles);
+    Place at(blockIdx.x, behind);
+    u32 first = at.tile * SIDE, count = min(SIDE, v.tokens - first), begin = max(at.tile, v.first_tile);
+    W* key_gates = (W*)memory;
+    auto query_gates = [&](u32 tile) { return key_gates + PARTS * GATE_TILE * (1 + tile % 2); };
+    W* dx = key_gates + 3 * PARTS * GATE_TILE;
+    if (threadIdx.x == 0) latest = latest_worth = 0;
+    {
+        GateRows<false> rows;
+        rows.read(at.gates(v.key_gates, v, first), count);
+        rows.put(key_gates);
+    }
+    Keys keys(v, at);
+    __syncthreads();
+    if (threadIdx.x < count) {
+        u32 key = first + threadIdx.x, end = p.ends[at.row(v, key)], in_sight = v.window == NEVER ? NEVER : key + v.window;
+        if (HARD) end = max(end, p.fades_at[at.row(v, key)]);
+        atomicMax(&latest_worth, min(end, in_sight));
+        // What is dead for another voter's sake is still under pressure here.
+        atomicMax(&latest, HARD || p.alone || !p.logs ? min(end, in_sight) : in_sight);
+    }
+    __syncthreads();
+    u32* busy = p.busy + (at.head() * tiles + at.tile) * v.tiles;
+    u32 top = min(behind, (min(latest, v.tokens) + SIDE - 1) / SIDE);
+    for (u32 tile = max(top, begin) + threadIdx.x; tile < behind; tile += THREADS) busy[tile - v.first_tile] = 0;
+    float carried[2] = {0.0f, 0.0f};
+    double sums[3] = {0.0, 0.0, 0.0};
+#pragma unroll
+    for (u32 half = 0; half < 2; half++)
+        if (behind < tiles && keys.key[half] < v.tokens) carried[half] = p.carried[at.row(v, keys.key[half])];
+    float dk[RP / 8][4], factor = 1.0f / sqrtf((float)R), lambda = HARD ? p.lambda[at.group] : 0.0f;
+    clear(dk);
+    GateRows<true> next;
+    if (top > begin) next.read(at.gates(v.query_gates, v, (top - 1) * SIDE), min(SIDE, v.tokens - (top - 1) * SIDE));
+    for (u32 tile = top; tile-- > begin;) {
+        next.put(query_gates(tile));
+        __syncthreads();
+        if (tile > begin) next.read(at.gates(v.query_gates, v, (tile - 1) * SIDE), min(SIDE, v.tokens - (tile - 1) * SIDE));
+        u64 place = ((u64)(at.sequence * KV_HEADS + at.group * GROUP_KV) * tiles + at.tile) * v.tiles + tile - v.first_tile;
+        W* out = p.pairs + place * (SIDE * SIDE);
+        float worth[SIDE / 8][4], before[2] = {HUGE, HUGE};
+        clear(worth);
+        if (tile * SIDE < latest_worth) add_pairs(worth, p.worth + place * (SIDE * SIDE));
+        if (HARD && tile > at.tile) {
+#pragma unroll
+            for (u32 half = 0; half < 2; half++)
+                if (keys.key[half] < v.tokens) before[half] = p.trail[(at.head() * tiles + tile) * v.tokens + keys.key[half]];
+        }
+        float scores[2 * OWN];
+        gate_scores(scores, keys, key_gates, query_gates(tile));
+        u32 query = own_query(tile);
+        float worth_sum = 0.0f, weight_sum = 0.0f;
+#pragma unroll
+        for (u32 half = 0; half < 2; half++) {
+            u32 key = keys.key[half], until = min(v.tokens, keys.window_end[half]);
+            // Of the lane's queries, those that the votes decide about.
+            u32 decided_from = keys.decided_from[half] > query ? min(keys.decided_from[half] - query, OWN) : 0;
+            u32 decided_until = until > query ? min(until - query, OWN) : 0;
+            bool decided = decided_from == 0 && decided_until == OWN;
+            if (!all_vote(v, at, tile)) hide_others(scores + half * OWN, v, key, query);
+            float own[OWN];
+#pragma unroll
+            for (u32 i = 0; i < OWN; i++) own[i] = worth[i / 2][half * 2 + i % 2];
+            if constexpr (HARD) {
+                carried[half] = hard_walk(scores + half * OWN, own, before[half], carried[half], lambda, decided, decided_from, decided_until,
+                                          worth_sum, weight_sum);
+            } else {
+                if (p.logs && key < v.tokens) {
+                    float logs[OWN];
+                    load(logs, p.logs + at.row(v, key) * (v.tiles * SIDE) + query - v.first_tile * SIDE);
+#pragma unroll
+                    for (u32 i = 0; i < OWN; i++) own[i] = query + i < p.queries ? fmaf(p.per_pair, two_to(logs[i] * LOG2_E), own[i]) : own[i];
+                }
+                if (!decided) {
+#pragma unroll
+                    for (u32 i = 0; i < OWN; i++) own[i] = (i >= decided_from) & (i < decided_until) ? own[i] : 0.0f;
+                }
+                carried[half] = soft_walk(scores + half * OWN, own, Curve(p.curve), carried[half]);
+            }
+        }
+        float pairs[SIDE / 8][4], bias = 0.0f;
+        bool any = false;
+#pragma unroll
+        for (u32 i = 0; i < 2 * OWN; i++) {
+            pairs[i % OWN / 2][i / OWN * 2 + i % 2] = scores[i];
+            bias += scores[i];
+            // NaN must go on to the weights, where the trainer sees it.
+            any |= scores[i] != 0.0f;
+        }
+        sums[0] += (double)worth_sum, sums[1] += (double)weight_sum, sums[2] += (double)bias;
+#pragma unroll
+        for (u32 half = 0; half < 2; half++)
+#pragma unroll
+            for (u32 j = 0; j < SIDE / 8; j++)
+                put_pair(dx + own_row(half) * DX_STRIDE + own_column(j, 0), pairs[j][half * 2], pairs[j][half * 2 + 1]);
+        any = __syncthreads_or(any);
+        if (threadIdx.x == 0) busy[tile - v.first_tile] = any;
+        if (!any) continue;
+        constexpr u32 CHUNKS = SIDE / PAIR_CHUNK;
+#pragma unroll
+        for (u32 i = 0; i < PAIR_CHUNKS; i++) {
+            u32 chunk = i * THREADS + threadIdx.x;
+            *(uint4*)(out + chunk * PAIR_CHUNK) = *(const uint4*)(dx + chunk / CHUNKS * DX_STRIDE + chunk % CHUNKS * PAIR_CHUNK);
+        }
+#pragma unroll
+        for (u32 j = 0; j < SIDE / 16; j++) {
+            Left<W> left = as_left<W>(pairs[2 * j], pairs[2 * j + 1]);
+#pragma unroll
+            for (u32 c = 0; c < RP / 16; c++) {
+                Right<W> b[2];
+                load_right<GATE_STRIDE>(b, query_gates(tile), 16 * j, 16 * c);
+                multiply(dk[2 * c], left, b[0]);
+                multiply(dk[2 * c + 1], left, b[1]);
+            }
+        }
+    }
+    bool first_strip = behind == tiles;
+#pragma unroll
+    for (u32 half = 0; half < 2; half++) {
+        u32 key = keys.key[half];
+        if (key >= v.tokens) continue;
+        if (lane() % 4 == 0) p.carried[at.row(v, key)] = carried[half];
+        float* to = p.d_key_gates + ((u64)at.sequence * v.tokens + key) * GATES + at.group * R;
+        add_gates(to, dk, half, factor, p.fresh && first_strip);
+    }
+    double* partials = p.partials + (at.head() * tiles + at.tile) * 3;
+#pragma unroll
+    for (u32 i = 0; i < 3; i++) {
+        __syncthreads();
+        double total = in_order(sums[i]);
+        if (threadIdx.x == 0) partials[i] = first_strip ? total : partials[i] + total;
+    }
+}
+extern "C" __global__ void __launch_bounds__(THREADS) hard_blame(const __grid_constant__ Blame p) { blame<true>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS) soft_blame(const __grid_constant__ Blame p) { blame<false>(p); }
+
+// A block owns 64 queries of one gate head and walks the keys up.
+struct BlameQueries {
+    Voter voter;
+    const W* pairs;          // what Blame left
+    const u32* busy;
+    float* d_query_gates;    // [b T][GATES]
+    u32 fresh, padding;
+};
+extern "C" __global__ void __launch_bounds__(THREADS) blame_queries(const __grid_constant__ BlameQueries p) {
+    extern __shared__ __align__(16) u8 memory[];
+    const Voter& v = p.voter;
+    u32 tiles = (v.tokens + SIDE - 1) / SIDE, strip = min(v.tiles, tiles - v.first_tile);
+    // Late tiles, which have most keys, first.
+    Place at(blockIdx.x, strip);
+    u32 tile = v.first_tile + strip - 1 - at.tile;
+    auto dx = [&](u32 key) { return (W*)memory + key % 2 * (SIDE * DX_STRIDE); };
+    auto key_gates = [&](u32 key) { return (W*)memory + 2 * SIDE * DX_STRIDE + key % 2 * (PARTS * GATE_TILE); };
+    const u32* busy = p.busy + at.head() * tiles * v.tiles + tile - v.first_tile;
+    u64 place = (u64)(at.sequence * KV_HEADS + at.group * GROUP_KV) * tiles * v.tiles + tile - v.first_tile;
+    auto start = [&](u32 key) {
+        if (key <= tile && busy[key * v.tiles]) {
+            const W* from = p.pairs + (place + (u64)key * v.tiles) * (SIDE * SIDE);
+#pragma unroll
+            for (u32 i = 0; i < PAIR_CHUNKS; i++) {
+                u32 chunk = i * THREADS + threadIdx.x;
+                constexpr u32 CHUNKS = SIDE / PAIR_CHUNK;
+                copy16(shared_address(dx(key) + chunk / CHUNKS * DX_STRIDE + chunk % CHUNKS * PAIR_CHUNK), from + chunk * PAIR_CHUNK);
+            }
+        }
+        commit_copies();
+    };
+    float dq[RP / 8][4], factor = 1.0f / sqrtf((float)R);
+    clear(dq);
+    GateRows<false> next;
+    next.read(at.gates(v.key_gates, v, 0), min(SIDE, v.tokens));
+    start(0);
+    for (u32 key = 0; key <= tile; key++) {
+        next.put(key_gates(key));
+        wait_copies<0>();
+        __syncthreads();
+        start(key + 1);
+        if (key < tile) next.read(at.gates(v.key_gates, v, (key + 1) * SIDE), min(SIDE, v.tokens - (key + 1) * SIDE));
+        if (!busy[key * v.tiles]) continue;
+#pragma unroll
+        for (u32 j = 0; j < SIDE / 16; j++) {
+            Left<W> left;
+            load_left_turned<DX_STRIDE>(left, dx(key), 16 * j, warp() * 16);
+#pragma unroll
+            for (u32 c = 0; c < RP / 16; c++) {
+                Right<W> b[2];
+                load_right<GATE_STRIDE>(b, key_gates(key), 16 * j, 16 * c);
+                multiply(dq[2 * c], left, b[0]);
+                multiply(dq[2 * c + 1], left, b[1]);
+            }
+        }
+    }
+#pragma unroll
+    for (u32 half = 0; half < 2; half++) {
+        u32 token = tile * SIDE + turned(own_row(half));
+        if (token < v.tokens) add_gates(p.d_query_gates + ((u64)at.sequence * v.tokens + token) * GATES + at.group * R, dq, half, factor, p.fresh);
+    }
+}
+
+struct BlameTotals {
+    const double* partials;   // [sequences][GROUPS][tiles][3]
+    double* margin;           // [GROUPS][2]: worth and weight, written, or none
+    float* d_bias;            // [GROUPS], added to
+    u32 sequences, tiles;
+};
+extern "C" __global__ void __launch_bounds__(THREADS) blame_totals(BlameTotals p) {
+    u32 group = blockIdx.x / 3, which = blockIdx.x % 3;
+    double sum = 0.0;
+    for (u32 i = threadIdx.x; i < p.sequences * p.tiles; i += THREADS)
+        sum += p.partials[(((u64)(i / p.tiles) * GROUPS + group) * p.tiles + i % p.tiles) * 3 + which];
+    sum = in_order(sum);
+    if (threadIdx.x > 0) return;
+    if (which == 2) p.d_bias[group] += (float)sum;
+    else if (p.margin) p.margin[2 * group + which] = sum;
+}

@@ -1,0 +1,255 @@
+//! The kernels of gates: votes before attention. What follows attention is in `blame.rs`.
+
+use super::scratch::{GateScratch, Strip};
+use super::{BLAME, DeviceRule, DeviceVoter, OP, SIDE, THREADS, VOTES, window};
+use crate::cuda::{Device, DeviceBuffer, Function, Grid, Module, Specialisation};
+use crate::error::{check_at_least, check_length, checked_size};
+use crate::gated_attention::GatedShape;
+use crate::gated_attention::check::invalid;
+use crate::{DType, KernelError};
+
+#[derive(Debug, Clone)]
+pub(super) struct Gates {
+    hard_votes: Function,
+    soft_sums: Function,
+    soft_votes: Function,
+    survival: Function,
+    pub(super) gather: Function,
+    pub(super) hard_blame: Function,
+    pub(super) soft_blame: Function,
+    pub(super) blame_queries: Function,
+    pub(super) totals: Function,
+    pub(super) specialisation: Specialisation,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Voter {
+    query_gates: u64,
+    key_gates: u64,
+    bias: u64,
+    noise: u64,
+    shift: f32,
+    tokens: u32,
+    sinks: u32,
+    recent: u32,
+    window: u32,
+    first_tile: u32,
+    tiles: u32,
+    padding: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct HardVotes {
+    voter: Voter,
+    expires_at: u64,
+    fades_at: u64,
+    trail: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct SoftVotes {
+    voter: Voter,
+    curve: u64,
+    sums: u64,
+    strip_sums: u64,
+    segment_sums: u64,
+    logs: u64,
+    own: u64,
+    ends: u64,
+    expires_at: u64,
+    survival: u64,
+    strip: u32,
+    add: u32,
+    segment_tiles: u32,
+    segments: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct SurvivalTotals {
+    of: u64,
+    to: u64,
+    count: u32,
+    add: u32,
+}
+
+/// What the votes of one layer are about.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Call<'a> {
+    pub(super) shape: &'a GatedShape,
+    pub(super) rule: DeviceRule<'a>,
+    pub(super) voters: &'a [DeviceVoter<'a>],
+    pub(super) scratch: &'a GateScratch,
+}
+
+impl Gates {
+    pub(super) fn new(device: &Device, specialisation: &Specialisation) -> Result<Self, KernelError> {
+        let votes = Module::load(device, &VOTES, specialisation)?;
+        let blame = Module::load(device, &BLAME, specialisation)?;
+        let element = specialisation.weights.bytes();
+        let parts = if specialisation.weights == DType::F32 { 1 } else { 2 };
+        let tile = parts * SIDE * (specialisation.side_width.next_multiple_of(16) * element + 16);
+        let gradients = SIDE * (SIDE * element + 16);
+        Ok(Self {
+            hard_votes: votes.function("hard_votes", 3 * tile as u32)?,
+            soft_sums: votes.function("soft_sums", 3 * tile as u32)?,
+            soft_votes: votes.function("soft_votes", 3 * tile as u32)?,
+            survival: votes.function("survival_totals", 0)?,
+            gather: blame.function("gather_worth", 0)?,
+            hard_blame: blame.function("hard_blame", (3 * tile + gradients) as u32)?,
+            soft_blame: blame.function("soft_blame", (3 * tile + gradients) as u32)?,
+            blame_queries: blame.function("blame_queries", (2 * tile + 2 * gradients) as u32)?,
+            totals: blame.function("blame_totals", 0)?,
+            specialisation: *specialisation,
+        })
+    }
+
+    /// Refuses operands of other lengths than the shape's.
+    pub(super) fn check(
+        &self,
+        call: &Call<'_>,
+        expires_at: Option<&DeviceBuffer<u32>>,
+    ) -> Result<(), KernelError> {
+        let Call { shape, rule, voters, scratch } = *call;
+        let Specialisation { groups, side_width, .. } = self.specialisation;
+        check_length(OP, "gate heads", groups, shape.gate_heads)?;
+        check_length(OP, "the width of gates", side_width, shape.gate_width)?;
+        let rows = checked_size(OP, &[shape.sequences, groups, shape.tokens])?;
+        for voter in voters {
+            check_at_least(OP, "query gates", rows * side_width, voter.query_gates.len())?;
+            check_at_least(OP, "key gates", rows * side_width, voter.key_gates.len())?;
+            check_length(OP, "bias", groups, voter.bias.len())?;
+        }
+        let Some(expires_at) = expires_at else {
+            return Err(invalid("a place for the lifetimes of keys".to_owned(), "none".to_owned()));
+        };
+        check_at_least(OP, "expires_at", rows, expires_at.len())?;
+        match rule {
+            DeviceRule::Hard { noise, .. } => {
+                check_length(OP, "voters under the hard rule", 1, voters.len())?;
+                if let Some(noise) = noise {
+                    check_at_least(OP, "noise", rows, noise.len())?;
+                }
+                scratch.check(shape, 0)
+            }
+            DeviceRule::Soft { survival, .. } => {
+                check_length(OP, "survival", 2, survival.len())?;
+                scratch.check(shape, voters.len())
+            }
+        }
+    }
+
+    /// Hard votes of all queries: lifetimes, and in the scratch memory the trail and where keys fade.
+    pub(super) fn hard_votes(
+        &self,
+        call: &Call<'_>,
+        expires_at: &DeviceBuffer<u32>,
+    ) -> Result<(), KernelError> {
+        let arguments = HardVotes {
+            voter: self.voter(call, 0, Strip::whole(call.shape)),
+            expires_at: expires_at.pointer(),
+            fades_at: call.scratch.ends.pointer(),
+            trail: call.scratch.trail.pointer(),
+        };
+        let grid = Grid::new(self.lanes(call.shape) * tiles(call.shape), THREADS);
+        // SAFETY: the layout of `HardVotes`; lengths as `check` saw them.
+        unsafe { self.hard_votes.launch(grid, &arguments) }?;
+        Ok(())
+    }
+
+    /// Before the strips of a pass: no key has an end yet.
+    pub(super) fn begin_soft(
+        &self,
+        call: &Call<'_>,
+        expires_at: Option<&DeviceBuffer<u32>>,
+    ) -> Result<(), KernelError> {
+        call.scratch.ends.fill_bytes(0xff)?;
+        Ok(expires_at.map_or(Ok(()), |expires_at| expires_at.fill_bytes(0xff))?)
+    }
+
+    /// Soft votes of a strip, whose keys' sums at its start the strip before left in the scratch memory. With `outcome`,
+    /// lifetimes are followed and survival is summed, strip by strip.
+    pub(super) fn soft_votes(
+        &self,
+        call: &Call<'_>,
+        strip: Strip,
+        outcome: Option<&DeviceBuffer<u32>>,
+    ) -> Result<(), KernelError> {
+        let Call { shape, rule, voters, scratch } = *call;
+        let DeviceRule::Soft { curve, survival } = rule else { return Ok(()) };
+        let (lanes, rows) = (self.lanes(shape), self.lanes(shape) * shape.tokens);
+        let (segments, segment_tiles) = scratch.segments(strip);
+        let keys = Grid::new(lanes * strip.range(shape).end, THREADS);
+        let number_of_strip = strip.first / strip.tiles;
+        for number in 0..voters.len() {
+            let own = number + 1 == voters.len();
+            let outcome = outcome.filter(|_| own);
+            let arguments = SoftVotes {
+                voter: self.voter(call, number, strip),
+                curve: curve.pointer(),
+                sums: scratch.sums.pointer() + (4 * number * rows) as u64,
+                strip_sums: (scratch.voters * rows) as u64,
+                segment_sums: scratch.segment_sums.pointer(),
+                logs: scratch.logs.pointer(),
+                own: if own && voters.len() > 1 { scratch.own_logs.pointer() } else { 0 },
+                ends: scratch.ends.pointer(),
+                expires_at: outcome.map_or(0, DeviceBuffer::pointer),
+                survival: outcome.map_or(0, |_| scratch.survival.pointer()),
+                strip: number_of_strip as u32,
+                add: u32::from(number > 0),
+                segment_tiles: segment_tiles as u32,
+                segments: segments as u32,
+            };
+            if segments > 1 {
+                // SAFETY: the layout of `SoftVotes`; lengths as `check` saw them.
+                unsafe { self.soft_sums.launch(keys.by(segments - 1), &arguments) }?;
+            }
+            // SAFETY: as above.
+            unsafe { self.soft_votes.launch(keys.by(segments), &arguments) }?;
+            if outcome.is_some() {
+                let arguments = SurvivalTotals {
+                    of: scratch.survival.pointer(),
+                    to: survival.pointer(),
+                    count: (lanes * strip.range(shape).end * segments) as u32,
+                    add: u32::from(number_of_strip > 0),
+                };
+                // SAFETY: the layout of `SurvivalTotals`; lengths as `check` saw them.
+                unsafe { self.survival.launch(Grid::new(2, THREADS), &arguments) }?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn lanes(&self, shape: &GatedShape) -> usize {
+        shape.sequences * self.specialisation.groups
+    }
+
+    pub(super) fn voter(&self, call: &Call<'_>, number: usize, strip: Strip) -> Voter {
+        let (shape, voter) = (call.shape, &call.voters[number]);
+        let (noise, shift) = match call.rule {
+            DeviceRule::Hard { noise, shift } => (noise.map_or(0, DeviceBuffer::pointer), shift),
+            DeviceRule::Soft { .. } => (0, 0.0),
+        };
+        Voter {
+            query_gates: voter.query_gates.pointer(),
+            key_gates: voter.key_gates.pointer(),
+            bias: voter.bias.pointer(),
+            noise,
+            shift,
+            tokens: shape.tokens as u32,
+            sinks: shape.sinks,
+            recent: shape.recent,
+            window: window(shape),
+            first_tile: strip.first as u32,
+            tiles: strip.tiles as u32,
+            padding: 0,
+        }
+    }
+}
+
+pub(super) fn tiles(shape: &GatedShape) -> usize {
+    shape.tokens.div_ceil(SIDE)
+}
