@@ -157,6 +157,12 @@ impl KvCache {
         self.layers.iter().flatten().map(|lane| lane.pages_wanted(tokens) + lane.copies_wanted(tokens)).sum()
     }
 
+    /// Pages that an append of `tokens` tokens takes from the pool at most: [`KvCache::pages_wanted`] of a sequence of which
+    /// nothing is ever freed.
+    pub fn pages_appended(&self, tokens: usize) -> usize {
+        self.layers.iter().flatten().map(|lane| lane.pages_wanted(tokens)).sum()
+    }
+
     /// Forgets every token from `position` on in all lanes, as [`Lane::rewind`] does.
     ///
     /// Errors: as [`Lane::rewind`]; lanes before the one that failed have been rewound, and rewinding again goes

@@ -24,11 +24,6 @@ impl Page {
     pub fn buffer(&self) -> &Buffer {
         &self.buffer
     }
-
-    /// The page's elements, to be written.
-    pub fn buffer_mut(&mut self) -> &mut Buffer {
-        &mut self.buffer
-    }
 }
 
 impl Drop for Page {

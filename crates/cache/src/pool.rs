@@ -130,12 +130,6 @@ impl PagePool {
         Ok(pages)
     }
 
-    /// Gives the free pages that the pool retains back to the allocator.
-    pub fn release_retained(&self) {
-        // Dropped after the lock is gone.
-        let _free = std::mem::take(&mut self.0.state().free);
-    }
-
     fn page(&self, buffer: Buffer) -> Page {
         Page::new(buffer, Arc::clone(&self.0))
     }

@@ -10,18 +10,11 @@ use std::collections::HashSet;
 use std::sync::Barrier;
 use std::thread;
 
-use dropcap_cache::{CacheError, KvCache, KvReport, Lane, LayerIdx, Page, PagePool};
+use dropcap_cache::{CacheError, KvCache, KvReport, Lane, LayerIdx, PagePool};
 use dropcap_kernels::{DType, PAGE_ENTRIES, PageLayout};
 
 fn layout() -> PageLayout {
     PageLayout::new(2, 4, vec![3], DType::F16).unwrap()
-}
-
-fn address(page: &Page) -> usize {
-    match page.buffer().elements() {
-        dropcap_kernels::Elements::F16(all) => all.as_ptr().addr(),
-        _ => 0,
-    }
 }
 
 /// A generator small enough to be read at a glance; tests need spread, not quality.
@@ -38,13 +31,13 @@ fn fill(lane: &mut Lane, first_position: u32, count: usize) -> Result<(), CacheE
 #[test]
 fn a_dropped_page_is_the_next_one_taken_and_is_zero_again() {
     let pool = PagePool::new(layout(), None);
-    let mut page = pool.take().unwrap();
-    let first = address(&page);
-    page.buffer_mut().set(5, f32::NAN);
-    drop(page);
+    let mut lane = Lane::new(&pool);
+    fill(&mut lane, 0, 1).unwrap();
+    let first = page_address(lane.view().pages[0]);
+    drop(lane);
     assert_eq!((pool.pages_in_use(), pool.retained_bytes()), (0, layout().bytes()));
     let page = pool.take().unwrap();
-    assert_eq!(address(&page), first);
+    assert_eq!(page_address(page.buffer()), first);
     assert!((0..page.buffer().len()).all(|i| page.buffer().get(i) == 0.0));
     assert_eq!(pool.retained_bytes(), 0);
 }
@@ -82,8 +75,6 @@ fn free_memory_goes_back_to_the_allocator() {
         assert!(pool.retained_bytes() <= bound, "{} pages in use", pages.len());
     }
     assert_eq!(pool.retained_bytes(), 64 * layout().bytes());
-    pool.release_retained();
-    assert_eq!((pool.retained_bytes(), pool.held_bytes()), (0, 0));
     assert_eq!(pool.peak_bytes(), 4000 * layout().bytes());
 }
 

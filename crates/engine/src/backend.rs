@@ -2,8 +2,9 @@
 
 mod device;
 mod host;
+mod rows;
 
-use dropcap_cache::{Death, PoolUsage};
+use dropcap_cache::{Death, KvCache, PoolUsage};
 use dropcap_model::DecoderConfig;
 
 pub(crate) use device::Device;
@@ -11,7 +12,8 @@ pub(crate) use host::Host;
 
 use crate::demand::PoolSize;
 use crate::memory::SequenceMemory;
-use crate::{EngineError, Sampler, Sampling};
+use crate::prefix::Sharing;
+use crate::{EngineError, Sampler, Sampling, TokenLogProb};
 
 /// What runs the steps of an engine.
 #[derive(Debug)]
@@ -25,8 +27,22 @@ pub(crate) struct Feed<'a> {
     pub(crate) memory: &'a mut SequenceMemory,
     pub(crate) tokens: &'a [u32],
     pub(crate) prompt_ends: bool,
+    /// What is to be told of the prompt.
+    pub(crate) targets: Targets<'a>,
     /// Present where a token is wanted after the last of `tokens`.
     pub(crate) draw: Option<NextToken<'a>>,
+}
+
+/// Prompt tokens whose log-probabilities are wanted, each of which follows a token of the feed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Targets<'a> {
+    /// The token of the feed that the first of them follows; the others follow one another.
+    pub(crate) row: usize,
+    pub(crate) tokens: &'a [u32],
+    /// Position of the first of them.
+    pub(crate) position: usize,
+    /// How many of the likeliest tokens come with each.
+    pub(crate) top: usize,
 }
 
 /// How a token is chosen.
@@ -36,10 +52,21 @@ pub(crate) struct NextToken<'a> {
     pub(crate) text: &'a [u32],
     /// A number in [0, 1).
     pub(crate) random: f32,
+    /// Where its log-probability is wanted: how many of the likeliest tokens come with it.
+    pub(crate) top: Option<usize>,
 }
 
-/// What a feed got: nothing where it wanted no token; an error concerns this sequence alone.
-pub(crate) type Answer = Option<Result<u32, EngineError>>;
+/// What a feed got; an error concerns this sequence alone.
+pub(crate) type Answer = Result<Given, EngineError>;
+
+/// What a feed asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Given {
+    /// One for each of its targets.
+    pub(crate) prompt: Vec<TokenLogProb>,
+    /// The new token, if it wanted one.
+    pub(crate) token: Option<(u32, Option<TokenLogProb>)>,
+}
 
 /// Hears of every death: number of the feed, layer, lane.
 pub(crate) type DeathSink<'a> = &'a mut dyn FnMut(usize, usize, usize, Death);
@@ -56,6 +83,14 @@ impl Backend {
         match self {
             Self::Host(host) => host.pool(),
             Self::Device(device) => device.pool(),
+        }
+    }
+
+    /// Refuses ways to choose tokens that it does not know.
+    pub(crate) fn check_sampling(&self, sampling: &Sampling) -> Result<(), EngineError> {
+        match self {
+            Self::Host(_) => Ok(()),
+            Self::Device(_) => device::check_sampling(sampling),
         }
     }
 
@@ -87,6 +122,22 @@ impl Backend {
         }
     }
 
+    /// How beginnings may be shared; not at all where none.
+    pub(crate) fn sharing(&self) -> Option<Sharing> {
+        match self {
+            Self::Host(host) => Some(host.sharing()),
+            Self::Device(_) => None,
+        }
+    }
+
+    /// Memory for a sequence that begins with a cache of another; none where it must begin with nothing.
+    pub(crate) fn hold(&self, cache: KvCache) -> Option<SequenceMemory> {
+        match self {
+            Self::Host(host) => Some(host.hold(cache)),
+            Self::Device(_) => None,
+        }
+    }
+
     /// Frees what was dropped since the last call, where that takes a call.
     pub(crate) fn settle(&mut self) -> Result<(), EngineError> {
         match self {
@@ -99,7 +150,7 @@ impl Backend {
     pub(crate) fn live_entries(&self, memory: &SequenceMemory) -> Result<Vec<u64>, EngineError> {
         match (self, memory) {
             (_, SequenceMemory::Waiting) => Ok(vec![0; self.config().layers]),
-            (Self::Host(_), SequenceMemory::Host(cache)) => Ok(host::live_entries(cache)),
+            (Self::Host(_), SequenceMemory::Host(memory)) => Ok(host::live_entries(&memory.cache)),
             (Self::Device(device), SequenceMemory::Device(memory)) => device.live_entries(memory),
             _ => Err(EngineError::ForeignMemory),
         }

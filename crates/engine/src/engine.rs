@@ -1,6 +1,7 @@
 //! The engine: a queue of requests, a batch of running sequences, one step at a time.
 
 mod admission;
+mod sharing;
 mod step;
 
 use std::collections::VecDeque;
@@ -9,16 +10,17 @@ use std::sync::Arc;
 
 use dropcap_cache::PoolUsage;
 use dropcap_kernels::Team;
-use dropcap_model::Decoder;
 use dropcap_model::device::DeviceWeights;
+use dropcap_model::{Decoder, Tokenizer};
 use dropcap_policy::EvictionPolicy;
-use dropcap_trace::TraceWriter;
+use dropcap_trace::{Event, TraceWriter};
 
 use crate::backend::{Backend, Device, Host};
 use crate::demand::Demand;
+use crate::prefix::Prefixes;
 use crate::sequence::Sequence;
 use crate::tracing::{ERROR, Recorder};
-use crate::{EngineError, EngineOptions, FinishReason, Finished, Output, Request, SequenceId};
+use crate::{EngineError, EngineOptions, FinishReason, Finished, Output, Request, SequenceId, VoteScores};
 
 /// Runs many sequences over one decoder, one policy and one pool of pages.
 ///
@@ -39,10 +41,17 @@ pub struct Engine {
     /// Set when a sequence had to give way: nobody joins until somebody leaves.
     crowded: bool,
     next_id: u64,
+    prefixes: Option<Prefixes>,
     recorder: Option<Recorder>,
     /// What failed, once a step has.
     failure: Option<Arc<str>>,
 }
+
+/// Whoever serves an engine gives it a thread of its own.
+const _: fn() = || {
+    fn is_send<T: Send>() {}
+    is_send::<Engine>();
+};
 
 impl Engine {
     /// An idle engine on the host's threads.
@@ -80,7 +89,11 @@ impl Engine {
         policy: Arc<dyn EvictionPolicy>,
         options: EngineOptions,
     ) -> Result<Self, EngineError> {
-        let demand = Demand::new(policy, backend.config(), backend.pool())?;
+        let pool = backend.pool();
+        let demand = Demand::new(policy, backend.config(), pool)?;
+        let pages = options.prefix_bytes / pool.page_bytes.max(1);
+        let sharing = backend.sharing().filter(|_| pages > 0);
+        let prefixes = sharing.map(|sharing| Prefixes::new(sharing, pages));
         Ok(Engine {
             backend,
             demand,
@@ -89,15 +102,40 @@ impl Engine {
             running: Vec::new(),
             crowded: false,
             next_id: 0,
+            prefixes,
             recorder: None,
             failure: None,
         })
     }
 
     /// Records every death from now on; the caller has written the header. A trace that cannot be written ends
-    /// alone: texts go on, and [`Engine::finish_trace`] says what happened.
+    /// alone: texts go on, and [`Engine::finish_trace`] says what happened. A trace tells each text from its beginning, so
+    /// none is shared from now on.
     pub fn trace_to(&mut self, writer: TraceWriter<Box<dyn Write + Send>>) {
+        self.prefixes = None;
         self.recorder = Some(Recorder::new(writer));
+    }
+
+    /// Lets the trace say the texts of its tokens. Without a trace this does nothing.
+    pub fn spell_trace(&mut self, tokenizer: Arc<Tokenizer>) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.spell(tokenizer);
+        }
+    }
+
+    /// Lets the trace say the scores of fatal votes; `scores` came with this engine's policy ([`VoteScores::of`]). Without
+    /// a trace this does nothing.
+    pub fn score_trace(&mut self, scores: VoteScores) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.score(scores);
+        }
+    }
+
+    /// Tells every event of the trace as it happens. Without a trace this does nothing.
+    pub fn watch_trace(&mut self, listener: impl FnMut(&Event) + Send + 'static) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.tell(Box::new(listener));
+        }
     }
 
     /// Ends the trace and hands all of it to its sink. Without a trace this does nothing.
@@ -121,14 +159,18 @@ impl Engine {
     ///
     /// # Errors
     /// An empty or too long prompt, a token outside the vocabulary, a sampling parameter outside its range; a prompt
-    /// that the cache could not hold even if it were alone ([`EngineError::OutOfMemory`]); an engine that has failed.
+    /// that the cache could not hold even if it were alone ([`EngineError::OutOfMemory`]); a full queue; an engine that has
+    /// failed.
     pub fn submit(&mut self, request: Request) -> Result<SequenceId, EngineError> {
         self.check_alive()?;
         let config = self.backend.config();
         if request.prompt.is_empty() {
             return Err(EngineError::EmptyPrompt);
         }
-        if request.max_tokens == 0 {
+        if self.options.max_waiting.is_some_and(|limit| self.waiting.len() >= limit) {
+            return Err(EngineError::QueueFull { limit: self.waiting.len() });
+        }
+        if request.max_tokens == 0 && request.log_probs.prompt.is_none() {
             return Err(EngineError::NoTokensWanted);
         }
         if request.prompt.len() > config.max_positions {
@@ -141,6 +183,7 @@ impl Engine {
         if let Some(&id) = request.prompt.iter().find(|&&id| id as usize >= vocabulary) {
             return Err(EngineError::TokenOutsideVocabulary { id, vocabulary });
         }
+        self.backend.check_sampling(&request.sampling)?;
         let id = SequenceId(self.next_id);
         let sequence = Sequence::new(id, request, config.max_positions)?;
         self.demand.check(sequence.size())?;
@@ -153,6 +196,18 @@ impl Engine {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.running.is_empty()
+    }
+
+    /// Whether a step has failed: nothing can be done with the engine any more.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.failure.is_some()
+    }
+
+    /// Requests that have not begun, or that have to start again.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
     }
 
     /// Sequences that have begun and are not over.
@@ -224,8 +279,15 @@ impl Engine {
         self.left();
     }
 
+    /// Bytes of pages that are kept for later texts with the same beginning; a page that several share counts for each.
+    #[must_use]
+    pub fn prefix_bytes(&self) -> usize {
+        self.prefixes.as_ref().map_or(0, |kept| kept.pages() * self.backend.pool().page_bytes)
+    }
+
     /// Accounts for a sequence that is over and frees it.
     fn end(&mut self, mut sequence: Sequence, reason: FinishReason) -> Finished {
+        self.keep_end(&sequence);
         self.trace_end(&mut sequence, reason.as_str());
         let finished = sequence.finish(reason);
         self.left();

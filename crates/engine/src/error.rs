@@ -32,9 +32,15 @@ pub enum EngineError {
         /// Size of the vocabulary.
         vocabulary: usize,
     },
-    /// A request for no tokens.
-    #[error("max_tokens is 0: it must be at least 1")]
+    /// A request for nothing.
+    #[error("max_tokens is 0: it must be at least 1 where no log-probabilities of the prompt are asked for")]
     NoTokensWanted,
+    /// As many requests as may wait are waiting.
+    #[error("{limit} requests are waiting, which is the most that may: try again when some have ended")]
+    QueueFull {
+        /// Most that may wait.
+        limit: usize,
+    },
     /// A sampling parameter outside its range.
     #[error("{name} is {given}: it must be {range}")]
     Sampling {
@@ -44,6 +50,12 @@ pub enum EngineError {
         given: f64,
         /// Allowed range in words.
         range: &'static str,
+    },
+    /// A way to choose tokens that a device does not know.
+    #[error("{name} is not available on a GPU yet: leave it out, or run on the processor")]
+    NotOnDevice {
+        /// Parameter.
+        name: &'static str,
     },
     /// The cache cannot hold even this one sequence, if it is alone.
     #[error("{0}")]

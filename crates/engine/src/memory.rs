@@ -10,9 +10,17 @@ pub(crate) enum SequenceMemory {
     /// None yet, or none any more: the sequence waits.
     Waiting,
     /// In pages of the host.
-    Host(KvCache),
+    Host(HostMemory),
     /// In a slot of a device.
     Device(DeviceMemory),
+}
+
+/// A cache on the host.
+#[derive(Debug)]
+pub(crate) struct HostMemory {
+    pub(crate) cache: KvCache,
+    /// Whether nothing of it is ever freed: then it never writes pages that it shares, but for its last.
+    pub(crate) is_dense: bool,
 }
 
 /// What the host knows of a slot.
@@ -40,7 +48,7 @@ impl SequenceMemory {
     pub(crate) fn next_position(&self) -> u32 {
         match self {
             Self::Waiting => 0,
-            Self::Host(cache) => cache.next_position(),
+            Self::Host(memory) => memory.cache.next_position(),
             Self::Device(memory) => memory.next_position,
         }
     }
@@ -49,7 +57,8 @@ impl SequenceMemory {
     pub(crate) fn pages_wanted(&self, count: usize) -> usize {
         match self {
             Self::Waiting => 0,
-            Self::Host(cache) => cache.pages_wanted(count),
+            Self::Host(memory) if memory.is_dense => memory.cache.pages_appended(count),
+            Self::Host(memory) => memory.cache.pages_wanted(count),
             Self::Device(memory) => memory.pages_wanted(count),
         }
     }
@@ -58,15 +67,31 @@ impl SequenceMemory {
     pub(crate) fn pages_held(&self) -> usize {
         match self {
             Self::Waiting => 0,
-            Self::Host(cache) => cache.pages(),
+            Self::Host(memory) => memory.cache.pages(),
             Self::Device(memory) => memory.state.pages,
+        }
+    }
+
+    /// Pages that it may have to copy, because others see them, before it can free what is there.
+    pub(crate) fn copies_wanted(&self) -> usize {
+        match self {
+            Self::Host(memory) if !memory.is_dense => memory.cache.pages_wanted(0),
+            Self::Host(_) | Self::Waiting | Self::Device(_) => 0,
+        }
+    }
+
+    /// Its cache, on the host.
+    pub(crate) fn host_cache(&self) -> Option<&KvCache> {
+        match self {
+            Self::Host(memory) => Some(&memory.cache),
+            Self::Waiting | Self::Device(_) => None,
         }
     }
 
     /// Whether the cache could hold every number that it was given; what a device could not hold, its logits show.
     pub(crate) fn check_range(&self) -> Result<(), CacheError> {
         match self {
-            Self::Host(cache) => cache.check_range(),
+            Self::Host(memory) => memory.cache.check_range(),
             Self::Waiting | Self::Device(_) => Ok(()),
         }
     }
@@ -75,7 +100,7 @@ impl SequenceMemory {
     pub(crate) fn report(&self) -> KvReport {
         match self {
             Self::Waiting => KvReport::default(),
-            Self::Host(cache) => cache.report(),
+            Self::Host(memory) => memory.cache.report(),
             Self::Device(memory) => memory.report(),
         }
     }

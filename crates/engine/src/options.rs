@@ -12,17 +12,29 @@ pub struct EngineOptions {
     pub chunk: usize,
     /// Most sequences at once; the rest queue.
     pub max_batch: usize,
+    /// Most requests in the queue; more are refused. None has no bound.
+    pub max_waiting: Option<usize>,
     /// How keys and values are stored.
     pub kv_dtype: DType,
     /// Cap on the pages of the cache in bytes. None means nine tenths of the memory that is available when the engine
     /// is made: on the host what the system says it could still give this process, its control group's limit
     /// included; on a device what is free there.
     pub kv_limit: Option<usize>,
+    /// Bytes of pages that may be kept of texts that are over, for later ones with the same beginning; 0 keeps nothing.
+    /// They yield to texts that run. On the host alone: pages of a device are not shared yet.
+    pub prefix_bytes: usize,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        EngineOptions { chunk: 256, max_batch: 64, kv_dtype: DType::F32, kv_limit: None }
+        EngineOptions {
+            chunk: 256,
+            max_batch: 64,
+            max_waiting: None,
+            kv_dtype: DType::F32,
+            kv_limit: None,
+            prefix_bytes: 0,
+        }
     }
 }
 

@@ -4,24 +4,32 @@ use std::time::Duration;
 
 use dropcap_cache::KvReport;
 
-use crate::{EngineError, Sampling, Shortage};
+use crate::{EngineError, LogProbs, Sampling, Shortage, TokenLogProb};
 
 /// Names a sequence for as long as the engine lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SequenceId(pub u64);
 
 /// A prompt and how to continue it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Request {
     /// Token ids of the prompt, at least one.
     pub prompt: Vec<u32>,
-    /// Most tokens to generate, at least 1; the model's positions bound it too.
+    /// Most tokens to generate; the model's positions bound it too. At least 1, or 0 where log-probabilities of the prompt
+    /// are all that is wanted.
     pub max_tokens: usize,
     /// How to choose each token.
     pub sampling: Sampling,
     /// Ids that end the text; such an id is reported but belongs to no text. Stop strings are the caller's
     /// (see [`crate::StopMatcher`] and [`crate::Engine::finish`]): the engine knows no text.
     pub stop_tokens: Vec<u32>,
+    /// Which log-probabilities come with the tokens.
+    pub log_probs: LogProbs,
+    /// Texts share the memory of an equal beginning only with those of the same salt.
+    pub salt: String,
+    /// How many of the prompt's tokens are the context: methods that prune where a prompt ends do so behind them, and read
+    /// what follows, such as a question, as they read generated tokens. None is the whole prompt.
+    pub context: Option<usize>,
 }
 
 /// Why a generation ended.
@@ -69,6 +77,8 @@ pub struct Finished {
     pub reason: FinishReason,
     /// Prompt tokens.
     pub prompt_tokens: usize,
+    /// Prompt tokens that did not go through the model, because an earlier text began with them.
+    pub cached_tokens: usize,
     /// Generated ids, the end-of-text id included.
     pub token_ids: Vec<u32>,
     /// Its cache at the end, before it was freed.
@@ -86,6 +96,18 @@ pub enum Output {
         id: SequenceId,
         /// The token.
         token: u32,
+        /// How likely it was, if the request asks for that.
+        log_prob: Option<TokenLogProb>,
+    },
+    /// How likely some tokens of a prompt were. They come in order, a chunk at a time, before the first new token, and
+    /// each once, also where a sequence has to start again.
+    Prompt {
+        /// Whose.
+        id: SequenceId,
+        /// Position of the first of them.
+        first: usize,
+        /// One for each.
+        log_probs: Vec<TokenLogProb>,
     },
     /// The last word on a sequence.
     Finished(Finished),

@@ -12,15 +12,21 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use self::row::Scratch;
-use crate::EngineError;
+use crate::{EngineError, TokenLogProb};
 
-/// How a token is chosen. The filters apply in the order in which they stand here, as in Hugging Face's
-/// generation: penalty, temperature, top-k, top-p, min-p.
+/// How a token is chosen. Everything applies in the order in which it stands here, as in Hugging Face's
+/// generation: penalties, biases, temperature, top-k, top-p, min-p.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
     /// Logits of tokens already in the text are divided (if positive) or multiplied (if negative) by this;
     /// 1 does nothing. In [1e-6, 1e6], so that no logit becomes infinite.
     pub repetition_penalty: f32,
+    /// Taken from the logit of a token for each time that it was generated; 0 does nothing. In [-100, 100].
+    pub frequency_penalty: f32,
+    /// Taken from the logit of a token that was generated; 0 does nothing. In [-100, 100].
+    pub presence_penalty: f32,
+    /// Added to the logits of tokens, each of which is in [-1e6, 1e6]; tokens that the model does not have are passed over.
+    pub logit_bias: Vec<(u32, f32)>,
     /// Logits are divided by this; 0 takes the largest logit (greedy) and ignores what follows. In [0, inf).
     pub temperature: f32,
     /// Only the `k` likeliest tokens; 0 keeps all.
@@ -36,7 +42,17 @@ pub struct Sampling {
 
 impl Default for Sampling {
     fn default() -> Self {
-        Sampling { repetition_penalty: 1.0, temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 }
+        Sampling {
+            repetition_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            logit_bias: Vec::new(),
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            seed: 0,
+        }
     }
 }
 
@@ -46,6 +62,8 @@ impl Sampling {
     /// # Errors
     /// The first parameter that is not, with its value and range.
     pub fn check(&self) -> Result<(), EngineError> {
+        let penalty = |x: f32| (-100.0..=100.0).contains(&x);
+        let wild = self.logit_bias.iter().map(|&(_, bias)| bias).find(|bias| !(-1e6..=1e6).contains(bias));
         let positive = |x: f32| x.is_finite() && x > 0.0;
         let rules = [
             (
@@ -54,6 +72,19 @@ impl Sampling {
                 (1e-6..=1e6).contains(&self.repetition_penalty),
                 "between 0.000001 and 1000000",
             ),
+            (
+                "frequency_penalty",
+                self.frequency_penalty,
+                penalty(self.frequency_penalty),
+                "between -100 and 100",
+            ),
+            (
+                "presence_penalty",
+                self.presence_penalty,
+                penalty(self.presence_penalty),
+                "between -100 and 100",
+            ),
+            ("logit_bias", wild.unwrap_or_default(), wild.is_none(), "between -1000000 and 1000000"),
             (
                 "temperature",
                 self.temperature,
@@ -76,6 +107,7 @@ impl Sampling {
 #[derive(Debug)]
 pub struct Sampler {
     sampling: Sampling,
+    prompt_tokens: usize,
     random: ChaCha8Rng,
 }
 
@@ -87,7 +119,13 @@ impl Sampler {
     pub fn new(sampling: Sampling) -> Result<Self, EngineError> {
         sampling.check()?;
         let random = ChaCha8Rng::seed_from_u64(sampling.seed);
-        Ok(Sampler { sampling, random })
+        Ok(Sampler { sampling, prompt_tokens: 0, random })
+    }
+
+    /// The same for a text whose first `prompt_tokens` were not generated.
+    #[must_use]
+    pub fn after(self, prompt_tokens: usize) -> Self {
+        Sampler { prompt_tokens, ..self }
     }
 
     /// What it was made with.
@@ -121,7 +159,8 @@ impl Sampler {
             return Err(EngineError::Option { name: "the number of logits", given: 0, minimum: 1 });
         }
         check_finite(logits, text.len())?;
-        Ok(scratch.choose(logits, text, &self.sampling, random))
+        let prompt_tokens = self.prompt_tokens.min(text.len());
+        Ok(scratch.choose(logits, text, prompt_tokens, &self.sampling, random))
     }
 }
 
@@ -155,18 +194,48 @@ pub struct Draw<'a> {
 
 /// [`Sampler::sample`] for each of many sequences, on all threads; the results are in their order.
 pub fn sample_all(team: &Team, draws: &[Draw<'_>]) -> Vec<Result<u32, EngineError>> {
+    on_all_threads(team, draws, |scratch, draw| {
+        draw.sampler.sample_in(scratch, draw.logits, draw.text, draw.random)
+    })
+}
+
+/// One token whose log-probability is wanted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Score<'a> {
+    /// The logits `[v]` of its place.
+    pub(crate) logits: &'a [f32],
+    pub(crate) token: u32,
+    /// Its position in the text.
+    pub(crate) position: usize,
+    /// How many of the likeliest come with it.
+    pub(crate) top: usize,
+}
+
+/// The log-probability of each of many tokens, on all threads; the results are in their order. An error is of logits that
+/// are not finite.
+pub(crate) fn score_all(team: &Team, scores: &[Score<'_>]) -> Vec<Result<TokenLogProb, EngineError>> {
+    on_all_threads(team, scores, |scratch, score| {
+        check_finite(score.logits, score.position)?;
+        Ok(scratch.log_prob(score.logits, score.token, score.top))
+    })
+}
+
+fn on_all_threads<I: Sync, T: Send + Sync>(
+    team: &Team,
+    items: &[I],
+    work: impl Fn(&mut Scratch, &I) -> T + Sync,
+) -> Vec<T> {
     // One for each thread that takes part: what a row needs beside its logits stays in that thread's cache.
     let idle: Mutex<Vec<Scratch>> = Mutex::default();
-    let results: Vec<OnceLock<Result<u32, EngineError>>> = draws.iter().map(|_| OnceLock::new()).collect();
-    team.run(draws.len(), &|task| {
-        let Draw { sampler, logits, text, random } = draws[task];
+    let results: Vec<OnceLock<T>> = items.iter().map(|_| OnceLock::new()).collect();
+    team.run(items.len(), &|task| {
         let mut scratch = idle.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        results[task].get_or_init(|| sampler.sample_in(&mut scratch, logits, text, random));
+        results[task].get_or_init(|| work(&mut scratch, &items[task]));
         idle.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
     });
     // Every task has run, so nothing is left to do here but to take what they left.
-    let taken = results.into_iter().zip(draws).map(|(result, draw)| {
-        result.into_inner().unwrap_or_else(|| draw.sampler.sample(draw.logits, draw.text, draw.random))
-    });
-    taken.collect()
+    let taken = results.into_iter().zip(items);
+    taken
+        .map(|(result, item)| result.into_inner().unwrap_or_else(|| work(&mut Scratch::default(), item)))
+        .collect()
 }

@@ -1,11 +1,12 @@
 //! One request on its way: how much of the prompt is in, what has been generated, its cache.
 
+use std::ops::Range;
 use std::time::Instant;
 
-use crate::backend::{Feed, NextToken};
+use crate::backend::{Feed, NextToken, Targets};
 use crate::demand::TextSize;
 use crate::memory::SequenceMemory;
-use crate::{EngineError, FinishReason, Finished, Request, Sampler, Sampling, SequenceId, Timings};
+use crate::{EngineError, FinishReason, Finished, LogProbs, Request, Sampler, Sampling, SequenceId, Timings};
 
 #[derive(Debug)]
 pub(crate) struct Sequence {
@@ -13,9 +14,17 @@ pub(crate) struct Sequence {
     /// Prompt, then generated tokens.
     text: Vec<u32>,
     prompt_tokens: usize,
+    /// Prompt tokens that came with the beginning of another text.
+    pub(crate) cached_tokens: usize,
+    /// Prompt tokens that methods take for the prompt.
+    context: usize,
     max_tokens: usize,
     stop_tokens: Vec<u32>,
     sampler: Sampler,
+    log_probs: LogProbs,
+    salt: String,
+    /// Prompt tokens before this position have been told of.
+    told: usize,
     pub(crate) memory: SequenceMemory,
     /// Whether the trace knows of it.
     pub(crate) announced: bool,
@@ -33,11 +42,16 @@ impl Sequence {
         Ok(Sequence {
             id,
             prompt_tokens,
+            cached_tokens: 0,
+            context: request.context.unwrap_or(prompt_tokens).clamp(1, prompt_tokens),
             // The last generated token is never fed back, so it needs no position of its own.
             max_tokens: request.max_tokens.min(positions + 1 - prompt_tokens),
             text: request.prompt,
             stop_tokens: request.stop_tokens,
-            sampler: Sampler::new(request.sampling)?,
+            sampler: Sampler::new(request.sampling)?.after(prompt_tokens),
+            log_probs: request.log_probs,
+            salt: request.salt,
+            told: 0,
             memory: SequenceMemory::Waiting,
             announced: false,
             traced: 0,
@@ -57,27 +71,72 @@ impl Sequence {
         let first = self.memory.next_position() as usize;
         let prompt_ends = self.prompt_ends_within(count);
         let end = first + count;
-        let draw = (end == self.text.len()).then(|| {
-            let random = self.sampler.uniform();
-            NextToken { sampler: &self.sampler, text: &self.text, random }
+        // The token at a position follows the one before it.
+        let told = self.targets(first + 1..(end + 1).min(self.prompt_tokens));
+        let targets = Targets {
+            row: told.start.saturating_sub(first + 1),
+            position: told.start,
+            top: self.log_probs.prompt.map_or(0, |prompt| prompt.top),
+            tokens: &self.text[told],
+        };
+        let draw = (end == self.text.len() && self.max_tokens > 0).then(|| {
+            let (random, top) = (self.sampler.uniform(), self.log_probs.generated);
+            NextToken { sampler: &self.sampler, text: &self.text, random, top }
         });
-        Feed { memory: &mut self.memory, tokens: &self.text[first..end], prompt_ends, draw }
+        Feed { memory: &mut self.memory, tokens: &self.text[first..end], prompt_ends, targets, draw }
+    }
+
+    /// Those of some positions of the prompt whose tokens are still to be told of.
+    fn targets(&self, positions: Range<usize>) -> Range<usize> {
+        let Some(prompt) = self.log_probs.prompt else { return 0..0 };
+        let start = positions.start.max(prompt.from).max(self.told);
+        if start < positions.end { start..positions.end } else { 0..0 }
+    }
+
+    /// Counts prompt tokens that have been told of, and gives the position of the first.
+    pub(crate) fn tell(&mut self, count: usize) -> usize {
+        let first = self.prompt_first().max(self.told);
+        self.told = first + count;
+        first
+    }
+
+    /// Position of the first prompt token that is told of.
+    fn prompt_first(&self) -> usize {
+        self.log_probs.prompt.map_or(0, |prompt| prompt.from.max(1))
+    }
+
+    /// Whether it was about its prompt alone, all of which is in.
+    pub(crate) fn is_told(&self) -> bool {
+        self.max_tokens == 0 && self.pending().is_empty()
     }
 
     /// The size of the text that is known.
     pub(crate) fn size(&self) -> TextSize {
-        TextSize { prompt: self.prompt_tokens, tokens: self.text.len() }
+        TextSize { prompt: self.context, tokens: self.text.len() }
     }
 
     /// The size of the text that is in the cache with `count` more tokens.
     pub(crate) fn size_with(&self, count: usize) -> TextSize {
         let tokens = self.memory.next_position() as usize + count;
-        TextSize { prompt: self.prompt_tokens.min(tokens), tokens }
+        TextSize { prompt: self.context.min(tokens), tokens }
     }
 
     /// Prompt and generated tokens.
     pub(crate) fn text(&self) -> &[u32] {
         &self.text
+    }
+
+    /// Only texts of the same salt share their beginnings.
+    pub(crate) fn salt(&self) -> &str {
+        &self.salt
+    }
+
+    /// Most tokens that may come from another text: one must go through the model, and those that are to be told of need
+    /// the one before them.
+    pub(crate) fn shareable(&self) -> usize {
+        let untold = self.log_probs.prompt.map_or(usize::MAX, |_| self.prompt_first().max(self.told) - 1);
+        // What a method does where the context ends it does for each text anew.
+        (self.context - 1).min(untold)
     }
 
     /// How its tokens are chosen.
@@ -90,6 +149,11 @@ impl Sequence {
         &self.text[first as usize..first as usize + count]
     }
 
+    /// Prompt tokens that methods take for the prompt.
+    pub(crate) fn context(&self) -> usize {
+        self.context
+    }
+
     pub(crate) fn prompt_tokens(&self) -> usize {
         self.prompt_tokens
     }
@@ -99,11 +163,11 @@ impl Sequence {
         self.pending().len() > 1 || self.generated().is_empty()
     }
 
-    /// Most tokens that one step may feed: a chunk never crosses the prompt's end, where policies may act, nor
+    /// Most tokens that one step may feed: a chunk never crosses the end of the context, where policies may act, nor
     /// the place up to which the trace has heard it all.
     pub(crate) fn feedable(&self) -> usize {
         let fed = self.memory.next_position() as usize;
-        let ends = [self.prompt_tokens, self.traced as usize, self.text.len()];
+        let ends = [self.context, self.traced as usize, self.text.len()];
         ends.into_iter().filter(|&end| end > fed).min().unwrap_or(fed) - fed
     }
 
@@ -112,10 +176,10 @@ impl Sequence {
         self.memory.next_position() < self.traced
     }
 
-    /// Whether feeding `count` more tokens feeds the prompt's last one.
+    /// Whether feeding `count` more tokens feeds the context's last one.
     fn prompt_ends_within(&self, count: usize) -> bool {
         let fed = self.memory.next_position() as usize;
-        fed < self.prompt_tokens && fed + count >= self.prompt_tokens
+        fed < self.context && fed + count >= self.context
     }
 
     /// Whether there is a text to deliver.
@@ -171,6 +235,7 @@ impl Sequence {
             id: self.id,
             reason,
             prompt_tokens: self.prompt_tokens,
+            cached_tokens: self.cached_tokens,
             report: self.memory.report(),
             timings: Timings {
                 prefill: between(self.started, self.first_token),

@@ -85,7 +85,7 @@ impl Setting<'_> {
 
 fn answer(output: Output) -> Option<(SequenceId, Answer)> {
     match output {
-        Output::Token { .. } => None,
+        Output::Token { .. } | Output::Prompt { .. } => None,
         Output::Failed { id, error } => {
             assert!(matches!(error, EngineError::OutOfMemory(_)), "{error}");
             Some((id, Answer::Failed))
@@ -104,7 +104,7 @@ fn answer(output: Output) -> Option<(SequenceId, Answer)> {
 fn request(arrival: &Arrival) -> Request {
     let prompt = (0..arrival.prompt as u64).map(|i| ((i * 7 + arrival.seed % 97) % 97) as u32).collect();
     let sampling = Sampling { temperature: 0.9, seed: arrival.seed, ..Sampling::default() };
-    Request { prompt, max_tokens: arrival.max_tokens, sampling, stop_tokens: Vec::new() }
+    Request { prompt, max_tokens: arrival.max_tokens, sampling, ..Request::default() }
 }
 
 /// A request on its way.

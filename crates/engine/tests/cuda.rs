@@ -81,7 +81,7 @@ impl OnDevice {
 }
 
 fn greedy(prompt: Vec<u32>, max_tokens: usize) -> Request {
-    Request { prompt, max_tokens, sampling: Sampling::default(), stop_tokens: Vec::new() }
+    Request { prompt, max_tokens, sampling: Sampling::default(), ..Request::default() }
 }
 
 /// Runs requests together and gives their texts in order.
@@ -95,7 +95,7 @@ fn texts(engine: &mut Engine, requests: &[Request]) -> Vec<Vec<u32>> {
                     texts[ids.iter().position(|id| *id == done.id).unwrap()] = done.token_ids;
                 }
                 Output::Failed { error, .. } => panic!("{error}"),
-                Output::Token { .. } => {}
+                Output::Token { .. } | Output::Prompt { .. } => {}
             }
         }
     }
@@ -201,9 +201,10 @@ fn cuda_prompt_cuts_agree_with_kvpress() {
                     ids: text,
                     first_position: position,
                     prompt_ends,
-                    wanted: Wanted::Logits,
+                    wanted: Wanted::Logits { from: 0, random: None },
                 };
-                let logits = decoder.step(&[segment]).unwrap().logits;
+                let mut logits = Vec::new();
+                decoder.step(&[segment], &mut |rows| logits.extend_from_slice(rows.logits)).unwrap();
                 position += text.len() as u32;
                 logits[logits.len() - vocabulary..].to_vec()
             };
@@ -389,7 +390,7 @@ fn cuda_a_prompt_that_cannot_fit_is_refused_and_a_text_that_outgrows_the_cap_is_
                     done.push(finished.id);
                 }
                 Output::Failed { error, .. } => panic!("{error}"),
-                Output::Token { .. } => {}
+                Output::Token { .. } | Output::Prompt { .. } => {}
             }
         }
     }
@@ -415,7 +416,7 @@ fn cuda_slots_can_be_used_again() {
             prompt_ends: true,
             wanted: Wanted::Token { random: 0.0 },
         };
-        let tokens = decoder.step(&[segment(&slots[0]), segment(&slots[1])]).unwrap().tokens;
+        let tokens = decoder.step(&[segment(&slots[0]), segment(&slots[1])], &mut |_| {}).unwrap().tokens;
         assert_eq!(tokens[0], tokens[1]);
         assert!(decoder.free_pages().unwrap() < free);
         drop(slots);

@@ -22,7 +22,7 @@ use support::{Model, Sink};
 
 fn request(length: u32, max_tokens: usize) -> Request {
     let prompt = (0..length).map(|i| i * 7 % 97).collect();
-    Request { prompt, max_tokens, sampling: Sampling::default(), stop_tokens: Vec::new() }
+    Request { prompt, max_tokens, sampling: Sampling::default(), ..Request::default() }
 }
 
 fn engine(model: &Model, policy: Arc<dyn EvictionPolicy>, options: EngineOptions) -> Engine {
@@ -66,6 +66,7 @@ fn a_failed_step_ends_everything_with_an_error_and_the_next_call_says_so() {
         for output in engine.step().unwrap() {
             match output {
                 Output::Token { .. } => tokens += 1,
+                Output::Prompt { .. } => {}
                 Output::Failed { id, error } => {
                     assert!(matches!(error, EngineError::Poisoned { .. }));
                     assert!(error.to_string().contains("teeth"), "{error}");
@@ -118,7 +119,7 @@ fn texts(model: &Model, sink: Option<&Sink>) -> (Vec<Vec<u32>>, Result<(), Engin
                     texts[ids.iter().position(|&id| id == done.id).unwrap()] = done.token_ids;
                 }
                 Output::Failed { error, .. } => panic!("{error}"),
-                Output::Token { .. } => {}
+                Output::Token { .. } | Output::Prompt { .. } => {}
             }
         }
     }

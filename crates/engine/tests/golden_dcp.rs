@@ -105,7 +105,7 @@ fn greedy_generation_agrees_with_the_oracle_token_by_token_and_death_by_death() 
                 prompt: prompt.clone(),
                 max_tokens: text.len() - prompt.len(),
                 sampling: Sampling::default(),
-                stop_tokens: Vec::new(),
+                ..Request::default()
             };
             sequences.push(engine.submit(request).unwrap());
         }

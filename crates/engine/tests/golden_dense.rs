@@ -52,7 +52,7 @@ fn greedy_tokens_agree_with_transformers_for_every_family() {
                 prompt,
                 max_tokens: tokens.len(),
                 sampling: Sampling::default(),
-                stop_tokens: Vec::new(),
+                ..Request::default()
             };
             wanted.push((engine.submit(request).unwrap(), tokens));
         }

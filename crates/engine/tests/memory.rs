@@ -21,7 +21,7 @@ fn engine(model: &Model, policy: Arc<dyn EvictionPolicy>, options: EngineOptions
 
 fn request(length: usize, max_tokens: usize, seed: u64) -> Request {
     let prompt = (0..length as u32).map(|i| (i * 7 + seed as u32) % 97).collect();
-    Request { prompt, max_tokens, sampling: Sampling::default(), stop_tokens: Vec::new() }
+    Request { prompt, max_tokens, sampling: Sampling::default(), ..Request::default() }
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn nobody_gives_way_for_a_prompt_that_has_produced_nothing() {
                 Output::Token { id, .. } if id == third => {
                     assert!(order.contains(&first) && order.contains(&second), "it waited for both");
                 }
-                Output::Token { .. } => {}
+                Output::Token { .. } | Output::Prompt { .. } => {}
                 Output::Finished(done) => order.push(done.id),
                 Output::Failed { error, .. } => panic!("{error}"),
             }
@@ -212,7 +212,7 @@ fn drain(engine: &mut Engine) -> (Vec<Finished>, Vec<EngineError>) {
             match output {
                 Output::Finished(finished) => done.push(finished),
                 Output::Failed { error, .. } => failed.push(error),
-                Output::Token { .. } => {}
+                Output::Token { .. } | Output::Prompt { .. } => {}
             }
         }
     }
@@ -296,7 +296,7 @@ fn a_sequence_that_gave_way_starts_again_with_the_same_text_and_is_traced_once()
                         texts[ids.iter().position(|id| *id == done.id).unwrap()] = done.token_ids;
                     }
                     Output::Failed { error, .. } => panic!("{error}"),
-                    Output::Token { .. } => {}
+                    Output::Token { .. } | Output::Prompt { .. } => {}
                 }
             }
             if engine.running() >= most {

@@ -43,7 +43,7 @@ fn a_trained_model_writes_the_story_of_its_reference() {
         assert_eq!(tokenizer.encode(case["prompt"].as_str().unwrap()).unwrap(), prompt);
         let ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
         let request =
-            Request { prompt, max_tokens: ids.len(), sampling: Sampling::default(), stop_tokens: Vec::new() };
+            Request { prompt, max_tokens: ids.len(), sampling: Sampling::default(), ..Request::default() };
         wanted.push((engine.submit(request).unwrap(), ids));
     }
     let mut checked = 0;

@@ -53,12 +53,14 @@ pub enum TraceError {
         /// What the JSON parser said; its column is a byte of the line.
         source: serde_json::Error,
     },
-    /// The trace has another version than this reader and writer know.
-    #[error("the trace has version {found}, supported is version {supported}; use the release that wrote it")]
+    /// The trace has a version that this reader does not know.
+    #[error(
+        "the trace has version {found}, this program reads up to {supported}; use the newer program that wrote it"
+    )]
     Version {
         /// The version in the header.
         found: u64,
-        /// The version that this crate reads and writes.
+        /// The newest version that is read.
         supported: u32,
     },
     /// A well-formed line breaks a rule of the format.

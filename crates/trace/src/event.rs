@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// One line of a trace after its header.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
     /// A sequence begins.
@@ -41,11 +41,11 @@ pub struct Tokens {
     pub texts: Option<Vec<String>>,
 }
 
-/// Entries of one lane that died in one step; three arrays `[n]`, in ascending order of position.
+/// Entries of one lane that died in one step; arrays `[n]`, in ascending order of position.
 ///
 /// Entry `i` of token `positions[i]` was seen by the queries from `positions[i]` up to, not including,
 /// `expires_at[i]`, and `killers[i]` is the query that decided so.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Deaths {
     /// The sequence.
@@ -63,6 +63,9 @@ pub struct Deaths {
     /// For each, the query that killed it; `position <= killer <= expires_at`. A window names the first query
     /// that no longer sees the entry.
     pub killers: Vec<u32>,
+    /// For each, the score of the vote that killed it, where one did and the writer knows it; finite.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scores: Option<Vec<Option<f32>>>,
 }
 
 impl Deaths {
@@ -82,6 +85,7 @@ impl Deaths {
             positions: deaths.iter().map(|death| death.0).collect(),
             expires_at: deaths.iter().map(|death| death.1).collect(),
             killers: deaths.iter().map(|death| death.2).collect(),
+            scores: None,
         }
     }
 

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The version of the format that this crate reads and writes.
-pub const VERSION: u32 = 1;
+/// The version of the format that is written, and the newest that is read. The second one brought scores of votes.
+pub const VERSION: u32 = 2;
 
 /// What one cache entry stands for: one death is a death for the whole layer, or for one KV head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,7 +19,7 @@ pub enum Granularity {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TraceHeader {
-    /// Version of the format: [`VERSION`].
+    /// Version of the format: [`VERSION`], or an earlier one.
     pub version: u32,
     /// The model, in words: a name or a path as the user gave it.
     pub model: String,

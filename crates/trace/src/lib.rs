@@ -9,6 +9,7 @@
 
 mod error;
 mod event;
+pub mod fuzzing;
 mod header;
 mod order;
 mod reader;

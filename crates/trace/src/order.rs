@@ -43,8 +43,8 @@ struct Open {
 
 impl Order {
     pub(crate) fn new(header: &TraceHeader) -> Result<Self, Refusal> {
-        if header.version != VERSION {
-            return Err(Refusal::new("version", VERSION, header.version));
+        if !(1..=VERSION).contains(&header.version) {
+            return Err(Refusal::new("version", format_args!("1 to {VERSION}"), header.version));
         }
         let counts =
             [("layers", header.layers), ("kv_heads", header.kv_heads), ("vocabulary", header.vocabulary)];
@@ -109,6 +109,15 @@ impl Order {
         for (field, len) in [("expires_at", event.expires_at.len()), ("killers", event.killers.len())] {
             if len != count {
                 return Err(Refusal::new(field, format_args!("{count} values, as many as positions"), len));
+            }
+        }
+        if let Some(scores) = &event.scores {
+            if scores.len() != count {
+                let expected = format_args!("{count} values, as many as positions");
+                return Err(Refusal::new("scores", expected, scores.len()));
+            }
+            if let Some(score) = scores.iter().flatten().find(|score| !score.is_finite()) {
+                return Err(Refusal::new("scores", "finite numbers", score));
             }
         }
         if event.layer >= self.layers {

@@ -46,7 +46,7 @@ impl<R: BufRead> TraceReader<R> {
             return Err(TraceError::CutOff { line: 1 });
         }
         let found = parse::<VersionLine>(&buffer, 1)?.header.version;
-        if found != u64::from(VERSION) {
+        if !(1..=u64::from(VERSION)).contains(&found) {
             return Err(TraceError::Version { found, supported: VERSION });
         }
         let header = parse::<HeaderLine>(&buffer, 1)?.header;

@@ -7,16 +7,18 @@ use crate::order::Refusal;
 use crate::{Deaths, End, Event, Granularity, TraceError, TraceHeader, TraceReader};
 
 /// How an entry died.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Fate {
     /// The first query position that no longer saw it.
     pub expires_at: u32,
     /// The query that killed it.
     pub killer: u32,
+    /// The score of the vote that killed it, where the trace says it.
+    pub score: Option<f32>,
 }
 
 /// One sequence of a trace.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SequenceTimeline {
     /// How many of its tokens are the prompt.
     pub prompt_tokens: usize,
@@ -59,9 +61,10 @@ impl SequenceTimeline {
     }
 
     fn bury(&mut self, deaths: &Deaths) -> Result<(), Refusal> {
-        for (position, expires_at, killer) in deaths.iter() {
+        for (at, (position, expires_at, killer)) in deaths.iter().enumerate() {
             let entry = (deaths.layer, deaths.head.unwrap_or(0), position);
-            if self.fates.insert(entry, Fate { expires_at, killer }).is_some() {
+            let score = deaths.scores.as_ref().and_then(|scores| *scores.get(at)?);
+            if self.fates.insert(entry, Fate { expires_at, killer, score }).is_some() {
                 return Err(Refusal::new("positions", "entries that are still alive", position));
             }
         }
@@ -71,7 +74,7 @@ impl SequenceTimeline {
 
 /// Every sequence of a trace by id. Memory grows with the trace; stream with [`TraceReader`] where that is too
 /// much.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Timeline {
     /// What ran.
     pub header: TraceHeader,
@@ -82,12 +85,22 @@ pub struct Timeline {
 impl Timeline {
     /// Reads a whole trace; beyond the reader's rules, an entry that dies twice is refused.
     pub fn read(source: impl BufRead) -> Result<Self, TraceError> {
+        let (timeline, torn) = Self::read_whole_lines(source)?;
+        torn.map_or(Ok(timeline), Err)
+    }
+
+    /// [`Timeline::read`] for a trace whose last line may be cut off, as after a crash: gives what stands before it, and
+    /// then [`TraceError::CutOff`] beside it.
+    pub fn read_whole_lines(source: impl BufRead) -> Result<(Self, Option<TraceError>), TraceError> {
         let mut reader = TraceReader::new(source)?;
         let mut timeline = Self { header: reader.header().clone(), sequences: BTreeMap::new() };
         while let Some(event) = reader.next() {
-            timeline.absorb(event?).map_err(|refusal| refusal.at(reader.line()))?;
+            match event {
+                Err(torn @ TraceError::CutOff { .. }) => return Ok((timeline, Some(torn))),
+                event => timeline.absorb(event?).map_err(|refusal| refusal.at(reader.line()))?,
+            }
         }
-        Ok(timeline)
+        Ok((timeline, None))
     }
 
     /// Takes an event that a reader has checked.

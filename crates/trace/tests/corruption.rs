@@ -41,16 +41,27 @@ fn a_good_trace_is_read() {
 
 #[test]
 fn another_version_is_refused_with_both_numbers() {
-    for found in [0, 2, u64::MAX] {
+    for found in [0, 3, u64::MAX] {
         let newer = format!(r#"{{"header":{{"version":{found},"new_field":[1,{{}}],"layers":"many"}}}}"#);
         match read(&[&newer]) {
-            Err(error @ TraceError::Version { found: got, supported: 1 }) => {
+            Err(error @ TraceError::Version { found: got, supported: 2 }) => {
                 assert_eq!(got, found);
                 assert!(error.to_string().contains(&found.to_string()));
             }
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[test]
+fn scores_belong_to_their_deaths_and_are_finite() {
+    let with = |scores: &str| {
+        let plain = deaths("1", "3", "0,1", "2,3", "2,1");
+        format!("{},\"scores\":[{scores}]}}}}", plain.strip_suffix("}}").unwrap_or_default())
+    };
+    assert_eq!(read(&[HEADER, BEGIN, TOKENS, &with("-0.5,null")]).map(|events| events.len()).ok(), Some(3));
+    assert_eq!(refused(&with("-0.5")), "scores");
+    assert_eq!(refused(&with("-0.5,1e300")), "scores");
 }
 
 #[test]

@@ -50,6 +50,10 @@ fn events() -> Vec<Event> {
     ]
 }
 
+fn fate(expires_at: u32, killer: u32) -> Fate {
+    Fate { expires_at, killer, score: None }
+}
+
 fn written(header: &TraceHeader, events: &[Event]) -> Vec<u8> {
     let mut writer = TraceWriter::new(Vec::new(), header).unwrap();
     for event in events {
@@ -87,11 +91,11 @@ fn a_timeline_knows_when_every_entry_died_and_who_killed_it() {
     let timeline = Timeline::read(bytes.as_slice()).unwrap();
     let sequence = &timeline.sequences[&u64::MAX];
     let expected = [
-        (0, Some(Fate { expires_at: 2, killer: 2 })),
-        (1, Some(Fate { expires_at: 4, killer: 3 })),
-        (2, Some(Fate { expires_at: 6, killer: 6 })),
-        (3, Some(Fate { expires_at: 5, killer: 4 })),
-        (4, Some(Fate { expires_at: 6, killer: 5 })),
+        (0, Some(fate(2, 2))),
+        (1, Some(fate(4, 3))),
+        (2, Some(fate(6, 6))),
+        (3, Some(fate(5, 4))),
+        (4, Some(fate(6, 5))),
         (5, None),
     ];
     for (position, fate) in expected {
@@ -102,7 +106,7 @@ fn a_timeline_knows_when_every_entry_died_and_who_killed_it() {
             assert_eq!(sequence.visible(0, 1, position, query), seen);
         }
     }
-    assert_eq!(sequence.fates(0, 0).collect::<Vec<_>>(), [(0, Fate { expires_at: 1, killer: 0 })]);
+    assert_eq!(sequence.fates(0, 0).collect::<Vec<_>>(), [(0, fate(1, 0))]);
     assert_eq!(sequence.fates(0, 1).count(), 5);
     assert_eq!(sequence.ids, [5, 6, 7, 8, 99, 0]);
     assert_eq!(sequence.texts[2].as_deref(), Some("<script>"));
@@ -123,6 +127,33 @@ fn a_death_of_a_whole_layer_is_every_heads_death() {
     assert_eq!(sequence.fate(1, 0, 0), sequence.fate(1, 1, 0));
     assert!(sequence.fate(1, 1, 0).is_some());
     assert_eq!(sequence.end, None, "a trace that stops early still says what it knows");
+}
+
+#[test]
+fn a_timeline_of_a_torn_trace_holds_its_whole_lines() {
+    let bytes = written(&header(Granularity::KvHead), &events());
+    let whole = Timeline::read(bytes.as_slice()).unwrap();
+    let torn = &bytes[..bytes.len() - 3];
+    assert!(matches!(Timeline::read(torn), Err(TraceError::CutOff { line: 14 })));
+    let (timeline, said) = Timeline::read_whole_lines(torn).unwrap();
+    assert!(matches!(said, Some(TraceError::CutOff { line: 14 })));
+    assert_eq!(timeline.sequences[&u64::MAX], whole.sequences[&u64::MAX]);
+    assert_eq!((timeline.sequences[&7].ids.len(), &timeline.sequences[&7].end), (5, &None));
+    assert!(Timeline::read_whole_lines(&b"{}\n"[..]).is_err());
+}
+
+#[test]
+fn a_score_stays_with_its_death() {
+    let mut deaths = Deaths::collect(0, 1, None, [(0, 2, 2), (1, 3, 3)]);
+    deaths.scores = Some(vec![Some(-0.1), None]);
+    let events = [
+        Event::Sequence(Sequence { id: 0, prompt_tokens: 3 }),
+        tokens(0, 0, vec![1, 2, 3]),
+        Event::Deaths(deaths),
+    ];
+    let timeline = Timeline::read(written(&header(Granularity::Layer), &events).as_slice()).unwrap();
+    let scores = timeline.sequences[&0].fates(1, 0).map(|(_, fate)| fate.score);
+    assert_eq!(scores.collect::<Vec<_>>(), [Some(-0.1), None]);
 }
 
 #[test]

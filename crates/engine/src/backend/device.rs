@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use dropcap_cache::{Death, PoolUsage};
+use dropcap_kernels::Team;
 use dropcap_kernels::sampling::SlotSampling;
 use dropcap_model::DecoderConfig;
-use dropcap_model::device::{DeviceDecoder, DeviceOptions, DeviceSegment, DeviceWeights, Wanted};
+use dropcap_model::device::{DeviceDecoder, DeviceOptions, DeviceRows, DeviceSegment, DeviceWeights, Wanted};
 use dropcap_policy::EvictionPolicy;
 
-use super::{Answer, DeathSink, Feed};
+use super::rows::{self, ROWS, Row};
+use super::{Answer, DeathSink, Feed, Given};
 use crate::demand::PoolSize;
 use crate::memory::{DeviceMemory, SequenceMemory};
 use crate::{EngineError, EngineOptions, Sampling};
@@ -18,6 +20,8 @@ use crate::{EngineError, EngineOptions, Sampling};
 pub(crate) struct Device {
     decoder: DeviceDecoder,
     free_pages: usize,
+    /// Reads rows of logits, from the first request that asks for log-probabilities on.
+    team: Option<Team>,
 }
 
 impl Device {
@@ -34,10 +38,10 @@ impl Device {
             chunk: options.chunk,
             max_batch: options.max_batch,
             deaths: traced,
-            logit_rows: 0,
+            logit_rows: ROWS,
         };
         let decoder = DeviceDecoder::new(weights, policy, options)?;
-        Ok(Self { free_pages: decoder.capacity(), decoder })
+        Ok(Self { free_pages: decoder.capacity(), decoder, team: None })
     }
 
     pub(super) fn config(&self) -> &DecoderConfig {
@@ -89,8 +93,30 @@ impl Device {
         feeds: &mut [Feed<'_>],
         died: DeathSink<'_>,
     ) -> Result<Vec<Answer>, EngineError> {
+        let wants_rows = |feed: &Feed<'_>| {
+            !feed.targets.tokens.is_empty() || feed.draw.as_ref().is_some_and(|next| next.top.is_some())
+        };
+        if self.team.is_none() && feeds.iter().any(wants_rows) {
+            self.team = Some(Team::new(std::thread::available_parallelism().map_or(1, usize::from))?);
+        }
         let segments = feeds.iter().map(segment).collect::<Result<Vec<_>, _>>()?;
-        let outcome = self.decoder.step(&segments)?;
+        let mut answers: Vec<Answer> = feeds.iter().map(|_| Ok(Given::default())).collect();
+        let vocabulary = self.decoder.config().vocabulary;
+        let (team, fed) = (self.team.as_ref(), &*feeds);
+        let mut scored = |rows: DeviceRows<'_>| {
+            let feed = rows.segment;
+            if let (Some(Ok(token)), Ok(given)) = (rows.drawn, &mut answers[feed])
+                && given.token.is_none()
+            {
+                given.token = Some((token, None));
+            }
+            let each = rows.logits.chunks_exact(vocabulary).zip(rows.first_row..);
+            let each: Vec<Row<'_>> = each.map(|(logits, row)| Row { feed, row, logits }).collect();
+            if let Some(team) = team {
+                rows::score(team, fed, &each, &mut answers);
+            }
+        };
+        let outcome = self.decoder.step(&segments, &mut scored)?;
         for death in &outcome.deaths {
             let feed = segments.iter().position(|segment| segment.slot.index() == death.slot);
             let Some(feed) = feed else { continue };
@@ -104,19 +130,33 @@ impl Device {
             }
         }
         self.settle()?;
-        let answers = outcome.tokens.into_iter().zip(feeds).map(|(token, feed)| {
-            let position = feed.draw.as_ref()?.text.len();
-            // The device tells which logit is not finite, not its value.
-            let not_finite = |token| EngineError::NonFiniteLogits { value: f32::NAN, token, position };
-            token.map(|token| token.map_err(not_finite))
-        });
-        Ok(answers.collect())
+        for ((answer, token), feed) in answers.iter_mut().zip(outcome.tokens).zip(feeds.iter()) {
+            let (Some(token), Some(next)) = (token, &feed.draw) else { continue };
+            match (token, &mut *answer) {
+                (Ok(token), Ok(given)) => {
+                    given.token.get_or_insert((token, None));
+                }
+                (Err(token), Ok(_)) => {
+                    // The device tells which logit is not finite, not its value.
+                    let (value, position) = (f32::NAN, next.text.len());
+                    *answer = Err(EngineError::NonFiniteLogits { value, token, position });
+                }
+                (_, Err(_)) => {}
+            }
+        }
+        Ok(answers)
     }
 }
 
 fn segment<'a>(feed: &'a Feed<'_>) -> Result<DeviceSegment<'a>, EngineError> {
     let SequenceMemory::Device(memory) = &*feed.memory else { return Err(EngineError::ForeignMemory) };
-    let wanted = feed.draw.as_ref().map_or(Wanted::Nothing, |next| Wanted::Token { random: next.random });
+    let random = feed.draw.as_ref().map(|next| next.random);
+    let told = feed.draw.as_ref().is_some_and(|next| next.top.is_some());
+    let wanted = match (feed.first_row(), random) {
+        (Some(from), random) if told || !feed.targets.tokens.is_empty() => Wanted::Logits { from, random },
+        (_, Some(random)) => Wanted::Token { random },
+        (_, None) => Wanted::Nothing,
+    };
     Ok(DeviceSegment {
         slot: &memory.slot,
         ids: feed.tokens,
@@ -124,6 +164,19 @@ fn segment<'a>(feed: &'a Feed<'_>) -> Result<DeviceSegment<'a>, EngineError> {
         prompt_ends: feed.prompt_ends,
         wanted,
     })
+}
+
+/// Refuses what the device's sampler does not know.
+pub(super) fn check_sampling(sampling: &Sampling) -> Result<(), EngineError> {
+    let unknown = [
+        ("frequency_penalty", sampling.frequency_penalty != 0.0),
+        ("presence_penalty", sampling.presence_penalty != 0.0),
+        ("logit_bias", !sampling.logit_bias.is_empty()),
+    ];
+    match unknown.into_iter().find(|&(_, used)| used) {
+        Some((name, _)) => Err(EngineError::NotOnDevice { name }),
+        None => Ok(()),
+    }
 }
 
 /// The same choices in the words of the device.

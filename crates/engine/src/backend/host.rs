@@ -7,10 +7,12 @@ use dropcap_kernels::Team;
 use dropcap_model::{Decoder, DecoderConfig, Logits, Scratch, Segment};
 use dropcap_policy::EvictionPolicy;
 
-use super::{Answer, DeathSink, Feed};
+use super::rows::{self, ROWS, Row};
+use super::{Answer, DeathSink, Feed, Given};
 use crate::demand::PoolSize;
-use crate::memory::SequenceMemory;
-use crate::{Draw, EngineError, EngineOptions, machine, sample_all};
+use crate::memory::{HostMemory, SequenceMemory};
+use crate::prefix::Sharing;
+use crate::{EngineError, EngineOptions, machine};
 
 /// A decoder on the host, and what it works with.
 #[derive(Debug)]
@@ -56,7 +58,16 @@ impl Host {
 
     pub(super) fn open(&self) -> SequenceMemory {
         let lanes = self.decoder.lanes_per_layer(self.policy.as_ref());
-        SequenceMemory::Host(KvCache::new(&self.pool, self.config().layers, lanes))
+        self.hold(KvCache::new(&self.pool, self.config().layers, lanes))
+    }
+
+    /// A sequence that begins with a cache.
+    pub(super) fn hold(&self, cache: KvCache) -> SequenceMemory {
+        SequenceMemory::Host(HostMemory { cache, is_dense: self.sharing() == Sharing::Dense })
+    }
+
+    pub(super) fn sharing(&self) -> Sharing {
+        Sharing::of(self.policy.as_ref(), self.config().sliding_window.iter().any(Option::is_some))
     }
 
     pub(super) fn run(
@@ -65,34 +76,39 @@ impl Host {
         died: DeathSink<'_>,
     ) -> Result<Vec<Answer>, EngineError> {
         let mut segments = feeds.iter_mut().map(segment).collect::<Result<Vec<_>, _>>()?;
-        let (policy, scratch, logits) = (self.policy.as_ref(), &mut self.scratch, &mut self.logits);
-        self.decoder.forward(&self.team, policy, &mut segments, scratch, died, logits)?;
-        // One row for each feed that wants a token, in their order.
-        let mut rows = self.logits.chunks_exact(self.decoder.config().vocabulary);
-        let draws: Vec<Draw<'_>> = feeds
-            .iter()
-            .filter_map(|feed| feed.draw.as_ref())
-            .map(|next| Draw {
-                sampler: next.sampler,
-                logits: rows.next().unwrap_or_default(),
-                text: next.text,
-                random: next.random,
-            })
-            .collect();
-        let mut tokens = sample_all(&self.team, &draws).into_iter();
+        let (policy, scratch) = (self.policy.as_ref(), &mut self.scratch);
+        self.decoder.run(&self.team, policy, &mut segments, scratch, died)?;
+        let rows = |(number, feed): (usize, &Feed<'_>)| {
+            let rows = feed.first_row().map_or(0..0, |first| first..feed.tokens.len());
+            rows.map(move |row| (number, row))
+        };
+        let asked: Vec<(usize, usize)> = feeds.iter().enumerate().flat_map(rows).collect();
+        let mut answers: Vec<Answer> = feeds.iter().map(|_| Ok(Given::default())).collect();
+        let draws = feeds.iter().filter(|feed| feed.draw.is_some()).count();
+        let mut first = 0;
+        for part in asked.chunks(ROWS.max(draws)) {
+            let logits = &mut self.logits;
+            self.decoder.project(&self.team, scratch, first..first + part.len(), logits)?;
+            first += part.len();
+            let logits = logits.chunks_exact(self.decoder.config().vocabulary);
+            let part = part.iter().zip(logits);
+            let part: Vec<Row<'_>> = part.map(|(&(feed, row), logits)| Row { feed, row, logits }).collect();
+            rows::draw(&self.team, feeds, &part, &mut answers);
+            rows::score(&self.team, feeds, &part, &mut answers);
+        }
         // What the cache could not hold comes first: it explains logits that are not finite, and the others are wrong.
-        let answers = feeds.iter().map(|feed| {
-            let token = feed.draw.as_ref().and_then(|_| tokens.next())?;
-            Some(feed.memory.check_range().map_err(EngineError::from).and(token))
+        let checked = feeds.iter().zip(answers).map(|(feed, answer)| match feed.first_row() {
+            Some(_) => feed.memory.check_range().map_err(EngineError::from).and(answer),
+            None => answer,
         });
-        Ok(answers.collect())
+        Ok(checked.collect())
     }
 }
 
 fn segment<'a>(feed: &'a mut Feed<'_>) -> Result<Segment<'a>, EngineError> {
-    let SequenceMemory::Host(cache) = &mut *feed.memory else { return Err(EngineError::ForeignMemory) };
-    let logits = if feed.draw.is_some() { Logits::Last } else { Logits::None };
-    Ok(Segment { cache, ids: feed.tokens, prompt_ends: feed.prompt_ends, logits })
+    let logits = feed.first_row().map_or(Logits::None, Logits::From);
+    let SequenceMemory::Host(memory) = &mut *feed.memory else { return Err(EngineError::ForeignMemory) };
+    Ok(Segment { cache: &mut memory.cache, ids: feed.tokens, prompt_ends: feed.prompt_ends, logits })
 }
 
 /// Live entries of each layer, all lanes of it together.

@@ -13,11 +13,13 @@ const STEP: usize = PAGE_ENTRIES;
 impl Engine {
     /// Moves queued sequences into the batch, in their order, while the pages of their texts are free.
     pub(super) fn admit(&mut self) -> Result<(), EngineError> {
-        while self.running.len() < self.options.max_batch && self.first_may_join() {
-            let Some(first) = self.waiting.front() else { break };
-            let Some(memory) = self.backend.open(first.sampling(), first.text())? else { break };
+        while self.running.len() < self.options.max_batch && !self.waiting.is_empty() {
+            if self.crowded || !self.yield_prefixes(Self::first_may_join) {
+                break;
+            }
+            let Some((memory, shared)) = self.open_first()? else { break };
             let Some(mut sequence) = self.waiting.pop_front() else { break };
-            sequence.memory = memory;
+            (sequence.memory, sequence.cached_tokens) = (memory, shared);
             if let Some(recorder) = &mut self.recorder {
                 recorder.begin(&mut sequence);
             }
@@ -45,7 +47,7 @@ impl Engine {
             }
         });
         let wanted = others.fold(self.demand.most(first.size(), STEP), usize::saturating_add);
-        !self.crowded && wanted <= self.backend.free_pages()
+        wanted <= self.backend.free_pages()
     }
 
     /// Free pages that nobody else may take: none once its text is in.
@@ -56,7 +58,8 @@ impl Engine {
     /// Pages that `tokens` more tokens of a sequence can take at most, fed by up to `step` at a time.
     fn growth(&self, sequence: &Sequence, tokens: usize, step: usize) -> usize {
         let bound = self.demand.most(sequence.size_with(tokens), step);
-        sequence.pages_for(tokens).min(bound.saturating_sub(sequence.memory.pages_held()))
+        let own = bound.saturating_sub(sequence.memory.pages_held());
+        sequence.pages_for(tokens).min(own.saturating_add(sequence.memory.copies_wanted()))
     }
 
     /// Nobody can move. The youngest of those that hold memory gives way and starts again later; one that is alone

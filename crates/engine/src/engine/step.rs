@@ -3,30 +3,45 @@
 use dropcap_cache::Death;
 
 use super::Engine;
-use crate::backend::{Answer, Feed};
+use crate::backend::{Answer, Feed, Given};
 use crate::schedule::{Share, Standing, plan};
 use crate::sequence::Sequence;
-use crate::{EngineError, Output};
+use crate::{EngineError, FinishReason, Output};
 
 impl Engine {
     /// Moves everything on that fits, or makes room.
     pub(super) fn advance(&mut self, outputs: &mut Vec<Output>) -> Result<(), EngineError> {
         self.admit()?;
-        let standing = |sequence: &Sequence| Standing {
-            prefilling: sequence.is_prefilling(),
-            feedable: sequence.feedable(),
-            reserved: self.reserved(sequence),
-        };
-        let standings: Vec<Standing> = self.running.iter().map(standing).collect();
-        let pages = |index: usize, tokens| self.running[index].pages_for(tokens);
-        let shares = plan(&standings, self.options.chunk, self.backend.free_pages(), pages);
+        // What was kept for later yields to what runs.
+        self.yield_prefixes(|engine| {
+            let tokens = |sequence: &Sequence| sequence.feedable().clamp(1, engine.options.chunk);
+            let wanted = engine.running.iter().map(|sequence| sequence.pages_for(tokens(sequence)));
+            wanted.sum::<usize>() <= engine.backend.free_pages()
+        });
+        let shares = self.plan();
         if shares.is_empty() {
             return self.make_room(outputs);
         }
         let answers = self.run(&shares)?;
         self.record(&shares);
+        self.keep_beginnings();
         self.take(&shares, answers, outputs);
         Ok(())
+    }
+
+    fn plan(&self) -> Vec<Share> {
+        let standing = |sequence: &Sequence| {
+            let fed = sequence.memory.next_position() as usize;
+            let most = self.prefixes.as_ref().map_or(usize::MAX, |kept| kept.feedable(fed));
+            Standing {
+                prefilling: sequence.is_prefilling(),
+                feedable: sequence.feedable().min(most),
+                reserved: self.reserved(sequence),
+            }
+        };
+        let standings: Vec<Standing> = self.running.iter().map(standing).collect();
+        let pages = |index: usize, tokens| self.running[index].pages_for(tokens);
+        plan(&standings, self.options.chunk, self.backend.free_pages(), pages)
     }
 
     /// The forward pass of one planned step: what every share got.
@@ -48,7 +63,11 @@ impl Engine {
                 recorder.died(id, layer, per_head.then_some(lane), death);
             }
         };
-        self.backend.run(&mut feeds, &mut died)
+        let answers = self.backend.run(&mut feeds, &mut died)?;
+        if let Some(recorder) = &mut self.recorder {
+            recorder.scored(&told.iter().map(|&(id, _)| id).collect::<Vec<_>>());
+        }
+        Ok(answers)
     }
 
     /// Writes the step's tokens and deaths to the trace.
@@ -64,12 +83,10 @@ impl Engine {
     fn take(&mut self, shares: &[Share], answers: Vec<Answer>, outputs: &mut Vec<Output>) {
         let mut over = Vec::new();
         for (share, answer) in shares.iter().zip(answers) {
-            let Some(answer) = answer else { continue };
             let sequence = &mut self.running[share.index];
             match answer {
-                Ok(token) => {
-                    outputs.push(Output::Token { id: sequence.id, token });
-                    if let Some(reason) = sequence.extend(token) {
+                Ok(given) => {
+                    if let Some(reason) = deliver(sequence, given, outputs) {
                         over.push((share.index, Ok(reason)));
                     }
                 }
@@ -86,5 +103,21 @@ impl Engine {
             });
         }
         outputs.extend(ended.into_iter().rev());
+    }
+}
+
+/// Tells of what a sequence was given, and why it is over, if it is.
+fn deliver(sequence: &mut Sequence, given: Given, outputs: &mut Vec<Output>) -> Option<FinishReason> {
+    let id = sequence.id;
+    if !given.prompt.is_empty() {
+        let first = sequence.tell(given.prompt.len());
+        outputs.push(Output::Prompt { id, first, log_probs: given.prompt });
+    }
+    match given.token {
+        Some((token, log_prob)) => {
+            outputs.push(Output::Token { id, token, log_prob });
+            sequence.extend(token)
+        }
+        None => sequence.is_told().then_some(FinishReason::Length),
     }
 }

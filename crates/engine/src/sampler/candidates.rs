@@ -20,7 +20,7 @@ impl Rank {
         f32::from_bits(if ordered >> 31 == 0 { !ordered } else { ordered & !(1 << 31) })
     }
 
-    fn token(self) -> u32 {
+    pub(super) fn token(self) -> u32 {
         !(self.0 as u32)
     }
 }
@@ -99,6 +99,12 @@ impl Candidates {
         self.ranked.clone_from(&self.ranks);
         let (_, &mut last, _) = self.ranked.select_nth_unstable_by(count - 1, |a, b| b.cmp(a));
         self.ranks.retain(|&rank| rank >= last);
+    }
+
+    /// The candidates, likeliest first.
+    pub(super) fn in_order(&mut self) -> &[Rank] {
+        self.ranks.sort_unstable_by(|a, b| b.cmp(a));
+        &self.ranks
     }
 
     /// Gives every candidate its weight, and their sum.

@@ -6,6 +6,7 @@
 
 use super::Sampling;
 use super::candidates::{Candidates, Likelihood, Rank, part_of, place_of};
+use crate::TokenLogProb;
 
 /// Tokens whose largest logit is remembered: a search passes over most segments by it.
 const SEGMENT: usize = 128;
@@ -17,7 +18,8 @@ const BINS: usize = (Likelihood::DEPTH * BINS_PER_UNIT) as usize + 1;
 /// What the tokens of many rows, one after the other, are chosen in.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    penalised: Vec<f32>,
+    changed: Vec<f32>,
+    counted: Vec<u32>,
     search: Search,
 }
 
@@ -32,21 +34,60 @@ struct Search {
 }
 
 impl Scratch {
-    /// The token that `sampling` and `random`, a number in [0, 1), choose after `text` from finite logits `[v]`, at
-    /// least one.
-    pub(super) fn choose(&mut self, logits: &[f32], text: &[u32], sampling: &Sampling, random: f32) -> u32 {
-        let penalty = sampling.repetition_penalty;
-        if penalty == 1.0 {
+    /// The token that `sampling` and `random`, a number in [0, 1), choose after `text`, of which `prompt_tokens` were not
+    /// generated, from finite logits `[v]`, at least one.
+    pub(super) fn choose(
+        &mut self,
+        logits: &[f32],
+        text: &[u32],
+        prompt_tokens: usize,
+        sampling: &Sampling,
+        random: f32,
+    ) -> u32 {
+        if !sampling.changes_logits() {
             return self.search.choose(logits, sampling, random);
         }
-        self.penalised.clear();
-        self.penalised.extend_from_slice(logits);
-        for &token in text {
-            // The untouched logit is the source, so a token that occurs twice is penalised once.
-            let Some(&logit) = logits.get(token as usize) else { continue };
-            self.penalised[token as usize] = penalised(logit, penalty);
+        self.changed.clear();
+        self.changed.extend_from_slice(logits);
+        if sampling.repetition_penalty != 1.0 {
+            for &token in text {
+                // The untouched logit is the source, so a token that occurs twice is penalised once.
+                let Some(&logit) = logits.get(token as usize) else { continue };
+                self.changed[token as usize] = penalised(logit, sampling.repetition_penalty);
+            }
         }
-        self.search.choose(&self.penalised, sampling, random)
+        if (sampling.frequency_penalty, sampling.presence_penalty) != (0.0, 0.0) {
+            self.counted.clear();
+            self.counted.extend_from_slice(&text[prompt_tokens..]);
+            self.counted.sort_unstable();
+            for same in self.counted.chunk_by(|a, b| a == b) {
+                let penalty = sampling.frequency_penalty * same.len() as f32 + sampling.presence_penalty;
+                add(&mut self.changed, same[0], -penalty);
+            }
+        }
+        sampling.logit_bias.iter().for_each(|&(token, bias)| add(&mut self.changed, token, bias));
+        self.search.choose(&self.changed, sampling, random)
+    }
+
+    /// How likely `token` is by finite logits `[v]`, and the `top` likeliest tokens; impossible where it is no token.
+    pub(super) fn log_prob(&mut self, logits: &[f32], token: u32, top: usize) -> TokenLogProb {
+        self.search.log_prob(logits, token, top)
+    }
+}
+
+impl Sampling {
+    fn changes_logits(&self) -> bool {
+        self.repetition_penalty != 1.0
+            || self.frequency_penalty != 0.0
+            || self.presence_penalty != 0.0
+            || !self.logit_bias.is_empty()
+    }
+}
+
+/// Adds to the logit of a token, which stays finite.
+fn add(logits: &mut [f32], token: u32, bias: f32) {
+    if let Some(logit) = logits.get_mut(token as usize) {
+        *logit = (*logit + bias).clamp(f32::MIN, f32::MAX);
     }
 }
 
@@ -99,6 +140,24 @@ impl Search {
             self.candidates.keep_share(likelihood, min_p);
         }
         self.candidates.draw(random).unwrap_or(likeliest)
+    }
+
+    fn log_prob(&mut self, logits: &[f32], token: u32, top: usize) -> TokenLogProb {
+        self.maxima.clear();
+        self.maxima.extend(logits.chunks(SEGMENT).map(largest));
+        let likelihood = Likelihood { largest: largest(&self.maxima), temperature: 1.0 };
+        let sum: f64 = logits.chunks(SEGMENT).map(|segment| f64::from(shares_of(likelihood, segment))).sum();
+        let log_prob = |logit: f32| (f64::from(logit) - f64::from(likelihood.largest) - sum.ln()) as f32;
+        let mut likeliest = Vec::new();
+        if top > 0 {
+            let least = self.bound_of_top(top);
+            self.gather(logits, |logit| logit >= least);
+            self.candidates.keep_top(top);
+            let ranks = self.candidates.in_order().iter();
+            likeliest.extend(ranks.map(|rank| (rank.token(), log_prob(rank.logit()))));
+        }
+        let logit = logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
+        TokenLogProb { token, log_prob: log_prob(logit), top: likeliest }
     }
 
     /// A token with probability proportional to its weight.
@@ -162,6 +221,16 @@ fn weights_of(likelihood: Likelihood, logits: &[f32]) -> [u64; SEGMENT] {
         *weight = likelihood.weight(logit);
     }
     weights
+}
+
+/// The sum of the shares of the tokens of one segment.
+fn shares_of(likelihood: Likelihood, logits: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let (whole, rest) = logits.as_chunks::<LANES>();
+    let lanes = whole.iter().fold([0.0f32; LANES], |lanes, logits| {
+        std::array::from_fn(|lane| lanes[lane] + likelihood.share(logits[lane]))
+    });
+    lanes.iter().sum::<f32>() + rest.iter().map(|&logit| likelihood.share(logit)).sum::<f32>()
 }
 
 /// The weight that the likeliest tokens must reach for top-p: at least the first one is kept.

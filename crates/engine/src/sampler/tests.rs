@@ -51,6 +51,34 @@ fn each_filter_leaves_exactly_its_tokens() {
 }
 
 #[test]
+fn penalties_of_generated_tokens_count_them_and_pass_over_the_prompt() {
+    let after = |sampling, prompt| sampler(sampling).after(prompt);
+    let text = [0, 1, 1, 2];
+    let logits = [3.0, 3.3, 3.2, 2.4];
+    let chosen = |frequency_penalty, presence_penalty, prompt| {
+        let sampling = Sampling { frequency_penalty, presence_penalty, ..Sampling::default() };
+        next(&mut after(sampling, prompt), &logits, &text).unwrap()
+    };
+    assert_eq!(chosen(0.0, 0.0, 0), 1);
+    // 2.5, 2.3, 2.7, 2.4 without a prompt; the first token is of the prompt; the first two are.
+    assert_eq!([chosen(0.5, 0.0, 0), chosen(0.5, 0.0, 1), chosen(0.05, 0.0, 2)], [2, 0, 1]);
+    assert_eq!([chosen(0.0, 0.25, 0), chosen(0.0, 1.0, 0), chosen(0.0, 1.0, 1)], [1, 3, 0]);
+    assert_eq!(chosen(-1.0, 0.0, 3), 2);
+}
+
+#[test]
+fn a_bias_moves_its_token_alone_whatever_its_size() {
+    let chosen = |logit_bias: &[(u32, f32)]| {
+        let sampling = Sampling { logit_bias: logit_bias.to_vec(), ..Sampling::default() };
+        next(&mut sampler(sampling), &[0.0, 3.0, 1.0], &[]).unwrap()
+    };
+    assert_eq!(chosen(&[(0, 3.5)]), 0);
+    assert_eq!(chosen(&[(1, -1e6), (9, 1e6)]), 2);
+    let wild = Sampling { logit_bias: vec![(0, f32::INFINITY)], ..Sampling::default() };
+    assert!(wild.check().is_err());
+}
+
+#[test]
 fn a_penalty_applies_once_per_token_and_pushes_both_signs_down() {
     let sampling = Sampling { repetition_penalty: 2.0, ..Sampling::default() };
     assert_eq!(next(&mut sampler(sampling.clone()), &[4.0, 3.0, 2.5], &[0, 0]).unwrap(), 1);
@@ -167,7 +195,7 @@ fn samplings() -> impl Strategy<Value = Sampling> {
             top_p,
             min_p,
             repetition_penalty,
-            seed: 0,
+            ..Sampling::default()
         },
     )
 }

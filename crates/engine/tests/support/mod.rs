@@ -83,7 +83,7 @@ impl Model {
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
             family: config.family.to_string(),
-            fingerprint: self.checkpoint.fingerprint().unwrap(),
+            fingerprint: Some(self.checkpoint.fingerprint().unwrap()),
             directory: Some(self.checkpoint.directory().to_path_buf()),
         };
         dropcap_methods::build(&spec.parse::<MethodSpec>().unwrap(), &facts).unwrap()

@@ -9,6 +9,7 @@ pub struct VoteGates {
     width: usize,
     heads: usize,
     layers: Vec<VoteLayer>,
+    kv_dtype: Option<DType>,
 }
 
 /// The gates of one layer.
@@ -23,7 +24,13 @@ impl VoteGates {
     /// Gates of width r and G gate heads (1, or one per lane), without layers.
     #[must_use]
     pub fn new(width: usize, heads: usize) -> Self {
-        Self { width, heads, layers: Vec::new() }
+        Self { width, heads, layers: Vec::new(), kv_dtype: None }
+    }
+
+    /// The same gates, with biases that were settled for a cache of this format, if it is known.
+    #[must_use]
+    pub fn settled_for(self, kv_dtype: Option<DType>) -> Self {
+        Self { kv_dtype, ..self }
     }
 
     /// Adds the next layer: W_q and W_k, row-major f32 `[G r, c]`, and what is added to every score, `[G]`.
@@ -64,6 +71,13 @@ impl VoteGates {
     #[must_use]
     pub fn heads(&self) -> usize {
         self.heads
+    }
+
+    /// The format of the cache that the biases were settled for, where it is known. In another format key gates are
+    /// rounded differently, and scores that lie at the threshold fall on its other side.
+    #[must_use]
+    pub fn kv_dtype(&self) -> Option<DType> {
+        self.kv_dtype
     }
 
     /// One element per layer, from the embedding on.

@@ -1,0 +1,162 @@
+//! Beginnings of texts that went through the model, kept so that later texts with the same beginning do not go through
+//! it again.
+//!
+//! What is kept is a fork of a cache: it shares pages with the sequence that made it, and with every one that begins with
+//! it, until somebody writes there. So what a later token kills dies for its own sequence alone.
+//!
+//! Where nothing is ever freed, the longest text is enough: a fork is rewound to where two texts part. Where a method
+//! forgets, a cache is good for exactly the tokens that made it, so some are kept on the way, every [`STEP`] tokens of a
+//! prompt. A method that acts where a prompt ends has made of the end what a longer prompt would not have, so only what
+//! precedes it is kept.
+
+use std::ops::ControlFlow;
+
+use dropcap_cache::KvCache;
+use dropcap_kernels::PAGE_ENTRIES;
+use dropcap_policy::{Action, EvictionPolicy};
+
+/// Tokens of a prompt after which a cache is kept where a method forgets.
+const STEP: usize = 4 * PAGE_ENTRIES;
+/// Most beginnings that are kept; each is compared with every new text.
+const MOST: usize = 512;
+
+/// What a method makes of a shared beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    /// Nothing is ever freed.
+    Dense,
+    /// Whatever is decided depends on the tokens before it.
+    Exact,
+    /// The same, until a prompt ends.
+    BeforePromptEnds,
+}
+
+impl Sharing {
+    /// That of a method over a model; `windows` says whether the model itself has sliding windows.
+    pub(crate) fn of(policy: &dyn EvictionPolicy, windows: bool) -> Self {
+        let cuts = |rules: &[dropcap_policy::Rule]| {
+            rules.iter().any(|rule| matches!(rule.action, Action::PromptCut(_)))
+        };
+        match policy.rules() {
+            Some([]) if !windows => Self::Dense,
+            Some(rules) if !cuts(rules) => Self::Exact,
+            // What is only code may do anything there.
+            _ => Self::BeforePromptEnds,
+        }
+    }
+}
+
+/// One beginning.
+#[derive(Debug)]
+struct Kept {
+    salt: String,
+    tokens: Vec<u32>,
+    cache: KvCache,
+}
+
+/// The beginnings that are kept, within a bound on their pages; a page that several share counts for each.
+#[derive(Debug)]
+pub(crate) struct Prefixes {
+    sharing: Sharing,
+    most_pages: usize,
+    /// The least recently used first.
+    kept: Vec<Kept>,
+    pages: usize,
+}
+
+impl Prefixes {
+    /// Nothing yet.
+    pub(crate) fn new(sharing: Sharing, most_pages: usize) -> Self {
+        Self { sharing, most_pages, kept: Vec::new(), pages: 0 }
+    }
+
+    /// Pages that the beginnings hold, those counted more than once that several share.
+    pub(crate) fn pages(&self) -> usize {
+        self.pages
+    }
+
+    /// Most of the next tokens of a prompt that a step may feed, of which `fed` are in, so that a cache can be kept.
+    pub(crate) fn feedable(&self, fed: usize) -> usize {
+        match self.sharing {
+            Sharing::Dense => usize::MAX,
+            Sharing::Exact | Sharing::BeforePromptEnds => STEP - fed % STEP,
+        }
+    }
+
+    /// Whether a cache of the first `fed` tokens of a text whose context has `context` tokens is to be kept while it goes
+    /// in.
+    pub(crate) fn keeps_on_the_way(&self, fed: usize, context: usize) -> bool {
+        self.sharing != Sharing::Dense && fed > 0 && fed < context && fed.is_multiple_of(STEP)
+    }
+
+    /// Whether a cache is to be kept when its text is over.
+    pub(crate) fn keeps_ends(&self) -> bool {
+        self.sharing != Sharing::BeforePromptEnds
+    }
+
+    /// The cache of the longest beginning of `text` that has at most `most` tokens.
+    pub(crate) fn find(&mut self, salt: &str, text: &[u32], most: usize) -> Option<KvCache> {
+        let usable = |kept: &Kept| {
+            let same = kept.tokens.iter().zip(text).take_while(|(a, b)| a == b).count();
+            match self.sharing {
+                // A page that is shared in part would have to be copied.
+                Sharing::Dense => same.min(most) / PAGE_ENTRIES * PAGE_ENTRIES,
+                _ if same == kept.tokens.len() && same <= most => same,
+                _ => 0,
+            }
+        };
+        let found = self.kept.iter().enumerate().filter(|(_, kept)| kept.salt == salt);
+        let (index, tokens) =
+            found.map(|(index, kept)| (index, usable(kept))).max_by_key(|&(_, same)| same)?;
+        if tokens == 0 {
+            return None;
+        }
+        let kept = self.kept.remove(index);
+        let mut cache = kept.cache.fork();
+        self.kept.push(kept);
+        cache.rewind(u32::try_from(tokens).ok()?).ok()?;
+        Some(cache)
+    }
+
+    /// Keeps the cache of a text, unless it is there.
+    pub(crate) fn keep(&mut self, salt: &str, tokens: &[u32], cache: &KvCache) {
+        let pages = cache.pages();
+        if pages == 0 || pages > self.most_pages || cache.check_range().is_err() {
+            return;
+        }
+        let dense = self.sharing == Sharing::Dense;
+        let covers = |kept: &Kept| {
+            kept.salt == salt && if dense { kept.tokens.starts_with(tokens) } else { kept.tokens == tokens }
+        };
+        if let Some(index) = self.kept.iter().position(covers) {
+            let kept = self.kept.remove(index);
+            self.kept.push(kept);
+            return;
+        }
+        if dense {
+            // What is longer says all that is shorter.
+            self.drop_where(|kept| kept.salt == salt && tokens.starts_with(&kept.tokens));
+        }
+        while self.pages + pages > self.most_pages || self.kept.len() >= MOST {
+            if self.drop_oldest().is_break() {
+                break;
+            }
+        }
+        self.pages += pages;
+        self.kept.push(Kept { salt: salt.to_owned(), tokens: tokens.to_vec(), cache: cache.fork() });
+    }
+
+    /// Gives the least recently used up; breaks where there is none.
+    pub(crate) fn drop_oldest(&mut self) -> ControlFlow<()> {
+        if self.kept.is_empty() {
+            return ControlFlow::Break(());
+        }
+        self.pages -= self.kept.remove(0).cache.pages();
+        ControlFlow::Continue(())
+    }
+
+    fn drop_where(&mut self, is_old: impl Fn(&Kept) -> bool) {
+        self.kept.retain(|kept| !is_old(kept));
+        self.pages = self.kept.iter().map(|kept| kept.cache.pages()).sum();
+    }
+}
