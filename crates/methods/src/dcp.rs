@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use dropcap_policy::{Action, EvictionPolicy, Floors, Rule, Rules};
 
-use crate::{Arguments, Gates, MAX_COUNT, Method, MethodError, ModelFacts, Parameter, ParameterKind};
+use crate::{
+    Arguments, GATES_FILE, Gates, MAX_COUNT, Method, MethodError, ModelFacts, Parameter, ParameterKind,
+};
 
 pub(crate) const METHOD: Method = Method {
     name: "dcp",
@@ -31,7 +33,7 @@ this off, and so gates trained that way expect it off.",
         Parameter {
             name: "gates",
             kind: ParameterKind::File,
-            default: "pruning.safetensors",
+            default: GATES_FILE,
             help: "the gate file; a relative path is looked for in the working directory, then in the model's folder",
         },
         Parameter {
@@ -64,7 +66,8 @@ this off, and so gates trained that way expect it off.",
 };
 
 fn build(arguments: &Arguments<'_>, facts: &ModelFacts) -> Result<Arc<dyn EvictionPolicy>, MethodError> {
-    let model = (arguments.text("fingerprint")? == "check").then_some(&facts.fingerprint);
+    let checked = arguments.text("fingerprint")? == "check";
+    let model = facts.fingerprint.as_ref().filter(|_| checked);
     let path = facts.resolve(arguments.text("gates")?);
     let gates = Gates::load(&path, facts.layers, facts.kv_heads, facts.hidden, model)?;
     let asked = Floors { sinks: arguments.count("sinks")?, recent: arguments.count("recent")? };

@@ -17,8 +17,8 @@ pub struct ModelFacts {
     pub head_dim: usize,
     /// The model family, as config.json names it.
     pub family: String,
-    /// What gate files must have been trained for.
-    pub fingerprint: Fingerprint,
+    /// What gate files must have been trained for; `None` takes those of any model whose shapes fit.
+    pub fingerprint: Option<Fingerprint>,
     /// The model's folder, where gates lie by default. `None` for a model that has no folder.
     pub directory: Option<PathBuf>,
 }

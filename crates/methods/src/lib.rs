@@ -23,7 +23,7 @@ pub use arguments::Arguments;
 pub use dcp::dcp;
 pub use error::MethodError;
 pub use facts::ModelFacts;
-pub use gates::{GateLayout, Gates, LayerGates, MAX_GATE_WIDTH};
+pub use gates::{GATES_FILE, GateLayout, Gates, LayerGates, MAX_GATE_WIDTH};
 pub use method::{Build, Method, Parameter, ParameterKind};
 pub use nearest::nearest;
 pub use registry::{METHODS, build};

@@ -1,5 +1,7 @@
 //! A model directory whose config and weights are known to fit each other.
 
+mod write;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -11,6 +13,8 @@ use crate::adapter::{Adapter, LowRank};
 use crate::decoder_config::DecoderConfig;
 use crate::error::ModelError;
 use crate::weight_plan::{VectorPart, WeightPlan};
+
+pub use write::{TOKENIZER_FILES, name_dtype, stored_type};
 
 /// A Hugging Face checkpoint, opened and compared, with no weight read yet.
 ///
@@ -24,7 +28,7 @@ pub struct Checkpoint {
     plan: WeightPlan,
     adapter: Option<Adapter>,
     /// What the adapter adds, by tensor.
-    added: BTreeMap<String, LowRank>,
+    added: BTreeMap<String, LowRank<'static>>,
 }
 
 impl Checkpoint {
@@ -50,22 +54,19 @@ impl Checkpoint {
     /// The same model with an adapter: whatever is read from now on has it merged in, in f32.
     ///
     /// # Errors
-    /// An adapter that names another base than this, by its fingerprint; [`ModelError::AdapterMismatch`] with everything
-    /// in it that has no place in this model; a second adapter; a file that became shorter or unreadable.
+    /// An adapter that names another base than this, by its fingerprint, unless it is [`Adapter::for_any_base`];
+    /// [`ModelError::AdapterMismatch`] with everything in it that has no place in this model; a second adapter; a file
+    /// that became shorter or unreadable.
     pub fn with_adapter(mut self, adapter: Adapter) -> Result<Self, ModelError> {
         if let Some(first) = &self.adapter {
             let (first, second) = (first.directory().to_path_buf(), adapter.directory().to_path_buf());
             return Err(ModelError::SecondAdapter { first, second });
         }
-        if let Some(base) = adapter.base_fingerprint() {
-            let found = self.fingerprint()?;
-            let differences = match base.parse::<Fingerprint>() {
-                Ok(expected) => expected.differences(&found),
-                Err(error) => vec![error.to_string()],
-            };
-            if !differences.is_empty() {
+        if !adapter.fits_any_base() {
+            let problems = adapter.differences(&self)?;
+            if !problems.is_empty() {
                 let (path, base) = (adapter.directory().to_path_buf(), self.directory);
-                return Err(ModelError::AdapterOfAnotherBase { path, base, problems: differences });
+                return Err(ModelError::AdapterOfAnotherBase { path, base, problems });
             }
         }
         self.added = adapter.read(&self.plan)?;
@@ -195,6 +196,15 @@ impl Checkpoint {
         } else {
             Err(ModelError::NonFinite { path: self.directory.clone(), problems })
         }
+    }
+
+    /// The refusal of a number that a format cannot hold.
+    pub(crate) fn outside(&self, tensor: &str, element: usize, value: f32, dtype: DType) -> ModelError {
+        let (path, tensor) = (self.directory.clone(), tensor.to_owned());
+        if value.is_finite() {
+            return ModelError::WeightRange { path, tensor, element, value, dtype };
+        }
+        ModelError::NonFinite { path, problems: vec![format!("{tensor} holds {value} at element {element}")] }
     }
 
     /// Everything in which the stored tensors differ from the plan, one line each.

@@ -17,6 +17,9 @@ pub enum ModelError {
     /// The weights were refused.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// A file could not be written.
+    #[error(transparent)]
+    File(#[from] dropcap_files::FileError),
     /// An operation refused its operands.
     #[error("the model's computation failed: {0}")]
     Kernel(#[from] dropcap_kernels::KernelError),

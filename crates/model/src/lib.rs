@@ -22,8 +22,8 @@ mod tokenizer;
 mod weight_plan;
 mod weights;
 
-pub use adapter::Adapter;
-pub use checkpoint::Checkpoint;
+pub use adapter::{Adapter, LowRank, NewAdapter, module, peft_factor};
+pub use checkpoint::{Checkpoint, TOKENIZER_FILES, name_dtype, stored_type};
 pub use decoder::{DeathSink, Decoder, Logits, Scratch, Segment};
 pub use decoder_config::{
     DecoderConfig, MAX_HEAD_DIM, MAX_HEADS, MAX_HIDDEN, MAX_INTERMEDIATE, MAX_LAYERS, MAX_POSITIONS,

@@ -3,6 +3,7 @@
 mod bytes;
 mod file;
 mod incremental;
+mod rendered;
 
 pub use incremental::IncrementalText;
 
@@ -12,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use tokenizers::tokenizer::{AddedVocabulary, Encoding, Model, OffsetType, PreTokenizer};
-use tokenizers::{Decoder, DecoderWrapper};
+use tokenizers::{Decoder, DecoderWrapper, NormalizedString};
 
 use crate::error::ModelError;
 use file::{File, Misplaced};
@@ -164,6 +165,18 @@ impl Tokenizer {
     }
 
     fn encode_with(&self, added: &AddedVocabulary, text: &str) -> Result<Encoding, ModelError> {
+        self.encode_split(added, text, |_| Ok(()), true)
+    }
+
+    /// Splits a text at added tokens, lets `change` change what lies between them, and tokenizes that; `around` says whether
+    /// to add what the tokenizer puts around every text.
+    fn encode_split(
+        &self,
+        added: &AddedVocabulary,
+        text: &str,
+        change: impl Fn(&mut NormalizedString) -> tokenizers::Result<()>,
+        around: bool,
+    ) -> Result<Encoding, ModelError> {
         if text.len() > MAX_TEXT_BYTES {
             return Err(ModelError::TextTooLong { limit: MAX_TEXT_BYTES, got: text.len() });
         }
@@ -177,12 +190,13 @@ impl Tokenizer {
         // The library's own `encode_fast`, which knows one vocabulary of added tokens only.
         let encode = || {
             let mut pieces = added.extract_and_normalize(self.inner.get_normalizer(), text);
+            pieces.normalize(&change)?;
             if let Some(splitter) = self.inner.get_pre_tokenizer() {
                 splitter.pre_tokenize(&mut pieces)?;
             }
             self.inner.get_model().tokenize_in_pretokenized(&mut pieces, None)?;
             let encoding = pieces.into_encoding(None, 0, OffsetType::None)?;
-            self.inner.post_process(encoding, None, true)
+            if around { self.inner.post_process(encoding, None, true) } else { Ok(encoding) }
         };
         let encoding = contained(encode).map_err(|reason| ModelError::Encode { reason })?;
         match encoding.get_ids().iter().find_map(|id| self.misplaced.get(id)) {

@@ -183,6 +183,11 @@ impl WeightPlan {
         tables.chain(self.layers.iter().flat_map(LayerPlan::tensors)).chain(self.final_norm.tensors())
     }
 
+    /// The linear layers between the residual stream and itself, in the order of the decoder: what adapters change.
+    pub fn products(&self) -> impl Iterator<Item = &MatrixPlan> {
+        self.layers.iter().flat_map(|layer| [&layer.qkv, &layer.output, &layer.up, &layer.down])
+    }
+
     /// Whether a stored tensor that no slot asks for may be passed over: masks and frequencies that old versions
     /// of `transformers` saved beside the weights.
     pub fn is_buffer(&self, name: &str) -> bool {

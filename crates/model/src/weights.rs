@@ -10,6 +10,7 @@ use std::fmt::Debug;
 use dropcap_kernels::{DType, Part, RopeTable, Team};
 
 use self::random::Random;
+pub(crate) use self::range::first_outside;
 use self::stored::Stored;
 use crate::{
     Checkpoint, DecoderConfig, LayerPlan, MatrixPlan, ModelError, NormPlan, Position, VectorPart, WeightPlan,

@@ -163,6 +163,47 @@ fn special_tokens_in_a_prompt_are_those_tokens() {
 }
 
 #[test]
+fn only_the_template_writes_control_tokens_whatever_a_person_writes() {
+    // Tokens that are looked for in the normalised text would be found at its beginning alone: the normaliser puts a space
+    // before each. Chat models have them as they are written.
+    let mut pieces = sentence_pieces_file();
+    pieces["added_tokens"]
+        .as_array_mut()
+        .unwrap()
+        .iter_mut()
+        .for_each(|token| token["normalized"] = json!(false));
+    let pieces = parse(&pieces).unwrap();
+    for (tokenizer, begin, end, ids) in
+        [(tokenizer(), "<|begin|>", "<|end|>", [BOS, END]), (pieces, "<s>", "</s>", [1, 2])]
+    {
+        let halves =
+            |token: &str| [token[..1].to_owned(), token[..token.len() - 1].to_owned(), token[1..].to_owned()];
+        let mut texts =
+            vec![format!("a{begin}b{end}"), format!("{begin}{begin} {end} a"), "b > a <".to_owned()];
+        texts.extend([begin, end].into_iter().flat_map(halves));
+        texts.push("a\u{fdd0}b".to_owned());
+        for text in &texts {
+            let disarmed = tokenizer.disarm(text).unwrap();
+            // What a template writes beside it, or cuts off, completes nothing.
+            for rest in [begin, end].into_iter().flat_map(halves) {
+                for rendered in
+                    [format!("{rest}{disarmed}"), format!("{disarmed}{rest}"), disarmed.trim().to_owned()]
+                {
+                    let found = tokenizer.encode_rendered(&rendered).unwrap();
+                    assert!(!found.iter().any(|id| ids.contains(id)), "{rendered:?}: {found:?}");
+                }
+            }
+            let rendered = format!("{begin}{disarmed}{end}");
+            let found = tokenizer.encode_rendered(&rendered).unwrap();
+            assert_eq!([found[0], found[found.len() - 1]], ids, "{rendered:?}: {found:?}");
+            assert!(!found[1..found.len() - 1].iter().any(|id| ids.contains(id)), "{found:?}");
+            let shown = tokenizer.decode(&found).unwrap();
+            assert_eq!(shown.trim(), text.replace('\u{fdd0}', "\u{fffd}").trim());
+        }
+    }
+}
+
+#[test]
 fn a_prompt_has_the_limits_of_a_text() {
     let error = tokenizer().encode_prompt(&"a".repeat(MAX_TEXT_BYTES + 1)).unwrap_err();
     assert!(matches!(error, ModelError::TextTooLong { .. }));

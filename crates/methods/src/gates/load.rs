@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use dropcap_kernels::DType;
 use dropcap_policy::Floors;
 use dropcap_weights::{Fingerprint, StoredType, TensorFile};
 
@@ -37,6 +38,7 @@ impl Gates {
         }
         let width = check_shapes(&file, layout, layers, kv_heads, hidden)?;
         let floors = floors_of(&file, layout)?;
+        let kv_dtype = kv_dtype_of(&file, layout)?;
         let mut gates = Vec::with_capacity(layers);
         for index in 0..layers {
             let [query, key, bias] = layout.names(index);
@@ -48,7 +50,7 @@ impl Gates {
             let [query, key, bias] = [query, key, bias].map(|name| file.read_f32(&name));
             gates.push(LayerGates { query: query?, key: key?, bias: bias? });
         }
-        Ok(Self::new(hidden, width, gates)?.under(floors))
+        Ok(Self { kv_dtype, ..Self::new(hidden, width, gates)?.under(floors) })
     }
 }
 
@@ -85,15 +87,36 @@ fn check_fingerprint(file: &TensorFile, model: &Fingerprint) -> Result<(), Metho
 
 /// The floors that a file of our own layout names; none without.
 fn floors_of(file: &TensorFile, layout: GateLayout) -> Result<Floors, MethodError> {
-    let read = |key: &str| match file.metadata().get(key).filter(|_| layout == GateLayout::Dropcap) {
-        None => Ok(0),
-        Some(text) => text.parse().ok().filter(|&floor| floor <= MAX_COUNT).ok_or_else(|| {
-            let found =
-                format!("metadata `{key}`: expected a count up to {MAX_COUNT}, found {}", quoted(text));
-            MethodError::GateShape { path: file.path().into(), differences: vec![found] }
-        }),
+    let expected = format!("a count up to {MAX_COUNT}");
+    let read = |key: &str| {
+        let floor =
+            stated(file, layout, key, &expected, |text| text.parse().ok().filter(|&n| n <= MAX_COUNT));
+        Ok::<u32, MethodError>(floor?.unwrap_or(0))
     };
     Ok(Floors { sinks: read("sinks")?, recent: read("recent")? })
+}
+
+/// The format of the cache that a file of our own layout was settled for, if it names one.
+fn kv_dtype_of(file: &TensorFile, layout: GateLayout) -> Result<Option<DType>, MethodError> {
+    stated(file, layout, "kv_dtype", "f32, bf16 or f16", |text| text.parse().ok())
+}
+
+/// What an entry of the metadata says, where the layout has such entries and the file has this one.
+fn stated<T>(
+    file: &TensorFile,
+    layout: GateLayout,
+    key: &str,
+    expected: &str,
+    read: impl Fn(&str) -> Option<T>,
+) -> Result<Option<T>, MethodError> {
+    let text = file.metadata().get(key).filter(|_| layout == GateLayout::Dropcap);
+    let read = |text: &String| {
+        read(text).ok_or_else(|| {
+            let found = format!("metadata `{key}`: expected {expected}, found {}", quoted(text));
+            MethodError::GateShape { path: file.path().into(), differences: vec![found] }
+        })
+    };
+    text.map(read).transpose()
 }
 
 /// Compares every tensor with what the model asks for and gives the gate width r, the same in all layers.

@@ -9,9 +9,13 @@ mod save;
 pub use layout::GateLayout;
 pub(crate) use layout::PUBLISHED_EXAMPLE;
 
+use dropcap_kernels::DType;
 use dropcap_policy::Floors;
 
 use crate::MethodError;
+
+/// What `dcp` looks for in a model's folder.
+pub const GATES_FILE: &str = "pruning.safetensors";
 
 /// The widest gate that is read, r. Published gates have r = 64; the bound keeps a file's claim from being
 /// believed.
@@ -25,6 +29,7 @@ pub struct Gates {
     heads: usize,
     layers: Vec<LayerGates>,
     floors: Floors,
+    kv_dtype: Option<DType>,
 }
 
 /// The gates of one layer (arXiv 2305.15805, section 3): `raw[n, j] = (W_q h_n) . (W_k h_j) / sqrt(r) + bias`, once
@@ -64,13 +69,19 @@ impl Gates {
                 }
             }
         }
-        Ok(Self { hidden, width, heads, layers, floors: Floors::default() })
+        Ok(Self { hidden, width, heads, layers, floors: Floors::default(), kv_dtype: None })
     }
 
     /// The same gates, trained under these floors and so meant to be used under them.
     #[must_use]
     pub fn under(self, floors: Floors) -> Self {
         Self { floors, ..self }
+    }
+
+    /// The same gates, with biases that were settled for a cache of this format.
+    #[must_use]
+    pub fn settled_for(self, kv_dtype: DType) -> Self {
+        Self { kv_dtype: Some(kv_dtype), ..self }
     }
 
     /// Width c of the hidden states that the gates read.
@@ -95,6 +106,12 @@ impl Gates {
     #[must_use]
     pub fn floors(&self) -> Floors {
         self.floors
+    }
+
+    /// The format of the cache that the biases were settled for; nothing where the file does not say.
+    #[must_use]
+    pub fn kv_dtype(&self) -> Option<DType> {
+        self.kv_dtype
     }
 
     /// One element per layer, from the embedding on.

@@ -19,6 +19,6 @@ impl Gates {
         for layer in &self.layers {
             packed.push(&team, &layer.query, &layer.key, &layer.bias, self.hidden)?;
         }
-        Ok(Arc::new(packed))
+        Ok(Arc::new(packed.settled_for(self.kv_dtype)))
     }
 }

@@ -23,13 +23,17 @@ impl Gates {
             tensors.push(NewTensor::f32(key, &matrix, &layer.key));
             tensors.push(NewTensor::f32(bias, &[self.heads], &layer.bias));
         }
-        let metadata = [
+        let [version, sinks, recent] =
+            [VERSION, self.floors.sinks, self.floors.recent].map(|number| number.to_string());
+        let fingerprint = model.to_string();
+        let mut metadata = vec![
             ("format", FORMAT),
-            ("version", &VERSION.to_string()),
-            ("fingerprint", &model.to_string()),
-            ("sinks", &self.floors.sinks.to_string()),
-            ("recent", &self.floors.recent.to_string()),
+            ("version", &version),
+            ("fingerprint", &fingerprint),
+            ("sinks", &sinks),
+            ("recent", &recent),
         ];
+        metadata.extend(self.kv_dtype.map(|dtype| ("kv_dtype", dtype.name())));
         let file = NewTensorFile::new(&tensors, &metadata).map_err(MethodError::Layout)?;
         Ok(publish(path, Existing::Replace, |out| file.write(out))?)
     }

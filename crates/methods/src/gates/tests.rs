@@ -51,15 +51,17 @@ fn what_is_saved_is_loaded_bit_for_bit() {
 }
 
 #[test]
-fn gates_per_head_and_their_floors_are_saved_and_loaded() {
+fn gates_per_head_their_floors_and_their_cache_are_saved_and_loaded() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("gates.safetensors");
     let layer = LayerGates { query: vec![0.25; 2 * 3 * 8], key: vec![0.5; 2 * 3 * 8], bias: vec![1.0, -1.0] };
     let floors = Floors { sinks: 4, recent: 16 };
-    let gates = Gates::new(8, 3, vec![layer.clone(), layer]).unwrap().under(floors);
+    let gates = Gates::new(8, 3, vec![layer.clone(), layer]).unwrap().under(floors).settled_for(DType::Bf16);
     gates.save(&path, &fingerprint(2, 8)).unwrap();
     let loaded = Gates::load(&path, 2, 2, 8, None).unwrap();
     assert_eq!((loaded.heads(), loaded.width(), loaded.floors()), (2, 3, floors));
+    assert_eq!(loaded.kv_dtype(), Some(DType::Bf16));
+    assert_eq!(loaded.pack().unwrap().kv_dtype(), Some(DType::Bf16));
     assert_eq!(loaded, gates);
     let message = message(Gates::load(&path, 2, 4, 8, None));
     assert!(message.contains("layers.0.gate.bias: expected 1 or 4 gate heads, found 2"), "{message}");
@@ -77,6 +79,26 @@ fn floors_that_are_no_counts_are_refused() {
         let message = message(Gates::load(&path, 1, 1, 4, None));
         assert!(message.contains("metadata `recent`") && message.contains(bad), "{message}");
     }
+}
+
+#[test]
+fn a_cache_that_is_no_format_is_refused_and_none_is_no_claim() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = GateLayout::Dropcap.names(0);
+    let shapes: [&[usize]; 3] = [&[2, 4], &[2, 4], &[1]];
+    let tensors: Vec<(&str, &[usize])> = names.iter().map(String::as_str).zip(shapes).collect();
+    let with = |metadata: &[(&str, &str)]| {
+        let path = file(
+            folder.path(),
+            &tensors,
+            &[&[("format", "dropcap-gates"), ("version", "1")], metadata].concat(),
+        );
+        Gates::load(&path, 1, 1, 4, None)
+    };
+    assert_eq!(with(&[]).unwrap().kv_dtype(), None);
+    assert_eq!(with(&[("kv_dtype", "f16")]).unwrap().kv_dtype(), Some(DType::F16));
+    let message = message(with(&[("kv_dtype", "int8")]));
+    assert!(message.contains("metadata `kv_dtype`: expected f32, bf16 or f16, found \"int8\""), "{message}");
 }
 
 #[test]

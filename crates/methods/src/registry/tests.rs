@@ -30,7 +30,7 @@ pub(crate) fn facts(layers: usize, hidden: usize, directory: Option<&Path>) -> M
         kv_heads: 2,
         head_dim: 4,
         family: "gpt2".into(),
-        fingerprint: fingerprint(layers, hidden),
+        fingerprint: Some(fingerprint(layers, hidden)),
         directory: directory.map(Path::to_owned),
     }
 }
@@ -154,12 +154,14 @@ fn a_relative_gate_path_starts_at_the_models_folder() {
 #[test]
 fn gates_of_another_model_are_refused_unless_told_otherwise() {
     let (_folder, mut facts) = model();
-    facts.fingerprint.content = 1;
-    facts.fingerprint.vocabulary = 98;
+    let other = Fingerprint { content: 1, vocabulary: 98, ..fingerprint(facts.layers, facts.hidden) };
+    facts.fingerprint = Some(other);
     let message = build(&"dcp".parse().unwrap(), &facts).unwrap_err().to_string();
     assert!(message.contains("vocabulary: expected 98, found 97"), "{message}");
     assert!(message.contains("digest"), "{message}");
     assert!(build(&"dcp(fingerprint=ignore)".parse().unwrap(), &facts).is_ok());
+    facts.fingerprint = None;
+    assert!(build(&"dcp".parse().unwrap(), &facts).is_ok());
 }
 
 fn term() -> impl Strategy<Value = (String, Vec<(String, String)>, Option<crate::Amount>)> {

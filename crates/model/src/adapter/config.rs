@@ -31,7 +31,7 @@ const CHANGE_THE_BASE: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga
 
 /// What of an adapter's configuration decides its weights.
 #[derive(Debug)]
-pub(super) struct AdapterConfig {
+pub(crate) struct AdapterConfig {
     /// The base model, as the writer called it.
     pub(super) base: Option<String>,
     rank: usize,
@@ -46,6 +46,11 @@ impl AdapterConfig {
     pub(super) fn open(path: &Path) -> Result<Self, ModelError> {
         let missing = || ModelError::io("open", path, std::io::ErrorKind::NotFound.into());
         Self::read(&ConfigJson::open(path)?.ok_or_else(missing)?)
+    }
+
+    /// Reads the text of an `adapter_config.json`; `path` is only for messages.
+    pub(crate) fn parse(path: &Path, text: &[u8]) -> Result<Self, ModelError> {
+        Self::read(&ConfigJson::parse(path, text)?)
     }
 
     fn read(json: &ConfigJson) -> Result<Self, ModelError> {
@@ -101,12 +106,12 @@ impl AdapterConfig {
     }
 
     /// The inner width of a module's factors.
-    pub(super) fn rank(&self, module: &str) -> usize {
+    pub(crate) fn rank(&self, module: &str) -> usize {
         of_module(&self.ranks, module).unwrap_or(self.rank)
     }
 
     /// What the product of a module's factors is multiplied by.
-    pub(super) fn scale(&self, module: &str) -> f32 {
+    pub(crate) fn scale(&self, module: &str) -> f32 {
         let (rank, alpha) = (self.rank(module) as f64, of_module(&self.alphas, module).unwrap_or(self.alpha));
         (if self.stabilised { alpha / rank.sqrt() } else { alpha / rank }) as f32
     }

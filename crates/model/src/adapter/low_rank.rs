@@ -1,48 +1,51 @@
 //! The product of two thin matrices, added to some rows of a weight.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use dropcap_kernels::Orientation;
 
-/// What an adapter adds to one weight: `scale * B A`.
-#[derive(Debug)]
-pub(crate) struct LowRank {
+/// What an adapter adds to one weight: `scale B A` (Hu et al. 2021, arXiv 2106.09685, section 4.1).
+#[derive(Debug, Clone)]
+pub struct LowRank<'a> {
     /// `[r, inputs]`.
-    pub(super) a: Vec<f32>,
+    pub a: Cow<'a, [f32]>,
     /// `[outputs, r]`.
-    pub(super) b: Vec<f32>,
-    /// r.
-    pub(super) rank: usize,
-    pub(super) inputs: usize,
+    pub b: Cow<'a, [f32]>,
+    /// r, at least 1.
+    pub rank: usize,
+    /// Inputs of the weight.
+    pub inputs: usize,
     /// How the weight is stored.
-    pub(super) orientation: Orientation,
-    pub(super) scale: f32,
+    pub orientation: Orientation,
+    /// What the product is multiplied by.
+    pub scale: f32,
 }
 
-impl LowRank {
+impl LowRank<'_> {
     /// Adds its part to rows `rows` of the stored weight, whose numbers `values` are, row by row.
     ///
     /// The product is summed on its own, in f32 and ascending r, and rounded into the weight once.
-    pub(crate) fn add_to_rows(&self, rows: Range<usize>, values: &mut [f32]) {
+    pub fn add_to_rows(&self, rows: Range<usize>, values: &mut [f32]) {
         if rows.is_empty() {
             return;
         }
         let width = values.len() / rows.len();
-        let mut sum = vec![0.0; width];
+        let (mut sum, mut column) = (vec![0.0; width], vec![0.0; self.rank]);
         for (row, values) in rows.zip(values.chunks_exact_mut(width)) {
-            sum.fill(0.0);
             match self.orientation {
                 Orientation::OutputsByInputs => {
+                    sum.fill(0.0);
                     let factors = &self.b[row * self.rank..][..self.rank];
                     for (&factor, a) in factors.iter().zip(self.a.chunks_exact(self.inputs)) {
                         sum.iter_mut().zip(a).for_each(|(sum, a)| *sum += factor * a);
                     }
                 }
                 Orientation::InputsByOutputs => {
-                    for (output, sum) in sum.iter_mut().enumerate() {
-                        let b = &self.b[output * self.rank..][..self.rank];
-                        let a = self.a[row..].iter().step_by(self.inputs);
-                        *sum = b.iter().zip(a).map(|(b, a)| a * b).sum();
+                    let a = self.a[row..].iter().step_by(self.inputs);
+                    column.iter_mut().zip(a).for_each(|(to, a)| *to = *a);
+                    for (sum, b) in sum.iter_mut().zip(self.b.chunks_exact(self.rank)) {
+                        *sum = b.iter().zip(&column).fold(0.0, |sum, (b, a)| sum + b * a);
                     }
                 }
             }
@@ -77,7 +80,7 @@ mod tests {
                 let by_outputs = orientation == Orientation::OutputsByInputs;
                 let (rows, width) = if by_outputs { (outputs, inputs) } else { (inputs, outputs) };
                 let first = first.min(rows - 1);
-                let product = LowRank { a: a.clone(), b: b.clone(), rank, inputs, orientation, scale };
+                let product = LowRank { a: (&a[..]).into(), b: (&b[..]).into(), rank, inputs, orientation, scale };
                 let mut values = vec![1.0; (rows - first) * width];
                 product.add_to_rows(first..rows, &mut values);
                 for (at, &value) in values.iter().enumerate() {

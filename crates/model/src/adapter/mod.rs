@@ -8,14 +8,17 @@
 
 mod config;
 mod low_rank;
+mod write;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use dropcap_weights::{ContentDigest, ShardedTensors};
+use dropcap_weights::{ContentDigest, Fingerprint, ShardedTensors};
 
-pub(crate) use self::low_rank::LowRank;
-use crate::adapter::config::AdapterConfig;
+pub(crate) use self::config::AdapterConfig;
+pub use self::low_rank::LowRank;
+pub use self::write::NewAdapter;
+use crate::Checkpoint;
 use crate::error::ModelError;
 use crate::weight_plan::{MatrixPart, MatrixPlan, WeightPlan};
 
@@ -35,6 +38,7 @@ pub struct Adapter {
     directory: PathBuf,
     config: AdapterConfig,
     tensors: ShardedTensors,
+    any_base: bool,
 }
 
 impl Adapter {
@@ -45,7 +49,23 @@ impl Adapter {
     pub fn open(directory: &Path) -> Result<Self, ModelError> {
         let config = AdapterConfig::open(&directory.join(CONFIG))?;
         let tensors = ShardedTensors::single(&directory.join(WEIGHTS))?;
-        Ok(Self { directory: directory.to_path_buf(), config, tensors })
+        Ok(Self { directory: directory.to_path_buf(), config, tensors, any_base: false })
+    }
+
+    /// Whether a directory holds an adapter, readable or not.
+    #[must_use]
+    pub fn is_in(directory: &Path) -> bool {
+        directory.join(CONFIG).exists() || directory.join(WEIGHTS).exists()
+    }
+
+    /// The same adapter for every model that its factors fit, although its writer measured it on another.
+    #[must_use]
+    pub fn for_any_base(self) -> Self {
+        Self { any_base: true, ..self }
+    }
+
+    pub(crate) fn fits_any_base(&self) -> bool {
+        self.any_base
     }
 
     /// The directory that was opened.
@@ -66,12 +86,25 @@ impl Adapter {
         self.tensors.files().first().and_then(|file| file.metadata().get(BASE)).map(String::as_str)
     }
 
+    /// In what a model, as it is without this adapter, differs from the one that the adapter names by its fingerprint, one
+    /// line each; empty where it names none.
+    ///
+    /// # Errors
+    /// A file of the model that became shorter or unreadable.
+    pub fn differences(&self, base: &Checkpoint) -> Result<Vec<String>, ModelError> {
+        let Some(named) = self.base_fingerprint() else { return Ok(Vec::new()) };
+        Ok(match named.parse::<Fingerprint>() {
+            Ok(named) => named.differences(&base.fingerprint()?),
+            Err(error) => vec![error.to_string()],
+        })
+    }
+
     /// Reads all factors, by the name of the tensor that each is added to.
     ///
     /// # Errors
     /// [`ModelError::AdapterMismatch`] with every tensor of the adapter that has no place in the plan, lacks its other
     /// half or has another shape; a file that became shorter or unreadable.
-    pub(crate) fn read(&self, plan: &WeightPlan) -> Result<BTreeMap<String, LowRank>, ModelError> {
+    pub(crate) fn read(&self, plan: &WeightPlan) -> Result<BTreeMap<String, LowRank<'static>>, ModelError> {
         let targets = targets(plan);
         let mut problems = Vec::new();
         let mut factors = BTreeMap::new();
@@ -114,7 +147,7 @@ impl Adapter {
         module: &str,
         inputs: usize,
         part: &MatrixPart,
-    ) -> Result<Result<LowRank, String>, ModelError> {
+    ) -> Result<Result<LowRank<'static>, String>, ModelError> {
         let name = |half: &str| format!("{WRAPPED}{module}.lora_{half}.weight");
         let shape = |half: &str| self.tensors.info(&name(half)).map(|info| info.shape.clone());
         let rank = self.config.rank(module);
@@ -132,8 +165,8 @@ impl Adapter {
         }
         let read = |half: &str| self.tensors.read_f32(&name(half));
         Ok(Ok(LowRank {
-            a: read("A")?,
-            b: read("B")?,
+            a: read("A")?.into(),
+            b: read("B")?.into(),
             rank,
             inputs,
             orientation: part.orientation,
@@ -155,13 +188,26 @@ impl Adapter {
 
 /// The linear layers that an adapter can change, by the name of their module within the trunk.
 fn targets(plan: &WeightPlan) -> BTreeMap<&str, (&MatrixPlan, &MatrixPart)> {
-    let layers = plan.layers.iter().flat_map(|layer| [&layer.qkv, &layer.output, &layer.up, &layer.down]);
     // A head that is the embedding cannot be changed alone, so it is not among them.
-    let matrices = layers.chain(plan.head.as_ref());
+    let matrices = plan.products().chain(plan.head.as_ref());
     let parts = matrices.flat_map(|matrix| matrix.parts.iter().map(move |part| (matrix, part)));
     parts
         .filter_map(|(matrix, part)| Some((trunk(part.tensor.strip_suffix(".weight")?), (matrix, part))))
         .collect()
+}
+
+/// The name that PEFT gives to a factor of a stored weight: `base_model.model.model.layers.0.mlp.up_proj.lora_A.weight`.
+#[must_use]
+pub fn peft_factor(plan: &WeightPlan, tensor: &str, half: char) -> String {
+    format!("{WRAPPED}{}.lora_{half}.weight", module(plan, tensor))
+}
+
+/// The module of a stored weight, as the model for causal language modelling names it in Python.
+#[must_use]
+pub fn module(plan: &WeightPlan, tensor: &str) -> String {
+    let module = tensor.strip_suffix(".weight").unwrap_or(tensor);
+    // The first published files of GPT-2 hold the trunk alone.
+    if plan.prefix.is_empty() { format!("transformer.{module}") } else { module.to_owned() }
 }
 
 /// A module's name without what stands before the layers: checkpoints of the bare trunk have none, wrapped models have

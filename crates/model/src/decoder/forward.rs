@@ -25,9 +25,7 @@ impl Decoder {
     /// every entry freed. The result for a sequence does not depend on which others share the step.
     ///
     /// # Errors
-    /// A token id outside the vocabulary, a position beyond the model's, a step or a segment without tokens; then
-    /// nothing has changed. An exhausted page pool (reserve before the step: after this error the caches of the step
-    /// must be discarded).
+    /// As [`Decoder::run`].
     pub fn forward(
         &self,
         team: &Team,
@@ -37,6 +35,25 @@ impl Decoder {
         died: DeathSink<'_>,
         logits: &mut Vec<f32>,
     ) -> Result<(), ModelError> {
+        let asked = self.run(team, policy, segments, scratch, died)?;
+        self.project(team, scratch, 0..asked, logits)
+    }
+
+    /// [`Decoder::forward`] up to the final norm: gives the number of rows asked for, which [`Decoder::project`] turns into
+    /// logits, in segment order. Where no segment asks for any, it takes all rows of the step.
+    ///
+    /// # Errors
+    /// A token id outside the vocabulary, a position beyond the model's, a step or a segment without tokens; then
+    /// nothing has changed. An exhausted page pool (reserve before the step: after this error the caches of the step
+    /// must be discarded).
+    pub fn run(
+        &self,
+        team: &Team,
+        policy: &dyn EvictionPolicy,
+        segments: &mut [Segment<'_>],
+        scratch: &mut Scratch,
+        died: DeathSink<'_>,
+    ) -> Result<usize, ModelError> {
         let mut step = self.begin(team, policy, segments, died)?;
         scratch.begin(&step, &self.config);
         self.embed(&step, scratch);
@@ -48,13 +65,11 @@ impl Decoder {
         for segment in step.segments.iter_mut() {
             segment.cache.advance(segment.ids.len());
         }
-        let asked = self.gather_asked(&step, scratch);
-        self.project(team, scratch, 0..asked, logits)
+        Ok(self.gather_asked(&step, scratch))
     }
 
-    /// Final norm and head for some rows of the last step, in which no segment asked for logits; the rows of its
-    /// segments lie one after the other. Writes f32 `[rows, v]` to `logits`. All logits of a long text are large: this
-    /// gives them a few rows at a time.
+    /// Final norm and head for some of the rows that the last [`Decoder::run`] left. Writes f32 `[rows, v]` to `logits`. All
+    /// logits of a long text are large: this gives them a few rows at a time.
     ///
     /// # Errors
     /// Rows that the step did not have.
@@ -187,6 +202,7 @@ impl Decoder {
             let rows = match segment.logits {
                 Logits::None => continue,
                 Logits::Last => end - 1..end,
+                Logits::From(row) => end.min(span.first_row.saturating_add(row))..end,
                 Logits::All => span.first_row..end,
             };
             // Rows only ever move towards the front, so gathering in place is safe.

@@ -124,13 +124,6 @@ impl Weights<HostMemory> {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 
-    /// Bytes of all of them as they are held, packing included.
-    pub(super) fn bytes(&self) -> usize {
-        let tables = [Some(&self.embedding), self.positions.as_ref(), self.head.as_ref()];
-        let tables = tables.into_iter().flatten().map(PackedMatrix::bytes).sum::<usize>();
-        tables + self.final_norm.bytes() + self.layer_bytes()
-    }
-
     /// Bytes of all layers.
     pub(super) fn layer_bytes(&self) -> usize {
         self.layers.iter().map(LayerWeights::bytes).sum()

@@ -62,12 +62,6 @@ impl Decoder {
         &self.config
     }
 
-    /// Bytes of all weights as they are held in memory, packing included.
-    #[must_use]
-    pub fn weight_bytes(&self) -> usize {
-        self.weights.bytes()
-    }
-
     /// Bytes of weights that one decode step reads: all but the embedding rows it does not look up.
     #[must_use]
     pub fn streamed_bytes(&self) -> usize {

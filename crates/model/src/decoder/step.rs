@@ -14,6 +14,8 @@ pub enum Logits {
     None,
     /// The last row only: what sampling needs.
     Last,
+    /// The rows from this one on; none where there are fewer.
+    From(usize),
     /// Every row.
     All,
 }

@@ -18,5 +18,5 @@ pub use decoder::{DeviceDecoder, DeviceOptions};
 pub use outcome::{DeviceOutcome, SlotState};
 pub use rules::check_method;
 pub use slots::Slot;
-pub use step::{DeviceSegment, Wanted};
+pub use step::{DeviceRows, DeviceSegment, RowSink, Wanted};
 pub use weights::DeviceWeights;

@@ -7,8 +7,6 @@ use dropcap_kernels::lifetimes::DeathRecord;
 pub struct DeviceOutcome {
     /// Per segment the sampled token, where one was wanted, or the index of its first logit that is not finite.
     pub tokens: Vec<Option<Result<u32, usize>>>,
-    /// f32 `[rows, v]` of the segments that wanted logits.
-    pub logits: Vec<f32>,
     /// Per segment the state of its slot.
     pub states: Vec<SlotState>,
     /// What died, ordered by segment, layer, lane and position, where the decoder was made to tell.

@@ -33,9 +33,49 @@ pub enum Wanted {
         /// The number.
         random: f32,
     },
-    /// The logits of every row.
-    Logits,
+    /// The logits of the rows from one on, and a token too if there is a number to draw it with.
+    Logits {
+        /// The first row.
+        from: usize,
+        /// The number in [0, 1).
+        random: Option<f32>,
+    },
 }
+
+impl Wanted {
+    /// The number to draw a token with.
+    fn random(self) -> Option<f32> {
+        match self {
+            Self::Nothing => None,
+            Self::Token { random } => Some(random),
+            Self::Logits { random, .. } => random,
+        }
+    }
+
+    /// The first row whose logits are wanted.
+    fn logits_from(self) -> Option<usize> {
+        match self {
+            Self::Logits { from, .. } => Some(from),
+            Self::Nothing | Self::Token { .. } => None,
+        }
+    }
+}
+
+/// Some rows of logits of one segment, which come in order, when its token is known.
+#[derive(Debug, Clone, Copy)]
+pub struct DeviceRows<'a> {
+    /// Number of the segment.
+    pub segment: usize,
+    /// The first of the rows.
+    pub first_row: usize,
+    /// The segment's token, if it wanted one, or the index of its first logit that is not finite.
+    pub drawn: Option<Result<u32, usize>>,
+    /// f32 `[rows, v]`.
+    pub logits: &'a [f32],
+}
+
+/// Takes the rows that segments want, as many at a time as the device has room for.
+pub type RowSink<'a> = &'a mut dyn FnMut(DeviceRows<'_>);
 
 /// What marks padding.
 const NONE: u32 = u32::MAX;
@@ -58,12 +98,16 @@ impl DeviceDecoder {
     ///
     /// On return every slot has grown by its segment's tokens and has freed what died. The caller has seen to it that
     /// the pages are there ([`DeviceDecoder::free_pages`]). Segments of one token that want a token are decoded
-    /// together by a recorded graph; the others follow.
+    /// together by a recorded graph; the others follow. `rows` takes the logits that are wanted.
     ///
     /// # Errors
     /// A token outside the vocabulary, a position beyond the model's, an empty segment, more rows than the decoder
     /// was made for, or a failed device: after the last the decoder is of no use.
-    pub fn step(&mut self, segments: &[DeviceSegment<'_>]) -> Result<DeviceOutcome, ModelError> {
+    pub fn step(
+        &mut self,
+        segments: &[DeviceSegment<'_>],
+        rows: RowSink<'_>,
+    ) -> Result<DeviceOutcome, ModelError> {
         self.check(segments)?;
         self.clear_left()?;
         if let Some(deaths) = &self.deaths {
@@ -72,7 +116,7 @@ impl DeviceDecoder {
         let decodes = |segment: &DeviceSegment<'_>| {
             // A prompt's end may cut, which is no part of the graph.
             let cuts = segment.prompt_ends && !self.rules.cuts.is_empty();
-            segment.ids.len() == 1 && matches!(segment.wanted, Wanted::Token { .. }) && !cuts
+            segment.ids.len() == 1 && segment.wanted.random().is_some() && !cuts
         };
         let (decoding, rest): (Vec<usize>, Vec<usize>) =
             (0..segments.len()).partition(|&index| decodes(&segments[index]));
@@ -82,10 +126,10 @@ impl DeviceDecoder {
             ..DeviceOutcome::default()
         };
         if !decoding.is_empty() {
-            self.decode(segments, &decoding, &mut outcome)?;
+            self.decode(segments, &decoding, &mut outcome, rows)?;
         }
         if !rest.is_empty() {
-            self.prefill(segments, &rest, &mut outcome)?;
+            self.prefill(segments, &rest, &mut outcome, rows)?;
         }
         self.peak_pages = self.peak_pages.max(self.capacity() - self.free_pages);
         if let Some(deaths) = &self.deaths {
@@ -135,6 +179,7 @@ impl DeviceDecoder {
         segments: &[DeviceSegment<'_>],
         chosen: &[usize],
         outcome: &mut DeviceOutcome,
+        sink: RowSink<'_>,
     ) -> Result<(), ModelError> {
         let bucket = chosen.len().next_power_of_two().min(self.options.max_batch);
         if !self.graphs.contains_key(&bucket) {
@@ -150,10 +195,7 @@ impl DeviceDecoder {
                 Row { slot, token: segment.map_or(0, |segment| segment.ids[0]), position, back: 1 };
             graph.spans[i] = DeviceSpan { slot, first_row: i as u32, queries: 1, first_position: position };
             graph.slots[i] = slot;
-            graph.randoms[i] = match segment.map(|segment| segment.wanted) {
-                Some(Wanted::Token { random }) => random,
-                _ => 0.0,
-            };
+            graph.randoms[i] = segment.and_then(|segment| segment.wanted.random()).unwrap_or_default();
         }
         graph.graph.launch()?;
         self.weights.device.synchronize()?;
@@ -162,6 +204,14 @@ impl DeviceDecoder {
             outcome.states[index] = state(&self.status_host, i);
         }
         self.free_pages = self.status_host[0] as usize;
+        let stride = self.weights.head().outputs();
+        for (i, &index) in chosen.iter().enumerate() {
+            if segments[index].wanted.logits_from() == Some(0) {
+                let row = self.scratch.logits.read_range(i * stride, stride)?;
+                let (drawn, logits) = (outcome.tokens[index], &row[..self.config().vocabulary]);
+                sink(DeviceRows { segment: index, first_row: 0, drawn, logits });
+            }
+        }
         Ok(())
     }
 
@@ -198,6 +248,7 @@ impl DeviceDecoder {
         segments: &[DeviceSegment<'_>],
         chosen: &[usize],
         outcome: &mut DeviceOutcome,
+        sink: RowSink<'_>,
     ) -> Result<(), ModelError> {
         let (mut rows, mut spans) = (Vec::new(), Vec::new());
         let (mut logit_rows, mut slots, mut randoms, mut sampled) =
@@ -218,7 +269,7 @@ impl DeviceDecoder {
                 position: segment.first_position + i,
                 back: count - i,
             }));
-            if let Wanted::Token { random } = segment.wanted {
+            if let Some(random) = segment.wanted.random() {
                 logit_rows.push(first_row + count - 1);
                 slots.push(slot);
                 randoms.push(random);
@@ -241,8 +292,11 @@ impl DeviceDecoder {
             outcome.tokens[index] = Some(token(word));
         }
         for (&index, span) in chosen.iter().zip(&spans) {
-            if segments[index].wanted == Wanted::Logits {
-                self.read_logits(span, &mut outcome.logits)?;
+            if let Some(from) = segments[index].wanted.logits_from() {
+                self.read_logits(span, from, &mut |first_row, logits| {
+                    let drawn = outcome.tokens[index];
+                    sink(DeviceRows { segment: index, first_row, drawn, logits });
+                })?;
             }
         }
         self.cut(segments, chosen)?;
@@ -255,16 +309,25 @@ impl DeviceDecoder {
         Ok(())
     }
 
-    /// The logits of all rows of a span, as many at a time as there is room for.
-    fn read_logits(&self, span: &DeviceSpan, logits: &mut Vec<f32>) -> Result<(), ModelError> {
+    /// The logits of the rows of a span from one on, as many at a time as there is room for.
+    fn read_logits(
+        &self,
+        span: &DeviceSpan,
+        from: usize,
+        sink: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), ModelError> {
         let (room, vocabulary) = (self.scratch.logit_rows.len(), self.config().vocabulary);
         let stride = self.weights.head().outputs();
-        let rows: Vec<u32> = (span.first_row..span.first_row + span.queries).collect();
+        let rows: Vec<u32> = (span.first_row..span.first_row + span.queries).skip(from).collect();
+        let (mut first, mut logits) = (from, Vec::new());
         for rows in rows.chunks(room.max(1)) {
             self.scratch.logit_rows.write(0, rows)?;
             self.head(rows.len())?;
             let padded = self.scratch.logits.read_range(0, rows.len() * stride)?;
+            logits.clear();
             padded.chunks_exact(stride).for_each(|row| logits.extend(&row[..vocabulary]));
+            sink(first, &logits);
+            first += rows.len();
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ const PIECE: usize = 1 << 18;
 ///
 /// It compares magnitudes as integers, without converting anything, on all threads: one more reading of a slice that
 /// was just read from the file and is about to be packed.
-pub(super) fn first_outside(team: &Team, source: TensorBytes<'_>, target: DType) -> Option<(usize, f32)> {
+pub(crate) fn first_outside(team: &Team, source: TensorBytes<'_>, target: DType) -> Option<(usize, f32)> {
     let limit = limit(source.dtype, target);
     let outside = AtomicU32::new(0);
     team.run(source.bytes.len().div_ceil(PIECE), &|task| {

@@ -41,7 +41,7 @@ impl<'a, S: Storage> Stored<'a, S> {
             let source = TensorBytes { dtype, bytes: &self.bytes };
             let target = self.storage.dtype();
             if let Some((at, value)) = first_outside(self.team, source, target) {
-                return Err(self.outside(&plan.tensor, first * width + at, value, target));
+                return Err(self.checkpoint.outside(&plan.tensor, first * width + at, value, target));
             }
             let outputs = if whole { plan.outputs } else { slice.len() };
             let part = Part { source, orientation: plan.orientation, outputs };
@@ -54,17 +54,9 @@ impl<'a, S: Storage> Stored<'a, S> {
     fn read(&self, part: &VectorPart, target: DType) -> Result<Vec<f32>, ModelError> {
         let numbers = self.checkpoint.read_vectors([part])?;
         match first_of(&numbers, target) {
-            Some((at, value)) => Err(self.outside(&part.tensor, at, value, target)),
+            Some((at, value)) => Err(self.checkpoint.outside(&part.tensor, at, value, target)),
             None => Ok(numbers),
         }
-    }
-
-    fn outside(&self, tensor: &str, element: usize, value: f32, dtype: DType) -> ModelError {
-        let (path, tensor) = (self.checkpoint.directory().to_path_buf(), tensor.to_owned());
-        if value.is_finite() {
-            return ModelError::WeightRange { path, tensor, element, value, dtype };
-        }
-        ModelError::NonFinite { path, problems: vec![format!("{tensor} holds {value} at element {element}")] }
     }
 }
 
