@@ -9,6 +9,8 @@ use dropcap_methods::MethodError;
 use dropcap_model::ModelError;
 use dropcap_weights::WeightsError;
 
+use crate::collective::CollectiveError;
+
 /// Everything that can go wrong around a training.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -47,6 +49,26 @@ pub enum TrainError {
         needed: u64,
         /// Bytes that are free.
         free: u64,
+    },
+    /// What a device has no kernels for.
+    #[error("`{what}` is trained on the processor so far: set device to cpu, or {instead}")]
+    OnlyOnProcessor {
+        /// The setting.
+        what: &'static str,
+        /// What to set instead.
+        instead: &'static str,
+    },
+    /// A training that a device has no room for.
+    #[error("the training needs {needed} MiB on {device}, which has {free} MiB free: {advice}")]
+    NoDeviceMemory {
+        /// The device's name.
+        device: String,
+        /// MiB that it takes, about.
+        needed: usize,
+        /// MiB that are free.
+        free: usize,
+        /// What to change.
+        advice: String,
     },
     /// A configuration with problems; all of them at once.
     #[error("{origin}:\n  {}", problems.join("\n  "))]
@@ -195,6 +217,9 @@ pub enum TrainError {
         /// What did not fit.
         what: String,
     },
+    /// Processes that did not find each other, or lost each other.
+    #[error(transparent)]
+    Collective(#[from] CollectiveError),
     /// A model or tokenizer that is refused.
     #[error(transparent)]
     Model(#[from] ModelError),

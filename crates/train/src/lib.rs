@@ -5,11 +5,14 @@
 
 pub mod backend;
 pub mod checkpoint;
+pub mod collective;
 pub mod config;
 pub mod data;
+pub mod device;
 mod digest;
 pub mod disk;
 mod error;
+pub mod fuzzing;
 pub mod metrics;
 pub mod network;
 pub mod recipe;

@@ -3,6 +3,7 @@
 //! A backend owns the parameters while they are trained, the optimiser's moments and the gradients, and it alone knows
 //! where they lie. The trainer says what is computed and decides by what comes back.
 
+pub(crate) mod moved;
 mod processor;
 
 use std::borrow::Cow;
@@ -11,10 +12,22 @@ use std::ops::Range;
 
 use dropcap_kernels::AdamW;
 
-pub use processor::{DenseTeacher, Processor, Room};
+pub use processor::{DenseTeacher, Processor};
 
 use crate::TrainError;
+use crate::collective::{Collective, CollectiveError};
 use crate::network::{Layout, Loss, Pressure, Pruning, Pull};
+
+/// How much is computed at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Sequences of a pass.
+    pub sequences: usize,
+    /// Tokens T of every sequence.
+    pub tokens: usize,
+    /// Whether activations are computed again on the way back.
+    pub recompute: bool,
+}
 
 /// One micro-batch on its way forward and back.
 #[derive(Debug, Clone, Copy)]
@@ -31,9 +44,9 @@ pub struct Pass<'a> {
     pub scale: f32,
     /// Share of the loss that is the divergence from the teacher; 0 without one.
     pub distill: f32,
-    /// Which of the step's passes it is; the first forgets the gradients of the step before.
+    /// Which of this process's passes of the step it is; the first forgets the gradients of the step before.
     pub part: usize,
-    /// Passes of the step.
+    /// Passes of the step, in all processes.
     pub parts: usize,
 }
 
@@ -52,6 +65,32 @@ pub struct Gathered {
     pub squares: Vec<f64>,
 }
 
+impl Gathered {
+    /// Adds up what the processes of a world have gathered of one step. The squares stay: they are of gradients that have
+    /// been added up already.
+    ///
+    /// # Errors
+    /// As [`Collective::sum`].
+    pub fn add_up(&mut self, others: &mut dyn Collective) -> Result<(), CollectiveError> {
+        let Self { loss, keep, survival, met, squares: _ } = self;
+        let mut numbers = loss.numbers().to_vec();
+        numbers.push(*survival);
+        numbers.extend(met.iter().flat_map(|met| [met.pull, met.weight]));
+        numbers.append(keep);
+        others.sum_exact(&mut numbers)?;
+        *keep = numbers.split_off(Loss::NUMBERS + 1 + 2 * met.len());
+        for (met, pair) in met.iter_mut().zip(numbers[Loss::NUMBERS + 1..].as_chunks().0) {
+            let &[pull, weight] = pair;
+            *met = Pressure { pull, weight };
+        }
+        *survival = numbers[Loss::NUMBERS];
+        if let Some(numbers) = numbers.first_chunk() {
+            *loss = Loss::of_numbers(*numbers);
+        }
+        Ok(())
+    }
+}
+
 /// What one forward pass came to.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Measured {
@@ -61,12 +100,12 @@ pub struct Measured {
     pub keep: Vec<f64>,
 }
 
-/// All parameters with the optimiser's moments, in the order of [`Backend::layout`].
+/// The trained parameters with the optimiser's moments, in the order of [`Backend::layout`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Parameters<'a> {
-    /// Values `[layout.len()]`.
+    /// Values `[layout.trained()]`.
     pub values: Cow<'a, [f32]>,
-    /// First and second moments, each `[layout.len()]`.
+    /// First and second moments, each `[layout.trained()]`.
     pub moments: [Cow<'a, [f32]>; 2],
 }
 
@@ -75,10 +114,11 @@ pub struct Parameters<'a> {
 /// The numbers of a step are a function of the parameters, the moments and the step's passes alone: what was evaluated,
 /// exported or loaded in between changes no bit of them.
 pub trait Backend: fmt::Debug {
-    /// Where the parameters lie.
+    /// Where the parameters lie. Those that are held are known to the backend from its making, and have neither gradients
+    /// nor moments.
     fn layout(&self) -> &Layout;
 
-    /// Takes values `[layout.len()]`, and both moments, or leaves those as they are.
+    /// Takes values of the trained parameters `[layout.trained()]`, and both moments, or leaves those as they are.
     ///
     /// # Errors
     /// Arrays of another length; a failed device.
@@ -98,11 +138,16 @@ pub trait Backend: fmt::Debug {
     /// Tokens or targets outside the vocabulary, a batch that there is no room for; a failed device.
     fn pass(&mut self, pass: &Pass<'_>) -> Result<(), TrainError>;
 
-    /// What the passes of this step came to, with the sums of squares of the gradients in `ranges` of the layout.
+    /// What the passes of this step came to in all processes, their gradients added up, with the sums of squares of the
+    /// gradients in `ranges` of the layout.
     ///
     /// # Errors
-    /// A failed device.
-    fn gather(&mut self, ranges: &[Range<usize>]) -> Result<Gathered, TrainError>;
+    /// A failed device; a process that is lost.
+    fn gather(
+        &mut self,
+        ranges: &[Range<usize>],
+        others: &mut dyn Collective,
+    ) -> Result<Gathered, TrainError>;
 
     /// Moves the parameters of each range, and says whether the last move that it can tell of was large enough to see,
     /// of some thousand parameters of the first range.
@@ -121,6 +166,25 @@ pub trait Backend: fmt::Debug {
         targets: &[u32],
         pruning: &Pruning<'_>,
     ) -> Result<Measured, TrainError>;
+
+    /// As [`Backend::evaluate`], with the divergence of the predictions from those of the same parameters when nothing is
+    /// forgotten. Asking for one sequence several times in a row costs its dense pass once.
+    ///
+    /// # Errors
+    /// As [`Backend::pass`].
+    fn diverge(
+        &mut self,
+        ids: &[u32],
+        targets: &[u32],
+        pruning: &Pruning<'_>,
+    ) -> Result<Measured, TrainError>;
+
+    /// Runs one sequence of the run's length forward with nothing forgotten and shows what the gates of each layer read,
+    /// `[T, c]`, before their scales.
+    ///
+    /// # Errors
+    /// As [`Backend::pass`].
+    fn gate_inputs(&mut self, ids: &[u32], show: &mut dyn FnMut(usize, &[f32])) -> Result<(), TrainError>;
 
     /// The parameters and moments as they are now.
     ///

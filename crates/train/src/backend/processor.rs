@@ -5,45 +5,59 @@ use std::ops::Range;
 
 use dropcap_kernels::{AdamW, Team, adamw, sum_of_squares};
 
-use super::{Backend, Gathered, Measured, Parameters, Pass};
+use super::moved::{apart, has_moved};
+use super::{Backend, Gathered, Measured, Parameters, Pass, Room};
 use crate::TrainError;
+use crate::collective::Collective;
 use crate::network::{Activations, Distillation, Gradients, Layout, Network, Pressure, Pruning, Teacher};
 use crate::recipe::keep_ratio;
-
-/// Parameters that are looked at for whether a step moves them.
-const SAMPLE: usize = 4096;
-/// Share of the parameters' size that a step must have to move them: a tenth of what f32 can tell apart. Those that are
-/// zero are moved by anything.
-const LEAST_MOVE: f64 = 6e-9;
-
-/// How much is computed at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Room {
-    /// Sequences of a pass.
-    pub sequences: usize,
-    /// Tokens T of every sequence.
-    pub tokens: usize,
-    /// Whether activations are computed again on the way back.
-    pub recompute: bool,
-}
 
 /// The model as it was before training.
 #[derive(Debug)]
 pub struct DenseTeacher {
-    network: Network,
-    values: Vec<f32>,
+    /// None where the student's is the same as long as nothing is forgotten.
+    network: Option<Network>,
+    /// None where they are the student's.
+    values: Option<Vec<f32>>,
     activations: Activations,
 }
 
 impl DenseTeacher {
-    /// A teacher of passes of `room`.
+    /// A teacher whose weights stay while those of its student change.
     ///
     /// # Errors
     /// Values that are not of the network's layout.
-    pub fn new(team: &Team, mut network: Network, values: Vec<f32>, room: Room) -> Result<Self, TrainError> {
-        network.refill(team, &values)?;
-        let activations = network.activations(room.sequences, room.tokens, true);
-        Ok(Self { network, values, activations })
+    pub fn apart(
+        team: &Team,
+        dense: Network,
+        values: Vec<f32>,
+        student: &Network,
+        room: Room,
+    ) -> Result<Self, TrainError> {
+        let teacher = Self::beneath(team, dense, &values, student, room)?;
+        Ok(Self { values: Some(values), ..teacher })
+    }
+
+    /// A teacher whose weights are those that its student holds, and adds factors to.
+    ///
+    /// # Errors
+    /// Values that are not of the network's layout.
+    pub fn beneath(
+        team: &Team,
+        mut dense: Network,
+        held: &[f32],
+        student: &Network,
+        room: Room,
+    ) -> Result<Self, TrainError> {
+        dense.refill(team, held)?;
+        Ok(Self { network: Some(dense), ..Self::student(student, room) })
+    }
+
+    /// A student that is its own teacher as long as it forgets nothing: only gates are trained.
+    #[must_use]
+    pub fn student(student: &Network, room: Room) -> Self {
+        let activations = student.activations(room.sequences, room.tokens, true);
+        Self { network: None, values: None, activations }
     }
 }
 
@@ -70,12 +84,14 @@ pub struct Processor {
 #[derive(Debug)]
 struct Look {
     activations: Activations,
+    /// A sequence with its dense pass.
+    dense: Option<(Vec<u32>, Activations)>,
     /// The entered texts' residual streams before a layer.
     streams: Vec<Vec<f32>>,
 }
 
 impl Processor {
-    /// A network with all values zero. Gradients in `still` are not followed.
+    /// A network whose trained values are all zero, behind those that are `held`. Gradients in `still` are not followed.
     #[must_use]
     pub fn new(
         team: Team,
@@ -83,10 +99,13 @@ impl Processor {
         teacher: Option<DenseTeacher>,
         room: Room,
         still: Vec<Range<usize>>,
+        held: Vec<f32>,
     ) -> Self {
-        let zeros = || vec![0.0; network.layout().len()];
+        let zeros = || vec![0.0; network.layout().trained().len()];
+        let mut values = held;
+        values.resize(network.layout().len(), 0.0);
         Self {
-            values: zeros(),
+            values,
             moments: [zeros(), zeros()],
             gradients: zeros(),
             activations: network.activations(room.sequences, room.tokens, room.recompute),
@@ -99,6 +118,12 @@ impl Processor {
             gathered: Gathered::default(),
             look: None,
         }
+    }
+
+    /// Where a range of the layout lies in gradients and moments.
+    fn among_trained(&self, range: &Range<usize>) -> Range<usize> {
+        let first = self.network.layout().trained().start;
+        range.start.saturating_sub(first)..range.end.saturating_sub(first)
     }
 
     fn pack(&mut self) -> Result<(), TrainError> {
@@ -114,8 +139,30 @@ impl Processor {
         self.pack()?;
         Ok(self.look.take().unwrap_or_else(|| Look {
             activations: self.network.activations(1, self.room.tokens, true),
+            dense: None,
             streams: Vec::new(),
         }))
+    }
+
+    /// A pass over one sequence for its losses alone.
+    fn measure(
+        &self,
+        ids: &[u32],
+        targets: &[u32],
+        pruning: &Pruning<'_>,
+        teacher: Option<&Activations>,
+        activations: &mut Activations,
+    ) -> Result<Measured, TrainError> {
+        let Self { team, network, values, .. } = self;
+        network.forward(team, values, pruning, ids, activations)?;
+        let distillation = teacher.map(|activations| Distillation {
+            teacher: Teacher { network, values, activations },
+            share: 1.0,
+        });
+        let loss = network.loss(team, values, targets, distillation, activations, None)?;
+        let keep = |layer| keep_ratio(activations.expires_at(layer), self.room.tokens);
+        let keep = (0..network.config().layers).map(keep).collect();
+        Ok(Measured { loss, keep })
     }
 }
 
@@ -125,14 +172,16 @@ impl Backend for Processor {
     }
 
     fn load(&mut self, values: &[f32], moments: Option<[&[f32]; 2]>) -> Result<(), TrainError> {
-        let expected = self.values.len();
+        let trained = self.network.layout().trained();
+        let expected = trained.len();
         let arrays = moments.into_iter().flatten().chain([values]);
         if let Some(wrong) = arrays.into_iter().find(|array| array.len() != expected) {
-            let what = format!("{} numbers for a layout of {expected}", wrong.len());
+            let what = format!("{} numbers for {expected} that are trained", wrong.len());
             return Err(TrainError::Internal { what });
         }
         self.packed = false;
-        self.values.copy_from_slice(values);
+        self.look = None;
+        self.values[trained].copy_from_slice(values);
         for (to, from) in self.moments.iter_mut().zip(moments.into_iter().flatten()) {
             to.copy_from_slice(from);
         }
@@ -158,19 +207,15 @@ impl Backend for Processor {
         }
         let Self { team, network, values, activations, teacher, gradients, gathered, .. } = self;
         let &Pass { ids, targets, pruning, pull, scale, distill, parts, .. } = pass;
+        let mut distillation = None;
         if let Some(teacher) = teacher {
-            let DenseTeacher { network, values, activations } = teacher;
-            network.forward(team, values, &Pruning::Dense, ids, activations)?;
+            let values = teacher.values.as_deref().unwrap_or(values);
+            let network = teacher.network.as_ref().unwrap_or(network);
+            network.forward(team, values, &Pruning::Dense, ids, &mut teacher.activations)?;
+            let teacher = Teacher { network, values, activations: &teacher.activations };
+            distillation = Some(Distillation { teacher, share: distill });
         }
         network.forward(team, values, pruning, ids, activations)?;
-        let distillation = teacher.as_ref().map(|teacher| Distillation {
-            teacher: Teacher {
-                network: &teacher.network,
-                values: &teacher.values,
-                activations: &teacher.activations,
-            },
-            share: distill,
-        });
         let parts = parts as f64;
         gathered.survival += network.mean_survival(activations) / parts;
         for (layer, sum) in gathered.keep.iter_mut().enumerate() {
@@ -187,11 +232,19 @@ impl Backend for Processor {
         Ok(())
     }
 
-    fn gather(&mut self, ranges: &[Range<usize>]) -> Result<Gathered, TrainError> {
+    fn gather(
+        &mut self,
+        ranges: &[Range<usize>],
+        others: &mut dyn Collective,
+    ) -> Result<Gathered, TrainError> {
+        self.gathered.add_up(others)?;
+        others.sum(&mut self.gradients)?;
         for range in &self.still {
-            self.gradients[range.clone()].fill(0.0);
+            let range = self.among_trained(range);
+            self.gradients[range].fill(0.0);
         }
-        let squares = |range: &Range<usize>| sum_of_squares(&self.team, &self.gradients[range.clone()]);
+        let squares =
+            |range: &Range<usize>| sum_of_squares(&self.team, &self.gradients[self.among_trained(range)]);
         let squares = ranges.iter().map(squares).collect();
         Ok(Gathered { squares, ..self.gathered.clone() })
     }
@@ -201,14 +254,15 @@ impl Backend for Processor {
         let before = sample(&self.values[looked_at.clone()]);
         self.packed = false;
         for (range, rule) in rules {
+            let among = self.among_trained(range);
             let [first, second] = &mut self.moments;
             adamw(
                 &self.team,
                 rule,
                 &mut self.values[range.clone()],
-                &self.gradients[range.clone()],
-                &mut first[range.clone()],
-                &mut second[range.clone()],
+                &self.gradients[among.clone()],
+                &mut first[among.clone()],
+                &mut second[among],
             )?;
         }
         Ok(has_moved(&before, &sample(&self.values[looked_at])))
@@ -221,19 +275,51 @@ impl Backend for Processor {
         pruning: &Pruning<'_>,
     ) -> Result<Measured, TrainError> {
         let mut look = self.look()?;
-        let activations = &mut look.activations;
-        self.network.forward(&self.team, &self.values, pruning, ids, activations)?;
-        let loss = self.network.loss(&self.team, &self.values, targets, None, activations, None)?;
-        let keep = |layer| keep_ratio(activations.expires_at(layer), self.room.tokens);
-        let keep = (0..self.network.config().layers).map(keep).collect();
+        let measured = self.measure(ids, targets, pruning, None, &mut look.activations)?;
         self.look = Some(look);
-        Ok(Measured { loss, keep })
+        Ok(measured)
+    }
+
+    fn diverge(
+        &mut self,
+        ids: &[u32],
+        targets: &[u32],
+        pruning: &Pruning<'_>,
+    ) -> Result<Measured, TrainError> {
+        let mut look = self.look()?;
+        let dense = match look.dense.take() {
+            Some((known, dense)) if known == ids => dense,
+            _ => {
+                let mut dense = self.network.activations(1, self.room.tokens, true);
+                self.network.forward(&self.team, &self.values, &Pruning::Dense, ids, &mut dense)?;
+                dense
+            }
+        };
+        let measured = self.measure(ids, targets, pruning, Some(&dense), &mut look.activations)?;
+        look.dense = Some((ids.to_vec(), dense));
+        self.look = Some(look);
+        Ok(measured)
+    }
+
+    fn gate_inputs(&mut self, ids: &[u32], show: &mut dyn FnMut(usize, &[f32])) -> Result<(), TrainError> {
+        let mut look = self.look()?;
+        let Self { team, network, values, .. } = self;
+        let mut stream = network.embedded(values, ids, &mut look.activations)?.to_vec();
+        for layer in 0..network.config().layers {
+            let after =
+                network.layer(team, values, &Pruning::Dense, layer, &stream, &mut look.activations)?;
+            stream.copy_from_slice(after);
+            show(layer, look.activations.attention_input(layer));
+        }
+        self.look = Some(look);
+        Ok(())
     }
 
     fn export(&mut self) -> Result<Parameters<'_>, TrainError> {
         let [first, second] = &self.moments;
         let lent = |numbers| Cow::Borrowed(numbers);
-        Ok(Parameters { values: lent(&self.values[..]), moments: [lent(&first[..]), lent(&second[..])] })
+        let values = lent(&self.values[self.network.layout().trained()]);
+        Ok(Parameters { values, moments: [lent(&first[..]), lent(&second[..])] })
     }
 
     fn enter(&mut self, texts: &[Vec<u32>]) -> Result<(), TrainError> {
@@ -248,7 +334,7 @@ impl Backend for Processor {
     }
 
     fn climb(&mut self, layer: usize, pruning: &Pruning<'_>, advance: bool) -> Result<f64, TrainError> {
-        let Look { mut activations, mut streams } = self.look()?;
+        let Look { mut activations, mut streams, dense } = self.look()?;
         let mut sum = 0.0;
         for stream in &mut streams {
             let after =
@@ -259,19 +345,12 @@ impl Backend for Processor {
             sum += keep_ratio(activations.expires_at(layer), self.room.tokens);
         }
         let mean = sum / streams.len().max(1) as f64;
-        self.look = Some(Look { activations, streams });
+        self.look = Some(Look { activations, streams, dense });
         Ok(mean)
     }
 }
 
 /// Some of the values, evenly spaced.
 fn sample(values: &[f32]) -> Vec<f32> {
-    let apart = values.len().div_ceil(SAMPLE).max(1);
-    values.iter().step_by(apart).copied().collect()
-}
-
-fn has_moved(before: &[f32], after: &[f32]) -> bool {
-    let size: f64 = before.iter().map(|&value| f64::from(value.abs())).sum();
-    let moved: f64 = before.iter().zip(after).map(|(&a, &b)| (f64::from(a) - f64::from(b)).abs()).sum();
-    moved > LEAST_MOVE * size
+    values.iter().step_by(apart(values.len())).copied().collect()
 }

@@ -1,12 +1,13 @@
 //! What makes no sense, alone or together.
 
+use dropcap_kernels::DType;
 use dropcap_methods::MAX_GATE_WIDTH;
 use dropcap_model::{MAX_HEADS, MAX_HIDDEN, MAX_INTERMEDIATE, MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY};
 use serde_json::{Map, Value};
 
 use super::choices::{Decay, Family, GateRule, Method, Trained};
 use super::sparsity::Budgets;
-use super::{Config, Init};
+use super::{Config, Init, Lora};
 
 /// Whether a key was given, by its path.
 fn given(root: &Map<String, Value>, path: &str) -> bool {
@@ -43,6 +44,22 @@ pub(super) fn presence(root: &Map<String, Value>, problems: &mut Vec<String>) {
         }
         let both = method.is_none() && has("window") && has(section);
         say(both, &format!("both `window` and `{section}` are given: choose a `method`"));
+    }
+    let train = word("train").unwrap_or("all");
+    say(train != "lora" && has("lora"), &format!("`lora` goes with `train: lora`, and train is {train}"));
+    if train != "all" {
+        say(
+            has("init"),
+            &format!(
+                "`train: {train}` goes with `model`: an adapter of random weights has nothing to lie over"
+            ),
+        );
+        say(
+            has("dtype"),
+            &format!(
+                "`dtype` goes with `train: all`: with {train} the model's weights stay as they are stored"
+            ),
+        );
     }
     let gamma = has("sparsity.gamma");
     say(
@@ -94,6 +111,10 @@ pub(super) fn values(config: &Config) -> Vec<String> {
         soft && target && config.data.valid.is_empty(),
         "sparsity.target_keep of soft gates follows held-out text: name some in data.valid, or give sparsity.gamma"
             .to_owned(),
+    );
+    say(
+        config.precision == Some(DType::F16),
+        "precision is f16, whose exponents are too few for gradients: choose bf16 or f32".to_owned(),
     );
     say(
         config.model.as_ref() == Some(&config.output),
@@ -169,6 +190,7 @@ pub(super) fn values(config: &Config) -> Vec<String> {
         ),
     );
     problems.extend(config.init.as_ref().map(init).unwrap_or_default());
+    problems.extend(config.lora.as_ref().map(Lora::problems).unwrap_or_default());
     problems.extend(forgetting(config));
     if let Some(count) = config.batch.tokens {
         let positions = config.init.as_ref().map_or(MAX_POSITIONS, |init| init.context);

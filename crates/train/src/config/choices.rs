@@ -20,6 +20,8 @@ pub enum Trained {
     All,
     /// Only the gates'.
     Gates,
+    /// Thin factors beside the model's, which are held, and the gates'.
+    Lora,
 }
 
 /// What is forgotten during training.

@@ -7,9 +7,9 @@ use serde_json::Value;
 use super::Config;
 use crate::digest::Digest;
 
-/// Keys that change when or where something is done, and never what comes out.
+/// Keys that change when or where something is done, and what comes out by rounding at most.
 const HARMLESS: &[&str] =
-    &["version", "output", "threads", "data.cache", "checkpoint.every", "checkpoint.keep"];
+    &["version", "output", "device", "threads", "data.cache", "checkpoint.every", "checkpoint.keep"];
 
 /// One line per key that differs.
 pub(super) fn between(run: &Config, now: &Config) -> Vec<String> {

@@ -37,7 +37,11 @@ pub const KEYS: &[Key] = &[
     key("batch.sequences", "16", "sequences of a step"),
     key("batch.tokens", "the model's positions, at most 1024", "tokens of a sequence"),
     key("batch.micro_sequences", "1", "sequences computed at once; divides batch.sequences"),
-    key("optimizer.learning_rate", "1e-4 with model, 1e-3 with init", "highest rate of the model's weights"),
+    key(
+        "optimizer.learning_rate",
+        "1e-4 with model, 2e-4 with train: lora, 1e-3 with init",
+        "highest rate of the model's weights or factors",
+    ),
     key("optimizer.gate_learning_rate", "1e-3", "highest rate of the gates' weights"),
     key("optimizer.betas", "[0.9, 0.99]", "decays of AdamW's two moments"),
     key("optimizer.epsilon", "1e-8", "AdamW's epsilon"),
@@ -46,7 +50,14 @@ pub const KEYS: &[Key] = &[
     key("optimizer.warmup", "50, at most a tenth of the steps", "steps over which the rate rises"),
     key("optimizer.schedule", "cosine", "constant or cosine"),
     key("optimizer.floor", "0.02", "share of the rate left at the end of a cosine"),
-    key("train", "all", "which weights are trained: all or gates"),
+    key(
+        "train",
+        "all",
+        "which weights are trained: all, gates, or lora (thin factors beside the model's, and gates)",
+    ),
+    key("lora.rank", "16", "inner width of the factors"),
+    key("lora.alpha", "32", "the factors' product is multiplied by alpha / rank"),
+    key("lora.targets", "all linear layers", "names of the modules with factors, as [q_proj, v_proj]"),
     key("method", "dcp with model, none with init", "what is forgotten: none, window or dcp"),
     key("window.sinks", "4", "first tokens that are never forgotten (method: window)"),
     key("window.recent", "150", "latest tokens that are seen (method: window)"),
@@ -76,13 +87,23 @@ pub const KEYS: &[Key] = &[
     key("watchdog.keep_below", "0.005", "a layer that keeps less has collapsed"),
     key("watchdog.keep_above", "0.995", "a layer that keeps more forgets nothing"),
     key("watchdog.patience", "100", "steps in a row before such a layer is warned of"),
-    key("dtype", "the model's, f32 with init", "how the result stores weights: f32, bf16 or f16"),
+    key(
+        "dtype",
+        "the model's, f32 with init",
+        "how the result stores weights (train: all): f32, bf16 or f16",
+    ),
     key(
         "kv_dtype",
         "f32",
         "what the result's cache will be (generate --kv-dtype): f32, bf16 or f16; training rounds alike",
     ),
-    key("threads", "all processors", "threads to compute with"),
+    key("device", "auto", "what to train on: auto (the first usable GPU, else the processor), cpu or cuda:N"),
+    key(
+        "precision",
+        "bf16 on a GPU",
+        "format of products on a GPU: bf16 or f32; sums, weights and moments are f32",
+    ),
+    key("threads", "all processors", "threads to compute with on the processor"),
 ];
 
 /// Whether a path is a key.

@@ -12,10 +12,12 @@
 
 mod check;
 mod choices;
+mod device;
 mod differences;
 mod dtype;
 mod gates;
 mod keys;
+mod lora;
 mod overrides;
 mod resolve;
 mod running;
@@ -25,11 +27,13 @@ mod start;
 use std::path::{Path, PathBuf};
 
 use dropcap_kernels::DType;
+use dropcap_kernels::cuda::DeviceChoice;
 use serde::{Deserialize, Serialize};
 
 pub use choices::{Decay, Family, GateGroup, GateRule, Method, Scale, SparsityForm, Trained};
 pub use gates::{Gates, Noise, Window};
 pub use keys::{KEYS, Key};
+pub use lora::Lora;
 pub use running::{Batch, Checkpoint, Data, Evaluate, Optimizer, Watchdog};
 pub use sparsity::{BudgetWord, Budgets, Pressure, Ramp, Sparsity};
 pub use start::Init;
@@ -71,6 +75,9 @@ pub struct Config {
     pub optimizer: Optimizer,
     /// Which weights are trained.
     pub train: Trained,
+    /// The factors, for `train: lora`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<Lora>,
     /// What is forgotten during training.
     pub method: Method,
     /// The window, for `method: window`.
@@ -96,6 +103,12 @@ pub struct Config {
     /// How inference will store keys, values and key gates; the forward pass rounds them alike.
     #[serde(with = "dtype")]
     pub kv_dtype: DType,
+    /// What the run computes on.
+    #[serde(default, with = "device")]
+    pub device: DeviceChoice,
+    /// What products on a GPU compute in; `None` is bf16 there. The processor computes in f32.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "dtype::optional")]
+    pub precision: Option<DType>,
     /// Threads to compute with; `None` takes all processors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
@@ -136,7 +149,7 @@ impl Config {
 
     /// What `other` would change of a run with this configuration, one line per key; empty where nothing is.
     ///
-    /// Keys that do not change the result are left out: `version`, `output`, `threads`, `data.cache`,
+    /// Keys that do not change the result are left out: `version`, `output`, `device`, `threads`, `data.cache`,
     /// `checkpoint.every` and `checkpoint.keep`.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         differences::between(self, other)

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::choices::{GateRule, Method};
+use super::choices::{GateRule, Method, Trained};
 use super::keys::{is_key, is_section, meant};
 use super::{CONFIG_VERSION, Config, check, overrides};
 use crate::TrainError;
@@ -104,9 +104,10 @@ fn defaults(root: &mut Map<String, Value>) {
         () if from_model || has("gates") || has("sparsity") => "dcp",
         () => "none",
     };
+    let lora = root.get("train").and_then(Value::as_str) == Some("lora");
     let steps = root.get("steps").and_then(Value::as_u64).unwrap_or(1000);
     let optimizer = json!({
-        "learning_rate": if from_model { 1e-4 } else { 1e-3 },
+        "learning_rate": if lora { 2e-4 } else if from_model { 1e-4 } else { 1e-3 },
         "gate_learning_rate": 1e-3,
         "betas": [0.9, 0.99],
         "epsilon": 1e-8,
@@ -139,6 +140,9 @@ fn lay_under(section: &mut Map<String, Value>, defaults: Value) {
 
 /// Fills in the sections that apply.
 fn fill(config: &mut Config) {
+    if config.train == Trained::Lora {
+        config.lora.get_or_insert_default();
+    }
     match config.method {
         Method::None => {}
         Method::Window => {

@@ -30,6 +30,8 @@ fn all_kinds() -> Vec<Config> {
         good(SHORT, &[threads]),
         good(SHORT, &["gates.rule=soft", "sparsity.gamma=0.3", "batch.tokens=512"]),
         good(SHORT, &["method=window", "dtype=bf16", "kv_dtype=f16"]),
+        good(SHORT, &["train=lora", "method=none"]),
+        good(SHORT, &["device=cuda:0", "precision=bf16"]),
         good(SCRATCH, &[]),
         good(SCRATCH, &["method=dcp", "gates.per=kv_head", "sparsity.budgets=[0.5, 0.1]"]),
         good(
@@ -52,6 +54,9 @@ fn three_keys_make_a_run() {
     let scratch = good(SCRATCH, &["steps=40"]);
     assert_eq!((scratch.method, scratch.optimizer.learning_rate), (Method::None, 1e-3));
     assert_eq!((scratch.optimizer.warmup, scratch.gates), (4, None));
+    let lora = good(SHORT, &["train=lora", "lora.targets=[q_proj]"]);
+    let factors = Lora { targets: vec!["q_proj".into()], ..Lora::default() };
+    assert_eq!((lora.lora, lora.optimizer.learning_rate), (Some(factors), 2e-4));
     assert_eq!(good(SHORT, &["window.recent=8"]).method, Method::Window);
     let soft = good(SHORT, &["gates.rule=soft", "steps=70", "sparsity.gamma=1"]).gates.unwrap();
     assert_eq!(soft.alpha.unwrap().to_string(), "cosine_1.5_8_70");
@@ -80,7 +85,7 @@ fn every_key_is_listed_and_every_listed_key_exists() {
         found.extend(differences::flat(&config).into_keys());
     }
     found.extend(
-        ["version", "output", "threads", "data.cache", "checkpoint.every", "checkpoint.keep"]
+        ["version", "output", "device", "threads", "data.cache", "checkpoint.every", "checkpoint.keep"]
             .map(String::from),
     );
     let listed: std::collections::BTreeSet<String> = KEYS.iter().map(|key| key.path.to_owned()).collect();
@@ -136,7 +141,7 @@ fn unknown_keys_are_refused_with_the_nearest_known_one() {
 
 #[test]
 fn keys_that_contradict_each_other_are_refused() {
-    let cases: [(&str, &[&str], &str); 21] = [
+    let cases: [(&str, &[&str], &str); 25] = [
         (SHORT, &["init.layers=2"], "both `model` and `init`"),
         (SHORT, &["model="], "neither `model` nor `init`"),
         (SHORT, &["tokenizer=t"], "`tokenizer` goes with `init`"),
@@ -152,6 +157,10 @@ fn keys_that_contradict_each_other_are_refused() {
         (SHORT, &["gates.rule=soft", "gates.noise.start=1"], "`gates.rule: hard`"),
         (SHORT, &["optimizer.schedule=constant", "optimizer.floor=0.1"], "`optimizer.floor` goes with"),
         (SHORT, &["method=none", "train=gates"], "`train: gates` goes with"),
+        (SHORT, &["lora.rank=4"], "`lora` goes with `train: lora`, and train is all"),
+        (SHORT, &["train=lora", "dtype=bf16"], "`dtype` goes with `train: all`"),
+        (SCRATCH, &["train=lora"], "`train: lora` goes with `model`"),
+        (SCRATCH, &["train=gates", "method=dcp"], "`train: gates` goes with `model`"),
         (SCRATCH, &["distill=0.5"], "distill goes with `model`"),
         (SHORT, &["data.valid=[a.txt]"], "both data.train and data.valid"),
         (SHORT, &["output=m"], "the model's own directory"),
@@ -207,6 +216,9 @@ fn values_out_of_range_are_refused_with_key_and_value() {
             value.starts_with('[') || error.to_lowercase().contains(value.trim_start_matches('.')),
             "{given}: {error}"
         );
+    }
+    for given in ["lora.rank=0", "lora.rank=5000", "lora.alpha=0", "lora.alpha=.inf", "lora.targets=q_proj"] {
+        assert!(refusal(SHORT, &["train=lora", given]).contains("lora."), "{given}");
     }
     for given in [
         "init.hidden=66",

@@ -13,7 +13,7 @@ use crate::TrainError;
 pub const MAX_LINE_BYTES: usize = dropcap_model::MAX_TEXT_BYTES;
 
 /// One line at a time of a file that may be packed with xz.
-pub(crate) struct Lines {
+pub struct Lines {
     path: PathBuf,
     kind: Kind,
     reader: Box<dyn BufRead + Send>,
@@ -22,7 +22,10 @@ pub(crate) struct Lines {
 
 impl Lines {
     /// Opens a file; its name says whether it is packed.
-    pub(crate) fn open(path: &Path) -> Result<Self, TrainError> {
+    ///
+    /// # Errors
+    /// A file that cannot be opened, something that is no file, a format that is not read.
+    pub fn open(path: &Path) -> Result<Self, TrainError> {
         let file = File::open(path).map_err(|e| TrainError::io("open", path, e))?;
         if !file.metadata().map_err(|e| TrainError::io("open", path, e))?.is_file() {
             let reason = "is no file; name the files one by one".to_owned();
@@ -51,12 +54,16 @@ impl Lines {
     }
 
     /// The number of the line that was read last, counted from 1.
-    pub(crate) fn number(&self) -> u64 {
+    #[must_use]
+    pub fn number(&self) -> u64 {
         self.number
     }
 
     /// Appends the next line to `out`, its line break (always `\n`) included if it has one; false at the end.
-    pub(crate) fn next(&mut self, out: &mut String) -> Result<bool, TrainError> {
+    ///
+    /// # Errors
+    /// A line that cannot be read, is too long, or is no text.
+    pub fn next(&mut self, out: &mut String) -> Result<bool, TrainError> {
         let mut bytes = Vec::new();
         let limit = MAX_LINE_BYTES as u64 + 1;
         let read = (&mut self.reader).take(limit).read_until(b'\n', &mut bytes);

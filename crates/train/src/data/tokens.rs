@@ -34,14 +34,40 @@ pub fn tokenize(
         if out.is_empty() || borders.begin != borders.end {
             out.extend(&borders.begin);
         }
-        let pieces = pieces(&document.text);
-        for group in pieces.chunks(threads.max(1) * 4) {
-            for tokens in encode(path, &document, group, tokenizer, threads)? {
-                out.extend(tokens);
-            }
-            progress(out.len() as u64);
-        }
+        tokenize_into(path, &document, tokenizer, threads, out, progress)?;
         out.extend(&borders.end);
+    }
+    Ok(())
+}
+
+/// The tokens of one document of `path`, cut and shared out as [`tokenize`] does, without borders.
+///
+/// # Errors
+/// Text that the tokenizer fails on, with the line that the document begins at.
+pub fn tokenize_document(
+    path: &Path,
+    document: &Document,
+    tokenizer: &Tokenizer,
+    threads: usize,
+) -> Result<Vec<u32>, TrainError> {
+    let mut out = Vec::new();
+    tokenize_into(path, document, tokenizer, threads, &mut out, &mut |_| {})?;
+    Ok(out)
+}
+
+fn tokenize_into(
+    path: &Path,
+    document: &Document,
+    tokenizer: &Tokenizer,
+    threads: usize,
+    out: &mut Vec<u32>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<(), TrainError> {
+    for group in pieces(&document.text).chunks(threads.max(1) * 4) {
+        for tokens in encode(path, document, group, tokenizer, threads)? {
+            out.extend(tokens);
+        }
+        progress(out.len() as u64);
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use dropcap_model::Mlp;
 
 use super::activations::{Activations, GateActivations, LayerActivations, Scratch};
 use super::forward::rule;
+use super::parameters::TrainedGradients;
 use super::pruning::Pruning;
 use super::{Layer, Network};
 use crate::TrainError;
@@ -38,7 +39,7 @@ pub struct Pressure {
 }
 
 impl Network {
-    /// Adds the gradients of all parameters for one forward pass whose head has left the gradient of its input in
+    /// Adds the gradients of the trained parameters, f32 `[layout.trained()]`, for one forward pass whose head has left the gradient of its input in
     /// `activations`, and gives what the gates of each layer met.
     ///
     /// # Errors
@@ -52,6 +53,7 @@ impl Network {
         activations: &mut Activations,
         gradients: &mut [f32],
     ) -> Result<Vec<Pressure>, TrainError> {
+        let gradients = &mut self.layout.gradients(gradients);
         let layers = self.layers.len();
         for gates in &mut activations.gates {
             gates.d_query.fill(0.0);
@@ -84,7 +86,7 @@ impl Network {
         pull: Pull<'_>,
         index: usize,
         activations: &mut Activations,
-        gradients: &mut [f32],
+        gradients: &mut TrainedGradients<'_>,
     ) -> Result<Pressure, TrainError> {
         let layer = &self.layers[index];
         let slot = activations.slot(index);
@@ -147,8 +149,8 @@ impl Network {
                 map.weight_gradient(team, &saved.attention_input, gradient, gradients)?;
                 map.input_gradient(team, gradient, Epilogue::Add, d_input)?;
             }
-            let bias = gradients[slots.bias.clone()].iter_mut().zip(&own.d_bias);
-            bias.for_each(|(to, add)| *to += *add as f32);
+            let bias = gradients.of(&slots.bias).unwrap_or_default();
+            bias.iter_mut().zip(&own.d_bias).for_each(|(to, add)| *to += *add as f32);
         }
         layer.attention_norm.backward(team, values, &residual[index], d_input, d_residual, gradients)?;
         Ok(Pressure { pull: margin.worth.iter().sum(), weight: margin.weight.iter().sum() })
@@ -162,7 +164,7 @@ impl Network {
         layer: &Layer,
         saved: &LayerActivations,
         scratch: &mut Scratch,
-        gradients: &mut [f32],
+        gradients: &mut TrainedGradients<'_>,
     ) -> Result<(), TrainError> {
         let Scratch { d_residual, d_input, d_up, d_active, .. } = scratch;
         layer.down.weight_gradient(team, &saved.active, d_residual, gradients)?;
@@ -187,7 +189,7 @@ impl Network {
         tokens: usize,
         saved: &LayerActivations,
         d_qkv: &mut [f32],
-        gradients: &mut [f32],
+        gradients: &mut TrainedGradients<'_>,
     ) -> Result<(), TrainError> {
         let (config, stride) = (&self.config, self.fused_width());
         if let Some(angles) = self.angles(d_qkv.len() / stride, tokens) {
@@ -199,7 +201,11 @@ impl Network {
         for (norm, offset, heads) in norms {
             if let Some(range) = norm {
                 let (weight, epsilon) = (&values[range.clone()], config.norm.epsilon);
-                let dweight = &mut gradients[range.clone()];
+                let mut unwanted = Vec::new();
+                let dweight = gradients.of(range).unwrap_or_else(|| {
+                    unwanted.resize(range.len(), 0.0);
+                    &mut unwanted
+                });
                 rms_norm_heads_backward(
                     team,
                     &saved.unnormed,
@@ -216,12 +222,13 @@ impl Network {
         Ok(())
     }
 
-    fn embedding_backward(&self, activations: &Activations, gradients: &mut [f32]) {
+    fn embedding_backward(&self, activations: &Activations, gradients: &mut TrainedGradients<'_>) {
         let (width, tokens) = (self.config.hidden, activations.tokens);
         let rows = activations.scratch.d_residual.chunks_exact(width);
         for (index, (row, &id)) in rows.zip(&activations.ids).enumerate() {
             let mut add = |start: usize| {
-                gradients[start..start + width].iter_mut().zip(row).for_each(|(to, add)| *to += add);
+                let gradient = gradients.of(&(start..start + width)).unwrap_or_default();
+                gradient.iter_mut().zip(row).for_each(|(to, add)| *to += add);
             };
             add(self.embedding.start + id as usize * width);
             if let Some(positions) = &self.positions {

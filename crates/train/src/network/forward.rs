@@ -2,7 +2,7 @@
 
 use dropcap_kernels::gated_attention::{self, Rule, Voter, VoterGradient};
 use dropcap_kernels::{Epilogue, GeluKind, RopeAngles, Team, gelu, rms_norm_heads, rotate, silu_mul};
-use dropcap_model::{Mlp, ModelError};
+use dropcap_model::{DecoderConfig, Mlp, ModelError};
 
 use super::activations::{Activations, GateActivations, LayerActivations, Outcome, Refusal, Scratch};
 use super::cached::round;
@@ -45,12 +45,7 @@ impl Network {
             let what = format!("{} token ids for {} rows", ids.len(), activations.rows());
             return Err(TrainError::Internal { what });
         }
-        if tokens > config.max_positions {
-            return Err(ModelError::TooManyPositions { wanted: tokens, limit: config.max_positions }.into());
-        }
-        if let Some(&id) = ids.iter().find(|&&id| id as usize >= config.vocabulary) {
-            return Err(ModelError::TokenOutsideVocabulary { id, vocabulary: config.vocabulary }.into());
-        }
+        check_tokens(config, tokens, ids)?;
         ids.clone_into(&mut activations.ids);
         let width = config.hidden;
         let table = &values[self.embedding.clone()];
@@ -178,6 +173,17 @@ impl Network {
         let table = self.rope.as_ref()?;
         let positions: Vec<u32> = (0..rows).map(|row| (row % tokens) as u32).collect();
         Some(table.angles(&positions))
+    }
+}
+
+/// Refuses sequences that are longer than the model has positions, and tokens outside its vocabulary.
+pub(crate) fn check_tokens(config: &DecoderConfig, tokens: usize, ids: &[u32]) -> Result<(), ModelError> {
+    if tokens > config.max_positions {
+        return Err(ModelError::TooManyPositions { wanted: tokens, limit: config.max_positions });
+    }
+    match ids.iter().find(|&&id| id as usize >= config.vocabulary) {
+        Some(&id) => Err(ModelError::TokenOutsideVocabulary { id, vocabulary: config.vocabulary }),
+        None => Ok(()),
     }
 }
 

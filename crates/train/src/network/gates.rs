@@ -63,9 +63,14 @@ impl GateSlots {
         self.key.rescale(scale.to_vec());
     }
 
-    pub(super) fn refill(&mut self, team: &Team, values: &[f32]) -> Result<(), TrainError> {
-        self.query.refill(team, values)?;
-        self.key.refill(team, values)
+    pub(super) fn refill(
+        &mut self,
+        team: &Team,
+        values: &[f32],
+        trained: &Range<usize>,
+    ) -> Result<(), TrainError> {
+        self.query.refill(team, values, trained)?;
+        self.key.refill(team, values, trained)
     }
 
     /// Query and key gates `[t, G r]` of all rows.

@@ -22,6 +22,21 @@ pub struct Loss {
 }
 
 impl Loss {
+    /// Numbers that a loss consists of.
+    pub const NUMBERS: usize = 3;
+
+    /// The sums as numbers that can be added to those of another part.
+    #[must_use]
+    pub fn numbers(&self) -> [f64; Self::NUMBERS] {
+        [self.cross_entropy, self.divergence, self.targets as f64]
+    }
+
+    /// The loss of [`Loss::numbers`]; whole numbers below 2^53 are exact.
+    #[must_use]
+    pub fn of_numbers([cross_entropy, divergence, targets]: [f64; Self::NUMBERS]) -> Self {
+        Self { cross_entropy, divergence, targets: targets as usize }
+    }
+
     /// Adds another part's sums.
     pub fn add(&mut self, other: Self) {
         self.cross_entropy += other.cross_entropy;
@@ -73,7 +88,7 @@ pub struct Distillation<'a> {
 pub struct Gradients<'a> {
     /// Such as 1 / number of targets.
     pub scale: f32,
-    /// In the network's layout.
+    /// Of the parameters that are trained.
     pub into: &'a mut [f32],
 }
 
@@ -123,7 +138,8 @@ impl Network {
                 sum.targets += 1;
             }
             if let Some(gradients) = &mut gradients {
-                self.head.weight_gradient(team, x, logits, gradients.into)?;
+                let into = &mut self.layout.gradients(gradients.into);
+                self.head.weight_gradient(team, x, logits, into)?;
                 self.head.input_gradient(team, logits, Epilogue::Store, dx)?;
             }
         }

@@ -6,9 +6,10 @@ use dropcap_kernels::{
     Columns, DType, Epilogue, Orientation, PackedMatrix, Part, Team, TensorBytes, column_sums, matmul,
     transposed_product,
 };
-use dropcap_model::MatrixPlan;
+use dropcap_model::{MatrixPlan, WeightPlan};
 
-use super::parameters::Layout;
+use super::factors::{FactorForm, Factors};
+use super::parameters::{Layout, TrainedGradients};
 use crate::TrainError;
 
 /// `y = x W^T + b` whose W and b lie in the parameter array.
@@ -24,10 +25,13 @@ pub(super) struct Matrix {
     orientation: Orientation,
     /// What each input is multiplied by before W, `[inputs]`.
     input_scale: Option<Vec<f32>>,
-    /// Whether nobody asks for its gradients.
-    held: bool,
+    /// What is added to a weight that is held.
+    factors: Option<Factors>,
+    /// Whether the packs hold a weight that never changes.
+    settled: bool,
     forward: PackedMatrix,
-    backward: PackedMatrix,
+    /// None where nothing goes back.
+    backward: Option<PackedMatrix>,
 }
 
 impl Matrix {
@@ -68,9 +72,10 @@ impl Matrix {
             outputs,
             orientation,
             input_scale: None,
-            held: false,
+            factors: None,
+            settled: false,
             forward: PackedMatrix::zeroed(outputs, inputs, DType::F32)?,
-            backward: PackedMatrix::zeroed(inputs, outputs, DType::F32)?,
+            backward: Some(PackedMatrix::zeroed(inputs, outputs, DType::F32)?),
         })
     }
 
@@ -79,24 +84,49 @@ impl Matrix {
         self.input_scale = Some(scale);
     }
 
-    /// From now on its gradients are not computed.
-    pub(super) fn hold(&mut self) {
-        self.held = true;
+    /// From now on the factors of a layout that belong to its plan are added to its weight.
+    pub(super) fn add_factors(
+        &mut self,
+        form: &FactorForm,
+        plan: &WeightPlan,
+        matrix: &MatrixPlan,
+        layout: &Layout,
+    ) -> Result<(), TrainError> {
+        self.factors = Factors::planned(form, plan, matrix, layout)?;
+        Ok(())
+    }
+
+    /// From now on it is packed for forward passes alone.
+    pub(super) fn forward_only(&mut self) {
+        self.backward = None;
     }
 
     pub(super) fn outputs(&self) -> usize {
         self.outputs
     }
 
-    /// Packs the present values.
-    pub(super) fn refill(&mut self, team: &Team, values: &[f32]) -> Result<(), TrainError> {
+    /// Packs the present values; a weight that is held, and has no factors, once.
+    pub(super) fn refill(
+        &mut self,
+        team: &Team,
+        values: &[f32],
+        trained: &Range<usize>,
+    ) -> Result<(), TrainError> {
+        if self.settled {
+            return Ok(());
+        }
+        self.settled = self.factors.is_none() && self.weight.end <= trained.start;
         let stored = &values[self.weight.clone()];
-        let scaled: Vec<f32>;
-        let numbers = match &self.input_scale {
-            None => stored,
-            Some(scale) => {
-                scaled = stored.chunks_exact(self.inputs).flat_map(|row| times(row, scale)).collect();
-                &scaled
+        let changed: Vec<f32>;
+        let numbers = match (&self.input_scale, &mut self.factors) {
+            (None, None) => stored,
+            (_, Some(factors)) => {
+                changed = factors.merge(team, values, stored)?;
+                &changed
+            }
+            (Some(scale), None) => {
+                changed = stored.chunks_exact(self.inputs).flat_map(|row| times(row, scale)).collect();
+                &changed
             }
         };
         let source = TensorBytes { dtype: DType::F32, bytes: bytemuck::cast_slice(numbers) };
@@ -105,7 +135,9 @@ impl Matrix {
             Orientation::InputsByOutputs => Orientation::OutputsByInputs,
         };
         self.forward.fill(team, 0, &Part { source, orientation: self.orientation, outputs: self.outputs })?;
-        self.backward.fill(team, 0, &Part { source, orientation: turned, outputs: self.inputs })?;
+        if let Some(backward) = &mut self.backward {
+            backward.fill(team, 0, &Part { source, orientation: turned, outputs: self.inputs })?;
+        }
         Ok(())
     }
 
@@ -130,26 +162,32 @@ impl Matrix {
         epilogue: Epilogue,
         dx: &mut [f32],
     ) -> Result<(), TrainError> {
-        Ok(matmul(team, dy, &self.backward, None, epilogue, dx)?)
+        let Some(backward) = &self.backward else {
+            return Err(TrainError::Internal {
+                what: "a gradient through a network that only goes forward".into(),
+            });
+        };
+        Ok(matmul(team, dy, backward, None, epilogue, dx)?)
     }
 
-    /// Adds `dy^T x` and the column sums of `dy` to the gradients of W and b, unless they are held.
+    /// Adds `dy^T x` and the column sums of `dy` to the gradients of W and b, unless they are held; then to those of
+    /// its factors.
     pub(super) fn weight_gradient(
         &self,
         team: &Team,
         x: &[f32],
         dy: &[f32],
-        gradients: &mut [f32],
+        gradients: &mut TrainedGradients<'_>,
     ) -> Result<(), TrainError> {
-        if self.held {
-            return Ok(());
+        if let Some(factors) = &self.factors {
+            return factors.gradient(team, x, dy, gradients);
         }
         let x = Columns { data: x, stride: self.inputs, first: 0, width: self.inputs };
         let dy = Columns { data: dy, stride: self.outputs, first: 0, width: self.outputs };
-        if let Some(bias) = self.bias.clone() {
-            column_sums(team, dy, &mut gradients[bias])?;
+        if let Some(bias) = self.bias.as_ref().and_then(|bias| gradients.of(bias)) {
+            column_sums(team, dy, bias)?;
         }
-        let gradient = &mut gradients[self.weight.clone()];
+        let Some(gradient) = gradients.of(&self.weight) else { return Ok(()) };
         match (&self.input_scale, self.orientation) {
             (None, Orientation::OutputsByInputs) => transposed_product(team, dy, x, gradient)?,
             (None, Orientation::InputsByOutputs) => transposed_product(team, x, dy, gradient)?,

@@ -7,6 +7,7 @@
 mod activations;
 mod backward;
 mod cached;
+mod factors;
 mod forward;
 mod gates;
 mod head;
@@ -28,6 +29,8 @@ use dropcap_policy::Floors;
 
 pub use activations::Activations;
 pub use backward::{Pressure, Pull};
+pub use factors::FactorForm;
+pub(crate) use forward::check_tokens;
 pub use gates::GateForm;
 pub use head::{Distillation, Gradients, Loss, Teacher};
 pub use initialize::initialize;
@@ -66,6 +69,12 @@ struct Layer {
     up: Matrix,
     down: Matrix,
     gates: Option<GateSlots>,
+}
+
+impl Layer {
+    fn products(&mut self) -> [&mut Matrix; 4] {
+        [&mut self.qkv, &mut self.output, &mut self.up, &mut self.down]
+    }
 }
 
 impl Network {
@@ -132,16 +141,33 @@ impl Network {
         Self { cache: dtype, ..self }
     }
 
-    /// The same network with its weights held: the way back computes no gradients of its matrices, and those of the
-    /// few vectors and tables that it does compute mean nothing.
+    /// The same network with its weights held: they have no gradients, and are packed when they are first met.
     #[must_use]
     pub fn with_held_weights(mut self) -> Self {
-        for layer in &mut self.layers {
-            for matrix in [&mut layer.qkv, &mut layer.output, &mut layer.up, &mut layer.down] {
-                matrix.hold();
+        self.layout = self.layout.holding_weights();
+        self
+    }
+
+    /// The same network with its weights held and factors beside some of them, which its plan names.
+    ///
+    /// # Errors
+    /// Matrices too large for memory.
+    pub fn with_factors(mut self, form: &FactorForm, plan: &WeightPlan) -> Result<Self, TrainError> {
+        self.layout = self.layout.with_factors(form, plan);
+        for (layer, planned) in self.layers.iter_mut().zip(&plan.layers) {
+            let products = [&planned.qkv, &planned.output, &planned.up, &planned.down];
+            for (matrix, planned) in layer.products().into_iter().zip(products) {
+                matrix.add_factors(form, plan, planned, &self.layout)?;
             }
         }
-        self.head.hold();
+        Ok(self)
+    }
+
+    /// The same network for forward passes alone, which take half as much memory for packed weights.
+    #[must_use]
+    pub fn forward_only(mut self) -> Self {
+        self.layers.iter_mut().flat_map(Layer::products).for_each(Matrix::forward_only);
+        self.head.forward_only();
         self
     }
 
@@ -187,15 +213,16 @@ impl Network {
     /// # Errors
     /// None for an array of the layout.
     pub fn refill(&mut self, team: &Team, values: &[f32]) -> Result<(), TrainError> {
+        let trained = self.layout.trained();
         for layer in &mut self.layers {
-            for matrix in [&mut layer.qkv, &mut layer.output, &mut layer.up, &mut layer.down] {
-                matrix.refill(team, values)?;
+            for matrix in layer.products() {
+                matrix.refill(team, values, &trained)?;
             }
             if let Some(gates) = &mut layer.gates {
-                gates.refill(team, values)?;
+                gates.refill(team, values, &trained)?;
             }
         }
-        self.head.refill(team, values)
+        self.head.refill(team, values, &trained)
     }
 
     /// Room for a batch of this network.
@@ -210,10 +237,7 @@ impl Network {
     pub fn mean_survival(&self, activations: &Activations) -> f64 {
         let heads = self.gates.map_or(1, |form| form.heads);
         let (lanes, tokens) = (activations.sequences * heads, activations.tokens);
-        let queries = tokens.saturating_sub(1);
-        let above = (lanes * queries * tokens / 2) as f64;
-        let sum: f64 = activations.outcomes.iter().map(|outcome| outcome.survival[0] + above).sum();
-        sum / (self.layers.len() * lanes * queries * tokens).max(1) as f64
+        mean_survival(activations.outcomes.iter().map(|outcome| outcome.survival[0]), lanes, tokens)
     }
 
     /// Width of a row `[q | k | v]`.
@@ -222,29 +246,50 @@ impl Network {
     }
 
     fn shape(&self, layer: usize, sequences: usize, tokens: usize, pruning: &Pruning<'_>) -> GatedShape {
-        let config = &self.config;
-        let one = GateForm { heads: 1, width: 1 };
-        let (form, Floors { sinks, recent }) = match pruning {
-            Pruning::Dense => (one, Floors::default()),
-            Pruning::Windows { floors } => (one, floors.get(layer).copied().unwrap_or_default()),
-            Pruning::Soft { floors, .. } | Pruning::Hard { floors, .. } => {
-                (self.gates.unwrap_or(one), *floors)
-            }
-        };
-        GatedShape {
-            sequences,
-            tokens,
-            attention: AttentionShape {
-                query_heads: config.heads,
-                kv_heads: config.kv_heads,
-                head_dim: config.head_dim,
-                scale: config.attention_scale(layer),
-            },
-            gate_heads: form.heads,
-            gate_width: form.width,
-            sliding_window: config.sliding_window.get(layer).copied().flatten(),
-            sinks,
-            recent: recent.max(1),
-        }
+        gated_shape(&self.config, self.gates, layer, [sequences, tokens], pruning)
     }
+}
+
+/// The shape of a layer's attention over b sequences of T tokens, `[b, T]`.
+pub(crate) fn gated_shape(
+    config: &DecoderConfig,
+    gates: Option<GateForm>,
+    layer: usize,
+    [sequences, tokens]: [usize; 2],
+    pruning: &Pruning<'_>,
+) -> GatedShape {
+    let one = GateForm { heads: 1, width: 1 };
+    let (form, Floors { sinks, recent }) = match pruning {
+        Pruning::Dense => (one, Floors::default()),
+        Pruning::Windows { floors } => (one, floors.get(layer).copied().unwrap_or_default()),
+        Pruning::Soft { floors, .. } | Pruning::Hard { floors, .. } => (gates.unwrap_or(one), *floors),
+    };
+    GatedShape {
+        sequences,
+        tokens,
+        attention: AttentionShape {
+            query_heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            scale: config.attention_scale(layer),
+        },
+        gate_heads: form.heads,
+        gate_width: form.width,
+        sliding_window: config.sliding_window.get(layer).copied().flatten(),
+        sinks,
+        recent: recent.max(1),
+    }
+}
+
+/// The mean of I from its sum over the pairs below the diagonal in each layer's lanes, without the last query: see
+/// [`Network::mean_survival`].
+pub(crate) fn mean_survival(sums: impl Iterator<Item = f64>, lanes: usize, tokens: usize) -> f64 {
+    let queries = tokens.saturating_sub(1);
+    let above = (lanes * queries * tokens / 2) as f64;
+    let (mut sum, mut layers) = (0.0, 0);
+    for survival in sums {
+        sum += survival + above;
+        layers += 1;
+    }
+    sum / (layers * lanes * queries * tokens).max(1) as f64
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use dropcap_kernels::{Team, layer_norm, layer_norm_backward, rms_norm, rms_norm_backward};
 use dropcap_model::{Norm, NormKind, NormPlan};
 
-use super::parameters::Layout;
+use super::parameters::{Layout, TrainedGradients};
 use crate::TrainError;
 
 /// A norm over the residual stream whose weight (and bias) lie in the parameter array.
@@ -40,7 +40,7 @@ impl NormSlots {
         Ok(())
     }
 
-    /// Adds to `dx` and to the gradients of weight and bias.
+    /// Adds to `dx`, and to the gradients of weight and bias unless they are held.
     pub(super) fn backward(
         &self,
         team: &Team,
@@ -48,20 +48,20 @@ impl NormSlots {
         x: &[f32],
         dy: &[f32],
         dx: &mut [f32],
-        gradients: &mut [f32],
+        gradients: &mut TrainedGradients<'_>,
     ) -> Result<(), TrainError> {
         let (weight, epsilon) = (&values[self.weight.clone()], self.norm.epsilon);
+        // A bias stands right behind its weight in the layout.
+        let both = self.weight.start..self.weight.end + self.bias.len();
+        let mut unwanted = Vec::new();
+        let both = gradients.of(&both).unwrap_or_else(|| {
+            unwanted.resize(both.len(), 0.0);
+            &mut unwanted
+        });
+        let (dweight, dbias) = both.split_at_mut(weight.len());
         match self.norm.kind {
-            NormKind::LayerNorm => {
-                // The bias stands right behind its weight in the layout.
-                let both = &mut gradients[self.weight.start..self.bias.end];
-                let (dweight, dbias) = both.split_at_mut(weight.len());
-                layer_norm_backward(team, x, weight, epsilon, dy, dx, dweight, dbias)?;
-            }
-            NormKind::RmsNorm => {
-                let dweight = &mut gradients[self.weight.clone()];
-                rms_norm_backward(team, x, weight, epsilon, dy, dx, dweight)?;
-            }
+            NormKind::LayerNorm => layer_norm_backward(team, x, weight, epsilon, dy, dx, dweight, dbias)?,
+            NormKind::RmsNorm => rms_norm_backward(team, x, weight, epsilon, dy, dx, dweight)?,
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use dropcap_model::{Checkpoint, DecoderConfig, WeightPlan};
 
+use super::factors::FactorForm;
 use super::gates::GateForm;
 use crate::TrainError;
 
@@ -13,6 +14,8 @@ use crate::TrainError;
 pub enum Group {
     /// The model's own weights.
     Weights,
+    /// Thin factors beside them.
+    Factors,
     /// The gates' maps and biases.
     Gates,
 }
@@ -30,22 +33,25 @@ pub struct Slot {
     pub group: Group,
 }
 
-/// Where every parameter lies: weights first, gates last, each tensor row-major in the stored shape.
+/// Where every parameter lies: weights, gates, then factors, each tensor row-major in the stored shape.
 ///
-/// Tensors that are stacked into one product (q, k, v; gate, up) are neighbours, so the stack is one matrix. Values,
-/// gradients and both moments of the optimiser are arrays of this one layout.
+/// Tensors that are stacked into one product (q, k, v; gate, up) are neighbours, so the stack is one matrix. Values
+/// are an array of this one layout; gradients and both moments of the optimiser are arrays of the stretch that is trained:
+/// all of it, or all behind the weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     slots: Vec<Slot>,
     by_name: HashMap<String, usize>,
     length: usize,
+    /// Numbers at the beginning that are not trained.
+    held: usize,
 }
 
 impl Layout {
     /// The layout of a model's planned tensors, in the plan's order, and of its gates, layer by layer.
     #[must_use]
     pub fn new(config: &DecoderConfig, plan: &WeightPlan, gates: Option<GateForm>) -> Self {
-        let mut layout = Self { slots: Vec::new(), by_name: HashMap::new(), length: 0 };
+        let mut layout = Self { slots: Vec::new(), by_name: HashMap::new(), length: 0, held: 0 };
         for tensor in plan.tensors() {
             layout.add(tensor.name.to_owned(), tensor.shape, Group::Weights);
         }
@@ -82,15 +88,41 @@ impl Layout {
         self.length == 0
     }
 
-    /// Where the tensors of a group lie: one stretch, since gates come last.
+    /// Where the tensors of a group lie, which is one stretch.
     #[must_use]
     pub fn group(&self, group: Group) -> Range<usize> {
-        let gates = self.slots.iter().find(|slot| slot.group == Group::Gates);
-        let border = gates.map_or(self.length, |slot| slot.range.start);
-        match group {
-            Group::Weights => 0..border,
-            Group::Gates => border..self.length,
+        let mut ranges = self.slots.iter().filter(|slot| slot.group == group).map(|slot| &slot.range);
+        match ranges.next() {
+            Some(first) => first.start..ranges.next_back().unwrap_or(first).end,
+            None => self.length..self.length,
         }
+    }
+
+    /// The same layout with the model's own weights taken from what is trained.
+    #[must_use]
+    pub fn holding_weights(self) -> Self {
+        Self { held: self.group(Group::Weights).end, ..self }
+    }
+
+    /// The same layout with the weights held and factors appended, matrix by matrix of the plan.
+    #[must_use]
+    pub fn with_factors(mut self, form: &FactorForm, plan: &WeightPlan) -> Self {
+        form.add(&mut self, plan);
+        self.holding_weights()
+    }
+
+    /// The stretch that is trained.
+    #[must_use]
+    pub fn trained(&self) -> Range<usize> {
+        self.held..self.length
+    }
+
+    /// The tensors that are trained, in order, with ranges that count from the first trained number.
+    #[must_use]
+    pub fn trained_slots(&self) -> Vec<Slot> {
+        let trained = self.slots.iter().filter(|slot| slot.range.start >= self.held);
+        let counted = |range: &Range<usize>| range.start - self.held..range.end - self.held;
+        trained.map(|slot| Slot { range: counted(&slot.range), ..slot.clone() }).collect()
     }
 
     /// Where a tensor of the plan lies.
@@ -115,5 +147,26 @@ impl Layout {
             values[slot.range.clone()].copy_from_slice(&stored);
         }
         Ok(values)
+    }
+}
+
+/// The gradients of the parameters that are trained.
+#[derive(Debug)]
+pub(super) struct TrainedGradients<'a> {
+    first: usize,
+    numbers: &'a mut [f32],
+}
+
+impl Layout {
+    /// An array over [`Layout::trained`], asked by ranges of the layout.
+    pub(super) fn gradients<'a>(&self, numbers: &'a mut [f32]) -> TrainedGradients<'a> {
+        TrainedGradients { first: self.held, numbers }
+    }
+}
+
+impl TrainedGradients<'_> {
+    /// Those of some parameters; none where they are held.
+    pub(super) fn of(&mut self, range: &Range<usize>) -> Option<&mut [f32]> {
+        Some(&mut self.numbers[range.start.checked_sub(self.first)?..range.end - self.first])
     }
 }

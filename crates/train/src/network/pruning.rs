@@ -43,10 +43,15 @@ pub struct Noise {
 }
 
 impl Noise {
+    /// What a layer's draws are made of, each with its place.
+    pub(crate) fn base(self, layer: usize) -> u64 {
+        mix(self.seed ^ mix(layer as u64 + 1))
+    }
+
     /// Fills `out` `[b, G, T]` for one layer: a pure function of the seed and the place, so that a layer that is
     /// computed twice sees the same thresholds.
     pub(super) fn fill(self, layer: usize, out: &mut [f32]) {
-        let base = mix(self.seed ^ mix(layer as u64 + 1));
+        let base = self.base(layer);
         for (index, out) in out.iter_mut().enumerate() {
             // In (0, 1), both ends excluded.
             let uniform = ((mix(base ^ index as u64) >> 40) as f32 + 0.5) / (1_u64 << 24) as f32;

@@ -1,2 +1,3 @@
+mod factors;
 mod families;
 mod golden;

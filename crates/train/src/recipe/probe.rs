@@ -1,13 +1,14 @@
 //! What a dense model tells about itself before it is pruned: how each layer's channels are scaled, and how much each
 //! layer loses by forgetting.
 
-use dropcap_kernels::Team;
 use dropcap_kernels::cross_entropy::IGNORE;
+use dropcap_model::DecoderConfig;
 use dropcap_policy::Floors;
 
-use super::{Sensitivity, keep_ratio};
+use super::Sensitivity;
 use crate::TrainError;
-use crate::network::{Activations, Distillation, Network, Pruning, Teacher};
+use crate::backend::{Backend, Measured};
+use crate::network::Pruning;
 
 /// First tokens that stay visible while a layer is cut short.
 const SINKS: u32 = 4;
@@ -16,16 +17,14 @@ const WIDTHS: [usize; 5] = [1, 3, 7, 15, 31];
 /// Share of the mean channel that keeps a silent channel's scale finite.
 const SILENCE: f32 = 1e-3;
 
-/// A dense model under examination, with the texts to examine it on.
+/// A model under examination, with the texts to examine it on; its gates are not looked at.
 #[derive(Debug)]
 pub struct Probe<'a> {
-    /// The threads.
-    pub team: &'a Team,
-    /// The network, packed.
-    pub network: &'a Network,
-    /// Its parameters.
-    pub values: &'a [f32],
-    /// Token ids `[T]` of each text.
+    /// What holds the model.
+    pub backend: &'a mut dyn Backend,
+    /// Its shape.
+    pub config: &'a DecoderConfig,
+    /// Token ids `[T]` of each text, of the run's length.
     pub texts: &'a [Vec<u32>],
 }
 
@@ -37,19 +36,18 @@ impl Probe<'_> {
     ///
     /// # Errors
     /// Texts that are empty or longer than the model's positions.
-    pub fn input_scales(&self) -> Result<Vec<Vec<f32>>, TrainError> {
-        let config = self.network.config();
-        let mut squares = vec![vec![0.0_f64; config.hidden]; config.layers];
+    pub fn input_scales(&mut self) -> Result<Vec<Vec<f32>>, TrainError> {
+        let hidden = self.config.hidden;
+        let mut squares = vec![vec![0.0_f64; hidden]; self.config.layers];
         let mut rows = 0_usize;
         for text in self.texts {
-            let mut activations = self.network.activations(1, text.len(), false);
-            self.network.forward(self.team, self.values, &Pruning::Dense, text, &mut activations)?;
             rows += text.len();
-            for (layer, squares) in squares.iter_mut().enumerate() {
-                for row in activations.attention_input(layer).chunks_exact(config.hidden) {
+            self.backend.gate_inputs(text, &mut |layer, input| {
+                let Some(squares) = squares.get_mut(layer) else { return };
+                for row in input.chunks_exact(hidden) {
                     squares.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x) * f64::from(x));
                 }
-            }
+            })?;
         }
         Ok(squares
             .into_iter()
@@ -65,50 +63,33 @@ impl Probe<'_> {
     /// How far the predictions of the texts' later halves move, as KL(dense || cut) in nats, when one layer alone
     /// sees a window of several widths.
     ///
-    /// `told` hears of each layer that is done.
-    ///
     /// # Errors
     /// Texts that are empty or longer than the model's positions.
-    pub fn sensitivities(&self, told: &mut dyn FnMut(usize)) -> Result<Vec<Sensitivity>, TrainError> {
-        let layers = self.network.config().layers;
+    pub fn sensitivities(&mut self) -> Result<Vec<Sensitivity>, TrainError> {
+        let layers = self.config.layers;
         let mut sensitivities = vec![vec![(0.0, 0.0); WIDTHS.len()]; layers];
         for text in self.texts {
-            let mut dense = self.network.activations(1, text.len(), true);
-            self.network.forward(self.team, self.values, &Pruning::Dense, text, &mut dense)?;
-            let mut cut = self.network.activations(1, text.len(), true);
             for (layer, sensitivity) in sensitivities.iter_mut().enumerate() {
                 for (point, width) in sensitivity.iter_mut().zip(WIDTHS) {
                     let recent = (text.len() * width / 64).max(1) as u32;
-                    let (keep, moved) = self.cut(text, layer, recent, &dense, &mut cut)?;
+                    let (keep, moved) = self.cut(text, layer, recent)?;
                     point.0 += keep / self.texts.len() as f64;
                     point.1 += moved / self.texts.len() as f64;
                 }
-                told(layer);
             }
         }
         Ok(sensitivities)
     }
 
     /// Keep ratio and divergence with one layer cut to its sinks and `recent` tokens.
-    fn cut(
-        &self,
-        text: &[u32],
-        layer: usize,
-        recent: u32,
-        dense: &Activations,
-        cut: &mut Activations,
-    ) -> Result<(f64, f64), TrainError> {
-        let mut floors = vec![Floors { sinks: 0, recent: u32::MAX }; self.network.config().layers];
+    fn cut(&mut self, text: &[u32], layer: usize, recent: u32) -> Result<(f64, f64), TrainError> {
+        let mut floors = vec![Floors { sinks: 0, recent: u32::MAX }; self.config.layers];
         floors[layer] = Floors { sinks: SINKS, recent };
         let pruning = Pruning::Windows { floors: &floors };
-        self.network.forward(self.team, self.values, &pruning, text, cut)?;
-        let keep = keep_ratio(cut.expires_at(layer), text.len());
         let half = text.len() / 2;
         let targets: Vec<u32> =
             (0..text.len()).map(|row| if row < half { IGNORE } else { text[row] }).collect();
-        let teacher = Teacher { network: self.network, values: self.values, activations: dense };
-        let distillation = Some(Distillation { teacher, share: 1.0 });
-        let loss = self.network.loss(self.team, self.values, &targets, distillation, cut, None)?;
-        Ok((keep, loss.mean_divergence()))
+        let Measured { loss, keep } = self.backend.diverge(text, &targets, &pruning)?;
+        Ok((keep.get(layer).copied().unwrap_or(1.0), loss.mean_divergence()))
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use dropcap_kernels::DType;
 
 use super::{Evaluation, Trainer};
-use crate::config::{Config, Method};
+use crate::config::{Config, Method, Trained};
 use crate::metrics::{ModelCard, Row};
 
 impl Trainer {
@@ -49,7 +49,7 @@ impl Trainer {
         let batch = &self.config.batch;
         ModelCard {
             title: name(&self.config.output),
-            base: self.source.directory().map(&name),
+            base: self.source.directory().map(|_| self.base_name()),
             summary,
             data: self.config.data.train.iter().map(|path| name(path)).collect(),
             tokens: self.step * (batch.sequences * self.tokens) as u64,
@@ -62,9 +62,22 @@ impl Trainer {
         }
     }
 
+    /// What the model that was given is called: its id on the hub, or the name of its directory.
+    pub(super) fn base_name(&self) -> String {
+        let named = self.config.model.as_deref().unwrap_or(Path::new(""));
+        let shown =
+            if named.exists() { named.file_name().unwrap_or(named.as_os_str()) } else { named.as_os_str() };
+        shown.to_string_lossy().into_owned()
+    }
+
     /// The flags with which the result runs as it was trained and measured.
     fn usage(&self) -> String {
-        let mut usage = String::from("dropcap generate --model DIR");
+        let mut usage = match self.config.train {
+            Trained::All => "dropcap generate --model DIR".to_owned(),
+            Trained::Gates | Trained::Lora => {
+                format!("dropcap generate --model {} --adapter DIR", self.base_name())
+            }
+        };
         match (self.config.method, &self.config.window) {
             (Method::None, _) | (Method::Window, None) => {}
             (Method::Window, Some(window)) => {

@@ -2,16 +2,13 @@
 
 use std::path::Path;
 
-use dropcap_model::MAX_POSITIONS;
+use dropcap_model::{MAX_POSITIONS, TOKENIZER_FILES};
 use serde_json::{Map, Value, json};
 
 use super::Trainer;
 use crate::TrainError;
 use crate::disk::{LocalDisk, publish};
 
-/// Files that belong to a tokenizer, copied where they lie beside it.
-const TOKENIZER: [&str; 5] =
-    ["tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt", "added_tokens.json"];
 const GENERATION: &str = "generation_config.json";
 
 impl Trainer {
@@ -22,9 +19,9 @@ impl Trainer {
     pub(super) fn write_companions(&self, folder: &Path) -> Result<(), TrainError> {
         let tokenizer = self.source.tokenizer_file();
         copy(tokenizer, &folder.join("tokenizer.json"))?;
-        for name in TOKENIZER {
+        for name in TOKENIZER_FILES {
             let file = tokenizer.with_file_name(name);
-            if file.exists() {
+            if name != "tokenizer.json" && file.exists() {
                 copy(&file, &folder.join(name))?;
             }
         }

@@ -2,6 +2,7 @@
 
 use super::Trainer;
 use crate::TrainError;
+use crate::collective::{Collective, CollectiveError};
 use crate::config::{Method, Pressure as Sparsity};
 use crate::network::{Loss, Pruning};
 
@@ -24,6 +25,18 @@ pub struct FileEvaluation {
 }
 
 impl FileEvaluation {
+    /// Adds up what the processes of a world measured on their windows.
+    fn add_up(&mut self, others: &mut dyn Collective) -> Result<(), CollectiveError> {
+        let mut numbers = [self.pruned.numbers(), self.dense.numbers()].concat();
+        numbers.append(&mut self.keep);
+        others.sum_exact(&mut numbers)?;
+        self.keep = numbers.split_off(2 * Loss::NUMBERS);
+        if let &[pruned, dense] = numbers.as_chunks().0 {
+            (self.pruned, self.dense) = (Loss::of_numbers(pruned), Loss::of_numbers(dense));
+        }
+        Ok(())
+    }
+
     /// Mean keep ratio of the layers.
     #[must_use]
     pub fn mean_keep(&self) -> f64 {
@@ -55,10 +68,11 @@ impl Evaluation {
 }
 
 impl Trainer {
-    /// Measures the present parameters with the policy of inference, and without.
+    /// Measures the present parameters with the policy of inference, and without; each process measures its share of
+    /// the windows.
     ///
     /// # Errors
-    /// Tokens outside the model.
+    /// Tokens outside the model; a process that is lost.
     pub fn evaluate(&mut self) -> Result<Evaluation, TrainError> {
         let forgetting = self.forgetting(None)?;
         let files = self.valid.iter().map(|file| {
@@ -69,7 +83,9 @@ impl Trainer {
                 keep: vec![0.0; self.source.config().layers],
             };
             let tokens = windows.tokens;
-            for (ids, targets) in windows.ids.chunks(tokens).zip(windows.targets.chunks(tokens)) {
+            let share = self.others.world().share_of(windows.sequences);
+            let pairs = windows.ids.chunks(tokens).zip(windows.targets.chunks(tokens));
+            for (ids, targets) in pairs.skip(share.start).take(share.len()) {
                 let dense = self.backend.evaluate(ids, targets, &Pruning::Dense)?;
                 measured.dense.add(dense.loss);
                 let pruned = match self.config.method {
@@ -83,6 +99,7 @@ impl Trainer {
                     *sum += keep / windows.sequences as f64;
                 }
             }
+            measured.add_up(&mut *self.others)?;
             Ok(measured)
         });
         Ok(Evaluation { files: files.collect::<Result<_, TrainError>>()? })

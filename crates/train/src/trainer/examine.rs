@@ -1,5 +1,7 @@
 //! Everything that a run looks at before its first step, without a trace on the disk.
 
+use dropcap_kernels::cuda::Device;
+
 use super::gates::check_budgets;
 use super::run::{check_claim, tell_borders};
 use super::state::{check_model, state_bytes};
@@ -27,11 +29,16 @@ pub struct Examined {
 ///
 /// # Errors
 /// Those of the run.
-pub fn examine(config: &Config, source: &Source, report: &mut dyn Report) -> Result<Examined, TrainError> {
+pub fn examine(
+    config: &Config,
+    source: &Source,
+    device: Option<&Device>,
+    report: &mut dyn Report,
+) -> Result<Examined, TrainError> {
     check_claim(&config.output, config)?;
     check_budgets(config, source.config().layers)?;
-    let plan = Plan::of(config, source)?;
-    let state = checkpoint::examine(&config.output, state_bytes(plan.weights + plan.gates))?;
+    let plan = Plan::of(config, source, device)?;
+    let state = checkpoint::examine(&config.output, state_bytes(plan.trained))?;
     if let Some(state) = &state {
         check_model(source, state)?;
     }

@@ -1,15 +1,14 @@
 //! The gates of a training at its first step.
 
-use dropcap_kernels::Team;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 
-use super::start::threads;
 use super::{Pressure, Source, Texts};
 use crate::TrainError;
+use crate::backend::Backend;
 use crate::config::{self, BudgetWord, Budgets, Config, GateRule, Gates, Scale};
-use crate::network::{Group, Layout, Network};
+use crate::network::{Group, Layout};
 use crate::recipe::{Controller, Probe, share_out};
 
 /// Texts that the model is probed on.
@@ -23,17 +22,18 @@ const FIRST_GAMMA: f64 = 0.3;
 
 /// What a training begins with.
 pub(super) struct Fitted {
-    pub(super) values: Vec<f32>,
     /// Of the gates' input, per layer.
     pub(super) scales: Vec<Vec<f32>>,
     pub(super) pressure: Pressure,
 }
 
-/// Gives the model of a source gates, after a look at what it does without.
+/// Draws gates into `values` `[layout.len()]`, after a look at what the model that `backend` holds does without.
 pub(super) fn fit(
     config: &Config,
     gates: &Gates,
     source: &Source,
+    backend: &mut dyn Backend,
+    values: &mut [f32],
     texts: &Texts,
     told: &mut dyn FnMut(&str),
 ) -> Result<Fitted, TrainError> {
@@ -47,22 +47,16 @@ pub(super) fn fit(
     let (mut scales, mut sensitivities) = (Vec::new(), Vec::new());
     if gates.scale == Scale::Rms || probed {
         told("looking at the dense model: channels and layers");
-        let mut dense = Network::new(model, source.plan(), None, &[])?;
-        let values = source.weights(dense.layout(), config.seed)?;
-        let team = Team::new(threads(config))?;
-        dense.refill(&team, &values)?;
         let texts = probe_texts(texts);
-        let probe = Probe { team: &team, network: &dense, values: &values, texts: &texts };
+        let mut probe = Probe { backend: &mut *backend, config: model, texts: &texts };
         if gates.scale == Scale::Rms {
             scales = probe.input_scales()?;
         }
         if probed {
-            sensitivities = probe.sensitivities(&mut |_| ())?;
+            sensitivities = probe.sensitivities()?;
         }
     }
-    let layout = Layout::new(model, source.plan(), Some(gates.form(model.kv_heads)));
-    let mut values = source.weights(&layout, config.seed)?;
-    draw(&layout, model.hidden, gates, config.seed, &mut values)?;
+    draw(backend.layout(), model.hidden, gates, config.seed, values)?;
     let pressure = match sparsity {
         config::Pressure::Gamma { gamma, .. } => Pressure::Gamma(gamma),
         config::Pressure::Target { .. } if gates.rule == GateRule::Soft => Pressure::Gamma(FIRST_GAMMA),
@@ -79,7 +73,7 @@ pub(super) fn fit(
             Pressure::Controlled(Controller::new(keep, ramp, &shares, trades))
         }
     };
-    Ok(Fitted { values, scales, pressure })
+    Ok(Fitted { scales, pressure })
 }
 
 /// Refuses shares of another number of layers.

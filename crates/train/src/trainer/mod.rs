@@ -1,8 +1,10 @@
 //! A training, step by step: the model, its gates, the optimiser and the controller, as a function of the configuration
 //! and the step.
 
+mod adapter;
 mod card;
 mod companions;
+mod company;
 mod evaluate;
 mod examine;
 mod gates;
@@ -28,11 +30,12 @@ pub use plan::Plan;
 pub use result::Finished;
 pub use run::{Finish, run};
 pub use settle::Settled;
-pub use start::{Source, Texts};
+pub use start::{Source, Texts, check_device};
 pub use step::Outcome;
 
 use crate::TrainError;
 use crate::backend::Backend;
+use crate::collective::Collective;
 use crate::config::{Config, GateRule, Method};
 use crate::data::Batches;
 use crate::network::{GateForm, Noise, Pruning};
@@ -57,6 +60,8 @@ pub struct Trainer {
     scales: Vec<Vec<f32>>,
     batches: Batches,
     valid: Vec<Batches>,
+    /// The processes that take every step together with this one.
+    others: Box<dyn Collective>,
     /// Steps taken, and how many of them changed the parameters.
     step: u64,
     updates: u64,

@@ -1,30 +1,32 @@
-//! The directory that a run leaves behind: a checkpoint that `generate` takes as it is.
+//! The directory that a run leaves behind: a checkpoint that `generate` takes as it is, or an adapter that it lays over the
+//! model that was trained.
 
 use std::path::{Path, PathBuf};
 
 use dropcap_kernels::DType;
-use dropcap_methods::{Gates, LayerGates};
-use dropcap_model::Checkpoint;
-use dropcap_weights::{NewTensor, NewTensorFile, StoredType};
+use dropcap_methods::{GATES_FILE, Gates, LayerGates};
+use dropcap_model::{name_dtype, stored_type};
+use dropcap_weights::{NewTensor, NewTensorFile};
 use half::{bf16, f16};
-use serde_json::Value;
 
 use super::companions::write_json;
 use super::replace::replace_folder;
 use super::{Evaluation, Pressure, Settled, Trainer};
 use crate::TrainError;
+use crate::config::{Config, Trained};
 use crate::disk::{Disk, LocalDisk, partial_path, publish};
 use crate::network::Group;
 
 /// Where in a run's directory the result lies.
-pub(super) const FOLDER: &str = "model";
-/// What `dcp` looks for in a model's folder.
-const GATES: &str = "pruning.safetensors";
+pub(super) fn folder_name(config: &Config) -> &'static str {
+    if config.train == Trained::All { "model" } else { "adapter" }
+}
+
 /// A result that was written.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Finished {
     /// Its directory.
-    pub model: PathBuf,
+    pub folder: PathBuf,
     /// What was measured on it.
     pub evaluation: Evaluation,
     /// What its gates keep on the texts that their biases were settled on; `None` without such gates.
@@ -33,8 +35,9 @@ pub struct Finished {
 
 impl Trainer {
     /// Rounds the weights as the result stores them, settles the gates' biases on them, measures that, and writes the
-    /// result: `config.json`, weights, tokenizer, gates and model card in `model/` of the run's directory. What was
-    /// there before is replaced as a whole, and until then it stays.
+    /// result: `config.json`, weights, tokenizer, gates and model card in `model/` of the run's directory, or where the
+    /// model was held factors, gates and model card in `adapter/`. What was there before is replaced as a whole, and
+    /// until then it stays.
     ///
     /// # Errors
     /// A refusal of the disk; an earlier result stays then.
@@ -43,58 +46,50 @@ impl Trainer {
         let trained = self.backend.export()?.values.into_owned();
         let mut values = trained.clone();
         let weights = self.backend.layout().group(Group::Weights);
-        let stored = narrow(dtype, &mut values[weights]);
+        // Factors and gates are stored as they are.
+        let stored = (self.config.train == Trained::All).then(|| narrow(dtype, &mut values[weights]));
         self.backend.load(&values, None)?;
         let settled = self.settle()?;
+        self.share_pressure()?;
         let evaluation = self.evaluate()?;
         self.backend.load(&trained, None)?;
 
-        let model = output.join(FOLDER);
-        let partial = partial_path(&model);
+        let folder = output.join(folder_name(&self.config));
+        if !self.others.world().is_first() {
+            return Ok(Finished { folder, evaluation, settled });
+        }
+        let partial = partial_path(&folder);
         let disk = LocalDisk;
         if partial.exists() {
             disk.remove_folder(&partial).map_err(|error| TrainError::io("remove", &partial, error))?;
         }
         disk.create_folder(&partial).map_err(|error| TrainError::write(&partial, error))?;
-        self.write_result(&partial, dtype, &stored, &values)?;
+        match &stored {
+            Some(stored) => self.write_model(&partial, dtype, stored)?,
+            None => self.write_factors(&partial, &values)?,
+        }
+        if let Some(gates) = self.exported_gates(&values)? {
+            gates.save(&partial.join(GATES_FILE), &self.fingerprint_of(&partial)?)?;
+        }
         self.card(command, &evaluation).write(&disk, &partial.join("README.md"))?;
         disk.settle(&partial).map_err(|error| TrainError::write(&partial, error))?;
-        replace_folder(&disk, &partial, &model)?;
-        Ok(Finished { model, evaluation, settled })
+        replace_folder(&disk, &partial, &folder)?;
+        Ok(Finished { folder, evaluation, settled })
     }
 
-    fn write_result(
-        &self,
-        folder: &Path,
-        dtype: DType,
-        stored: &[u8],
-        values: &[f32],
-    ) -> Result<(), TrainError> {
+    fn write_model(&self, folder: &Path, dtype: DType, stored: &[u8]) -> Result<(), TrainError> {
         let disk = LocalDisk;
         let mut json = self.source.json().clone();
-        if let Value::Object(entries) = &mut json {
-            let name = match dtype {
-                DType::F32 => "float32",
-                DType::F16 => "float16",
-                DType::Bf16 => "bfloat16",
-            };
-            entries.remove("dtype");
-            entries.insert("torch_dtype".into(), name.into());
-        }
+        name_dtype(&mut json, dtype);
         self.name_end(&mut json);
         write_json(&folder.join("config.json"), &json)?;
 
-        let state_type = match dtype {
-            DType::F32 => StoredType::F32,
-            DType::F16 => StoredType::F16,
-            DType::Bf16 => StoredType::Bf16,
-        };
         let width = dtype.bytes();
         let slots = self.backend.layout().slots().iter().filter(|slot| slot.group == Group::Weights);
         let tensors: Vec<NewTensor<'_>> = slots
             .map(|slot| NewTensor {
                 name: slot.name.clone(),
-                dtype: state_type,
+                dtype: stored_type(dtype),
                 shape: slot.shape.clone(),
                 bytes: &stored[slot.range.start * width..slot.range.end * width],
             })
@@ -102,14 +97,11 @@ impl Trainer {
         let file = NewTensorFile::new(&tensors, &[("format", "pt")])?;
         publish(&disk, &folder.join("model.safetensors"), |out| file.write(out))?;
 
-        self.write_companions(folder)?;
-        if let Some(gates) = self.exported_gates(values)? {
-            gates.save(&folder.join(GATES), &Checkpoint::open(folder)?.fingerprint()?)?;
-        }
-        Ok(())
+        self.write_companions(folder)
     }
 
-    /// The gates as inference reads them: input scales multiplied in, shifts taken off the biases.
+    /// The gates of `values` `[layout.trained()]` as inference reads them: input scales multiplied in, shifts taken off
+    /// the biases.
     ///
     /// # Errors
     /// None for the values of this network.
@@ -122,7 +114,12 @@ impl Trainer {
         };
         let layer = |layer: usize| -> Result<LayerGates, TrainError> {
             let [query, key, bias] = dropcap_methods::GateLayout::Dropcap.names(layer);
-            let read = |name: &str| Ok::<_, TrainError>(values[self.backend.layout().range(name)?].to_vec());
+            let layout = self.backend.layout();
+            let first = layout.trained().start;
+            let read = |name: &str| {
+                let range = layout.range(name)?;
+                Ok::<_, TrainError>(values[range.start - first..range.end - first].to_vec())
+            };
             let scaled = |name: &str| {
                 let mut map = read(name)?;
                 if let Some(scale) = self.scales.get(layer) {
@@ -137,7 +134,8 @@ impl Trainer {
             Ok(LayerGates { query: scaled(&query)?, key: scaled(&key)?, bias })
         };
         let layers = (0..self.source.config().layers).map(layer).collect::<Result<_, _>>()?;
-        Ok(Some(Gates::new(hidden, form.width, layers)?.under(self.floors())))
+        let gates = Gates::new(hidden, form.width, layers)?.under(self.floors());
+        Ok(Some(gates.settled_for(self.config.kv_dtype)))
     }
 }
 

@@ -3,15 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use dropcap_kernels::cuda::Device;
 use serde_json::{Map, Value, json};
 
 use super::replace::recover;
-use super::result::{FOLDER, Finished};
+use super::result::{Finished, folder_name};
 use super::vitals::Vitals;
 use super::watchdog::Watchdog;
 use super::{Evaluation, Outcome, Pressure, Settled, Source, Trainer};
 use crate::TrainError;
 use crate::checkpoint::{CONFIG_FILE, RunDirectory, begun_with};
+use crate::collective::Collective;
 use crate::config::{Config, Method};
 use crate::disk::LocalDisk;
 use crate::metrics::{Evaluated, EventFile, MetricsLog, Report, Saved, Stepped};
@@ -23,8 +25,8 @@ use crate::signals::Stop;
 pub enum Finish {
     /// All steps were taken.
     Done {
-        /// The result's directory.
-        model: PathBuf,
+        /// The result's directory: a model, or an adapter.
+        folder: PathBuf,
         /// What was measured on it.
         evaluation: Evaluation,
     },
@@ -36,7 +38,8 @@ pub enum Finish {
 }
 
 /// Runs a training of `source`, the model that the configuration names, to its end or until it is asked to stop; in a
-/// directory that holds a state of the same run it goes on from there. `command` goes into the model card.
+/// directory that holds a state of the same run it goes on from there. It computes on `device`, or on the processor without
+/// one. `command` goes into the model card.
 ///
 /// # Errors
 /// A directory in use, of another run or without room; inputs that are refused; a loss that stays infinite. States that
@@ -44,28 +47,39 @@ pub enum Finish {
 pub fn run(
     config: &Config,
     source: Source,
+    device: Option<&Device>,
     command: &str,
+    mut others: Box<dyn Collective>,
     report: &mut dyn Report,
     stop: &Stop,
 ) -> Result<Finish, TrainError> {
-    let directory = RunDirectory::open(&config.output)?;
-    recover(&LocalDisk, &config.output.join(FOLDER))?;
-    check_claim(directory.path(), config)?;
-    directory.save_config(&config.to_yaml()?)?;
+    let first = others.world().is_first();
+    let directory = if first { Some(claim(config)?) } else { None };
     tell_borders(&source, report);
-    let texts = source.texts(config, true, &mut |prepared| report.prepared(&prepared))?;
-    let mut trainer = Trainer::new(config, source, texts, &mut |what| report.told(what))?;
-    directory.check_room(trainer.state_bytes())?;
-    let state = directory.resume(&mut |warning| report.warned(&warning))?;
-    if let Some(state) = &state {
-        trainer.restore(state)?;
-        report.told(&format!("going on from step {}", trainer.step));
+    if !first {
+        // The first process makes the shards, and the others find them.
+        others.share(&mut Vec::new())?;
     }
-    let mut journal = Journal::open(&directory, state.as_ref().map(|state| state.step()))?;
+    let texts = source.texts(config, first, &mut |prepared| report.prepared(&prepared))?;
+    if first {
+        others.share(&mut Vec::new())?;
+    }
+    let mut trainer = Trainer::new(config, source, texts, device, &mut |what| report.told(what))?;
+    if let Some(directory) = &directory {
+        directory.check_room(trainer.state_bytes())?;
+        if let Some(state) = directory.resume(&mut |warning| report.warned(&warning))? {
+            trainer.restore(&state)?;
+            report.told(&format!("going on from step {}", trainer.step));
+        }
+    }
+    let mut trainer = trainer.among(others)?;
+    let resumed = (trainer.step > 0).then_some(trainer.step);
+    let mut journal =
+        Journal(directory.as_ref().map(|directory| Pages::open(directory, resumed)).transpose()?);
     let model = trainer.source.config();
     let mut watchdog = Watchdog::new(&config.watchdog, model.layers, trainer.floor_keep());
     let mut vitals = Vitals::new(config, model.vocabulary);
-    if state.is_none() {
+    if resumed.is_none() {
         trainer.measure(&mut journal, report)?;
     }
     while trainer.step < config.steps {
@@ -90,23 +104,33 @@ pub fn run(
             trainer.measure(&mut journal, report)?;
         }
         let due = trainer.step.is_multiple_of(config.checkpoint.every.max(1));
-        if due || last || stop.is_asked() {
-            let folder = trainer.save(&directory)?;
+        let asked = trainer.is_asked_to_stop(stop)?;
+        if let Some(directory) = directory.as_ref().filter(|_| due || last || asked) {
+            let folder = trainer.save(directory)?;
             report.saved(&Saved { step: trainer.step, folder });
         }
-        if stop.is_asked() && !last {
+        if asked && !last {
             return Ok(Finish::Stopped { step: trainer.step });
         }
     }
     report.told("measuring and writing the result");
-    let Finished { model, evaluation, settled } = trainer.finish(&config.output, command)?;
+    let Finished { folder, evaluation, settled } = trainer.finish(&config.output, command)?;
     journal.evaluation(trainer.step, &evaluation)?;
     trainer.report_evaluation(&evaluation, report);
     if let Some(settled) = &settled {
         journal.settled(trainer.step, settled)?;
         settled.out_of_reach().iter().for_each(|warning| report.warned(warning));
     }
-    Ok(Finish::Done { model, evaluation })
+    Ok(Finish::Done { folder, evaluation })
+}
+
+/// The run's directory, for this process alone.
+fn claim(config: &Config) -> Result<RunDirectory, TrainError> {
+    let directory = RunDirectory::open(&config.output)?;
+    recover(&LocalDisk, &config.output.join(folder_name(config)))?;
+    check_claim(directory.path(), config)?;
+    directory.save_config(&config.to_yaml()?)?;
+    Ok(directory)
 }
 
 /// Refuses a directory whose run has another configuration.
@@ -129,22 +153,27 @@ pub(super) fn tell_borders(source: &Source, report: &mut dyn Report) {
     }
 }
 
-/// Where a run's numbers go.
-struct Journal {
+/// Where a run's numbers go: nowhere in a process that does not write.
+struct Journal(Option<Pages>);
+
+struct Pages {
     log: MetricsLog,
     events: EventFile,
 }
 
-impl Journal {
+impl Pages {
     fn open(directory: &RunDirectory, resumed: Option<u64>) -> Result<Self, TrainError> {
         Ok(Self {
             log: MetricsLog::open(&directory.path().join(MetricsLog::FILE), resumed)?,
             events: EventFile::create(&directory.path().join("tensorboard"), resumed.unwrap_or(0), now())?,
         })
     }
+}
 
+impl Journal {
     fn write(&mut self, step: u64, kind: &str, values: Map<String, Value>) -> Result<(), TrainError> {
-        self.log.append(step, kind, &values)?;
+        let Some(Pages { log, events }) = &mut self.0 else { return Ok(()) };
+        log.append(step, kind, &values)?;
         let mut scalars: Vec<(String, f64)> = Vec::new();
         for (name, value) in &values {
             match value {
@@ -160,7 +189,7 @@ impl Journal {
             }
         }
         let scalars: Vec<(&str, f64)> = scalars.iter().map(|(name, value)| (name.as_str(), *value)).collect();
-        self.events.scalars(step, now(), &scalars)
+        events.scalars(step, now(), &scalars)
     }
 
     fn evaluation(&mut self, step: u64, evaluation: &Evaluation) -> Result<(), TrainError> {

@@ -3,16 +3,21 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use dropcap_kernels::{DType, Team};
+use dropcap_kernels::cuda::Device;
+use dropcap_kernels::{DType, KernelError, Team};
 use dropcap_model::{Checkpoint, DecoderConfig, GenerationConfig, Tokenizer, WeightPlan};
+use dropcap_weights::Fingerprint;
 use serde_json::{Value, json};
 
+use super::adapter::{draw_factors, factor_form, layout};
 use super::gates::{Fitted, fit};
 use super::{Pressure, Trainer};
 use crate::TrainError;
 use crate::backend::{Backend, DenseTeacher, Processor, Room};
+use crate::collective::Alone;
 use crate::config::{Config, Family, GateRule, Init, Trained};
 use crate::data::{Batches, Borders, Prepared, Preparing, named_end, prepare};
+use crate::device::{self, Cuda, Need};
 use crate::digest::Digest;
 use crate::network::{GateForm, Group, Layout, Network, initialize};
 
@@ -165,6 +170,17 @@ impl Source {
         self.checkpoint.as_ref().map_or(DType::F32, Checkpoint::stored_dtype)
     }
 
+    /// Which checkpoint it is.
+    ///
+    /// # Errors
+    /// A model that has no checkpoint; a file that became unreadable.
+    pub(super) fn fingerprint(&self) -> Result<Fingerprint, TrainError> {
+        match &self.checkpoint {
+            Some(checkpoint) => Ok(checkpoint.fingerprint()?),
+            None => Err(TrainError::Internal { what: "random weights have no fingerprint".into() }),
+        }
+    }
+
     /// What a saved state must have started from.
     ///
     /// # Errors
@@ -229,27 +245,129 @@ pub(super) fn threads(config: &Config) -> usize {
     config.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
-/// What a configuration trains on: a network with gates of `form`, whose input is scaled, and its teacher.
+/// What a configuration trains on, behind the values that it holds: a network with gates of `form`, and its teacher, on
+/// `device` or on the processor.
 fn backend(
     config: &Config,
     source: &Source,
+    device: Option<&Device>,
+    layout: &Layout,
     form: Option<GateForm>,
-    scales: &[Vec<f32>],
-    tokens: usize,
+    held: Vec<f32>,
 ) -> Result<Box<dyn Backend>, TrainError> {
+    let tokens = config.sequence_tokens(source.config().max_positions)?;
+    let room = room(config, tokens);
+    if let Some(device) = device {
+        check_device(config)?;
+        check_room(config, source, device)?;
+        let dense = Layout::new(source.config(), source.plan(), None);
+        let apart = config.distill > 0.0 && config.train == Trained::All;
+        let apart = apart.then(|| source.weights(&dense, config.seed)).transpose()?;
+        let plan = device_plan(config, source, layout.clone(), room, &held, apart.as_deref());
+        return Ok(Box::new(Cuda::new(device, &plan)?));
+    }
+    if config.precision.is_some_and(|precision| precision != DType::F32) {
+        let problem =
+            "precision is bf16, and the processor computes in f32: leave it out, or set device to cuda:0";
+        let origin = "the configuration does not fit the device".to_owned();
+        return Err(TrainError::Config { origin, problems: vec![problem.to_owned()] });
+    }
     let team = Team::new(threads(config))?;
-    let room =
-        Room { sequences: config.batch.micro_sequences, tokens, recompute: config.checkpoint.activations };
-    let network = student(config, source, form, scales)?;
-    let teacher = if config.distill > 0.0 {
-        let network = Network::new(source.config(), source.plan(), None, &[])?;
-        let values = source.weights(network.layout(), config.seed)?;
-        Some(DenseTeacher::new(&team, network, values, room)?)
-    } else {
-        None
+    let network = student(config, source, form, &[])?;
+    let dense = || Network::new(source.config(), source.plan(), None, &[]).map(Network::forward_only);
+    let teacher = match config.train {
+        _ if config.distill == 0.0 => None,
+        Trained::All => {
+            let dense = dense()?;
+            let values = source.weights(dense.layout(), config.seed)?;
+            Some(DenseTeacher::apart(&team, dense, values, &network, room)?)
+        }
+        Trained::Gates => Some(DenseTeacher::student(&network, room)),
+        Trained::Lora => Some(DenseTeacher::beneath(&team, dense()?, &held, &network, room)?),
     };
     let still = still(config, network.layout());
-    Ok(Box::new(Processor::new(team, network, teacher, room, still)))
+    Ok(Box::new(Processor::new(team, network, teacher, room, still, held)))
+}
+
+/// Refuses what a device has no kernels for.
+///
+/// # Errors
+/// [`TrainError::OnlyOnProcessor`].
+pub fn check_device(config: &Config) -> Result<(), TrainError> {
+    if config.train == Trained::Lora {
+        return Err(TrainError::OnlyOnProcessor { what: "train: lora", instead: "train to all or gates" });
+    }
+    Ok(())
+}
+
+fn room(config: &Config, tokens: usize) -> Room {
+    let recompute = config.checkpoint.activations;
+    Room { sequences: config.batch.micro_sequences, tokens, recompute }
+}
+
+/// What a configuration trains on a device, behind the values that it holds; a teacher has weights `apart` from its
+/// student's where those change.
+fn device_plan<'a>(
+    config: &Config,
+    source: &'a Source,
+    layout: Layout,
+    room: Room,
+    held: &'a [f32],
+    apart: Option<&'a [f32]>,
+) -> device::Plan<'a> {
+    device::Plan {
+        config: source.config(),
+        plan: source.plan(),
+        gates: config.gates.as_ref().map(|gates| gates.form(source.config().kv_heads)),
+        scales: &[],
+        dtype: config.precision.unwrap_or(DType::Bf16),
+        cache: config.kv_dtype,
+        room,
+        still: still(config, &layout),
+        layout,
+        held,
+        teacher: match apart {
+            _ if config.distill == 0.0 => device::Teacher::None,
+            Some(values) => device::Teacher::Apart(values),
+            None => device::Teacher::Student,
+        },
+    }
+}
+
+/// What a configuration takes of a device's memory.
+///
+/// # Errors
+/// [`TrainError::NoDeviceMemory`] where that is more than is free, with what would fit.
+pub(super) fn check_room(config: &Config, source: &Source, device: &Device) -> Result<Need, TrainError> {
+    let tokens = config.sequence_tokens(source.config().max_positions)?;
+    let form = config.gates.as_ref().map(|gates| gates.form(source.config().kv_heads));
+    // What a teacher holds is counted, whatever it is.
+    let apart: Option<&[f32]> = (config.train == Trained::All).then_some(&[]);
+    let layout = layout(config, source, form)?;
+    let mut plan = device_plan(config, source, layout, room(config, tokens), &[], apart);
+    let (free, _) = device.memory().map_err(KernelError::from)?;
+    let need = plan.need();
+    if need.bytes() <= free {
+        return Ok(need);
+    }
+    let smaller = [config.checkpoint.activations, true].into_iter().flat_map(|recompute| {
+        let fitting = (1..=config.batch.micro_sequences).rev();
+        let whole = fitting.filter(|sequences| config.batch.sequences.is_multiple_of(*sequences));
+        whole.map(move |sequences| Room { sequences, tokens, recompute })
+    });
+    let fits = smaller.into_iter().find(|&room| {
+        plan.room = room;
+        plan.need().bytes() <= free
+    });
+    let advice = match fits {
+        Some(Room { sequences, recompute, .. }) => {
+            format!("set batch.micro_sequences to {sequences} and checkpoint.activations to {recompute}")
+        }
+        None => "not even one sequence fits; lower batch.tokens, train the gates alone, or set device to cpu"
+            .to_owned(),
+    };
+    let device = device.facts().name.clone();
+    Err(TrainError::NoDeviceMemory { device, needed: need.bytes() >> 20, free: free >> 20, advice })
 }
 
 /// The network that is trained: its cache is that of inference, and what is not trained costs no gradients.
@@ -263,6 +381,7 @@ pub(super) fn student(
     Ok(match config.train {
         Trained::All => network,
         Trained::Gates => network.with_held_weights(),
+        Trained::Lora => network.with_factors(&factor_form(config, source)?, source.plan())?,
     })
 }
 
@@ -274,9 +393,6 @@ fn still(config: &Config, layout: &Layout) -> Vec<Range<usize>> {
         let biases =
             layout.slots().iter().filter(|slot| slot.group == Group::Gates && slot.name.ends_with("bias"));
         still.extend(biases.map(|slot| slot.range.clone()));
-    }
-    if config.train == Trained::Gates {
-        still.push(layout.group(Group::Weights));
     }
     still
 }
@@ -311,7 +427,8 @@ fn config_json(init: &Init, tokenizer: &Tokenizer, borders: &Borders) -> Value {
 
 impl Trainer {
     /// A training at its first step: weights are read or drawn, and hard gates look at the model to find the scales of
-    /// their input and the layers' budgets. `told` hears what takes a while.
+    /// their input and the layers' budgets. It computes on `device`, or on the processor without one. `told` hears what
+    /// takes a while.
     ///
     /// # Errors
     /// A configuration that does not fit the model; files that became unreadable; too little memory.
@@ -319,20 +436,29 @@ impl Trainer {
         config: &Config,
         source: Source,
         texts: Texts,
+        device: Option<&Device>,
         told: &mut dyn FnMut(&str),
     ) -> Result<Self, TrainError> {
         let tokens = config.sequence_tokens(source.config().max_positions)?;
         let form = config.gates.as_ref().map(|gates| gates.form(source.config().kv_heads));
-        let Fitted { values, scales, pressure } = match &config.gates {
-            None => {
-                let layout = Layout::new(source.config(), source.plan(), None);
-                let values = source.weights(&layout, config.seed)?;
-                Fitted { values, scales: Vec::new(), pressure: Pressure::None }
+        let layout = layout(config, &source, form)?;
+        let mut values = source.weights(&layout, config.seed)?;
+        draw_factors(&layout, config.seed, &mut values)?;
+        let border = layout.trained().start;
+        let mut backend = backend(config, &source, device, &layout, form, values[..border].to_vec())?;
+        backend.load(&values[border..], None)?;
+        let fitted = match &config.gates {
+            None => Fitted { scales: Vec::new(), pressure: Pressure::None },
+            Some(gates) => {
+                let fitted = fit(config, gates, &source, backend.as_mut(), &mut values, &texts, told)?;
+                if !fitted.scales.is_empty() {
+                    backend.rescale(&fitted.scales)?;
+                }
+                backend.load(&values[border..], None)?;
+                fitted
             }
-            Some(gates) => fit(config, gates, &source, &texts, told)?,
         };
-        let mut backend = backend(config, &source, form, &scales, tokens)?;
-        backend.load(&values, None)?;
+        let Fitted { scales, pressure } = fitted;
         Ok(Self {
             config: config.clone(),
             source,
@@ -343,6 +469,7 @@ impl Trainer {
             scales,
             batches: texts.train,
             valid: texts.valid,
+            others: Box::new(Alone),
             step: 0,
             updates: 0,
             skipped: 0,

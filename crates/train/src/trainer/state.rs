@@ -17,7 +17,7 @@ impl Trainer {
     /// Bytes that a saved state takes, about.
     #[must_use]
     pub fn state_bytes(&self) -> u64 {
-        state_bytes(self.backend.layout().len())
+        state_bytes(self.backend.layout().trained().len())
     }
 
     /// Saves everything that later steps depend on, and keeps the newest states only.
@@ -32,7 +32,7 @@ impl Trainer {
             extra: json!({ "updates": self.updates, "skipped": self.skipped }),
         };
         let mut writer = run.begin(facts, self.state_bytes())?;
-        let slots = self.backend.layout().slots().to_vec();
+        let slots = self.backend.layout().trained_slots();
         let Parameters { values, moments: [first, second] } = self.backend.export()?;
         writer.tensors(VALUES, &tensors(&slots, "", &values))?;
         let mut moments = tensors(&slots, "first.", &first);
@@ -66,8 +66,8 @@ impl Trainer {
         let files = [state.tensors(VALUES)?, state.tensors(MOMENTS)?];
         let layout = self.backend.layout();
         let array = |file: &TensorFile, prefix: &str| {
-            let mut array = vec![0.0; layout.len()];
-            for slot in layout.slots() {
+            let mut array = vec![0.0; layout.trained().len()];
+            for slot in layout.trained_slots() {
                 let name = format!("{prefix}{}", slot.name);
                 let stored = file.read_f32(&name)?;
                 if stored.len() != slot.range.len() {
@@ -127,7 +127,7 @@ fn doubles(file: &TensorFile, name: &str) -> Result<Vec<f64>, TrainError> {
 }
 
 impl Pressure {
-    fn numbers(&self) -> Vec<f64> {
+    pub(super) fn numbers(&self) -> Vec<f64> {
         match self {
             Pressure::None => Vec::new(),
             Pressure::Gamma(gamma) => vec![*gamma],
@@ -135,7 +135,7 @@ impl Pressure {
         }
     }
 
-    fn restore(&mut self, numbers: &[f64]) -> Result<(), String> {
+    pub(super) fn restore(&mut self, numbers: &[f64]) -> Result<(), String> {
         let fits = match (self, numbers) {
             (Pressure::None, []) => true,
             (Pressure::Gamma(gamma), &[stored]) => {

@@ -22,7 +22,8 @@ pub struct Outcome {
     pub keep: Vec<f64>,
     /// Norm of the gradients that clipping looks at, before it.
     pub gradient_norm: f64,
-    /// Norms of all gradients that are followed, of the weights and of the gates; 0 for what is not trained.
+    /// Norms of all gradients that are followed, of the weights (or their factors) and of the gates; 0 for what is not
+    /// trained.
     pub norms: (f64, f64),
     /// Whether there are gates.
     pub has_gates: bool,
@@ -55,8 +56,9 @@ impl Trainer {
     pub(super) fn step_on(&mut self, batch: &Batch) -> Result<Outcome, TrainError> {
         self.passes(batch)?;
         let layout = self.backend.layout();
-        let ranges = [self.clipped(), layout.group(Group::Weights), layout.group(Group::Gates)];
-        let Gathered { loss, keep, survival, met, squares } = self.backend.gather(&ranges)?;
+        let ranges = [self.clipped(), self.followed(), layout.group(Group::Gates)];
+        let Gathered { loss, keep, survival, met, squares } =
+            self.backend.gather(&ranges, &mut *self.others)?;
         let norm = |range: usize| squares.get(range).map_or(0.0, |squares| squares.sqrt());
         let has_soft_gates = self.config.gates.as_ref().is_some_and(|gates| gates.rule == GateRule::Soft);
         let mut outcome = Outcome {
@@ -91,7 +93,7 @@ impl Trainer {
         Ok(outcome)
     }
 
-    /// Forward and backward over the whole batch, a micro-batch at a time.
+    /// Forward and backward over this process's share of the batch, a micro-batch at a time.
     fn passes(&mut self, batch: &Batch) -> Result<(), TrainError> {
         let micro = self.config.batch.micro_sequences * batch.tokens;
         let parts = batch.ids.len().div_ceil(micro).max(1);
@@ -101,8 +103,11 @@ impl Trainer {
             Pressure::Controlled(controller) => controller.centring(),
             _ => Vec::new(),
         };
-        for (part, (ids, targets)) in batch.ids.chunks(micro).zip(batch.targets.chunks(micro)).enumerate() {
-            let forgetting = self.forgetting(Some(part as u64))?;
+        let share = self.others.world().share_of(parts);
+        let passes = batch.ids.chunks(micro).zip(batch.targets.chunks(micro)).enumerate();
+        for (number, (ids, targets)) in passes.skip(share.start).take(share.len()) {
+            // Noise is drawn by the number among all of the step's passes, whichever process runs it.
+            let forgetting = self.forgetting(Some(number as u64))?;
             let pull = self.pull(&centring, batch.sequences, batch.tokens);
             self.backend.pass(&Pass {
                 ids,
@@ -111,7 +116,7 @@ impl Trainer {
                 pull,
                 scale,
                 distill: self.config.distill as f32,
-                part,
+                part: number - share.start,
                 parts,
             })?;
         }
@@ -138,10 +143,19 @@ impl Trainer {
         }
     }
 
-    /// What is clipped together: all gradients, or, where hard gates have their own scale and rate, the weights' alone.
+    /// What is clipped together: all gradients, or, where hard gates have their own scale and rate, the others alone.
     fn clipped(&self) -> Range<usize> {
+        if biases_are_controlled(&self.config) { self.followed() } else { self.backend.layout().trained() }
+    }
+
+    /// What is trained beside the gates.
+    fn followed(&self) -> Range<usize> {
         let layout = self.backend.layout();
-        if biases_are_controlled(&self.config) { layout.group(Group::Weights) } else { 0..layout.len() }
+        match self.config.train {
+            Trained::All => layout.group(Group::Weights),
+            Trained::Gates => layout.len()..layout.len(),
+            Trained::Lora => layout.group(Group::Factors),
+        }
     }
 
     fn update(&mut self, norm: f64) -> Result<bool, TrainError> {
@@ -150,15 +164,11 @@ impl Trainer {
         let clip = if optimizer.clip > 0.0 { (optimizer.clip / (norm + NORM_EPSILON)).min(1.0) } else { 1.0 };
         let clipped = self.clipped();
         let groups = [
-            (Group::Weights, optimizer.learning_rate(self.config.steps)),
-            (Group::Gates, optimizer.gate_learning_rate(self.config.steps)),
+            (self.followed(), optimizer.learning_rate(self.config.steps)),
+            (self.backend.layout().group(Group::Gates), optimizer.gate_learning_rate(self.config.steps)),
         ];
         let mut rules = Vec::new();
-        for (group, rate) in groups {
-            let range = self.backend.layout().group(group);
-            if range.is_empty() || (group == Group::Weights && self.config.train == Trained::Gates) {
-                continue;
-            }
+        for (range, rate) in groups.into_iter().filter(|(range, _)| !range.is_empty()) {
             let rule = AdamW {
                 learning_rate: rate.at(self.step) as f32,
                 beta1: optimizer.betas[0] as f32,

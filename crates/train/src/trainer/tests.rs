@@ -1,6 +1,9 @@
 //! A whole training of a tiny model: what it learns, what it leaves on disk, and that stopping changes nothing.
 
+mod adapter;
+mod company;
 mod copy_task;
+mod device;
 mod examine;
 mod faults;
 mod result;
@@ -12,8 +15,9 @@ use std::path::{Path, PathBuf};
 
 use super::{Finish, Source, Trainer, run};
 use crate::TrainError;
+use crate::collective::Alone;
 use crate::config::Config;
-use crate::metrics::Report;
+use crate::metrics::{Quiet, Report};
 use crate::signals::Stop;
 use crate::tokenizer::train_bpe;
 
@@ -73,16 +77,23 @@ impl Workshop {
         Config::parse("test", CONFIG, &overrides).unwrap()
     }
 
+    /// A dense model of a few steps in this folder, as the key that names it.
+    fn base(&self) -> String {
+        let config = self.config("base", &["steps=2", "method=none", "gates=", "sparsity="]);
+        begin(&config, "test", &mut Quiet, &Stop::new()).unwrap();
+        format!("model={}", self.path("base/model").display())
+    }
+
     fn trainer(&self, config: &Config) -> Trainer {
         let source = Source::open(config).unwrap();
         let texts = source.texts(config, true, &mut |_| ()).unwrap();
-        Trainer::new(config, source, texts, &mut |_| ()).unwrap()
+        Trainer::new(config, source, texts, None, &mut |_| ()).unwrap()
     }
 }
 
 /// [`run`] of the model that the configuration names.
 fn begin(config: &Config, command: &str, report: &mut dyn Report, stop: &Stop) -> Result<Finish, TrainError> {
-    run(config, Source::open(config)?, command, report, stop)
+    run(config, Source::open(config)?, None, command, Box::new(Alone), report, stop)
 }
 
 /// Keeps what it is warned of.

@@ -17,7 +17,7 @@ fn config(text: &str) -> DecoderConfig {
     DecoderConfig::parse(Path::new("config.json"), text.as_bytes()).unwrap()
 }
 
-fn families() -> Vec<(&'static str, DecoderConfig)> {
+pub(super) fn families() -> Vec<(&'static str, DecoderConfig)> {
     let gpt2 = r#"{"model_type":"gpt2","architectures":["GPT2LMHeadModel"],"n_layer":2,"n_embd":12,"n_head":2,
         "n_positions":32,"vocab_size":19}"#;
     let llama = r#"{"model_type":"llama","architectures":["LlamaForCausalLM"],"num_hidden_layers":2,"hidden_size":12,
@@ -44,16 +44,16 @@ fn families() -> Vec<(&'static str, DecoderConfig)> {
     ]
 }
 
-struct Scene {
-    team: Team,
-    network: Network,
-    values: Vec<f32>,
+pub(super) struct Scene {
+    pub(super) team: Team,
+    pub(super) network: Network,
+    pub(super) values: Vec<f32>,
     ids: Vec<u32>,
     targets: Vec<u32>,
 }
 
 impl Scene {
-    fn new(config: &DecoderConfig, heads: usize) -> Self {
+    pub(super) fn new(config: &DecoderConfig, heads: usize) -> Self {
         let plan = WeightPlan::of(config, &|_| false);
         let form = GateForm { heads, width: 3 };
         let scales = vec![(0..config.hidden).map(|i| 0.5 + 0.1 * i as f32).collect(); config.layers];
@@ -74,7 +74,12 @@ impl Scene {
     }
 
     /// The loss, in f64 from f32 sums, and the gradient if asked for.
-    fn loss(&mut self, values: &[f32], pruning: &Pruning<'_>, gradients: Option<&mut [f32]>) -> f64 {
+    pub(super) fn loss(
+        &mut self,
+        values: &[f32],
+        pruning: &Pruning<'_>,
+        gradients: Option<&mut [f32]>,
+    ) -> f64 {
         let Self { team, network, ids, targets, .. } = self;
         network.refill(team, values).unwrap();
         let mut activations = network.activations(SEQUENCES, TOKENS, false);
@@ -182,18 +187,14 @@ fn weights_that_are_held_cost_no_gradients_and_change_none_of_the_gates() {
         if held {
             scene.network = scene.network.with_held_weights();
         }
-        let (values, mut gradients) = (scene.values.clone(), vec![0.0; scene.values.len()]);
+        let layout = scene.network.layout();
+        let (gates, trained) = (layout.group(Group::Gates), layout.trained());
+        let (values, mut gradients) = (scene.values.clone(), vec![0.0; trained.len()]);
         scene.loss(&values, &pruning, Some(&mut gradients));
-        (scene, gradients)
+        gradients[gates.start - trained.start..gates.end - trained.start].to_vec()
     });
-    let (scene, held) = held;
-    let layout = scene.network.layout();
-    let gates = layout.group(Group::Gates);
-    assert_eq!(free.1[gates.clone()], held[gates.clone()]);
-    assert!(held[gates].iter().any(|&gradient| gradient != 0.0));
-    let matrix = layout.range("model.layers.0.mlp.up_proj.weight").unwrap();
-    assert!(free.1[matrix.clone()].iter().any(|&gradient| gradient != 0.0));
-    assert!(held[matrix].iter().all(|&gradient| gradient == 0.0));
+    assert_eq!(free, held);
+    assert!(held.iter().any(|&gradient| gradient != 0.0));
 }
 
 #[test]

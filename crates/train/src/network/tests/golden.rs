@@ -4,13 +4,18 @@ use std::path::{Path, PathBuf};
 
 use dropcap_kernels::AttentionShape;
 use dropcap_kernels::cross_entropy::IGNORE;
+use dropcap_kernels::cuda::Device;
 use dropcap_kernels::gated_attention::{GatedShape, Rule, Saved, forward};
-use dropcap_kernels::{AdamW, AlphaSigmoid, Team, adamw, sum_of_squares};
+use dropcap_kernels::{AdamW, AlphaSigmoid, DType, Team, adamw, sum_of_squares};
 use dropcap_model::Checkpoint;
 use dropcap_policy::Floors;
 use dropcap_weights::TensorFile;
 
-use super::super::{Activations, GateForm, Gradients, Loss, Network, Pruning, Pull};
+use super::super::{Activations, GateForm, Gradients, Layout, Loss, Network, Pruning, Pull};
+use crate::backend::{Backend, Gathered, Pass, Room};
+use crate::collective::Alone;
+use crate::device::tests::device;
+use crate::device::{Cuda, Plan};
 use crate::schedule::AlphaSchedule;
 
 /// Of the published sparsity term.
@@ -328,4 +333,145 @@ fn compare(run: &str, clip: Option<f64>, steps: &[usize]) {
 fn adamw_walks_the_same_way() {
     compare("noclip", None, &[1, 3]);
     compare("clip1", Some(1.0), &[3]);
+}
+
+/// The golden model on a device, in f32.
+fn on_a_device(device: &Device, values: &[f32], rows: usize, tokens: usize) -> Cuda {
+    let checkpoint = Checkpoint::open(&golden("gpt2_dcp")).unwrap();
+    let gates = Some(GateForm { heads: 1, width: 16 });
+    let plan = Plan {
+        config: checkpoint.config(),
+        plan: checkpoint.plan(),
+        gates,
+        scales: &[],
+        dtype: DType::F32,
+        cache: DType::F32,
+        room: Room { sequences: rows, tokens, recompute: false },
+        layout: Layout::new(checkpoint.config(), checkpoint.plan(), gates),
+        held: &[],
+        still: Vec::new(),
+        teacher: crate::device::Teacher::None,
+    };
+    let mut backend = Cuda::new(device, &plan).unwrap();
+    backend.load(values, None).unwrap();
+    backend
+}
+
+/// One pass with the published loss, its gradients still on the device.
+fn device_pass(backend: &mut Cuda, layers: usize, case: &Case) -> Gathered {
+    let Case { alpha, rows, ids, targets, .. } = case;
+    let tokens = ids.len() / rows;
+    let curve = AlphaSigmoid::new(*alpha).unwrap();
+    let wanted = targets.iter().filter(|&&target| target != IGNORE).count();
+    let pairs = layers * rows * tokens.saturating_sub(1) * tokens;
+    let weight = if pairs == 0 { 0.0 } else { (GAMMA / pairs as f64) as f32 };
+    let pass = Pass {
+        ids,
+        targets,
+        pruning: &Pruning::Soft { curve: &curve, in_depth: false, floors: Floors::default() },
+        pull: Pull::PerPair { weight, last_query: false },
+        scale: 1.0 / wanted.max(1) as f32,
+        distill: 0.0,
+        part: 0,
+        parts: 1,
+    };
+    backend.pass(&pass).unwrap();
+    let all = 0..backend.layout().len();
+    backend.gather(&[all], &mut Alone).unwrap()
+}
+
+#[test]
+fn every_gradient_on_a_device_is_that_of_the_oracle() {
+    let Some(device) = device("the oracle's gradients") else { return };
+    let (network, values) = model();
+    let file = TensorFile::open(&golden("gpt2_dcp/grads.safetensors")).unwrap();
+    let inputs = TensorFile::open(&golden("gpt2_dcp/train.safetensors")).unwrap();
+    let cases: Vec<String> = file
+        .names()
+        .filter_map(|name| name.strip_suffix("transformer.wte.weight"))
+        .map(str::to_owned)
+        .collect();
+    let mut compared = 0;
+    for case in cases {
+        let (name, in_depth, alpha) = parse(&case, ".").unwrap();
+        if in_depth {
+            continue;
+        }
+        let rows = inputs.info(&format!("{name}.ids")).unwrap().shape[0];
+        let ids: Vec<u32> = integers(&inputs, &format!("{name}.ids")).into_iter().map(token).collect();
+        let targets: Vec<u32> =
+            integers(&inputs, &format!("{name}.targets")).into_iter().map(token).collect();
+        let mut backend = on_a_device(&device, &values, rows, ids.len() / rows);
+        let pass = Case { alpha, in_depth, rows, ids, targets };
+        let gathered = device_pass(&mut backend, network.config().layers, &pass);
+        let losses = doubles(&inputs, &format!("{case}losses"));
+        let tolerance = if alpha <= 2.0 { 2e-5 } else { 1e-4 };
+        for (got, expected) in [(gathered.loss.mean(), losses[0]), (GAMMA * gathered.survival, losses[1])] {
+            let close = (got - expected).abs() <= tolerance * expected.abs().max(1e-3);
+            assert!(close || !expected.is_finite(), "{case}: {got} {expected}");
+        }
+        // A first moment that forgets at once is the gradient.
+        let rule = AdamW {
+            learning_rate: 0.0,
+            beta1: 0.0,
+            beta2: 0.9,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            step: 1,
+            gradient_scale: 1.0,
+        };
+        backend.update(&[(0..values.len(), rule)]).unwrap();
+        let gradients = backend.export().unwrap().moments[0].to_vec();
+        let (mut error, mut norm) = (0.0, 0.0);
+        for slot in network.layout().slots() {
+            let expected = file.read_f32(&format!("{case}{}", published(&slot.name))).unwrap();
+            let square = |x: f32| f64::from(x) * f64::from(x);
+            let pairs = gradients[slot.range.clone()].iter().zip(&expected);
+            error += pairs.map(|(a, b)| square(a - b)).sum::<f64>();
+            norm += expected.iter().map(|&x| square(x)).sum::<f64>();
+        }
+        let relative = (error / norm).sqrt();
+        let tolerance = if alpha <= 2.0 { 2e-5 } else { 5e-3 };
+        assert!(relative < tolerance, "{case}: {relative:e}");
+        compared += 1;
+    }
+    assert!(compared >= 2, "{compared}");
+}
+
+#[test]
+fn adamw_walks_the_same_way_on_a_device() {
+    let Some(device) = device("the oracle's steps") else { return };
+    let (network, values) = model();
+    let file = TensorFile::open(&golden("adamw_step/params.safetensors")).unwrap();
+    let (batches, targets) = (integers(&file, "batches"), integers(&file, "targets"));
+    let schedule: AlphaSchedule = "cosine_1.5_4_8".parse().unwrap();
+    let mut backend = on_a_device(&device, &values, 2, 24);
+    for index in 0..4 {
+        let part = index * 48..(index + 1) * 48;
+        let ids: Vec<u32> = batches[part.clone()].iter().copied().map(token).collect();
+        let targets: Vec<u32> = targets[part].iter().copied().map(token).collect();
+        let case = Case { alpha: schedule.at(index as u64), in_depth: false, rows: 2, ids, targets };
+        device_pass(&mut backend, network.config().layers, &case);
+        let rule = AdamW {
+            learning_rate: (0.001 * (index as f64 / 4.0).min(1.0)) as f32,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            step: index as u64 + 1,
+            gradient_scale: 1.0,
+        };
+        backend.update(&[(0..values.len(), rule)]).unwrap();
+    }
+    let after = backend.export().unwrap().values.to_vec();
+    for slot in network.layout().slots() {
+        let name = format!("noclip.step3.{}", published(&slot.name));
+        let expected = file.read_f32(&name).unwrap();
+        // The middle third, the keys', has a zero gradient, of which only rounding noise is left.
+        let noise = if name.ends_with("c_attn.bias") { 48..96 } else { 0..0 };
+        for (index, (got, expected)) in after[slot.range.clone()].iter().zip(&expected).enumerate() {
+            let close = (got - expected).abs() < 2e-6;
+            assert!(close || noise.contains(&index), "{name}[{index}]: {got} {expected}");
+        }
+    }
 }

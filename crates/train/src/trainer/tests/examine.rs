@@ -10,7 +10,7 @@ use crate::trainer::{Source, examine};
 /// The error of a look and that of the run, which must be the same.
 fn both(config: &Config) -> String {
     let there = config.output.exists();
-    let looked = examine(config, &Source::open(config).unwrap(), &mut Quiet).unwrap_err().to_string();
+    let looked = examine(config, &Source::open(config).unwrap(), None, &mut Quiet).unwrap_err().to_string();
     assert_eq!(config.output.exists(), there, "a look leaves nothing");
     let ran = begin(config, "test", &mut Quiet, &Stop::new()).unwrap_err().to_string();
     assert_eq!(looked, ran);
@@ -40,11 +40,11 @@ fn a_look_at_a_directory_sees_who_works_there_and_what_was_begun() {
     let workshop = Workshop::new();
     let config = workshop.config("run", &["steps=4"]);
     let source = Source::open(&config).unwrap();
-    let looked = examine(&config, &source, &mut Quiet).unwrap();
+    let looked = examine(&config, &source, None, &mut Quiet).unwrap();
     assert!(looked.train_tokens > 1000 && looked.valid_tokens.len() == 1 && looked.from_step == 0);
     assert!(!workshop.path("run").exists() && !workshop.path("cache").exists());
     begin(&config, "test", &mut Quiet, &Stop::new()).unwrap();
-    assert_eq!(examine(&config, &source, &mut Quiet).unwrap().from_step, 4);
+    assert_eq!(examine(&config, &source, None, &mut Quiet).unwrap().from_step, 4);
     assert!(both(&workshop.config("run", &["steps=4", "seed=9"])).contains("seed"));
     let held = RunDirectory::open(&config.output).unwrap();
     assert!(both(&config).contains("in use by the process"));
@@ -66,7 +66,7 @@ fn text_without_an_end_is_warned_of_before_and_in_the_run() {
     fs::write(&file, text.replace("<|endoftext|>", "<|other|>")).unwrap();
     let config = workshop.config("run", &["steps=1"]);
     let (mut looked, mut ran) = (Warnings::default(), Warnings::default());
-    examine(&config, &Source::open(&config).unwrap(), &mut looked).unwrap();
+    examine(&config, &Source::open(&config).unwrap(), None, &mut looked).unwrap();
     begin(&config, "test", &mut ran, &Stop::new()).unwrap();
     assert!(looked.0[0].contains("names a token that ends a text"), "{:?}", looked.0);
     assert_eq!(looked.0[0], ran.0[0]);

@@ -1,6 +1,5 @@
 use super::{Workshop, begin, values};
 use crate::TrainError;
-use crate::network::Group;
 
 #[test]
 fn steps_that_are_not_finite_change_nothing_and_then_stop_the_run() {
@@ -34,20 +33,6 @@ fn a_batch_without_targets_is_no_nan() {
     batch.targets.fill(dropcap_kernels::cross_entropy::IGNORE);
     let outcome = trainer.step_on(&batch).unwrap();
     assert!(!outcome.skipped && outcome.loss.targets == 0 && outcome.loss.mean() == 0.0);
-}
-
-#[test]
-fn gates_alone_are_trained_when_only_they_are_asked_for() {
-    let workshop = Workshop::new();
-    let changes = ["train=gates", "sparsity.ramp={from: 0.0, until: 0.1}", "optimizer.warmup=0"];
-    let mut trainer = workshop.trainer(&workshop.config("run", &changes));
-    let before = values(&mut trainer);
-    (0..3).for_each(|_| assert!(!trainer.step().unwrap().skipped));
-    let after = values(&mut trainer);
-    let layout = trainer.backend.layout();
-    let (weights, gates) = (layout.group(Group::Weights), layout.group(Group::Gates));
-    assert_eq!(after[weights.clone()], before[weights]);
-    assert_ne!(after[gates.clone()], before[gates]);
 }
 
 #[test]
@@ -87,7 +72,8 @@ fn budgets_of_another_number_of_layers_are_refused() {
     let config = workshop.config("run", &changes);
     let source = crate::trainer::Source::open(&config).unwrap();
     let texts = source.texts(&config, false, &mut |_| ()).unwrap();
-    let error = crate::trainer::Trainer::new(&config, source, texts, &mut |_| ()).unwrap_err().to_string();
+    let error =
+        crate::trainer::Trainer::new(&config, source, texts, None, &mut |_| ()).unwrap_err().to_string();
     assert!(error.contains("sparsity.budgets") && error.contains('3') && error.contains('2'), "{error}");
 }
 

@@ -4,6 +4,7 @@ use dropcap_cache::{Death, KvCache, NEVER, PagePool};
 use dropcap_kernels::{DType, Team};
 use dropcap_methods::ModelFacts;
 use dropcap_model::{Checkpoint, Decoder, Logits, Scratch, Segment};
+use dropcap_policy::Action;
 
 use super::{Workshop, begin};
 use crate::metrics::Quiet;
@@ -12,7 +13,7 @@ use crate::signals::Stop;
 use crate::trainer::{Evaluation, Finish};
 
 /// Inference and training compute the same sums in different orders.
-const TOLERANCE: f64 = 1e-4;
+pub(super) const TOLERANCE: f64 = 1e-4;
 /// Those differences move a number over the border between two of 16 bits now and then, and such a step is 2^15 times
 /// as large.
 const ROUNDED_TOLERANCE: f64 = 2e-3;
@@ -27,7 +28,16 @@ pub(super) struct Inferred {
 
 /// Runs the engine's decoder with the directory of a result on texts of `ids` and their targets.
 pub(super) fn infer(model: &Path, kv_dtype: DType, texts: &[(&[u32], &[u32])]) -> Inferred {
-    let checkpoint = Checkpoint::open(model).unwrap();
+    infer_with(&Checkpoint::open(model).unwrap(), model, kv_dtype, texts)
+}
+
+/// [`infer`] of a checkpoint with gates from another folder.
+pub(super) fn infer_with(
+    checkpoint: &Checkpoint,
+    gates: &Path,
+    kv_dtype: DType,
+    texts: &[(&[u32], &[u32])],
+) -> Inferred {
     let config = checkpoint.config();
     let layers = config.layers;
     let facts = ModelFacts {
@@ -36,12 +46,16 @@ pub(super) fn infer(model: &Path, kv_dtype: DType, texts: &[(&[u32], &[u32])]) -
         kv_heads: config.kv_heads,
         head_dim: config.head_dim,
         family: config.family.to_string(),
-        fingerprint: checkpoint.fingerprint().unwrap(),
-        directory: Some(model.to_path_buf()),
+        fingerprint: Some(checkpoint.fingerprint().unwrap()),
+        directory: Some(gates.to_path_buf()),
     };
     let policy = dropcap_methods::build(&"dcp".parse().unwrap(), &facts).unwrap();
+    for rule in policy.rules().unwrap() {
+        let Action::Vote { gates, .. } = &rule.action else { continue };
+        assert_eq!(gates.kv_dtype(), Some(kv_dtype), "the file names the cache that it was settled for");
+    }
     let team = Team::new(2).unwrap();
-    let decoder = Decoder::load(&team, &checkpoint, DType::F32).unwrap();
+    let decoder = Decoder::load(&team, checkpoint, DType::F32).unwrap();
     let pool: PagePool = decoder.page_pool(policy.as_ref(), kv_dtype, None).unwrap();
     let lanes = decoder.lanes_per_layer(policy.as_ref());
     let mut inferred = Inferred { keep: vec![0.0; layers], loss: 0.0 };
@@ -73,7 +87,9 @@ pub(super) fn infer(model: &Path, kv_dtype: DType, texts: &[(&[u32], &[u32])]) -
 /// A run, and what inference with a cache of `kv_dtype` does on the texts of its evaluation.
 fn trained(workshop: &Workshop, changes: &[&str], kv_dtype: DType) -> (Evaluation, Inferred) {
     let config = workshop.config("run", changes);
-    let Finish::Done { model, evaluation } = begin(&config, "test", &mut Quiet, &Stop::new()).unwrap() else {
+    let Finish::Done { folder: model, evaluation } =
+        begin(&config, "test", &mut Quiet, &Stop::new()).unwrap()
+    else {
         panic!("nobody asked it to stop");
     };
     let windows = workshop.trainer(&config).valid[0].evaluation_windows(config.evaluate.windows);

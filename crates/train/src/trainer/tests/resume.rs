@@ -42,7 +42,9 @@ fn state(workshop: &Workshop, output: &str, step: u64) -> Vec<Vec<u8>> {
 
 /// The result without its card, which names the run.
 fn result(workshop: &Workshop, output: &str) -> Vec<Vec<u8>> {
-    let folder = workshop.path(output).join("model");
+    let run = workshop.path(output);
+    let folder =
+        ["model", "adapter"].map(|name| run.join(name)).into_iter().find(|path| path.exists()).unwrap();
     let mut names: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     names.sort();
     names.iter().filter(|path| !path.ends_with("README.md")).map(|path| read(path)).collect()
@@ -72,10 +74,17 @@ proptest! {
 #[test]
 fn a_run_with_a_teacher_goes_on_with_the_same_bits() {
     let workshop = Workshop::new();
-    let config = workshop.config("base", &["steps=2", "method=none", "gates=", "sparsity="]);
-    begin(&config, "test", &mut Quiet, &Stop::new()).unwrap();
-    let model = format!("model={}", workshop.path("base/model").display());
+    let model = workshop.base();
     stopping_does_not_show(&workshop, &[&model, "init=", "tokenizer=", "distill=0.5"], 7);
+}
+
+#[test]
+fn a_run_beside_a_held_model_goes_on_with_the_same_bits() {
+    for train in ["train=lora", "train=gates"] {
+        let workshop = Workshop::new();
+        let model = workshop.base();
+        stopping_does_not_show(&workshop, &[&model, "init=", "tokenizer=", "distill=0.5", train], 5);
+    }
 }
 
 fn stopping_does_not_show(workshop: &Workshop, changes: &[&str], at: u64) {

@@ -80,7 +80,7 @@ fn the_biases_that_are_written_keep_at_most_the_target_in_the_cache_that_they_ar
         let settled = finished.settled.unwrap();
         let texts = trainer.settling_texts();
         let texts: Vec<(&[u32], &[u32])> = texts.iter().map(|text| (&text[..], &[][..])).collect();
-        let kept = infer(&finished.model, kv_dtype, &texts).keep;
+        let kept = infer(&finished.folder, kv_dtype, &texts).keep;
         for ((kept, measured), target) in kept.iter().zip(&settled.keep).zip(&settled.targets) {
             assert!(measured <= target, "{settled:?}");
             assert!((kept - measured).abs() < 2e-3, "{kv_dtype}: {kept:?} {settled:?}");

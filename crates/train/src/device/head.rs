@@ -1,0 +1,104 @@
+//! The head and the loss on the device, in slices of rows.
+
+use dropcap_kernels::KernelError;
+use dropcap_kernels::cross_entropy::Shares;
+use dropcap_kernels::cuda::{DeviceBuffer, DeviceSlice};
+use dropcap_kernels::matmul::{Sum, TrainMatrix};
+use dropcap_kernels::{DType, cross_entropy::IGNORE};
+
+use super::forward::Run;
+use super::gradients::Gradients;
+use super::room::SLICE;
+use super::weights::Weights;
+use crate::network::Loss;
+
+/// What a pass is to predict, and where its losses go.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Goal<'a> {
+    /// u32 `[t]`.
+    pub(super) targets: &'a DeviceBuffer<u32>,
+    /// f32 `[t, 2]`.
+    pub(super) losses: &'a DeviceBuffer<f32>,
+    pub(super) teacher: Option<Lesson<'a>>,
+    pub(super) shares: Shares,
+}
+
+/// What a teacher made of the same tokens.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lesson<'a> {
+    pub(super) weights: &'a Weights,
+    /// After its final norm, W `[t, c]`.
+    pub(super) output: &'a DeviceBuffer<u8>,
+    /// Room for its logits, as large as that for ours.
+    pub(super) logits: &'a DeviceBuffer<f32>,
+}
+
+impl Run<'_> {
+    /// Writes each row's losses; with `gradients`, adds the head's and leaves that of its input in the room.
+    pub(super) fn loss(&self, goal: Goal<'_>, gradients: Option<&Gradients>) -> Result<(), KernelError> {
+        let Self { kernels, network, weights, room, .. } = self;
+        let (vocabulary, stride) = (network.config.vocabulary, room.stride);
+        let element = kernels.dtype.bytes();
+        let head = &network.head;
+        for first in (0..self.rows()).step_by(SLICE) {
+            let rows = SLICE.min(self.rows() - first);
+            let x = self.slice(&room.normed, first, rows)?;
+            let out = self.logits(&room.logits, rows)?;
+            kernels.products.multiply(x, weights.matrix(head)?, Sum::Store, None, out)?;
+            let mut teacher_logits = None;
+            if let Some(Lesson { weights, output, logits }) = goal.teacher {
+                let x = self.slice(output, first, rows)?;
+                let out = self.logits(logits, rows)?;
+                kernels.products.multiply(x, weights.matrix(head)?, Sum::Store, None, out)?;
+                teacher_logits = Some(logits);
+            }
+            kernels.loss.slice(
+                vocabulary,
+                stride,
+                &room.logits,
+                teacher_logits,
+                DeviceSlice::new(goal.targets, first..first + rows)?,
+                goal.shares,
+                DeviceSlice::new(goal.losses, 2 * first..2 * (first + rows))?,
+            )?;
+            if let Some(gradients) = gradients {
+                // The gradient of each row begins where the row began.
+                let gradient = DeviceSlice::from(&room.logits).bytes();
+                let apart = stride * size_of::<f32>() / element;
+                let d = TrainMatrix::new(gradient, kernels.dtype, rows, vocabulary, apart)?;
+                head.weight_gradient(kernels, gradients, x, d)?;
+                head.input_gradient(kernels, weights, d, self.slice(&room.back.d_input, first, rows)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Some rows of `[t, c]` in the format of products.
+    fn slice<'b>(
+        &self,
+        buffer: &'b DeviceBuffer<u8>,
+        first: usize,
+        rows: usize,
+    ) -> Result<TrainMatrix<'b>, KernelError> {
+        let (width, dtype) = (self.network.config.hidden, self.kernels.dtype);
+        let bytes = first * width * dtype.bytes()..(first + rows) * width * dtype.bytes();
+        TrainMatrix::new(DeviceSlice::new(buffer, bytes)?, dtype, rows, width, width)
+    }
+
+    fn logits<'b>(&self, buffer: &'b DeviceBuffer<f32>, rows: usize) -> Result<TrainMatrix<'b>, KernelError> {
+        let vocabulary = self.network.config.vocabulary;
+        TrainMatrix::new(DeviceSlice::from(buffer).bytes(), DType::F32, rows, vocabulary, self.room.stride)
+    }
+}
+
+/// The sums of rows' losses that were copied from the device.
+pub(super) fn sum_of(losses: &[f32], targets: &[u32]) -> Loss {
+    let mut sum = Loss::default();
+    let rows = losses.chunks_exact(2).zip(targets);
+    for (row, _) in rows.filter(|&(_, &target)| target != IGNORE) {
+        sum.cross_entropy += f64::from(row[0]);
+        sum.divergence += f64::from(row[1]);
+        sum.targets += 1;
+    }
+    sum
+}

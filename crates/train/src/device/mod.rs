@@ -1,0 +1,297 @@
+//! Training on a CUDA device: the decoder of [`network`](crate::network) with every number of a step on the card.
+//!
+//! Parameters, moments and gradients are f32; products read a copy of the parameters in their own format. A step is sent without waiting; what it came to is fetched once.
+
+mod attention;
+mod backward;
+mod forward;
+mod gates;
+mod gradients;
+mod head;
+mod kernels;
+mod look;
+mod matrix;
+mod need;
+mod network;
+mod part;
+mod place;
+mod room;
+mod sample;
+#[cfg(test)]
+pub(crate) mod tests;
+mod verbs;
+mod weights;
+mod windows;
+
+use std::ops::Range;
+
+use dropcap_kernels::cuda::{Device, DeviceBuffer, PinnedBuffer};
+use dropcap_kernels::gated_attention::{DeviceCurve, GateScratch};
+use dropcap_kernels::reduce::DeviceSums;
+use dropcap_kernels::training::KeepTable;
+use dropcap_kernels::{DType, KernelError};
+use dropcap_model::{DecoderConfig, WeightPlan};
+
+pub use need::Need;
+
+use crate::TrainError;
+use crate::backend::Room as Size;
+use crate::network::{GateForm, Layout, Pruning, gated_shape};
+use forward::Run;
+use gates::GateMaps;
+use gradients::Gradients;
+use kernels::Kernels;
+use look::Look;
+use network::Network;
+use part::Part;
+use place::Places;
+use room::Room;
+use sample::Sample;
+use weights::Weights;
+use windows::Windows;
+
+/// The most ranges whose squares are summed at a time.
+const MOST_RANGES: usize = 16;
+
+/// What is trained on a device, and how.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    /// What the network computes.
+    pub config: &'a DecoderConfig,
+    /// Its tensors.
+    pub plan: &'a WeightPlan,
+    /// The form of its gates, if it has any.
+    pub gates: Option<GateForm>,
+    /// What each layer's gates multiply their input's channels by; empty for nothing.
+    pub scales: &'a [Vec<f32>],
+    /// The format of products' operands: f32 or bf16.
+    pub dtype: DType,
+    /// How inference will store keys, values and key gates.
+    pub cache: DType,
+    /// How much is computed at once.
+    pub room: Size,
+    /// Where its parameters lie, without factors; what of them trains.
+    pub layout: Layout,
+    /// The values of those that do not train.
+    pub held: &'a [f32],
+    /// What trains and does not follow its gradient.
+    pub still: Vec<Range<usize>>,
+    /// Who is imitated.
+    pub teacher: Teacher<'a>,
+}
+
+/// Whose dense predictions are imitated.
+#[derive(Debug, Clone, Copy)]
+pub enum Teacher<'a> {
+    /// Nobody's.
+    None,
+    /// The model's own, whose weights are held.
+    Student,
+    /// Those of a model with these weights, in the plan's order.
+    Apart(&'a [f32]),
+}
+
+/// A network whose parameters lie on a CUDA device.
+#[derive(Debug)]
+pub struct Cuda {
+    layout: Layout,
+    places: Places,
+    cache: DType,
+    kernels: Kernels,
+    network: Network,
+    weights: Weights,
+    teacher: Taught,
+    gradients: Gradients,
+    room: Room,
+    maps: Vec<GateMaps>,
+    /// Whether the maps are those of the present values.
+    packed: bool,
+    windows: Windows,
+    table: KeepTable,
+    parts: Vec<Part>,
+    /// Passes of the step so far.
+    passes: usize,
+    /// Passes of the step in all processes.
+    all_passes: usize,
+    lambda: DeviceBuffer<f32>,
+    sent_lambda: PinnedBuffer<f32>,
+    /// Of soft votes at this step.
+    curve: DeviceCurve,
+    squares: Squares,
+    sample: Sample,
+    look: Option<Look>,
+}
+
+/// The weights of whoever is imitated.
+#[derive(Debug)]
+enum Taught {
+    Nobody,
+    Student,
+    Apart(Weights),
+}
+
+/// Sums of squares of gradients.
+#[derive(Debug)]
+struct Squares {
+    scratch: DeviceBuffer<f64>,
+    totals: DeviceBuffer<f64>,
+    fetched: PinnedBuffer<f64>,
+}
+
+impl Cuda {
+    /// A network with all values zero.
+    ///
+    /// # Errors
+    /// A format of 16 bits that is not bf16, kernels that do not compile for this model, too little memory.
+    pub fn new(device: &Device, plan: &Plan<'_>) -> Result<Self, TrainError> {
+        let &Plan { config, gates, dtype, cache, room: size, .. } = plan;
+        if dtype == DType::F16 {
+            let what = "f16 has too few exponents for gradients: train in bf16 or f32".to_owned();
+            return Err(TrainError::Internal { what });
+        }
+        let layout = plan.layout.clone();
+        let places = Places::new(&layout, plan.plan);
+        let kernels = Kernels::new(device, config, gates, dtype, cache)?;
+        let network = Network::new(&kernels, config, plan.plan, gates, &layout, &places, size.tokens)?;
+        let teacher = match plan.teacher {
+            Teacher::None => Taught::Nobody,
+            Teacher::Student => Taught::Student,
+            Teacher::Apart(values) => {
+                let places = Places::new(&Layout::new(config, plan.plan, None), plan.plan);
+                let weights = Weights::new(&kernels, &places)?;
+                weights.load(&kernels, &places, 0, values)?;
+                Taught::Apart(weights)
+            }
+        };
+        let weights = Weights::new(&kernels, &places)?;
+        weights.load(&kernels, &places, 0, plan.held)?;
+        let still = plan.still.iter().map(|range| places.of(range)).collect();
+        let first = places.of(&layout.trained()).start;
+        // The widest shape of attention, whichever way a pass forgets.
+        let floors = dropcap_policy::Floors::default();
+        let pruning = Pruning::Hard { floors, shifts: &[], noise: None };
+        let shape = gated_shape(config, gates, 0, [size.sequences, size.tokens], &pruning);
+        let heads = gates.map_or(0, |form| form.heads);
+        let zeros = |what, len| DeviceBuffer::zeroed(device, what, len).map_err(KernelError::from);
+        let mut cuda = Self {
+            weights,
+            gradients: Gradients::new(&kernels, &places, first, still, network.widest_vector())?,
+            room: Room::new(&kernels, &network, &shape, size.recompute, !matches!(teacher, Taught::Nobody))?,
+            maps: match gates {
+                None => Vec::new(),
+                Some(_) => {
+                    (0..config.layers).map(|_| GateMaps::new(&kernels, &network)).collect::<Result<_, _>>()?
+                }
+            },
+            packed: false,
+            windows: Windows::default(),
+            table: KeepTable::new(device, size.tokens)?,
+            parts: Vec::new(),
+            passes: 0,
+            all_passes: 1,
+            lambda: DeviceBuffer::zeroed(device, "what entries cost", config.layers * heads)
+                .map_err(KernelError::from)?,
+            sent_lambda: PinnedBuffer::zeroed(device, config.layers * heads).map_err(KernelError::from)?,
+            curve: DeviceCurve::new(device)?,
+            squares: Squares {
+                scratch: zeros("sums of squares", DeviceSums::SQUARES_SCRATCH)?,
+                totals: zeros("sums of squares", MOST_RANGES)?,
+                fetched: PinnedBuffer::zeroed(device, MOST_RANGES).map_err(KernelError::from)?,
+            },
+            sample: Sample::new(&kernels)?,
+            look: None,
+            layout,
+            places,
+            cache,
+            kernels,
+            network,
+            teacher,
+        };
+        cuda.set_scales(plan.scales)?;
+        Ok(cuda)
+    }
+
+    fn set_scales(&mut self, scales: &[Vec<f32>]) -> Result<(), TrainError> {
+        let hidden = self.network.config.hidden;
+        let fits = scales.is_empty() || scales.len() == self.maps.len();
+        if !fits || scales.iter().any(|scale| scale.len() != hidden) {
+            let what = format!("scales of {} layers for gates of {}", scales.len(), self.maps.len());
+            return Err(TrainError::Internal { what });
+        }
+        self.packed = false;
+        for (maps, scale) in self.maps.iter_mut().zip(scales) {
+            maps.rescale(&self.kernels, scale)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the gates' maps of the present values, where they are not.
+    fn pack(&mut self) -> Result<(), TrainError> {
+        if self.packed {
+            return Ok(());
+        }
+        for (maps, layer) in self.maps.iter().zip(&self.network.layers) {
+            if let Some(places) = &layer.gates {
+                maps.refill(&self.kernels, &self.weights, places)?;
+            }
+        }
+        self.packed = true;
+        Ok(())
+    }
+
+    /// The model at work on `sequences`.
+    fn run<'a>(&'a self, sequences: usize, pruning: &'a Pruning<'a>) -> Run<'a> {
+        Run {
+            kernels: &self.kernels,
+            network: &self.network,
+            weights: &self.weights,
+            room: &self.room,
+            sequences,
+            pruning,
+            windows: &self.windows,
+            maps: &self.maps,
+            cache: self.cache,
+            soft: None,
+        }
+    }
+
+    /// Checks a batch of whole sequences and gives their number; prepares what its pruning needs.
+    fn admit(&mut self, ids: &[u32], targets: &[u32], pruning: &Pruning<'_>) -> Result<usize, TrainError> {
+        let (config, tokens) = (&self.network.config, self.room.tokens);
+        let sequences = ids.len() / tokens.max(1);
+        let fits = sequences * tokens == ids.len() && (1..=self.room.sequences).contains(&sequences);
+        if !fits || targets.len() != ids.len() {
+            let most = self.room.sequences;
+            let what = format!(
+                "{} tokens and {} targets for 1 to {most} sequences of {tokens}",
+                ids.len(),
+                targets.len()
+            );
+            return Err(TrainError::Internal { what });
+        }
+        if let Pruning::Soft { in_depth, .. } = pruning {
+            if *in_depth {
+                let what = "soft gates whose deaths propagate in depth on a device".to_owned();
+                return Err(TrainError::Internal { what });
+            }
+            if self.room.soft.is_none() {
+                let shape =
+                    gated_shape(config, self.network.gates, 0, [self.room.sequences, tokens], pruning);
+                let Kernels { device, specialisation, .. } = &self.kernels;
+                self.room.soft = Some(GateScratch::new(device, specialisation, &shape, 1)?);
+            }
+        }
+        crate::network::check_tokens(config, tokens, ids)?;
+        dropcap_kernels::cross_entropy::TrainCrossEntropy::check_targets(targets, config.vocabulary)?;
+        self.windows.prepare(&self.kernels.device, [self.room.sequences, tokens], pruning)?;
+        self.pack()?;
+        Ok(sequences)
+    }
+
+    /// Room for one micro-batch of `rows` tokens.
+    fn part(&self, rows: usize, places: usize) -> Result<Part, KernelError> {
+        let heads = self.network.gates.map_or(0, |form| form.heads);
+        let layers = if heads > 0 { self.network.layers.len() } else { 0 };
+        Part::new(&self.kernels, rows, places, [layers, heads])
+    }
+}

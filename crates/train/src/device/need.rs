@@ -1,0 +1,71 @@
+//! How much memory a training takes on a device, before any is taken.
+
+use dropcap_kernels::DType;
+
+use super::room::SLICE;
+use super::{Plan, Teacher};
+use crate::network::Group;
+
+/// Bytes on a device, about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Need {
+    /// Of values, gradients, moments, the copy for products, and a teacher.
+    pub parameters: usize,
+    /// Of one micro-batch's activations and their gradients.
+    pub activations: usize,
+    /// Of compiled kernels, the library of products and the driver: a guess from what was seen.
+    pub rest: usize,
+}
+
+/// What the kernels of gates take at most for the pairs of a strip of queries.
+const STRIPS: usize = 256 << 20;
+/// The context, compiled kernels and workspaces: rather too much than too little.
+const REST: usize = 1 << 30;
+
+impl Need {
+    /// All of it.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.parameters + self.activations + self.rest
+    }
+}
+
+impl Plan<'_> {
+    /// What it takes on a device.
+    #[must_use]
+    pub fn need(&self) -> Need {
+        let config = self.config;
+        let layout = &self.layout;
+        let (all, weights) = (layout.len(), layout.group(Group::Weights).len());
+        let narrow = self.dtype.bytes();
+        // Values, and the copy that products read where it is not the values themselves.
+        let held = 4 + if self.dtype == DType::F32 { 0 } else { narrow };
+        let trained = layout.trained().len();
+        let taught = if matches!(self.teacher, Teacher::Apart(_)) { weights } else { 0 };
+        let parameters = held * (all + taught) + 12 * trained;
+
+        let room = self.room;
+        let rows = room.sequences * room.tokens;
+        let (heads, gates) = self.gates.map_or((0, 0), |form| (form.heads, form.heads * form.width));
+        let fused = config.query_width() + 2 * config.key_width();
+        let (hidden, mixed) = (config.hidden, config.query_width());
+        let (up, active) = (config.up_width(), config.intermediate);
+        let raw = if config.qk_norm { fused } else { 0 };
+        let layer = narrow * (2 * hidden + fused + raw + mixed + up + active)
+            + 4 * (hidden + 4 + config.heads + 2 * gates + heads);
+        let layers = if room.recompute { 1 } else { config.layers };
+        let back = narrow * (2 * hidden + mixed + fused + up + active + gates)
+            + 4 * (hidden + config.heads + 2 * gates);
+        let stream = 4 * hidden * (config.layers + 1);
+        let tiles = room.tokens.div_ceil(64);
+        // Pairs of a strip, at most STRIPS bytes, and the smallest scores of keys.
+        let pairs = (room.sequences * config.kv_heads * tiles * tiles * 64 * 64 * narrow).min(STRIPS);
+        let (votes, strips) = if gates > 0 { (heads * (4 * tiles + 16) + 2 * hidden, pairs) } else { (0, 0) };
+        let logits = 4 * SLICE.min(rows) * config.vocabulary.next_multiple_of(64);
+        let outputs = if matches!(self.teacher, Teacher::None) { 1 } else { 2 };
+        let activations = rows * (layers * layer + back + stream + votes + outputs * narrow * hidden)
+            + outputs * logits
+            + strips;
+        Need { parameters, activations, rest: REST }
+    }
+}

@@ -1,0 +1,167 @@
+//! The decoder as the device computes it: where each layer's parameters lie.
+
+use std::ops::Range;
+
+use dropcap_kernels::cuda::DeviceSlice;
+use dropcap_kernels::norm::NormSlices;
+use dropcap_kernels::rope::{HeadNorms, RopeTables};
+use dropcap_kernels::{KernelError, RopeTable};
+use dropcap_methods::GateLayout;
+use dropcap_model::{DecoderConfig, LayerPlan, MatrixPlan, NormPlan, Position, WeightPlan};
+
+use super::gradients::Gradients;
+use super::kernels::Kernels;
+use super::matrix::Matrix;
+use super::place::Places;
+use super::weights::Weights;
+use crate::TrainError;
+use crate::network::{GateForm, Layout};
+
+/// Places of all parameters by what they are for.
+#[derive(Debug)]
+pub(super) struct Network {
+    pub(super) config: DecoderConfig,
+    pub(super) gates: Option<GateForm>,
+    pub(super) embedding: Range<usize>,
+    pub(super) positions: Option<Range<usize>>,
+    pub(super) rope: Option<RopeTables>,
+    pub(super) layers: Vec<Layer>,
+    pub(super) final_norm: Norm,
+    pub(super) head: Matrix,
+}
+
+/// One layer.
+#[derive(Debug)]
+pub(super) struct Layer {
+    pub(super) attention_norm: Norm,
+    pub(super) qkv: Matrix,
+    /// Weights of the norms of each head's queries and keys.
+    pub(super) head_norms: Option<[Range<usize>; 2]>,
+    pub(super) output: Matrix,
+    pub(super) mlp_norm: Norm,
+    pub(super) up: Matrix,
+    pub(super) down: Matrix,
+    pub(super) gates: Option<GatePlaces>,
+}
+
+/// Two maps `[G r, c]` and the biases `[G]`.
+#[derive(Debug)]
+pub(super) struct GatePlaces {
+    pub(super) query: Range<usize>,
+    pub(super) key: Range<usize>,
+    pub(super) bias: Range<usize>,
+}
+
+/// A norm over the residual stream.
+#[derive(Debug)]
+pub(super) struct Norm {
+    weight: Range<usize>,
+    bias: Option<Range<usize>>,
+}
+
+impl Network {
+    /// The network of a plan whose tensors lie at `places`, for sequences of `tokens`.
+    pub(super) fn new(
+        kernels: &Kernels,
+        config: &DecoderConfig,
+        plan: &WeightPlan,
+        gates: Option<GateForm>,
+        layout: &Layout,
+        places: &Places,
+        tokens: usize,
+    ) -> Result<Self, TrainError> {
+        let of = |name: &str| -> Result<Range<usize>, TrainError> { Ok(places.of(&layout.range(name)?)) };
+        let norm = |norm: &NormPlan| -> Result<Norm, TrainError> {
+            let bias = norm.bias.as_ref().map(|bias| of(&bias.tensor)).transpose()?;
+            Ok(Norm { weight: of(&norm.weight.tensor)?, bias })
+        };
+        let matrix = |plan: &MatrixPlan| Matrix::planned(plan, layout, places);
+        let layer = |(index, layer): (usize, &LayerPlan)| -> Result<Layer, TrainError> {
+            let head_norms = match (&layer.query_norm, &layer.key_norm) {
+                (Some(query), Some(key)) => Some([of(&query.tensor)?, of(&key.tensor)?]),
+                _ => None,
+            };
+            let gates = match gates {
+                None => None,
+                Some(_) => {
+                    let [query, key, bias] = GateLayout::Dropcap.names(index);
+                    Some(GatePlaces { query: of(&query)?, key: of(&key)?, bias: of(&bias)? })
+                }
+            };
+            Ok(Layer {
+                attention_norm: norm(&layer.attention_norm)?,
+                qkv: matrix(&layer.qkv)?,
+                head_norms,
+                output: matrix(&layer.output)?,
+                mlp_norm: norm(&layer.mlp_norm)?,
+                up: matrix(&layer.up)?,
+                down: matrix(&layer.down)?,
+                gates,
+            })
+        };
+        let rope = match config.position {
+            Position::Learned => None,
+            Position::Rope(rope) => {
+                let (inv_freq, attention_scaling) = rope.frequencies(config.head_dim);
+                let table = RopeTable { inv_freq, attention_scaling };
+                Some(RopeTables::new(&kernels.device, &table, tokens)?)
+            }
+        };
+        let table = |plan: &MatrixPlan| matrix(plan).map(|matrix| matrix.weight);
+        Ok(Self {
+            embedding: table(&plan.embedding)?,
+            positions: plan.positions.as_ref().map(table).transpose()?,
+            rope,
+            layers: plan.layers.iter().enumerate().map(layer).collect::<Result<_, _>>()?,
+            final_norm: norm(&plan.final_norm)?,
+            head: matrix(plan.head.as_ref().unwrap_or(&plan.embedding))?,
+            config: config.clone(),
+            gates,
+        })
+    }
+
+    /// Width of a row `[q | k | v]`.
+    pub(super) fn fused_width(&self) -> usize {
+        self.config.query_width() + 2 * self.config.key_width()
+    }
+
+    /// The longest vector among the parameters that has a gradient whether it trains or not.
+    pub(super) fn widest_vector(&self) -> usize {
+        self.config.hidden.max(self.config.head_dim).max(self.config.kv_heads)
+    }
+}
+
+impl Norm {
+    pub(super) fn values<'a>(&self, weights: &'a Weights) -> Result<NormSlices<'a>, KernelError> {
+        let bias = self.bias.as_ref().map(|bias| weights.of(bias)).transpose()?;
+        Ok(NormSlices { weight: weights.of(&self.weight)?, bias })
+    }
+
+    pub(super) fn gradients<'a>(&self, gradients: &'a Gradients) -> Result<NormSlices<'a>, KernelError> {
+        let bias = self.bias.as_ref().map(|bias| gradients.vector(bias)).transpose()?;
+        Ok(NormSlices { weight: gradients.vector(&self.weight)?, bias })
+    }
+}
+
+impl Layer {
+    pub(super) fn head_norms<'a>(&self, weights: &'a Weights) -> Result<Option<HeadNorms<'a>>, KernelError> {
+        self.norms_of(|place| weights.of(place))
+    }
+
+    pub(super) fn head_norm_gradients<'a>(
+        &self,
+        gradients: &'a Gradients,
+    ) -> Result<Option<HeadNorms<'a>>, KernelError> {
+        self.norms_of(|place| gradients.vector(place))
+    }
+
+    fn norms_of<'a>(
+        &self,
+        of: impl Fn(&Range<usize>) -> Result<DeviceSlice<'a, f32>, KernelError>,
+    ) -> Result<Option<HeadNorms<'a>>, KernelError> {
+        match &self.head_norms {
+            None => Ok(None),
+            Some([query, key]) => Ok(Some(HeadNorms { query: of(query)?, key: of(key)? })),
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Memory for the numbers of a pass.
+
+use dropcap_kernels::cuda::DeviceBuffer;
+use dropcap_kernels::gated_attention::{GateScratch, GatedShape};
+use dropcap_kernels::norm::TrainNorm;
+use dropcap_kernels::reduce::DeviceSums;
+use dropcap_kernels::rope::TrainTurn;
+use dropcap_kernels::{DType, KernelError};
+
+use super::kernels::Kernels;
+use super::network::Network;
+
+/// Rows whose logits exist at a time.
+pub(super) const SLICE: usize = 2048;
+
+/// Everything that a pass over b sequences of T tokens (t = b T rows) writes and the way back reads; W is the format of
+/// products.
+#[derive(Debug)]
+pub(super) struct Room {
+    pub(super) sequences: usize,
+    pub(super) tokens: usize,
+    pub(super) recompute: bool,
+    /// The residual stream before each layer, and after the last: `[layers + 1]`, f32 `[t, c]`.
+    pub(super) residual: Vec<DeviceBuffer<f32>>,
+    /// One per layer, or the one that is in use.
+    pub(super) layers: Vec<LayerRoom>,
+    /// What the rounding of the gates' input left over, bf16 `[t, c]`.
+    pub(super) rest: Option<DeviceBuffer<u8>>,
+    /// After the final norm, W `[t, c]`, and the norm's statistics.
+    pub(super) normed: DeviceBuffer<u8>,
+    pub(super) final_stats: DeviceBuffer<f32>,
+    /// f32 `[2048, stride]`.
+    pub(super) logits: DeviceBuffer<f32>,
+    /// The same two of a teacher.
+    pub(super) taught: Option<Teaching>,
+    /// Columns of a row of logits in memory.
+    pub(super) stride: usize,
+    /// Of gates under the hard rule, and under the soft one once a pass asked for it.
+    pub(super) hard: Option<GateScratch>,
+    pub(super) soft: Option<GateScratch>,
+    /// Thresholds' noise, f32 `[b, G, T]`.
+    pub(super) noise: DeviceBuffer<f32>,
+    pub(super) back: BackRoom,
+}
+
+/// What a teacher makes of the tokens of a pass.
+#[derive(Debug)]
+pub(super) struct Teaching {
+    /// After its final norm, W `[t, c]`.
+    pub(super) output: DeviceBuffer<u8>,
+    /// f32 `[2048, stride]`.
+    pub(super) logits: DeviceBuffer<f32>,
+}
+
+/// One layer's intermediate numbers.
+#[derive(Debug)]
+pub(super) struct LayerRoom {
+    /// f32 `[t, 2]`.
+    pub(super) attention_stats: DeviceBuffer<f32>,
+    /// After the attention norm, W `[t, c]`.
+    pub(super) attention_input: DeviceBuffer<u8>,
+    /// `[q | k | v]` before their norms, W; for families without them nothing.
+    pub(super) raw: Option<DeviceBuffer<u8>>,
+    /// As attention uses them, W `[t, (h + 2g) d]`.
+    pub(super) qkv: DeviceBuffer<u8>,
+    /// Attention's output, W `[t, h d]`.
+    pub(super) mixed: DeviceBuffer<u8>,
+    /// f32 `[b, h, T]`.
+    pub(super) lse: DeviceBuffer<f32>,
+    /// The residual stream after attention, f32 `[t, c]`.
+    pub(super) middle: DeviceBuffer<f32>,
+    pub(super) mlp_stats: DeviceBuffer<f32>,
+    /// After the MLP norm, W `[t, c]`.
+    pub(super) mlp_input: DeviceBuffer<u8>,
+    /// The MLP's first product, W `[t, m]` or `[t, 2m]`.
+    pub(super) up: DeviceBuffer<u8>,
+    /// After the activation, W `[t, m]`.
+    pub(super) active: DeviceBuffer<u8>,
+    /// Gates, f32 `[t, G r]` each.
+    pub(super) query: DeviceBuffer<f32>,
+    pub(super) key: DeviceBuffer<f32>,
+    /// u32 `[b, G, T]`.
+    pub(super) expires_at: DeviceBuffer<u32>,
+}
+
+/// Gradients on their way down, and scratch of the kernels that make them.
+#[derive(Debug)]
+pub(super) struct BackRoom {
+    /// Of the residual stream, f32 `[t, c]`, and the same in W.
+    pub(super) d_residual: DeviceBuffer<f32>,
+    pub(super) narrow: DeviceBuffer<u8>,
+    /// Of a norm's output, W `[t, c]`.
+    pub(super) d_input: DeviceBuffer<u8>,
+    pub(super) d_mixed: DeviceBuffer<u8>,
+    pub(super) d_qkv: DeviceBuffer<u8>,
+    pub(super) d_up: DeviceBuffer<u8>,
+    pub(super) d_active: DeviceBuffer<u8>,
+    /// f32 `[b, h, T]`.
+    pub(super) delta: DeviceBuffer<f32>,
+    /// Of gates, f32 `[t, G r]` each, and one of them in W.
+    pub(super) d_gates: [DeviceBuffer<f32>; 2],
+    pub(super) narrow_gates: DeviceBuffer<u8>,
+    /// f32 `[G r, c]`.
+    pub(super) unscaled: DeviceBuffer<f32>,
+    /// Of sums over rows.
+    pub(super) columns: DeviceBuffer<f32>,
+    pub(super) norm: DeviceBuffer<f32>,
+    pub(super) turn: DeviceBuffer<f32>,
+}
+
+impl Teaching {
+    pub(super) fn new(kernels: &Kernels, network: &Network, rows: usize) -> Result<Self, KernelError> {
+        let stride = network.config.vocabulary.next_multiple_of(64);
+        Ok(Self {
+            output: kernels.room("the teacher's output", rows * network.config.hidden)?,
+            logits: kernels.wide("the teacher's logits", SLICE.min(rows) * stride)?,
+        })
+    }
+}
+
+impl Room {
+    pub(super) fn new(
+        kernels: &Kernels,
+        network: &Network,
+        shape: &GatedShape,
+        recompute: bool,
+        taught: bool,
+    ) -> Result<Self, KernelError> {
+        let (config, device) = (&network.config, &kernels.device);
+        let rows = shape.sequences * shape.tokens;
+        let (gated, heads) = (network.gates.is_some(), network.gates.map_or(0, |form| form.heads));
+        let gate_width = network.gates.map_or(0, |form| form.heads * form.width);
+        let hidden = || kernels.wide("the residual stream", rows * config.hidden);
+        let slots = if recompute { 1 } else { config.layers };
+        let stride = config.vocabulary.next_multiple_of(64);
+        let slice = SLICE.min(rows);
+        let rest = gated && kernels.dtype != DType::F32;
+        Ok(Self {
+            sequences: shape.sequences,
+            tokens: shape.tokens,
+            recompute,
+            residual: (0..=config.layers).map(|_| hidden()).collect::<Result<_, _>>()?,
+            layers: (0..slots).map(|_| LayerRoom::new(kernels, network, rows)).collect::<Result<_, _>>()?,
+            rest: rest
+                .then(|| DeviceBuffer::uninitialized(device, "the gates' input", 2 * rows * config.hidden))
+                .transpose()?,
+            normed: kernels.room("the head's input", rows * config.hidden)?,
+            final_stats: kernels.wide("statistics of norms", 2 * rows)?,
+            taught: taught.then(|| Teaching::new(kernels, network, rows)).transpose()?,
+            logits: kernels.wide("logits", slice * stride)?,
+            stride,
+            hard: gated.then(|| GateScratch::new(device, &kernels.specialisation, shape, 0)).transpose()?,
+            soft: None,
+            noise: kernels.wide("the thresholds' noise", rows * heads)?,
+            back: BackRoom {
+                d_residual: hidden()?,
+                narrow: kernels.room("gradients", rows * config.hidden)?,
+                d_input: kernels.room("gradients", rows * config.hidden)?,
+                d_mixed: kernels.room("gradients", rows * config.query_width())?,
+                d_qkv: kernels.room("gradients", rows * network.fused_width())?,
+                d_up: kernels.room("gradients", rows * config.up_width())?,
+                d_active: kernels.room("gradients", rows * config.intermediate)?,
+                delta: kernels.wide("gradients", rows * config.heads)?,
+                d_gates: [
+                    kernels.wide("gradients of gates", rows * gate_width)?,
+                    kernels.wide("gradients of gates", rows * gate_width)?,
+                ],
+                narrow_gates: kernels.room("gradients of gates", rows * gate_width)?,
+                unscaled: kernels.wide("gradients of gates", gate_width * config.hidden)?,
+                columns: kernels.wide(
+                    "partial sums",
+                    DeviceSums::scratch(
+                        rows,
+                        config.up_width().max(network.fused_width()).max(config.hidden),
+                    ),
+                )?,
+                norm: kernels.wide("partial sums", TrainNorm::scratch(&kernels.norm))?,
+                turn: kernels.wide("partial sums", TrainTurn::scratch(&kernels.turn))?,
+            },
+        })
+    }
+
+    /// Where a layer's intermediate numbers are.
+    pub(super) fn slot(&self, layer: usize) -> &LayerRoom {
+        &self.layers[if self.recompute { 0 } else { layer }]
+    }
+}
+
+impl LayerRoom {
+    fn new(kernels: &Kernels, network: &Network, rows: usize) -> Result<Self, KernelError> {
+        let config = &network.config;
+        let (hidden, fused) = (rows * config.hidden, rows * network.fused_width());
+        let (heads, gates) = network.gates.map_or((0, 0), |form| (form.heads, form.heads * form.width));
+        let narrow = |count| kernels.room("activations", count);
+        let wide = |count| kernels.wide("activations", count);
+        Ok(Self {
+            attention_stats: wide(2 * rows)?,
+            attention_input: narrow(hidden)?,
+            raw: config.qk_norm.then(|| narrow(fused)).transpose()?,
+            qkv: narrow(fused)?,
+            mixed: narrow(rows * config.query_width())?,
+            lse: wide(rows * config.heads)?,
+            middle: wide(hidden)?,
+            mlp_stats: wide(2 * rows)?,
+            mlp_input: narrow(hidden)?,
+            up: narrow(rows * config.up_width())?,
+            active: narrow(rows * config.intermediate)?,
+            query: wide(rows * gates)?,
+            key: wide(rows * gates)?,
+            expires_at: DeviceBuffer::uninitialized(&kernels.device, "lifetimes", rows * heads)?,
+        })
+    }
+}

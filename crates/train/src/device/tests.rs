@@ -1,0 +1,342 @@
+//! The device against its twin, the processor, for every family.
+
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use dropcap_kernels::cross_entropy::IGNORE;
+use dropcap_kernels::cuda::{CudaError, Device};
+use dropcap_kernels::{AdamW, AlphaSigmoid, DType, Team};
+use dropcap_model::{DecoderConfig, WeightPlan};
+use dropcap_policy::Floors;
+
+use super::{Cuda, Plan, Teacher};
+use crate::backend::{Backend, DenseTeacher, Gathered, Pass, Processor, Room};
+use crate::collective::Alone;
+use crate::network::{GateForm, Group, Layout, Network, Noise, Pruning, Pull, initialize};
+
+const VOCABULARY: usize = 83;
+/// More than a tile of attention, and no whole number of them.
+const TOKENS: usize = 75;
+const SEQUENCES: usize = 4;
+const PARTS: usize = 2;
+
+/// The first device, for one test at a time: they look at what is free.
+pub(crate) struct OneDevice {
+    device: Device,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Deref for OneDevice {
+    type Target = Device;
+
+    fn deref(&self) -> &Device {
+        &self.device
+    }
+}
+
+/// The first device, or none where there is none; says so loudly, because the test then proves nothing.
+pub(crate) fn device(test: &str) -> Option<OneDevice> {
+    static TURN: Mutex<()> = Mutex::new(());
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    match Device::open(0, Some(cache())) {
+        Ok(device) => Some(OneDevice { device, _turn: turn }),
+        Err(CudaError::Library { .. } | CudaError::NoDevice { .. } | CudaError::Driver { .. }) => {
+            eprintln!("SKIPPED {test}: there is no CUDA device on this machine");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn cache() -> PathBuf {
+    std::env::temp_dir().join("dropcap-test-kernels")
+}
+
+fn families() -> Vec<(&'static str, DecoderConfig)> {
+    let config = |text: &str| DecoderConfig::parse(Path::new("config.json"), text.as_bytes()).unwrap();
+    let gpt2 = r#"{"model_type":"gpt2","architectures":["GPT2LMHeadModel"],"n_layer":2,"n_embd":48,"n_head":2,
+        "n_positions":96,"vocab_size":83}"#;
+    let llama = r#"{"model_type":"llama","architectures":["LlamaForCausalLM"],"num_hidden_layers":2,"hidden_size":48,
+        "num_attention_heads":4,"num_key_value_heads":2,"head_dim":16,"intermediate_size":56,"vocab_size":83,
+        "max_position_embeddings":96,"rms_norm_eps":1e-5,"rope_theta":100.0,"tie_word_embeddings":false,
+        "hidden_act":"silu"}"#;
+    let mistral = llama
+        .replace("\"llama\"", "\"mistral\"")
+        .replace("LlamaForCausalLM", "MistralForCausalLM")
+        .replace("\"tie_word", "\"sliding_window\":30,\"tie_word");
+    let qwen2 = llama
+        .replace("\"llama\"", "\"qwen2\"")
+        .replace("LlamaForCausalLM", "Qwen2ForCausalLM")
+        .replace("\"head_dim\":16,", "")
+        .replace("\"tie_word_embeddings\":false", "\"tie_word_embeddings\":true");
+    let qwen3 = llama.replace("\"llama\"", "\"qwen3\"").replace("LlamaForCausalLM", "Qwen3ForCausalLM");
+    vec![
+        ("gpt2", config(gpt2)),
+        ("llama", config(llama)),
+        ("mistral", config(&mistral)),
+        ("qwen2", config(&qwen2)),
+        ("qwen3", config(&qwen3)),
+    ]
+}
+
+/// A model at work on both.
+struct Twins {
+    device: Cuda,
+    processor: Processor,
+    ids: Vec<u32>,
+    targets: Vec<u32>,
+}
+
+impl Twins {
+    fn new(device: &Device, config: &DecoderConfig, heads: usize, recompute: bool) -> Self {
+        let plan = WeightPlan::of(config, &|_| false);
+        let gates = Some(GateForm { heads, width: 5 });
+        let scales = vec![(0..config.hidden).map(|i| 0.5 + 0.02 * i as f32).collect(); config.layers];
+        let room = Room { sequences: SEQUENCES / PARTS, tokens: TOKENS, recompute };
+        let layout = Layout::new(config, &plan, gates);
+        let teacher = initialize(config, &plan, &Layout::new(config, &plan, None), 9).unwrap();
+        let mut values = initialize(config, &plan, &layout, 3).unwrap();
+        let mut state = 1_u64;
+        let mut uniform = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
+        };
+        // Larger than a fresh model's, so that every nonlinearity bends.
+        for slot in layout.slots() {
+            let size = if slot.group == Group::Gates { 0.6 } else { 0.1 };
+            values[slot.range.clone()].iter_mut().for_each(|value| *value += size * uniform());
+        }
+        let team = Team::new(2).unwrap();
+        let network = Network::new(config, &plan, gates, &scales).unwrap();
+        let dense = Network::new(config, &plan, None, &[]).unwrap();
+        let taught = DenseTeacher::apart(&team, dense, teacher.clone(), &network, room).unwrap();
+        let mut processor = Processor::new(team, network, Some(taught), room, Vec::new(), Vec::new());
+        let device_plan = Plan {
+            config,
+            plan: &plan,
+            gates,
+            scales: &scales,
+            dtype: DType::F32,
+            cache: DType::F32,
+            room,
+            layout: layout.clone(),
+            held: &[],
+            still: Vec::new(),
+            teacher: Teacher::Apart(&teacher),
+        };
+        let mut on_device = Cuda::new(device, &device_plan).unwrap();
+        processor.load(&values, None).unwrap();
+        on_device.load(&values, None).unwrap();
+        let count = SEQUENCES * TOKENS;
+        let ids = (0..count).map(|_| ((uniform() + 1.0) * 41.0) as u32).collect();
+        let mut targets: Vec<u32> = (0..count).map(|i| (i * 5 % VOCABULARY) as u32).collect();
+        targets[4] = IGNORE;
+        Self { device: on_device, processor, ids, targets }
+    }
+
+    /// The passes of one step on both, with the squares of every tensor's gradient.
+    fn pass(&mut self, pruning: &Pruning<'_>, distill: f32) -> [Gathered; 2] {
+        let rows = SEQUENCES / PARTS * TOKENS;
+        let costs = [0.02, -0.01];
+        let is_soft = matches!(pruning, Pruning::Soft { .. });
+        let batches = self.ids.chunks(rows).zip(self.targets.chunks(rows));
+        for (part, (ids, targets)) in batches.enumerate() {
+            let scale = 1.0 / (SEQUENCES * TOKENS - 1) as f32;
+            let pull = if is_soft {
+                Pull::PerPair { weight: 1e-5, last_query: false }
+            } else {
+                Pull::PerEntry(&costs)
+            };
+            let pass = Pass { ids, targets, pruning, pull, scale, distill, part, parts: PARTS };
+            self.device.pass(&pass).unwrap();
+            self.processor.pass(&pass).unwrap();
+        }
+        let all = 0..self.processor.layout().len();
+        [&mut self.device as &mut dyn Backend, &mut self.processor]
+            .map(|backend| backend.gather(std::slice::from_ref(&all), &mut Alone).unwrap())
+    }
+
+    fn update(&mut self, rule: AdamW) {
+        let rules = [(0..self.processor.layout().len(), rule)];
+        self.device.update(&rules).unwrap();
+        self.processor.update(&rules).unwrap();
+    }
+
+    /// The gradients of both: what the first moment is where it forgets at once.
+    fn gradients(&mut self) -> [Vec<f32>; 2] {
+        self.update(rule(1, 0.0, 0.0));
+        [&mut self.device as &mut dyn Backend, &mut self.processor]
+            .map(|backend| backend.export().unwrap().moments[0].to_vec())
+    }
+}
+
+fn rule(step: u64, learning_rate: f32, beta1: f32) -> AdamW {
+    AdamW { learning_rate, beta1, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.0, step, gradient_scale: 1.0 }
+}
+
+fn close(what: &str, got: f64, expected: f64, tolerance: f64) {
+    assert!((got - expected).abs() <= tolerance * expected.abs().max(1e-3), "{what}: {got} {expected}");
+}
+
+/// Sums of some thousand f32 in other orders.
+const TOLERANCE: f64 = 2e-4;
+
+/// One step's losses, keep ratios, margins and gradients must be the twin's.
+fn agree(what: &str, twins: &mut Twins, pruning: &Pruning<'_>, distill: f32) {
+    let [device, processor] = twins.pass(pruning, distill);
+    close(what, device.loss.mean(), processor.loss.mean(), 1e-5);
+    close(what, device.loss.mean_divergence(), processor.loss.mean_divergence(), 1e-4);
+    assert_eq!(device.loss.targets, processor.loss.targets);
+    for (got, expected) in device.keep.iter().zip(&processor.keep) {
+        close(&format!("{what} keep"), *got, *expected, 1e-9);
+    }
+    if matches!(pruning, Pruning::Soft { .. }) {
+        close(&format!("{what} survival"), device.survival, processor.survival, 1e-5);
+    }
+    // Of a window's lifetimes nobody asks what was met there.
+    let hard = matches!(pruning, Pruning::Hard { .. });
+    for (got, expected) in device.met.iter().zip(&processor.met).filter(|_| hard) {
+        close(&format!("{what} weight"), got.weight, expected.weight, TOLERANCE);
+        let size = expected.weight.max(1.0);
+        assert!((got.pull - expected.pull).abs() < TOLERANCE * size, "{what}: {got:?} {expected:?}");
+    }
+    close(&format!("{what} squares"), device.squares[0], processor.squares[0], TOLERANCE);
+    let [device, processor] = twins.gradients();
+    let whole = processor.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+    for slot in twins.processor.layout().slots() {
+        let pairs = device[slot.range.clone()].iter().zip(&processor[slot.range.clone()]);
+        let error = pairs.map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2)).sum::<f64>().sqrt();
+        let norm = processor[slot.range.clone()].iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+        assert!(error < TOLERANCE * norm + 1e-6 * whole, "{what} {}: {error:e} of {norm:e}", slot.name);
+    }
+}
+
+#[test]
+fn every_gradient_of_every_family_is_the_processors() {
+    let Some(device) = device("gradients of every family") else { return };
+    let floors = Floors { sinks: 2, recent: 5 };
+    let windows = [Floors { sinks: 1, recent: 9 }, Floors { sinks: 0, recent: u32::MAX }];
+    for (name, config) in families() {
+        for (heads, recompute) in [(1, false), (config.kv_heads, true)] {
+            let mut twins = Twins::new(&device, &config, heads, recompute);
+            let noise = Some(Noise { scale: 0.3, seed: 5 });
+            let shifts = [0.1, -0.2];
+            let curve = AlphaSigmoid::new(1.5).unwrap();
+            for (pruning, distill) in [
+                (Pruning::Hard { floors, shifts: &shifts, noise: None }, 0.0),
+                (Pruning::Hard { floors, shifts: &shifts, noise }, 0.5),
+                (Pruning::Windows { floors: &windows }, 1.0),
+                (Pruning::Soft { curve: &curve, in_depth: false, floors }, 0.5),
+                (Pruning::Dense, 0.0),
+            ] {
+                agree(&format!("{name}, {heads} gates, {pruning:?}"), &mut twins, &pruning, distill);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_look_between_two_steps_sees_what_the_processor_sees_and_changes_nothing() {
+    let Some(device) = device("looks between steps") else { return };
+    let (name, config) = families().remove(4);
+    let mut twins = Twins::new(&device, &config, 2, false);
+    let floors = Floors { sinks: 2, recent: 5 };
+    let hard = Pruning::Hard { floors, shifts: &[0.3, 0.3], noise: None };
+    let windows = [Floors { sinks: 1, recent: 9 }; 2];
+    let before = twins.device.export().unwrap().values.to_vec();
+    let [first, _] = twins.pass(&hard, 0.0);
+    let (ids, targets) = (twins.ids[..TOKENS].to_vec(), twins.targets[..TOKENS].to_vec());
+    let texts: Vec<Vec<u32>> = twins.ids.chunks(TOKENS).map(<[u32]>::to_vec).collect();
+    for pruning in [hard, Pruning::Windows { floors: &windows }, Pruning::Dense] {
+        let [got, expected] = [&mut twins.device as &mut dyn Backend, &mut twins.processor].map(|backend| {
+            let mut inputs = Vec::new();
+            backend.gate_inputs(&ids, &mut |_, input| inputs.extend_from_slice(input)).unwrap();
+            let measured = backend.evaluate(&ids, &targets, &pruning).unwrap();
+            let diverged = backend.diverge(&ids, &targets, &pruning).unwrap();
+            backend.enter(&texts).unwrap();
+            let tried = backend.climb(0, &pruning, false).unwrap();
+            let kept =
+                [tried, backend.climb(0, &pruning, true).unwrap(), backend.climb(1, &pruning, true).unwrap()];
+            assert!(backend.climb(2, &pruning, true).is_err(), "there is no third layer");
+            (inputs, measured, diverged, kept)
+        });
+        close(name, got.1.loss.mean(), expected.1.loss.mean(), 1e-5);
+        close(name, got.2.loss.mean_divergence(), expected.2.loss.mean_divergence(), 1e-3);
+        for (got, expected) in got.1.keep.iter().chain(&got.3).zip(expected.1.keep.iter().chain(&expected.3))
+        {
+            close(name, *got, *expected, 1e-9);
+        }
+        assert_eq!(got.0.len(), expected.0.len());
+        assert!(got.0.iter().zip(&expected.0).all(|(a, b)| (a - b).abs() < 1e-4));
+    }
+    assert_eq!(twins.device.export().unwrap().values.to_vec(), before);
+    let [again, _] = twins.pass(&hard, 0.0);
+    assert_eq!(again, first, "the same step has the same bits");
+}
+
+#[test]
+fn a_steady_step_takes_no_memory() {
+    let Some(device) = device("memory of a steady step") else { return };
+    let (_, config) = families().remove(1);
+    let mut twins = Twins::new(&device, &config, 2, false);
+    let pruning =
+        Pruning::Hard { floors: Floors::default(), shifts: &[], noise: Some(Noise { scale: 1.0, seed: 3 }) };
+    let mut step = |number| {
+        twins.pass(&pruning, 0.5);
+        twins.update(rule(number, 1e-3, 0.9));
+        device.memory().unwrap().0
+    };
+    step(1);
+    let free = step(2);
+    assert_eq!((3..6).map(step).collect::<Vec<_>>(), [free; 3]);
+}
+
+#[test]
+fn frozen_weights_have_no_gradients_and_stay() {
+    let Some(device) = device("frozen weights") else { return };
+    let (_, config) = families().remove(3);
+    let plan = WeightPlan::of(&config, &|_| false);
+    let gates = Some(GateForm { heads: 2, width: 5 });
+    let layout = Layout::new(&config, &plan, gates).holding_weights();
+    let room = Room { sequences: 1, tokens: TOKENS, recompute: false };
+    let values = initialize(&config, &plan, &layout, 3).unwrap();
+    let border = layout.trained().start;
+    let frozen = Plan {
+        config: &config,
+        plan: &plan,
+        gates,
+        scales: &[],
+        dtype: DType::Bf16,
+        cache: DType::Bf16,
+        room,
+        layout: layout.clone(),
+        held: &values[..border],
+        still: Vec::new(),
+        teacher: Teacher::Student,
+    };
+    let mut backend = Cuda::new(&device, &frozen).unwrap();
+    let gates: Vec<f32> = (0..layout.trained().len()).map(|i| 0.3 * ((i * 37 % 19) as f32 - 9.0)).collect();
+    backend.load(&gates, None).unwrap();
+    let ids: Vec<u32> = (0..TOKENS).map(|i| (i * 11 % VOCABULARY) as u32).collect();
+    let pruning = Pruning::Hard { floors: Floors::default(), shifts: &[], noise: None };
+    let pass = Pass {
+        ids: &ids,
+        targets: &ids,
+        pruning: &pruning,
+        pull: Pull::PerEntry(&[0.1, 0.1]),
+        scale: 0.01,
+        distill: 0.5,
+        part: 0,
+        parts: 1,
+    };
+    let before = backend.evaluate(&ids, &ids, &Pruning::Dense).unwrap();
+    backend.pass(&pass).unwrap();
+    let groups = [layout.group(Group::Weights), layout.group(Group::Gates)];
+    let gathered = backend.gather(&groups, &mut Alone).unwrap();
+    assert!(gathered.squares[0] == 0.0 && gathered.squares[1] > 0.0, "{gathered:?}");
+    assert!(gathered.loss.divergence > 0.0, "the student is its own teacher: {gathered:?}");
+    backend.update(&[(layout.group(Group::Gates), rule(1, 1e-2, 0.9))]).unwrap();
+    assert_ne!(backend.export().unwrap().values.to_vec(), gates);
+    assert_eq!(backend.evaluate(&ids, &ids, &Pruning::Dense).unwrap(), before, "the dense model stays");
+}

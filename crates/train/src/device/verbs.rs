@@ -1,0 +1,229 @@
+//! The verbs of a step.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use dropcap_kernels::cross_entropy::Shares;
+use dropcap_kernels::cuda::DeviceSlice;
+use dropcap_kernels::optimizer::Parameters as Moved;
+use dropcap_kernels::{AdamW, KernelError};
+
+use super::backward::GatePull;
+use super::forward::{Counting, Run, SoftVotes};
+use super::head::{Goal, Lesson};
+use super::room::Teaching;
+use super::weights::{Weights, download, upload};
+use super::{Cuda, MOST_RANGES, Taught};
+use crate::TrainError;
+use crate::backend::{Backend, Gathered, Measured, Parameters, Pass};
+use crate::collective::Collective;
+use crate::network::{GateForm, Layout, Pressure, Pruning, Pull, mean_survival};
+
+impl Backend for Cuda {
+    fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    fn load(&mut self, values: &[f32], moments: Option<[&[f32]; 2]>) -> Result<(), TrainError> {
+        let trained = self.layout.trained();
+        let arrays = moments.into_iter().flatten().chain([values]);
+        if let Some(wrong) = arrays.into_iter().find(|array| array.len() != trained.len()) {
+            let what = format!("{} numbers for {} that are trained", wrong.len(), trained.len());
+            return Err(TrainError::Internal { what });
+        }
+        self.packed = false;
+        self.look = None;
+        self.sample.forget();
+        self.weights.load(&self.kernels, &self.places, trained.start, values)?;
+        for (to, from) in self.gradients.moments.iter().zip(moments.into_iter().flatten()) {
+            upload(&self.places, trained.start, from, to, self.gradients.first())?;
+        }
+        Ok(())
+    }
+
+    fn rescale(&mut self, scales: &[Vec<f32>]) -> Result<(), TrainError> {
+        self.set_scales(scales)
+    }
+
+    fn pass(&mut self, pass: &Pass<'_>) -> Result<(), TrainError> {
+        let &Pass { ids, targets, pruning, pull, scale, distill, part, parts: all_passes } = pass;
+        self.look = None;
+        let sequences = self.admit(ids, targets, pruning)?;
+        if part == 0 {
+            self.passes = 0;
+            self.all_passes = all_passes;
+            self.gradients.clear()?;
+            self.set_pull(pull)?;
+            if let Pruning::Soft { curve, .. } = pruning {
+                self.curve.set(curve)?;
+            }
+        }
+        if self.passes == self.parts.len() {
+            let rows = self.room.sequences * self.room.tokens;
+            self.parts.push(self.part(rows, self.network.layers.len())?);
+        }
+        let Self { kernels, network, weights, room, windows, maps, parts, .. } = self;
+        let Some(part) = parts.get_mut(self.passes) else {
+            return Err(TrainError::Internal { what: format!("pass {} of a step", self.passes) });
+        };
+        self.passes += 1;
+        part.send(ids, targets, network.config.vocabulary)?;
+        let cache = self.cache;
+        let soft = Some(SoftVotes { curve: &self.curve, survival: &part.survival });
+        let run = Run { kernels, network, weights, room, sequences, pruning, windows, maps, cache, soft };
+        let teacher: Option<&Weights> = match &self.teacher {
+            Taught::Nobody => None,
+            Taught::Student => Some(weights),
+            Taught::Apart(weights) => Some(weights),
+        };
+        let taught = match (teacher, &room.taught) {
+            (Some(weights), Some(Teaching { output, logits })) => {
+                let teaching = Run { weights, pruning: &Pruning::Dense, ..run };
+                teaching.look(&part.batch, None, output)?;
+                Some(Lesson { weights, output, logits })
+            }
+            _ => None,
+        };
+        run.forward(&part.batch, Some(Counting { table: &self.table, sums: &part.kept }))?;
+        let goal = Goal {
+            targets: &part.targets,
+            losses: &part.losses,
+            teacher: taught,
+            shares: Shares { distill, scale },
+        };
+        run.loss(goal, Some(&self.gradients))?;
+        let pull = GatePull { pull, lambda: &self.lambda, margins: &part.margins };
+        run.backward(&part.batch, pull, &self.gradients)?;
+        for (layer, lanes) in part.lanes.iter_mut().enumerate() {
+            *lanes = sequences * run.lanes(layer)?;
+        }
+        part.fetch()?;
+        Ok(())
+    }
+
+    fn gather(
+        &mut self,
+        ranges: &[Range<usize>],
+        others: &mut dyn Collective,
+    ) -> Result<Gathered, TrainError> {
+        if ranges.len() > MOST_RANGES {
+            return Err(TrainError::Internal { what: format!("squares of {} ranges", ranges.len()) });
+        }
+        let mut shared = None;
+        if others.world().size > 1 {
+            self.kernels.device.synchronize().map_err(KernelError::from)?;
+            let mut gathered = self.gathered();
+            gathered.add_up(others)?;
+            let (trained, first) = (self.layout.trained(), self.gradients.first());
+            let mut gradients = download(&self.places, trained.clone(), &self.gradients.numbers, first)?;
+            others.sum(&mut gradients)?;
+            upload(&self.places, trained.start, &gradients, &self.gradients.numbers, first)?;
+            shared = Some(gathered);
+        }
+        for (index, range) in ranges.iter().enumerate() {
+            let place = self.gradients.trained(self.places.of(range));
+            let [gradients, ..] = self.gradients.all(&place)?;
+            let total = DeviceSlice::new(&self.squares.totals, index..index + 1)?;
+            self.kernels.sums.squares(gradients, &self.squares.scratch, total)?;
+        }
+        self.squares.totals.read_pinned(&mut self.squares.fetched).map_err(KernelError::from)?;
+        self.sample.fetch(&self.kernels, &self.weights)?;
+        self.kernels.device.synchronize().map_err(KernelError::from)?;
+        self.sample.take();
+        let squares = self.squares.fetched[..ranges.len()].to_vec();
+        Ok(Gathered { squares, ..shared.unwrap_or_else(|| self.gathered()) })
+    }
+
+    fn update(&mut self, rules: &[(Range<usize>, AdamW)]) -> Result<bool, TrainError> {
+        self.packed = false;
+        let mut seen = 0..0;
+        for (index, (range, rule)) in rules.iter().enumerate() {
+            let place = self.gradients.trained(self.places.of(range));
+            let [gradients, first, second] = self.gradients.all(&place)?;
+            let (values, working) = (self.weights.of(&place)?, self.weights.working(&place)?);
+            self.kernels.optimizer.adamw(rule, Moved { values, gradients, first, second, working })?;
+            if index == 0 {
+                seen = place;
+            }
+        }
+        Ok(self.sample.update(seen))
+    }
+
+    fn evaluate(
+        &mut self,
+        ids: &[u32],
+        targets: &[u32],
+        pruning: &Pruning<'_>,
+    ) -> Result<Measured, TrainError> {
+        self.measure(ids, targets, pruning, false)
+    }
+
+    fn diverge(
+        &mut self,
+        ids: &[u32],
+        targets: &[u32],
+        pruning: &Pruning<'_>,
+    ) -> Result<Measured, TrainError> {
+        self.measure(ids, targets, pruning, true)
+    }
+
+    fn gate_inputs(&mut self, ids: &[u32], show: &mut dyn FnMut(usize, &[f32])) -> Result<(), TrainError> {
+        self.show_gate_inputs(ids, show)
+    }
+
+    fn export(&mut self) -> Result<Parameters<'_>, TrainError> {
+        let (trained, places) = (self.layout.trained(), &self.places);
+        let values = download(places, trained.clone(), &self.weights.values, 0)?;
+        let [first, second] = &self.gradients.moments;
+        let moment = |moment| download(places, trained.clone(), moment, self.gradients.first());
+        let moments = [Cow::Owned(moment(first)?), Cow::Owned(moment(second)?)];
+        Ok(Parameters { values: Cow::Owned(values), moments })
+    }
+
+    fn enter(&mut self, texts: &[Vec<u32>]) -> Result<(), TrainError> {
+        self.enter_texts(texts)
+    }
+
+    fn climb(&mut self, layer: usize, pruning: &Pruning<'_>, advance: bool) -> Result<f64, TrainError> {
+        self.climb_layer(layer, pruning, advance)
+    }
+}
+
+impl Cuda {
+    /// What the passes of this process came to, once they were waited for.
+    fn gathered(&self) -> Gathered {
+        let (layers, tokens) = (self.network.layers.len(), self.room.tokens);
+        let mut gathered = Gathered {
+            keep: vec![0.0; layers],
+            met: vec![Pressure::default(); layers],
+            ..Gathered::default()
+        };
+        for part in &self.parts[..self.passes] {
+            gathered.loss.add(part.loss());
+            if let Some(GateForm { heads, .. }) = self.network.gates {
+                let lanes = part.batch.rows() / tokens.max(1) * heads;
+                gathered.survival += mean_survival(part.survival(), lanes, tokens) / self.all_passes as f64;
+            }
+            for layer in 0..layers {
+                gathered.keep[layer] += part.keep(layer, tokens) / self.all_passes as f64;
+                let met = part.met(layer);
+                gathered.met[layer].pull += met.pull;
+                gathered.met[layer].weight += met.weight;
+            }
+        }
+        gathered
+    }
+
+    /// Sends what entries cost, per layer, to every gate head of it.
+    fn set_pull(&mut self, pull: Pull<'_>) -> Result<(), TrainError> {
+        let Some(GateForm { heads, .. }) = self.network.gates else { return Ok(()) };
+        for (layer, costs) in self.sent_lambda.chunks_exact_mut(heads).enumerate() {
+            let cost = match pull {
+                Pull::PerEntry(all) => all.get(layer).copied().unwrap_or_default(),
+                Pull::None | Pull::PerPair { .. } => 0.0,
+            };
+            costs.fill(cost);
+        }
+        Ok(self.lambda.write_pinned(&self.sent_lambda).map_err(KernelError::from)?)
+    }
+}
