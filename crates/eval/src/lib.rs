@@ -1,0 +1,28 @@
+//! What pruning costs, measured against the dense run of the same model: perplexity and divergence of texts
+//! ([`TextTask`]), tasks by log-likelihood ([`LikelihoodTask`]), and contexts that are pruned before they are asked about
+//! ([`RecallTask`]).
+//!
+//! [`evaluate`] runs tasks under methods and hands every example to [`Results`] as a [`Record`]; all numbers are computed
+//! from those ([`summarize`]), so a run that was stopped goes on where it was, and anybody can compute others.
+
+mod drive;
+mod error;
+mod evaluate;
+mod likelihood;
+mod recall;
+mod record;
+pub mod report;
+mod results;
+mod subject;
+mod summary;
+mod text;
+
+pub use error::EvalError;
+pub use evaluate::{Progress, Task, evaluate};
+pub use likelihood::{Kind, LikelihoodTask};
+pub use recall::{Recall, RecallKind, RecallTask};
+pub use record::{Answer, Answers, Likelihood, Memory, Outcome, Record, Window};
+pub use results::Results;
+pub use subject::{Compute, Method, Subject};
+pub use summary::{Line, Measure, summarize};
+pub use text::{Span, TextTask, rolling};
