@@ -1,0 +1,236 @@
+//! Chat templates: from a conversation to the text that the model was trained on.
+//!
+//! A template is a program of the model's maker. It runs with a bounded number of steps, writes a bounded text, and no
+//! longer than a deadline; what people wrote is data to it, and never becomes a control token.
+
+mod environment;
+mod file;
+mod output;
+
+use std::path::PathBuf;
+
+use minijinja::value::ValueKind;
+use minijinja::{Environment, Value};
+
+pub use file::template_of;
+
+use dropcap_model::Tokenizer;
+
+use crate::ApiError;
+use crate::wire::{Content, Message, Role, Variables};
+
+/// Longest text that a template may write, in bytes.
+const MAX_OUTPUT: usize = dropcap_model::MAX_TEXT_BYTES;
+/// The name under which the template stands in its environment.
+const NAME: &str = "chat";
+/// Variables that are the conversation itself; a request's `chat_template_kwargs` may not replace them.
+const OWN: [&str; 6] = ["messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "documents"];
+
+/// What is wrong with a template itself.
+#[derive(Debug, thiserror::Error)]
+pub enum TemplateError {
+    /// A file that cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file that is no JSON, or whose template is no text.
+    #[error("{}: {reason}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A template that cannot be understood.
+    #[error("the chat template cannot be understood: {0}")]
+    Syntax(String),
+}
+
+/// A chat template, ready to run.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    /// Spellings of the tokens that begin and end a text, for templates that write them.
+    bos: String,
+    eos: String,
+}
+
+impl ChatTemplate {
+    /// Reads a template; `bos` and `eos` are the spellings of the tokens that begin and end a text.
+    ///
+    /// # Errors
+    /// A template that cannot be understood.
+    pub fn new(source: String, bos: Option<String>, eos: Option<String>) -> Result<Self, TemplateError> {
+        let environment = environment::of(source).map_err(|error| TemplateError::Syntax(words(&error)))?;
+        Ok(Self { environment, bos: bos.unwrap_or_default(), eos: eos.unwrap_or_default() })
+    }
+
+    /// The tokens of a conversation that the model is to continue as the assistant; `tools` and `extra` variables are for
+    /// templates that read them.
+    ///
+    /// # Errors
+    /// A conversation without messages, or one that the template refuses or makes too much of; a part of a message that is
+    /// no text; a variable that is the conversation's own.
+    pub fn encode(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+        tools: Option<&[Value]>,
+        extra: Option<&Variables>,
+    ) -> Result<Vec<u32>, ApiError> {
+        if messages.is_empty() {
+            return Err(ApiError::parameter("messages", "messages is empty: it must hold at least one"));
+        }
+        let told = messages.iter().map(|message| said(tokenizer, message)).collect::<Result<Vec<_>, _>>()?;
+        let tools = tools.map(|tools| disarmed(tokenizer, &Value::from(tools.to_vec()))).transpose()?;
+        let mut variables = vec![
+            ("messages".to_owned(), Value::from(told)),
+            ("tools".to_owned(), tools.unwrap_or(Value::from(()))),
+            ("add_generation_prompt".to_owned(), Value::from(true)),
+            ("bos_token".to_owned(), Value::from(self.bos.as_str())),
+            ("eos_token".to_owned(), Value::from(self.eos.as_str())),
+        ];
+        for (name, value) in extra.into_iter().flatten() {
+            if OWN.contains(&name.as_str()) {
+                let message =
+                    format!("chat_template_kwargs may not hold {name:?}: it is the conversation's own");
+                return Err(ApiError::parameter("chat_template_kwargs", message));
+            }
+            variables.push((name.clone(), disarmed(tokenizer, value)?));
+        }
+        let text = self.render(&Value::from_pairs(variables))?;
+        let ids = tokenizer.encode_rendered(&text)?;
+        if ids.is_empty() {
+            return Err(ApiError::parameter(
+                "messages",
+                "the model's chat template makes nothing of messages",
+            ));
+        }
+        Ok(ids)
+    }
+
+    fn render(&self, variables: &Value) -> Result<String, ApiError> {
+        let mut out = output::Bounded::new(MAX_OUTPUT);
+        let rendered = self
+            .environment
+            .get_template(NAME)
+            .and_then(|template| template.render_captured_to(variables.clone(), &mut out).map(drop));
+        match (rendered, out.is_full()) {
+            (_, true) => Err(ApiError::parameter(
+                "messages",
+                format!(
+                    "the model's chat template writes more than {MAX_OUTPUT} bytes: shorten the conversation"
+                ),
+            )),
+            (Err(error), _) => Err(ApiError::parameter(
+                "messages",
+                format!("the model's chat template refuses the conversation: {}", words(&error)),
+            )),
+            (Ok(()), _) => Ok(out.into_text()),
+        }
+    }
+}
+
+/// A message as templates read it.
+fn said(tokenizer: &Tokenizer, message: &Message) -> Result<Value, ApiError> {
+    let role = match message.role {
+        Role::System | Role::Developer => "system",
+        Role::User => "user",
+        Role::Assistant => "assistant",
+        Role::Tool => "tool",
+    };
+    let calls = message.tool_calls.as_ref();
+    let content = match &message.content {
+        Some(Content::Text(text)) => text.clone(),
+        Some(Content::Parts(parts)) => {
+            let text = |part: &crate::wire::Part| match (part.kind.as_str(), &part.text) {
+                ("text", Some(text)) => Ok(text.clone()),
+                (kind, _) => Err(ApiError::parameter(
+                    "messages",
+                    format!("a part of a message is of type {kind:?}: this server understands text alone"),
+                )),
+            };
+            parts.iter().map(text).collect::<Result<Vec<_>, _>>()?.join("\n")
+        }
+        None if calls.is_some() => String::new(),
+        None => {
+            return Err(ApiError::parameter("messages", format!("a message of the {role} has no content")));
+        }
+    };
+    let mut told = vec![("role", Value::from(role)), ("content", tokenizer.disarm(&content)?.into())];
+    for (name, text) in [
+        ("name", &message.name),
+        ("tool_call_id", &message.tool_call_id),
+        ("reasoning_content", &message.reasoning_content),
+    ] {
+        if let Some(text) = text {
+            told.push((name, tokenizer.disarm(text)?.into()));
+        }
+    }
+    if let Some(calls) = calls {
+        let calls = calls.iter().map(|call| disarmed(tokenizer, &with_arguments(call)));
+        told.push(("tool_calls", Value::from(calls.collect::<Result<Vec<_>, _>>()?)));
+    }
+    Ok(Value::from_pairs(told))
+}
+
+/// A call of a tool, whose arguments clients send as JSON in a string and templates read as an object.
+fn with_arguments(call: &Value) -> Value {
+    changed(call, "function", |function| {
+        changed(function, "arguments", |arguments| {
+            let parsed = arguments.as_str().map(serde_json::from_str);
+            parsed.and_then(Result::ok).unwrap_or_else(|| arguments.clone())
+        })
+    })
+}
+
+/// An object with one of its values changed, if it has it.
+fn changed(object: &Value, name: &str, change: impl FnOnce(&Value) -> Value) -> Value {
+    let Some(old) = object.as_object().and_then(|fields| fields.get_value(&name.into())) else {
+        return object.clone();
+    };
+    let new = change(&old);
+    let field = |(key, value): (Value, Value)| {
+        let value = if key.as_str() == Some(name) { new.clone() } else { value };
+        (key, value)
+    };
+    Value::from_pairs(fields(object).into_iter().map(field))
+}
+
+/// Keys and values of an object, in its order.
+fn fields(object: &Value) -> Vec<(Value, Value)> {
+    let keys = object.try_iter().into_iter().flatten();
+    keys.map(|key| (key.clone(), object.get_item(&key).unwrap_or_default())).collect()
+}
+
+/// JSON of a request, of whose texts none becomes a control token.
+fn disarmed(tokenizer: &Tokenizer, value: &Value) -> Result<Value, ApiError> {
+    Ok(match (value.kind(), value.as_str()) {
+        (ValueKind::String, Some(text)) => tokenizer.disarm(text)?.into(),
+        (ValueKind::Seq, _) => {
+            let items = value.try_iter().into_iter().flatten();
+            items.map(|item| disarmed(tokenizer, &item)).collect::<Result<Vec<_>, _>>()?.into()
+        }
+        (ValueKind::Map, _) => {
+            let field =
+                |(key, value): (Value, Value)| Ok((disarmed(tokenizer, &key)?, disarmed(tokenizer, &value)?));
+            let fields = fields(value).into_iter().map(field).collect::<Result<Vec<_>, ApiError>>()?;
+            Value::from_pairs(fields)
+        }
+        _ => value.clone(),
+    })
+}
+
+/// An error of the template in one line.
+fn words(error: &minijinja::Error) -> String {
+    match (error.detail(), error.line()) {
+        (Some(detail), Some(line)) => format!("{detail} (line {line})"),
+        (Some(detail), None) => detail.to_owned(),
+        (None, Some(line)) => format!("{} (line {line})", error.kind()),
+        (None, None) => error.kind().to_string(),
+    }
+}

@@ -1,0 +1,209 @@
+//! Texts over the wire: whole and in pieces, with everything that clients ask about them.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should fail")]
+
+mod support;
+
+use dropcap_engine::{Engine, EngineOptions, Output, Request, TextStream};
+use serde_json::{Value, json};
+use support::{Model, Setup};
+
+const PATH: &str = "/v1/completions";
+const PROMPT: &str = "Once upon a time there was a";
+
+/// The greedy text of the engine itself, and its tokens.
+fn greedy(prompt: &str, max_tokens: usize) -> (String, Vec<u32>) {
+    let model = Model::carried();
+    let options = EngineOptions::default();
+    let mut engine =
+        Engine::new(model.decoder.clone(), model.method("dcp"), model.team.clone(), options).unwrap();
+    let prompt = model.tokenizer.encode_prompt(prompt).unwrap();
+    let mut stream = TextStream::new(model.tokenizer.clone(), &prompt, &[0], Vec::new()).unwrap();
+    engine.submit(Request { prompt, max_tokens, stop_tokens: vec![0], ..Request::default() }).unwrap();
+    let (mut text, mut ids) = (String::new(), Vec::new());
+    while !engine.is_idle() {
+        for output in engine.step().unwrap() {
+            if let Output::Token { token, .. } = output {
+                ids.push(token);
+                text.push_str(&stream.push(token).unwrap().0);
+            }
+        }
+    }
+    text.push_str(&stream.finish().unwrap().0);
+    (text, ids)
+}
+
+fn text_of(chunks: &[Value]) -> String {
+    let texts = chunks.iter().flat_map(|chunk| chunk["choices"].as_array().unwrap());
+    texts.map(|choice| choice["text"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn a_text_is_the_engines_whole_and_in_pieces() {
+    let server = Setup::default().start();
+    let (text, ids) = greedy(PROMPT, 60);
+    let body = json!({"model": "default", "prompt": PROMPT, "max_tokens": 60, "temperature": 0});
+    let whole = server.ask(PATH, &body);
+    assert_eq!(whole["choices"][0]["text"], text.as_str());
+    assert_eq!(whole["choices"][0]["finish_reason"], "length");
+    assert_eq!(whole["object"], "text_completion");
+    assert_eq!(whole["usage"]["completion_tokens"], ids.len());
+    let kv = &whole["usage"]["kv"];
+    let number = |key: &str| kv[key].as_u64().unwrap();
+    assert_eq!(kv["method"], "dcp");
+    assert!(number("kept_entries") < number("logical_entries"), "{kv}");
+    // So short a text takes whole pages all the same.
+    assert!(number("bytes") > 0 && number("dense_bytes") > 0, "{kv}");
+
+    let mut streamed = body.clone();
+    streamed["stream"] = true.into();
+    let chunks = server.stream(PATH, &streamed);
+    assert_eq!(text_of(&chunks), text);
+    assert!(chunks.iter().all(|chunk| chunk["usage"].is_null() && chunk["id"] == chunks[0]["id"]));
+    assert_eq!(chunks.last().unwrap()["choices"][0]["finish_reason"], "length");
+    streamed["stream_options"] = json!({"include_usage": true});
+    let chunks = server.stream(PATH, &streamed);
+    let last = chunks.last().unwrap();
+    assert_eq!((&last["choices"], &last["usage"]["completion_tokens"]), (&json!([]), &json!(60)));
+    assert_eq!(text_of(&chunks), text);
+
+    // The same prompt as tokens.
+    let ids = Model::carried().tokenizer.encode_prompt(PROMPT).unwrap();
+    let mut by_ids = body.clone();
+    by_ids["prompt"] = json!([ids, ids]);
+    let both = server.ask(PATH, &by_ids);
+    for index in 0..2 {
+        assert_eq!(both["choices"][index]["text"], text.as_str());
+        assert_eq!(both["choices"][index]["index"], index);
+    }
+    assert_eq!(both["usage"]["prompt_tokens"], 2 * ids.len());
+    server.settle();
+}
+
+#[test]
+fn a_text_ends_before_a_stop_string_and_its_sequence_with_it() {
+    let server = Setup::default().start();
+    let (text, _) = greedy(PROMPT, 60);
+    let word = text.split_whitespace().nth(6).unwrap();
+    let before = &text[..text.find(word).unwrap()];
+    for stop in [json!(word), json!(["\u{1F600}", word, ""])] {
+        let body = json!({"prompt": PROMPT, "max_tokens": 300, "temperature": 0, "stop": stop});
+        let whole = server.ask(PATH, &body);
+        assert_eq!(whole["choices"][0]["text"], before);
+        assert_eq!(whole["choices"][0]["finish_reason"], "stop");
+        assert!(whole["usage"]["completion_tokens"].as_u64().unwrap() < 60);
+        let mut streamed = body.clone();
+        streamed["stream"] = true.into();
+        assert_eq!(text_of(&server.stream(PATH, &streamed)), before);
+    }
+    server.settle();
+}
+
+#[test]
+fn an_echoed_prompt_is_told_token_by_token_as_harnesses_read_it() {
+    let server = Setup::default().start();
+    let ids = Model::carried().tokenizer.encode_prompt(PROMPT).unwrap();
+    let body =
+        json!({"prompt": [ids], "max_tokens": 1, "temperature": 0, "logprobs": 3, "echo": true, "seed": 1});
+    let whole = server.ask(PATH, &body);
+    let choice = &whole["choices"][0];
+    assert!(choice["text"].as_str().unwrap().starts_with(PROMPT));
+    let told = &choice["logprobs"];
+    for list in ["tokens", "token_logprobs", "top_logprobs", "text_offset"] {
+        assert_eq!(told[list].as_array().unwrap().len(), ids.len() + 1, "{list}");
+    }
+    assert!(told["token_logprobs"][0].is_null() && told["top_logprobs"][0].is_null());
+    for place in 1..=ids.len() {
+        let logprob = told["token_logprobs"][place].as_f64().unwrap();
+        let top = told["top_logprobs"][place].as_object().unwrap();
+        assert_eq!(top.len(), 3);
+        let largest = top.values().map(|value| value.as_f64().unwrap()).fold(f64::MIN, f64::max);
+        assert!(logprob <= largest && largest <= 0.0);
+        let token = told["tokens"][place].as_str().unwrap();
+        assert_eq!(top.get(token).map_or(logprob, |value| value.as_f64().unwrap()), logprob);
+        let start = told["text_offset"][place].as_u64().unwrap() as usize;
+        let text: String = choice["text"].as_str().unwrap().chars().skip(start).collect();
+        assert!(text.starts_with(token), "{token:?} at {start}");
+    }
+    // The generated token is the likeliest.
+    let last = told["top_logprobs"][ids.len()].as_object().unwrap();
+    assert!(last.values().all(|value| value.as_f64() <= told["token_logprobs"][ids.len()].as_f64()));
+
+    let mut none = body.clone();
+    none["max_tokens"] = 0.into();
+    let scored = server.ask(PATH, &none);
+    assert_eq!(scored["choices"][0]["text"], PROMPT);
+    let lists =
+        |answer: &Value| answer["choices"][0]["logprobs"]["token_logprobs"].as_array().unwrap().clone();
+    assert_eq!(lists(&scored)[..], lists(&whole)[..ids.len()]);
+
+    let mut streamed = body;
+    streamed["stream"] = true.into();
+    let chunks = server.stream(PATH, &streamed);
+    assert_eq!(text_of(&chunks), choice["text"].as_str().unwrap());
+    assert_eq!(chunks[0]["choices"][0]["logprobs"]["tokens"].as_array().unwrap().len(), ids.len());
+}
+
+#[test]
+fn choices_differ_by_their_seeds_and_come_again_with_them() {
+    let server = Setup::default().start();
+    let body = json!({"prompt": PROMPT, "max_tokens": 20, "temperature": 1.0, "n": 3, "seed": 11});
+    let texts = |answer: &Value| -> Vec<String> {
+        let choices = answer["choices"].as_array().unwrap();
+        choices.iter().map(|choice| choice["text"].as_str().unwrap().to_owned()).collect()
+    };
+    let first = texts(&server.ask(PATH, &body));
+    assert!(first[0] != first[1] && first[1] != first[2]);
+    assert_eq!(texts(&server.ask(PATH, &body)), first);
+    let mut streamed = body;
+    streamed["stream"] = true.into();
+    let chunks = server.stream(PATH, &streamed);
+    for (index, text) in first.iter().enumerate() {
+        let own = chunks.iter().flat_map(|chunk| chunk["choices"].as_array().unwrap());
+        let own: String = own
+            .filter(|choice| choice["index"] == index)
+            .map(|choice| choice["text"].as_str().unwrap())
+            .collect();
+        assert_eq!(&own, text);
+    }
+}
+
+#[test]
+fn what_changes_logits_changes_the_text() {
+    let server = Setup::default().start();
+    let ids = greedy(PROMPT, 2).1;
+    let base = json!({"prompt": PROMPT, "max_tokens": 8, "temperature": 0});
+    let text = |change: Value| {
+        let mut body = base.clone();
+        body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        server.ask(PATH, &body)["choices"][0]["text"].as_str().unwrap().to_owned()
+    };
+    let plain = text(json!({}));
+    let banned = text(json!({"logit_bias": {ids[0].to_string(): -100}}));
+    assert_ne!(banned, plain);
+    let forced = text(json!({"logit_bias": {ids[1].to_string(): 100}, "max_tokens": 4}));
+    let token = Model::carried().tokenizer.decode(&[ids[1]]).unwrap();
+    assert_eq!(forced, token.repeat(4));
+    assert_ne!(text(json!({"frequency_penalty": 2, "max_tokens": 60})), text(json!({"max_tokens": 60})));
+}
+
+#[test]
+fn the_description_names_every_route_and_texts_go_to_tokens_and_back() {
+    let server = Setup::default().start();
+    let described = server.get("/openapi.json").json();
+    for path in
+        [PATH, "/v1/chat/completions", "/v1/models", "/tokenize", "/detokenize", "/health", "/metrics"]
+    {
+        assert!(described["paths"][path].is_object(), "{path}");
+    }
+    let tokens = server.ask("/tokenize", &json!({"prompt": PROMPT}));
+    assert_eq!(tokens["count"], tokens["tokens"].as_array().unwrap().len());
+    assert_eq!(server.ask("/detokenize", &json!({"tokens": tokens["tokens"]}))["prompt"], PROMPT);
+    let models = server.get("/v1/models").json();
+    assert_eq!(
+        (&models["data"][0]["id"], &models["data"][0]["max_model_len"]),
+        (&json!("default"), &json!(512))
+    );
+    assert_eq!(server.get("/v1/models/default").json()["id"], "default");
+    assert_eq!(server.get("/v1/models/a/b").status, 404);
+    assert_eq!(server.refusal(PATH, &json!({"model": "other", "prompt": "a"})).0, 404);
+}
