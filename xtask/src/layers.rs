@@ -8,6 +8,7 @@ use crate::{Finding, Tree};
 const LAYERS: &[(&str, u8)] = &[
     ("files", 0),
     ("scores", 0),
+    ("mutation", 0),
     ("kernels", 1),
     ("cache", 2),
     ("trace", 2),

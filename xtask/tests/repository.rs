@@ -1,4 +1,4 @@
-//! The rules applied to this repository, so that `cargo test` enforces them.
+//! The rules applied to this repository, so that `cargo test --workspace` enforces them.
 
 use std::path::Path;
 

@@ -1,14 +1,18 @@
 //! Flags that several verbs share.
 
+use std::path::PathBuf;
+
+use anyhow::Result;
 use clap::Args;
 use dropcap_kernels::DType;
+use dropcap_kernels::cuda::DeviceChoice;
+use dropcap_methods::{GATES_FILE, MethodSpec};
 
-use crate::device::DeviceChoice;
-use crate::size;
+use crate::{default_model, size};
 
-/// Which model, and how it is held in memory.
+/// Which model.
 #[derive(Args, Debug)]
-pub struct ModelArguments {
+pub struct SourceArguments {
     /// A directory as `save_pretrained` writes it, or a Hugging Face id such as `openai-community/gpt2`
     /// [default: a small model that the command carries].
     #[arg(short, long, value_name = "DIR|ORG/NAME", env = "DROPCAP_MODEL", help_heading = "Model")]
@@ -19,6 +23,20 @@ pub struct ModelArguments {
     /// Use only what is in the local cache of the hub (as HF_HUB_OFFLINE=1 does).
     #[arg(long, help_heading = "Model")]
     pub offline: bool,
+    /// What was learned on top of the model: LoRA factors in PEFT's layout, gates, or both, as `dropcap train` writes them.
+    /// The factors are merged while the model is read.
+    #[arg(long, value_name = "DIR", requires = "model", help_heading = "Model")]
+    pub adapter: Option<PathBuf>,
+    /// Take the adapter although it was trained on another model than this; nothing was measured on this one.
+    #[arg(long, requires = "adapter", help_heading = "Model")]
+    pub other_base: bool,
+}
+
+/// Which model, and how it is held in memory.
+#[derive(Args, Debug)]
+pub struct ModelArguments {
+    #[command(flatten)]
+    pub source: SourceArguments,
     /// How weights are held in memory: f32, bf16 or f16.
     #[arg(long, value_name = "DTYPE", default_value = "f32", help_heading = "Model")]
     pub dtype: DType,
@@ -27,9 +45,25 @@ pub struct ModelArguments {
 }
 
 impl ModelArguments {
-    /// The model as the user named it.
-    pub fn name(&self) -> &str {
-        self.model.as_deref().unwrap_or("default")
+    /// The method asked for; else `dcp` where gates lie with the adapter, or where the model is the one that the command
+    /// carries.
+    pub fn method(&self, asked: Option<&MethodSpec>) -> Result<MethodSpec> {
+        let has_gates = |folder: &PathBuf| folder.join(GATES_FILE).exists();
+        Ok(match asked {
+            Some(method) => method.clone(),
+            None if self.source.adapter.as_ref().is_some_and(has_gates) => "dcp".parse()?,
+            None if self.source.model.is_none() => default_model::METHOD.parse()?,
+            None => "none".parse()?,
+        })
+    }
+
+    /// The model as the user named it, with its adapter.
+    pub fn name(&self) -> String {
+        let model = self.source.model.as_deref().unwrap_or("default");
+        match &self.source.adapter {
+            Some(adapter) => format!("{model} + {}", adapter.display()),
+            None => model.to_owned(),
+        }
     }
 }
 

@@ -7,9 +7,10 @@ use anyhow::{Context, Result};
 use dropcap_files::partial_path;
 
 /// The files of `models/default` of the project, as `dropcap train` wrote them.
-const FILES: [(&str, &[u8]); 4] = [
+const FILES: [(&str, &[u8]); 5] = [
     ("config.json", include_bytes!("../../../models/default/config.json")),
     ("tokenizer.json", include_bytes!("../../../models/default/tokenizer.json")),
+    ("chat_template.jinja", include_bytes!("../../../models/default/chat_template.jinja")),
     ("pruning.safetensors", include_bytes!("../../../models/default/pruning.safetensors")),
     ("model.safetensors", include_bytes!("../../../models/default/model.safetensors")),
 ];
@@ -48,11 +49,14 @@ fn unpacked(folder: PathBuf) -> Result<PathBuf> {
 fn unpack(partial: &Path, folder: &Path) -> std::io::Result<()> {
     fs::create_dir_all(partial)?;
     FILES.iter().try_for_each(|(name, bytes)| fs::write(partial.join(name), bytes))?;
-    // A folder that is there and not whole was damaged by somebody.
-    if folder.exists() {
-        fs::remove_dir_all(folder)?;
+    // A folder that has files in it is not replaced: it is another process's, or was damaged by somebody.
+    if fs::rename(partial, folder).is_ok() || is_whole(folder) {
+        return Ok(());
     }
-    fs::rename(partial, folder)
+    let damaged = partial_path(folder);
+    fs::rename(folder, &damaged)?;
+    fs::rename(partial, folder)?;
+    fs::remove_dir_all(damaged)
 }
 
 fn is_whole(folder: &Path) -> bool {
@@ -70,4 +74,26 @@ pub fn cache() -> Option<PathBuf> {
 fn digest() -> u64 {
     let bytes = FILES.iter().flat_map(|(_, bytes)| bytes.iter());
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_that_start_at_once_never_take_the_model_from_each_other() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("default");
+        std::thread::scope(|scope| {
+            for _ in 0..6 {
+                scope.spawn(|| {
+                    let unpacked = unpacked(folder.clone()).unwrap();
+                    assert!(is_whole(&unpacked));
+                });
+            }
+        });
+        fs::write(folder.join("config.json"), "damaged").unwrap();
+        assert!(is_whole(&unpacked(folder.clone()).unwrap()));
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1, "nothing else is left");
+    }
 }

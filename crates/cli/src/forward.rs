@@ -29,9 +29,9 @@ const DEVICE_LOGITS: usize = 128;
 pub struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// Pruning method; see `dropcap methods`.
-    #[arg(long, value_name = "SPEC", default_value = "none")]
-    method: MethodSpec,
+    /// Pruning method; see `dropcap methods` [default: as for `generate`].
+    #[arg(long, value_name = "SPEC")]
+    method: Option<MethodSpec>,
     /// Token ids, separated by commas.
     #[arg(long, value_name = "ID,ID,..", value_delimiter = ',', group = "tokens")]
     ids: Vec<u32>,
@@ -42,7 +42,7 @@ pub struct Arguments {
     #[arg(long, value_name = "N", value_parser = size::positive)]
     chunk: Option<usize>,
     /// The safetensors file to write: `logits` f32 [t, v], and for each layer `layers.{i}.expires_at`
-    /// u32 [KV heads or 1, t]: the first position that no longer sees the token, or 4294967295.
+    /// u32 [KV heads or 1, t]: the first position that no longer sees the token, or 4294967295 (docs/formats.md).
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     /// Print a JSON summary for machines.
@@ -57,7 +57,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         Some(path) => ids_from(path)?,
         None => arguments.ids.clone(),
     };
-    let loaded = loading::load(&arguments.model, &arguments.method)?;
+    let method = arguments.model.method(arguments.method.as_ref())?;
+    let loaded = loading::load(&arguments.model, &method)?;
     let machine = &arguments.model.machine;
     let (kv_dtype, kv_limit) = (machine.kv_dtype, machine.kv_limit);
     let chunk = arguments.chunk.unwrap_or(ids.len().max(1));
@@ -156,5 +157,6 @@ fn write(
 fn header(logits: [usize; 2], layers: usize, lifetimes: [usize; 2]) -> Result<Vec<u8>, WeightsError> {
     let names: Vec<String> = (0..layers).map(|layer| format!("layers.{layer}.expires_at")).collect();
     let lifetimes = names.iter().map(|name| (&**name, StoredType::U32, &lifetimes[..]));
-    tensor_header(std::iter::once(("logits", StoredType::F32, &logits[..])).chain(lifetimes), &[])
+    let tensors = std::iter::once(("logits", StoredType::F32, &logits[..])).chain(lifetimes);
+    tensor_header(tensors, &[("format", "dropcap-forward"), ("version", "1")])
 }

@@ -3,28 +3,29 @@
 mod account;
 mod batch;
 mod encoder;
+mod watch;
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use dropcap_engine::{Engine, EngineOptions, Request, Sampling};
+use dropcap_engine::{Engine, Request, Sampling, VoteScores};
 use dropcap_methods::MethodSpec;
 use dropcap_model::{GenerationConfig, Tokenizer};
 use dropcap_trace::{Granularity, TraceHeader, TraceWriter};
 
-pub use account::kv_json;
+pub use account::{kv_json, line as account_line};
 
 use crate::arguments::ModelArguments;
-use crate::default_model;
-use crate::loading::{self, Compute, Loaded};
+use crate::loading::{self, Loaded};
 use crate::prompts::{self, Prompt};
 use crate::size;
 use encoder::Encoder;
+use watch::Watch;
 
 /// Flags of `dropcap generate`.
 #[derive(Args)]
@@ -45,7 +46,8 @@ pub struct Arguments {
     /// those tokens.
     #[arg(long)]
     no_parse_special: bool,
-    /// Pruning method; see `dropcap methods` [default: none; dcp for the model that the command carries].
+    /// Pruning method; see `dropcap methods` [default: none; dcp for an adapter with gates and for the model that the
+    /// command carries].
     #[arg(long, value_name = "SPEC")]
     method: Option<MethodSpec>,
     /// Most tokens to generate.
@@ -112,31 +114,47 @@ pub struct Arguments {
     /// Most sequences at once; the rest wait.
     #[arg(long, value_name = "N", default_value = "64", allow_negative_numbers = true, value_parser = size::positive, help_heading = "Machine")]
     max_batch: usize,
-    /// Record what was forgotten, when, and by which token, as JSON lines. A trace that cannot be written costs no
+    /// Record what was forgotten, when, and by which token, as JSON lines, for `dropcap inspect`. A trace that cannot be written costs no
     /// text: they are printed, then the command says so and fails.
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+    /// Say in the trace what the votes scored that killed tokens; on the processor alone.
+    #[arg(long, requires = "trace")]
+    trace_scores: bool,
+    /// Show on the terminal what is forgotten as it happens: what all layers keep stays bright, what they have forgotten
+    /// goes dim, and the memory stands below. Plain text where there is no terminal.
+    #[arg(long, conflicts_with_all = ["prompt_file", "json"])]
+    watch: bool,
     /// Print one JSON object per prompt instead of text.
     #[arg(long)]
     json: bool,
 }
 
 impl Arguments {
-    /// The method asked for; without a model named, the one that the carried model was trained for.
-    fn method(&self) -> Result<MethodSpec> {
-        let default = if self.model.model.is_some() { "none" } else { default_model::METHOD };
-        Ok(match &self.method {
-            Some(method) => method.clone(),
-            None => default.parse()?,
-        })
+    /// Whether the forgetting is shown on a terminal.
+    fn watches(&self) -> bool {
+        self.watch && std::io::stdout().is_terminal()
+    }
+
+    /// Whether anybody hears what is forgotten.
+    fn traces(&self) -> bool {
+        self.trace.is_some() || self.watches()
     }
 }
 
 /// Generates for every prompt.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let prompts = read_prompts(arguments)?;
-    let method = arguments.method()?;
-    let loaded = loading::load(&arguments.model, &method)?;
+    let method = arguments.model.method(arguments.method.as_ref())?;
+    let mut scores = None;
+    let loaded = loading::load_as(&arguments.model, &method, |policy| {
+        if !arguments.trace_scores {
+            return policy;
+        }
+        let (policy, heard) = VoteScores::of(policy);
+        scores = Some(heard);
+        policy
+    })?;
     let tokenizer = tokenizer_for(&prompts, arguments, &loaded.directory)?;
     if let Some(tokenizer) = &tokenizer {
         tokenizer.check_vocabulary(loaded.config.vocabulary)?;
@@ -150,7 +168,14 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         vocabulary: loaded.config.vocabulary,
     };
     let mut engine = engine(arguments, &loaded, prompts.len())?;
-    let mut run = batch::Batch::new(arguments.json, prompts.len());
+    if let Some(tokenizer) = &tokenizer {
+        engine.spell_trace(tokenizer.clone());
+    }
+    if let Some(scores) = scores {
+        engine.score_trace(scores);
+    }
+    let watch = arguments.watches().then(|| Watch::over(&mut engine, &loaded));
+    let mut run = batch::Batch::new(arguments.json, prompts.len(), watch);
     let single = prompts.len() == 1;
     for (number, prompt) in prompts.into_iter().enumerate() {
         let ids = encoder.encode(&prompt);
@@ -162,9 +187,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             top_p: arguments.top_p,
             min_p: arguments.min_p,
             seed: prompt.seed.unwrap_or(arguments.seed),
+            ..Sampling::default()
         };
         let max_tokens = prompt.max_tokens.unwrap_or(arguments.max_tokens);
-        let request = Request { prompt: ids, max_tokens, sampling, stop_tokens: stop_tokens.clone() };
+        let stop_tokens = stop_tokens.clone();
+        let request = Request { prompt: ids, max_tokens, sampling, stop_tokens, ..Request::default() };
         let stops = prompt.stop.unwrap_or_else(|| arguments.stop.clone());
         run.submit(&mut engine, request, tokenizer.clone(), stops)?;
     }
@@ -195,36 +222,28 @@ fn tokenizer_for(
 }
 
 fn engine(arguments: &Arguments, loaded: &Loaded, prompts: usize) -> Result<Engine> {
-    let options = EngineOptions {
-        chunk: arguments.chunk.unwrap_or(match &loaded.compute {
-            Compute::Host { .. } => 256,
-            Compute::Device(_) => 2048,
-        }),
-        // A device prepares for every sequence of a batch.
-        max_batch: arguments.max_batch.min(prompts.max(1)),
-        kv_dtype: arguments.model.machine.kv_dtype,
-        kv_limit: arguments.model.machine.kv_limit,
-    };
-    let policy = loaded.policy.clone();
-    let mut engine = match &loaded.compute {
-        Compute::Host { team, decoder } => Engine::new(decoder.clone(), policy, team.clone(), options)?,
-        Compute::Device(weights) => {
-            Engine::on_device(weights.clone(), policy, options, arguments.trace.is_some())?
-        }
-    };
-    if let Some(path) = &arguments.trace {
-        let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+    // A device prepares for every sequence of a batch.
+    let max_batch = arguments.max_batch.min(prompts.max(1));
+    let options = loaded.engine_options(&arguments.model.machine, arguments.chunk, max_batch);
+    let mut engine = loaded.engine(options, arguments.traces())?;
+    if arguments.traces() {
+        let writer: Box<dyn Write + Send> = match &arguments.trace {
+            Some(path) => {
+                Box::new(File::create(path).with_context(|| format!("cannot write {}", path.display()))?)
+            }
+            // Who only watches hears of all that a trace would say.
+            None => Box::new(std::io::sink()),
+        };
         let config = &loaded.config;
         let header = TraceHeader {
             version: dropcap_trace::VERSION,
-            model: arguments.model.name().to_owned(),
-            method: arguments.method()?.to_string(),
+            model: arguments.model.name(),
+            method: arguments.model.method(arguments.method.as_ref())?.to_string(),
             layers: config.layers,
             kv_heads: config.kv_heads,
             granularity: if loaded.policy.per_head() { Granularity::KvHead } else { Granularity::Layer },
             vocabulary: config.vocabulary,
         };
-        let writer: Box<dyn Write + Send> = Box::new(file);
         engine.trace_to(TraceWriter::new(writer, &header)?);
     }
     Ok(engine)

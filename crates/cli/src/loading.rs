@@ -1,21 +1,22 @@
 //! From flags to a decoder, its tokenizer and its policy, with progress for people.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
-use dropcap_kernels::Team;
-use dropcap_kernels::cuda::Device;
-use dropcap_methods::{MethodSpec, ModelFacts};
+use anyhow::{Context, Result, anyhow};
+use dropcap_engine::{Engine, EngineOptions};
+use dropcap_kernels::cuda::{Device, DeviceChoice};
+use dropcap_kernels::{DType, Team};
+use dropcap_methods::{GATES_FILE, MethodSpec, ModelFacts};
 use dropcap_model::device::{DeviceWeights, check_method};
 use dropcap_model::hub::{self, Freshness, HubOptions, HubProgress, OfflineCause, Origin};
-use dropcap_model::{Checkpoint, Decoder, DecoderConfig};
-use dropcap_policy::EvictionPolicy;
+use dropcap_model::{Adapter, Checkpoint, Decoder, DecoderConfig, ModelError};
+use dropcap_policy::{Action, EvictionPolicy};
 use dropcap_weights::Fingerprint;
 
-use crate::arguments::ModelArguments;
+use crate::arguments::{MachineArguments, ModelArguments, SourceArguments};
 use crate::default_model;
-use crate::device::DeviceChoice;
+use crate::device::chosen;
 use crate::progress::{Downloads, spinner, warn};
 
 /// A model in memory, ready to run.
@@ -34,6 +35,37 @@ pub enum Compute {
     Device(Arc<DeviceWeights>),
 }
 
+impl Loaded {
+    /// How an engine of this model divides its time; a GPU wants larger chunks than a processor.
+    pub fn engine_options(
+        &self,
+        machine: &MachineArguments,
+        chunk: Option<usize>,
+        max_batch: usize,
+    ) -> EngineOptions {
+        let usual = match &self.compute {
+            Compute::Host { .. } => 256,
+            Compute::Device(_) => 2048,
+        };
+        EngineOptions {
+            chunk: chunk.unwrap_or(usual),
+            max_batch,
+            kv_dtype: machine.kv_dtype,
+            kv_limit: machine.kv_limit,
+            ..EngineOptions::default()
+        }
+    }
+
+    /// An engine of this model; `traced` says whether a trace will be written.
+    pub fn engine(&self, options: EngineOptions, traced: bool) -> Result<Engine> {
+        let policy = self.policy.clone();
+        Ok(match &self.compute {
+            Compute::Host { team, decoder } => Engine::new(decoder.clone(), policy, team.clone(), options)?,
+            Compute::Device(weights) => Engine::on_device(weights.clone(), policy, options, traced)?,
+        })
+    }
+}
+
 /// A model that was found and checked; its weights are not read yet.
 pub struct Found {
     pub checkpoint: Checkpoint,
@@ -42,15 +74,26 @@ pub struct Found {
 
 impl Found {
     /// Finds the model that the flags name, downloading it if it is a hub id.
-    pub fn open(arguments: &ModelArguments) -> Result<Self> {
+    pub fn open(arguments: &SourceArguments) -> Result<Self> {
         let directory = match &arguments.model {
             Some(model) => find(model, arguments.revision.as_deref(), arguments.offline)?,
             None => default_model::directory()?,
         };
-        let checkpoint = Checkpoint::open(&directory)?;
-        let folder = Some(checkpoint.directory().to_path_buf());
-        let facts = facts_of(checkpoint.config(), checkpoint.fingerprint()?, folder);
+        let SourceArguments { adapter, other_base, .. } = arguments;
+        let mut checkpoint = Checkpoint::open(&directory)?;
+        if let Some(adapter) = adapter {
+            checkpoint = with_adapter(checkpoint, adapter, *other_base)?;
+        }
+        let gates = adapter.as_ref().filter(|folder| folder.join(GATES_FILE).exists());
+        let folder = gates.unwrap_or(&directory).clone();
+        let fingerprint = (!other_base).then(|| checkpoint.fingerprint()).transpose()?;
+        let facts = facts_of(checkpoint.config(), fingerprint, Some(folder));
         Ok(Self { checkpoint, facts })
+    }
+
+    /// What methods may know of it.
+    pub fn facts(&self) -> &ModelFacts {
+        &self.facts
     }
 
     /// Builds a method for it.
@@ -79,6 +122,35 @@ impl Found {
     }
 }
 
+/// Merges what lies in an adapter's directory; gates alone change no weight.
+fn with_adapter(checkpoint: Checkpoint, folder: &Path, other_base: bool) -> Result<Checkpoint> {
+    if !Adapter::is_in(folder) && folder.join(GATES_FILE).exists() {
+        if other_base {
+            let (gates, base) = (folder.display(), checkpoint.directory().display());
+            warn(&format!(
+                "the gates in {gates} are taken whichever model they were trained on; nothing was measured on {base}"
+            ));
+        }
+        return Ok(checkpoint);
+    }
+    let adapter = Adapter::open(folder)?;
+    if other_base {
+        if !adapter.differences(&checkpoint)?.is_empty() {
+            let (adapter, base) = (folder.display(), checkpoint.directory().display());
+            warn(&format!(
+                "the adapter in {adapter} was trained on another model than {base}, and nothing was measured on this one"
+            ));
+        }
+        return Ok(checkpoint.with_adapter(adapter.for_any_base())?);
+    }
+    checkpoint.with_adapter(adapter).map_err(|error| match error {
+        ModelError::AdapterOfAnotherBase { .. } => {
+            anyhow!("{error}\ngive the model that it was trained on, or --other-base to use it here, where nothing was measured")
+        }
+        other => other.into(),
+    })
+}
+
 /// Builds a method for a model of which `facts` are known.
 pub fn policy(method: &MethodSpec, facts: &ModelFacts) -> Result<Arc<dyn EvictionPolicy>> {
     dropcap_methods::build(method, facts).with_context(|| format!("cannot use --method \"{method}\""))
@@ -91,7 +163,7 @@ pub fn device_for<'a>(
     config: &DecoderConfig,
     policies: impl IntoIterator<Item = &'a Arc<dyn EvictionPolicy>>,
 ) -> Result<Option<Device>> {
-    let device = choice.open()?;
+    let device = chosen(choice)?;
     if device.is_some() && choice == DeviceChoice::Auto {
         for policy in policies {
             if let Err(reason) = check_method(config, policy) {
@@ -105,13 +177,38 @@ pub fn device_for<'a>(
 
 /// Finds the model, checks it, builds the method, packs the weights.
 pub fn load(arguments: &ModelArguments, method: &MethodSpec) -> Result<Loaded> {
-    let found = Found::open(arguments)?;
+    load_as(arguments, method, |policy| policy)
+}
+
+/// [`load`] with another policy in the method's place.
+pub fn load_as(
+    arguments: &ModelArguments,
+    method: &MethodSpec,
+    replace: impl FnOnce(Arc<dyn EvictionPolicy>) -> Arc<dyn EvictionPolicy>,
+) -> Result<Loaded> {
+    let found = Found::open(&arguments.source)?;
     // The method first: a mistyped spec should not cost a minute of loading.
     let policy = found.policy(method)?;
+    say_other_cache(policy.as_ref(), arguments.machine.kv_dtype);
+    let policy = replace(policy);
     let device = device_for(arguments.machine.device, found.checkpoint.config(), [&policy])?;
     let compute = found.load(device, arguments)?;
     let (directory, config) = (found.checkpoint.directory().to_path_buf(), found.checkpoint.config().clone());
     Ok(Loaded { directory, config, compute, policy })
+}
+
+/// Warns of gates that are run with another cache than their biases were settled for.
+pub fn say_other_cache(policy: &dyn EvictionPolicy, kv_dtype: DType) {
+    for rule in policy.rules().into_iter().flatten() {
+        if let Action::Vote { gates, .. } = &rule.action
+            && let Some(settled) = gates.kv_dtype().filter(|&settled| settled != kv_dtype)
+        {
+            warn(&format!(
+                "the gates were settled for a cache in {settled}, and this one is in {kv_dtype}: they may keep another \
+                 share than they were trained to; --kv-dtype {settled} keeps it"
+            ));
+        }
+    }
 }
 
 /// The model's directory on this machine; a hub id is downloaded with a bar, and what a person should know of it
@@ -134,7 +231,11 @@ pub fn find(model: &str, revision: Option<&str>, offline: bool) -> Result<PathBu
 }
 
 /// What methods may know of a model.
-pub fn facts_of(config: &DecoderConfig, fingerprint: Fingerprint, directory: Option<PathBuf>) -> ModelFacts {
+pub fn facts_of(
+    config: &DecoderConfig,
+    fingerprint: Option<Fingerprint>,
+    directory: Option<PathBuf>,
+) -> ModelFacts {
     ModelFacts {
         layers: config.layers,
         hidden: config.hidden,

@@ -2,15 +2,20 @@
 
 mod arguments;
 mod bench;
+mod chat;
 mod default_model;
 mod device;
 mod doctor;
+mod eval;
 mod forward;
 mod generate;
+mod inspect;
 mod loading;
+mod merge;
 mod methods;
 mod progress;
 mod prompts;
+mod serve;
 mod size;
 mod terminal;
 mod tokenizer;
@@ -39,10 +44,20 @@ struct Cli {
 enum Command {
     /// Continue prompts with a model while it forgets what it no longer needs.
     Generate(Box<generate::Arguments>),
+    /// Talk with a model in the terminal.
+    Chat(Box<chat::Arguments>),
+    /// Serve a model to clients of the OpenAI routes.
+    Serve(Box<serve::Arguments>),
     /// Write the logits of a text, and when each of its tokens was forgotten, to a safetensors file.
     Forward(Box<forward::Arguments>),
+    /// Show a trace as a page: what was forgotten, when, and which token killed it.
+    Inspect(inspect::Arguments),
+    /// Measure what pruning costs: perplexity, tasks and recall beside the dense run.
+    Eval(Box<eval::Arguments>),
     /// Measure prompt and generation speed over lists of lengths, depths, batches and methods.
     Bench(Box<bench::Arguments>),
+    /// Write a model with its adapter merged in as a checkpoint of its own.
+    Merge(merge::Arguments),
     /// List the pruning methods with their parameters, defaults and sources.
     Methods(methods::Arguments),
     /// Say what of this machine can be used, and why something cannot.
@@ -56,8 +71,13 @@ enum Command {
 fn main() -> ExitCode {
     let result = match command_line().command {
         Command::Generate(arguments) => generate::run(&arguments),
+        Command::Chat(arguments) => chat::run(&arguments),
+        Command::Serve(arguments) => serve::run(*arguments),
         Command::Forward(arguments) => forward::run(&arguments),
+        Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Eval(arguments) => eval::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Merge(arguments) => merge::run(&arguments),
         Command::Methods(arguments) => methods::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Train(arguments) => train::run(&arguments),

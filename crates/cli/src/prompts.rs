@@ -47,7 +47,8 @@ pub fn from_file(path: &Path) -> Result<Vec<Prompt>> {
     from_lines(&name, BufReader::new(file))
 }
 
-fn from_lines(name: &str, mut lines: impl BufRead) -> Result<Vec<Prompt>> {
+/// Reads the lines of a prompt file; `name` is only for messages.
+pub fn from_lines(name: &str, mut lines: impl BufRead) -> Result<Vec<Prompt>> {
     let mut prompts = Vec::new();
     for number in 1.. {
         let place = || format!("{name} line {number}");
@@ -134,6 +135,35 @@ mod tests {
         let prompts = read(b"\xef\xbb\xbf{\"prompt\":\"a\\n\\n\"}\n{\"prompt\":\"\xef\xbb\xbfb\"}").unwrap();
         assert_eq!(prompts[0], Prompt::text("a\n\n".into()));
         assert_eq!(prompts[1], Prompt::text("\u{feff}b".into()));
+    }
+
+    #[test]
+    fn any_bytes_are_prompts_or_refused() {
+        const VALID: &str = "{\"prompt\":\"a\\u00e9\",\"max_tokens\":3,\"stop\":[\"x\"]}\n\n\
+                             {\"ids\":[1,2],\"seed\":9,\"temperature\":0.5}\r\n";
+        const PIECES: [&str; 12] = [
+            "0",
+            "-1",
+            "4294967296",
+            "1e999",
+            "null",
+            "\"\"",
+            "\"\\ud800\"",
+            "\n",
+            "[",
+            "}",
+            ",",
+            "\u{feff}",
+        ];
+        let sound = |bytes: &[u8]| {
+            for prompt in from_lines("test", bytes).unwrap_or_default() {
+                assert!(prompt.prompt.is_some() != prompt.ids.is_some());
+                assert!(prompt.stop.iter().flatten().all(|stop| !stop.is_empty()));
+            }
+        };
+        sound(VALID.as_bytes());
+        dropcap_mutation::random_bytes(1000, sound);
+        dropcap_mutation::changed(5000, &[VALID], &PIECES, sound);
     }
 
     #[test]

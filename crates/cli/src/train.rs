@@ -1,19 +1,25 @@
 //! `dropcap train`: teach a model what to forget.
 
+mod company;
 mod listener;
 
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use dropcap_train::config::{Config, KEYS};
+use dropcap_kernels::cuda::{Device, DeviceChoice};
+use dropcap_train::collective::Meeting;
+use dropcap_train::config::{Config, KEYS, Trained};
 use dropcap_train::data::Documents;
+use dropcap_train::metrics::Quiet;
 use dropcap_train::signals::{STOPPED, Stop};
-use dropcap_train::trainer::{Evaluation, Examined, Finish, Source, examine, run as train};
+use dropcap_train::trainer::{Evaluation, Examined, Finish, Source, check_device, examine, run as train};
 use serde_json::json;
 
+use crate::device::chosen;
 use crate::{loading, progress};
 use listener::Listener;
 
@@ -36,6 +42,12 @@ pub struct Arguments {
     /// Print the result as one JSON object for machines.
     #[arg(long)]
     json: bool,
+    /// Start so many processes on this host that train together, each on its own GPU or its share of the processors.
+    ///
+    /// Jobs of several hosts are started by torchrun, srun or Kubernetes: their RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR
+    /// and MASTER_PORT (or SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID) are understood.
+    #[arg(long, visible_alias = "processes", value_name = "N")]
+    gpus: Option<NonZeroUsize>,
 }
 
 /// Longest text of a document that a dry run shows, in characters.
@@ -52,10 +64,23 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.dry_run {
         return dry_run(&config, arguments.json, &mut out);
     }
-    let source = source(&config)?;
     let stop = Stop::on_signals().context("cannot listen to signals")?;
+    if let Some(count) = arguments.gpus.filter(|count| count.get() > 1) {
+        return company::launch(count.get(), &config, &stop);
+    }
+    let source = source(&config)?;
+    let others = company::company(&config, &source)?;
+    let device = device_for(&config)?;
+    let device = device.as_ref();
+    if !others.world().is_first() {
+        // The first process tells and writes everything.
+        return Ok(match train(&config, source, device, &command(arguments), others, &mut Quiet, &stop)? {
+            Finish::Stopped { .. } => ExitCode::from(STOPPED),
+            Finish::Done { .. } => ExitCode::SUCCESS,
+        });
+    }
     let mut listener = Listener::new(config.steps);
-    let finish = train(&config, source, &command(arguments), &mut listener, &stop);
+    let finish = train(&config, source, device, &command(arguments), others, &mut listener, &stop);
     listener.finish();
     match finish? {
         Finish::Stopped { step } => {
@@ -65,7 +90,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             ));
             Ok(ExitCode::from(STOPPED))
         }
-        Finish::Done { model, evaluation } => {
+        Finish::Done { folder, evaluation } => {
             if arguments.json {
                 let (perplexity, dense_perplexity) = evaluation.perplexities();
                 let files: Vec<_> = config
@@ -82,8 +107,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
                         })
                     })
                     .collect();
+                let kind = if config.train == Trained::All { "model" } else { "adapter" };
                 let object = json!({
-                    "model": model,
+                    kind: folder,
                     "perplexity": finite(perplexity, &evaluation),
                     "dense_perplexity": finite(dense_perplexity, &evaluation),
                     "keep": evaluation.keep(),
@@ -91,11 +117,29 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
                 });
                 writeln!(out, "{object}")?;
             } else {
-                writeln!(out, "{}", model.display())?;
+                writeln!(out, "{}", folder.display())?;
             }
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// The GPU to train on, or none for the processor. `auto` takes a GPU of its own for each process of a host that has one.
+fn device_for(config: &Config) -> Result<Option<Device>> {
+    let meeting = Meeting::of_environment(&|name| std::env::var(name).ok())?;
+    let device = chosen(match (config.device, meeting) {
+        (DeviceChoice::Auto, Some(Meeting { local_rank, .. }))
+            if Device::count().is_ok_and(|count| local_rank < count) =>
+        {
+            DeviceChoice::Cuda(local_rank)
+        }
+        (choice, _) => choice,
+    })?;
+    if let (Some(_), DeviceChoice::Auto, Err(reason)) = (&device, config.device, check_device(config)) {
+        progress::warn(&format!("not using the GPU: {reason}"));
+        return Ok(None);
+    }
+    Ok(device)
 }
 
 /// A run without held-out text has no perplexity.
@@ -118,14 +162,16 @@ fn dry_run(config: &Config, machine: bool, out: &mut impl Write) -> Result<ExitC
             writeln!(out, "{}: \"{}...\"", file.display(), head(file)?)?;
         }
     }
+    let device = device_for(config)?;
     let mut listener = Listener::new(0);
-    let examined = examine(config, &source, &mut listener);
+    let examined = examine(config, &source, device.as_ref(), &mut listener);
     listener.finish();
     let Examined { plan, train_tokens, valid_tokens, from_step } = examined?;
     if machine {
         let object = json!({
             "weights": plan.weights,
             "gates": plan.gates,
+            "trained": plan.trained,
             "train_tokens": train_tokens,
             "valid_tokens": valid_tokens,
             "sequence_tokens": plan.tokens,
@@ -134,6 +180,8 @@ fn dry_run(config: &Config, machine: bool, out: &mut impl Write) -> Result<ExitC
             "activation_bytes": plan.activation_bytes,
             "step_seconds": plan.step_time().as_secs_f64(),
             "steps": plan.steps,
+            "device": plan.device.as_ref().map(|(name, _)| name),
+            "device_free_bytes": plan.device.as_ref().map(|(_, free)| free),
             "from_step": from_step,
         });
         writeln!(out, "{object}")?;

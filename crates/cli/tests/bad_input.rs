@@ -156,7 +156,7 @@ fn flags_outside_their_range_are_refused() {
     all(&run(&["--dtype", "int4"]), &["int4", "bf16"]);
     all(&run(&["--threads", "0"]), &["0"]);
     all(&run(&["--kv-limit", "10"]), &["10"]);
-    all(&run(&["--trace", "/nonexistent/trace.jsonl"]), &["/nonexistent/trace.jsonl"]);
+    all(&run(&["--trace", "/dev/null/trace.jsonl"]), &["/dev/null/trace.jsonl"]);
     all(&failure(&["generate", "-m", "no/such/model/here", "--prompt", "x"]), &["no/such/model/here"]);
     all(&failure(&["generate", "-m", "org/name", "--prompt", "x"]), &["org/name", "HF_HUB_OFFLINE"]);
     all(&run(&["--max-tokens", "-3"]), &["--max-tokens", "'-3' is not a count"]);

@@ -70,6 +70,14 @@ fn json_has_one_object_per_prompt_with_the_golden_tokens_and_an_account_of_the_m
 }
 
 #[test]
+fn a_cache_that_the_gates_were_not_settled_for_is_named() {
+    let said = |kv_dtype: &str| both(&["generate", "Once", "-n", "2", "--kv-dtype", kv_dtype]).1;
+    let warned = said("bf16");
+    assert!(warned.contains("settled for a cache in f32, and this one is in bf16"), "{warned}");
+    assert!(!said("f32").contains("warning"));
+}
+
+#[test]
 fn text_alone_goes_to_standard_output_and_its_account_beside_it() {
     let model = copy("gpt2_dcp", 97);
     let arguments =

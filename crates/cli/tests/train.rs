@@ -87,6 +87,29 @@ fn a_trained_directory_generates_as_it_is() {
 }
 
 #[test]
+fn a_model_that_is_held_gets_an_adapter_that_generate_lays_over_it() {
+    let workshop = Workshop::new();
+    let config = workshop.config();
+    let run = |more: &[&str]| -> Value {
+        let printed = output(&[&["train", "--config", &config, "--json", "steps=8"], more].concat());
+        serde_json::from_str(&printed).unwrap()
+    };
+    let output_at = |name: &str| format!("output={}", workshop.path(name).display());
+    run(&[&output_at("base"), "method=none", "gates=", "sparsity="]);
+    let base = workshop.path("base/model");
+    let model = format!("model={}", base.display());
+    let result = run(&[&output_at("tuned"), &model, "init=", "tokenizer=", "train=lora", "lora.rank=2"]);
+    let adapter = workshop.path("tuned/adapter");
+    assert_eq!(result["adapter"], text(&adapter));
+    let generate = ["generate", "-m", text(&base), "-p", "the cat", "-n", "40", "--json", "--ignore-eos"];
+    let answer = output(&[&generate[..], &["--adapter", text(&adapter)]].concat());
+    let answer: Value = serde_json::from_str(answer.lines().last().unwrap()).unwrap();
+    assert!(answer["kv"]["keep_ratio"].as_f64().unwrap() < 1.0, "{answer}");
+    let message = failure(&["generate", "-m", text(&adapter), "-p", "x"]);
+    assert!(message.contains("config.json"), "{message}");
+}
+
+#[test]
 fn a_dry_run_looks_at_everything_and_leaves_nothing() {
     let workshop = Workshop::new();
     let config = workshop.config();

@@ -35,6 +35,8 @@ fn forward_writes_the_golden_logits_in_any_chunks() {
             text(&path),
         ]);
         let found = dropcap_weights::TensorFile::open(&path).unwrap();
+        assert_eq!(found.metadata()["format"], "dropcap-forward");
+        assert_eq!(found.metadata()["version"], "1");
         assert_eq!(found.info("logits").unwrap().shape, [40, 128]);
         assert_eq!(found.info("layers.2.expires_at").unwrap().shape, [1, 40]);
         let (found, expected) =

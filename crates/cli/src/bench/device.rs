@@ -92,7 +92,7 @@ impl DeviceBench<'_> {
             .iter()
             .map(|slot| DeviceSegment { slot, ids: &ids, first_position, prompt_ends, wanted })
             .collect();
-        *states = decoder.step(&segments)?.states;
+        *states = decoder.step(&segments, &mut |_| {})?.states;
         Ok(())
     }
 }

@@ -39,8 +39,8 @@ impl Subject {
     }
 
     fn of_model(arguments: &Arguments, tests: &[Test]) -> Result<Self> {
-        let name = arguments.model.name().to_owned();
-        let found = Found::open(&arguments.model)?;
+        let name = arguments.model.name();
+        let found = Found::open(&arguments.model.source)?;
         let methods = methods(arguments, &|spec| found.policy(spec))?;
         let config = found.checkpoint.config();
         let device =
@@ -52,7 +52,7 @@ impl Subject {
     fn of_shape(shape: &str, arguments: &Arguments, tests: &[Test]) -> Result<Self> {
         let positions = tests.iter().map(Test::positions).max().unwrap_or(0);
         let config = shapes::named(shape, positions.saturating_add(WARM))?;
-        let facts = facts_of(&config, Fingerprint::default(), None);
+        let facts = facts_of(&config, Some(Fingerprint::default()), None);
         let methods = methods(arguments, &|spec| loading::policy(spec, &facts))?;
         let ModelArguments { dtype, machine, .. } = &arguments.model;
         let device = device_for(machine.device, &config, methods.iter().map(|(_, policy)| policy))?;

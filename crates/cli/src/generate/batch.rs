@@ -16,6 +16,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::account;
+use super::watch::Watch;
 use crate::terminal;
 
 /// How one prompt stands.
@@ -34,10 +35,11 @@ pub(super) struct Batch {
     entries: Vec<Entry>,
     index: HashMap<SequenceId, usize>,
     bar: ProgressBar,
+    watch: Option<Watch>,
 }
 
 impl Batch {
-    pub(super) fn new(json: bool, prompts: usize) -> Self {
+    pub(super) fn new(json: bool, prompts: usize, watch: Option<Watch>) -> Self {
         let bar = if prompts > 1 && std::io::stderr().is_terminal() {
             ProgressBar::new(prompts as u64)
         } else {
@@ -47,7 +49,8 @@ impl Batch {
             bar.set_style(style);
         }
         let (entries, index) = (Vec::with_capacity(prompts), HashMap::new());
-        Batch { json, streams: prompts == 1 && !json, entries, index, bar }
+        let streams = prompts == 1 && !json && watch.is_none();
+        Batch { json, streams, entries, index, bar, watch }
     }
 
     /// Queues one prompt. One that the engine refuses fails alone if there are others.
@@ -79,17 +82,25 @@ impl Batch {
         while !engine.is_idle() {
             for output in engine.step()? {
                 match output {
-                    Output::Token { id, token } => {
+                    Output::Token { id, token, .. } => {
                         tokens += 1;
                         self.take(engine, id, token)?;
                     }
+                    // Nobody asks for them here.
+                    Output::Prompt { .. } => {}
                     Output::Finished(finished) => self.end(finished)?,
                     Output::Failed { id, error } => self.fail(id, error.into()),
                 }
             }
             self.bar.set_message(format!("{} running, {tokens} tokens", engine.running()));
+            if let Some(watch) = &mut self.watch {
+                watch.draw(engine)?;
+            }
         }
         self.bar.finish_and_clear();
+        if let Some(watch) = self.watch.take() {
+            watch.finish()?;
+        }
         let trace = engine.finish_trace().context("the trace is not whole (the texts are)");
         self.print(start.elapsed(), trace.err())
     }
@@ -100,6 +111,9 @@ impl Batch {
         match stream.push(token) {
             Ok((piece, stopped)) => {
                 show(self.streams, &piece)?;
+                if let Some(watch) = &mut self.watch {
+                    watch.expect(&piece);
+                }
                 entry.text.push_str(&piece);
                 entry.stopped = stopped;
             }

@@ -7,6 +7,8 @@
 )]
 #![allow(dead_code, reason = "each test binary uses its own part of this module")]
 
+pub mod browser;
+
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;

@@ -1,0 +1,226 @@
+//! `dropcap chat`: a conversation in the terminal, with an account of the memory after each answer.
+
+mod conversation;
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use dropcap_engine::{FinishReason, Output, Request, Sampling, TextStream};
+use dropcap_methods::MethodSpec;
+use dropcap_model::{GenerationConfig, Tokenizer};
+use dropcap_server::template_of;
+
+use crate::arguments::ModelArguments;
+use crate::{generate, loading, size, terminal};
+use conversation::Conversation;
+
+/// What can be said beside messages.
+const HELP: &str = "/reset forgets the conversation, /save FILE keeps it as JSON, /exit or Ctrl-D ends, Ctrl-C stops an answer";
+
+/// Flags of `dropcap chat`.
+#[derive(Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    model: ModelArguments,
+    /// Pruning method; see `dropcap methods` [default: none; dcp for the model that the command carries].
+    #[arg(long, value_name = "SPEC")]
+    method: Option<MethodSpec>,
+    /// What the conversation begins with, as the system's message.
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// A Jinja file that makes a text of the conversation [default: the model's own].
+    #[arg(long, value_name = "FILE")]
+    chat_template: Option<PathBuf>,
+    /// Most tokens of an answer.
+    #[arg(short = 'n', long, value_name = "N", default_value = "256", allow_negative_numbers = true, value_parser = size::positive)]
+    max_tokens: usize,
+    /// 0 always takes the likeliest token.
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 0.7,
+        allow_negative_numbers = true,
+        help_heading = "Sampling"
+    )]
+    temperature: f32,
+    /// Only the likeliest tokens whose probabilities reach this sum.
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 0.95,
+        allow_negative_numbers = true,
+        help_heading = "Sampling"
+    )]
+    top_p: f32,
+    /// Equal seeds give equal answers.
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Sampling")]
+    seed: u64,
+}
+
+/// What a line of the person means.
+#[derive(Debug, PartialEq, Eq)]
+enum Line<'a> {
+    Message(&'a str),
+    Reset,
+    Save(&'a Path),
+    Exit,
+    Help,
+    Nothing,
+}
+
+impl<'a> Line<'a> {
+    fn read(line: &'a str) -> Self {
+        let (word, rest) = line.trim().split_once(char::is_whitespace).unwrap_or((line.trim(), ""));
+        match (word, rest.trim()) {
+            ("", _) => Self::Nothing,
+            ("/reset", "") => Self::Reset,
+            ("/exit" | "/quit", "") => Self::Exit,
+            ("/save", path) if !path.is_empty() => Self::Save(Path::new(path)),
+            (word, _) if word.starts_with('/') => Self::Help,
+            _ => Self::Message(line.trim()),
+        }
+    }
+}
+
+/// Talks until the input ends.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let method = arguments.model.method(arguments.method.as_ref())?;
+    let loaded = loading::load(&arguments.model, &method)?;
+    let tokenizer = Arc::new(Tokenizer::open(&loaded.directory)?);
+    tokenizer.check_vocabulary(loaded.config.vocabulary)?;
+    let generation = GenerationConfig::open(&loaded.directory, &loaded.config)?;
+    let template =
+        template_of(&loaded.directory, arguments.chat_template.as_deref(), &tokenizer, &generation)?;
+    let template = template.with_context(|| {
+        format!("{} has no chat template: name one with --chat-template FILE", loaded.directory.display())
+    })?;
+    let mut conversation = Conversation::new(template, tokenizer.clone(), arguments.system.clone());
+    let mut engine = loaded.engine(loaded.engine_options(&arguments.model.machine, None, 1), false)?;
+    // At the prompt there is nothing to stop, and the program goes on.
+    let stop = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGINT, stop.clone())?;
+    let mut input = std::io::stdin().lock();
+    let is_terminal = input.is_terminal();
+    if is_terminal {
+        terminal::say(&format!("{} with method {method}. {HELP}", arguments.model.name()));
+    }
+    let mut turn = 0;
+    loop {
+        if is_terminal {
+            let mut out = terminal::stdout();
+            write!(out, "> ")?;
+            out.flush()?;
+        }
+        let mut line = String::new();
+        if input.read_line(&mut line).context("standard input")? == 0 {
+            return Ok(ExitCode::SUCCESS);
+        }
+        let text = match Line::read(&line) {
+            Line::Nothing => continue,
+            Line::Exit => return Ok(ExitCode::SUCCESS),
+            Line::Help => {
+                terminal::say(HELP);
+                continue;
+            }
+            Line::Reset => {
+                conversation.reset();
+                terminal::say("the conversation is forgotten");
+                continue;
+            }
+            Line::Save(path) => {
+                match conversation.save(path) {
+                    Ok(()) => terminal::say(&format!("saved to {}", path.display())),
+                    Err(error) => terminal::say(&format!("error: {}", crate::sentence(&error))),
+                }
+                continue;
+            }
+            Line::Message(text) => text.to_owned(),
+        };
+        stop.store(false, Ordering::Relaxed);
+        let sampling = Sampling {
+            temperature: arguments.temperature,
+            top_p: arguments.top_p,
+            seed: arguments.seed.wrapping_add(turn),
+            ..Sampling::default()
+        };
+        turn += 1;
+        let stop_tokens = generation.eos_token_ids.clone();
+        // A message that cannot be answered is not part of the conversation.
+        let answered = conversation.ask(&text).and_then(|prompt| {
+            let request = Request {
+                prompt,
+                max_tokens: arguments.max_tokens,
+                sampling,
+                stop_tokens,
+                ..Request::default()
+            };
+            answer(&mut engine, request, &tokenizer, &stop)
+        });
+        match answered {
+            Ok(answer) => conversation.add(text, answer),
+            Err(error) => terminal::say(&format!("error: {} (/reset begins anew)", crate::sentence(&error))),
+        }
+    }
+}
+
+/// Streams an answer to standard output, and its account to standard error.
+fn answer(
+    engine: &mut dropcap_engine::Engine,
+    request: Request,
+    tokenizer: &Arc<Tokenizer>,
+    stop: &AtomicBool,
+) -> Result<String> {
+    let mut stream = TextStream::new(tokenizer.clone(), &request.prompt, &request.stop_tokens, Vec::new())?;
+    let (mut out, mut text) = (terminal::stdout(), String::new());
+    let mut show = |piece: String| {
+        text.push_str(&piece);
+        write!(out, "{piece}").and_then(|()| out.flush())
+    };
+    let id = engine.submit(request)?;
+    let mut finished = None;
+    while finished.is_none() {
+        if stop.load(Ordering::Relaxed) {
+            finished = engine.finish(id, FinishReason::Cancelled)?;
+            break;
+        }
+        for output in engine.step()? {
+            match output {
+                Output::Token { token, .. } => show(stream.push(token)?.0)?,
+                Output::Prompt { .. } => {}
+                Output::Finished(done) => finished = Some(done),
+                Output::Failed { error, .. } => return Err(error.into()),
+            }
+        }
+    }
+    show(stream.finish()?.0)?;
+    writeln!(out)?;
+    if let Some(finished) = &finished {
+        terminal::say(&generate::account_line(finished));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_begins_with_a_slash_is_for_the_program() {
+        assert_eq!(Line::read("  a b\n"), Line::Message("a b"));
+        assert_eq!(Line::read("/save a b.json\n"), Line::Save(Path::new("a b.json")));
+        for (line, meaning) in [
+            ("\n", Line::Nothing),
+            ("/reset\n", Line::Reset),
+            ("/exit", Line::Exit),
+            ("/save\n", Line::Help),
+            ("/what\n", Line::Help),
+        ] {
+            assert_eq!(Line::read(line), meaning);
+        }
+    }
+}

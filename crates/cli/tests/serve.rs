@@ -1,0 +1,118 @@
+//! `dropcap serve` and `dropcap chat` as processes.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that cannot go on should fail"
+)]
+
+mod support;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use support::{dropcap, failure, text};
+
+/// A server with the carried model, and where it listens.
+fn serve(flags: &[&str]) -> (Child, String, BufReader<std::process::ChildStderr>) {
+    let mut child = Command::new(assert_cmd::cargo::cargo_bin("dropcap"))
+        .args(["serve", "--device", "cpu", "--port", "0"])
+        .args(flags)
+        .env_clear()
+        .env("HOME", "/nonexistent")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    let mut said = String::new();
+    while !said.contains("ready: ") {
+        assert!(errors.read_line(&mut said).unwrap() > 0, "{said}");
+    }
+    let address = said.split("ready: http://").nth(1).unwrap().split('/').next().unwrap().to_owned();
+    (child, address, errors)
+}
+
+fn post(address: &str, body: &str, key: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let head = format!(
+        "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {key}\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn the_carried_model_is_served_without_a_flag_and_a_signal_ends_it_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys");
+    std::fs::write(&keys, "\n first-key \nsecond-key\n").unwrap();
+    let (mut child, address, mut errors) = serve(&["--api-key-file", text(&keys)]);
+    let body = r#"{"prompt": "Once upon a time", "max_tokens": 5, "ignore_eos": true}"#;
+    for key in ["first-key", "second-key"] {
+        let answer = post(&address, body, key);
+        assert!(answer.contains("200 OK") && answer.contains("\"method\":\"dcp\""), "{answer}");
+    }
+    assert!(post(&address, body, "third-key").contains("401"));
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success());
+    let mut log = String::new();
+    errors.read_to_string(&mut log).unwrap();
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.iter().filter(|line| line["status"] == 200).count(), 2, "{log}");
+    assert!(!log.contains("Once") && !log.contains("-key"), "{log}");
+}
+
+#[test]
+fn what_keeps_a_server_from_starting_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let empty = folder.path().join("keys");
+    std::fs::write(&empty, "\n\n").unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    for (flags, words) in [
+        (["--port", port.as_str()], "choose one with --port"),
+        (["--api-key-file", "/no/such/file"], "/no/such/file"),
+        (["--api-key-file", text(&empty)], "holds no API key"),
+        (["--chat-template", "/no/such/template"], "/no/such/template"),
+        (["--method", "dcp(gates=/no/such/gates)"], "/no/such/gates"),
+    ] {
+        let port: &[&str] = if flags[0] == "--port" { &[] } else { &["--port", "0"] };
+        let errors = failure(&[&["serve", "--device", "cpu"], &flags[..], port].concat());
+        assert!(errors.contains(words), "{errors}");
+    }
+}
+
+#[test]
+fn a_conversation_answers_saves_and_forgets() {
+    let folder = tempfile::tempdir().unwrap();
+    let saved = folder.path().join("talk.json");
+    let lines = format!(
+        "Once upon a time\n\nAnd then\n/save {}\n/reset\n/what\n/save /no/such/folder/x\n/exit\nnever\n",
+        saved.display()
+    );
+    let run = dropcap(&["chat", "--device", "cpu", "-n", "8", "--system", "A tale."])
+        .write_stdin(lines)
+        .output()
+        .unwrap();
+    let errors = String::from_utf8(run.stderr).unwrap();
+    assert!(run.status.success(), "{errors}");
+    assert_eq!(errors.matches("completion tokens").count(), 2, "{errors}");
+    assert!(errors.contains("is forgotten") && errors.contains("/no/such/folder"), "{errors}");
+    assert!(!String::from_utf8(run.stdout).unwrap().trim().is_empty());
+    let talk: Value = serde_json::from_slice(&std::fs::read(saved).unwrap()).unwrap();
+    let roles: Vec<&str> = talk.as_array().unwrap().iter().map(|one| one["role"].as_str().unwrap()).collect();
+    assert_eq!(roles, ["system", "user", "assistant", "user", "assistant"]);
+}
+
+#[test]
+fn a_conversation_without_a_template_names_the_flag() {
+    let folder = support::copy("gpt2_dcp", 97);
+    let errors = failure(&["chat", "--device", "cpu", "--model", text(folder.path())]);
+    assert!(errors.contains("--chat-template"), "{errors}");
+}
