@@ -1,7 +1,8 @@
 //! Where a sequence's entries are.
 
-use dropcap_cache::{CacheError, KvCache, KvReport};
-use dropcap_kernels::PAGE_ENTRIES;
+use dropcap_cache::{CacheError, KvCache, KvReport, LayerIdx};
+use dropcap_kernels::DType;
+use dropcap_kernels::lifetimes::CacheOverflow;
 use dropcap_model::device::{DeviceDecoder, Slot, SlotState};
 
 /// The cache of one sequence, on the host or on a device.
@@ -41,6 +42,8 @@ pub(crate) struct DeviceShape {
     pub(crate) entry_bytes: usize,
     /// Bytes of one entry's key and value alone.
     pub(crate) key_value_bytes: usize,
+    /// The format of the pages.
+    pub(crate) dtype: DType,
 }
 
 impl SequenceMemory {
@@ -88,11 +91,12 @@ impl SequenceMemory {
         }
     }
 
-    /// Whether the cache could hold every number that it was given; what a device could not hold, its logits show.
+    /// Whether the cache could hold every number that it was given.
     pub(crate) fn check_range(&self) -> Result<(), CacheError> {
         match self {
             Self::Host(memory) => memory.cache.check_range(),
-            Self::Waiting | Self::Device(_) => Ok(()),
+            Self::Device(memory) => memory.check_range(),
+            Self::Waiting => Ok(()),
         }
     }
 
@@ -115,22 +119,22 @@ impl DeviceMemory {
             page_bytes: decoder.page_bytes(),
             entry_bytes: decoder.entry_bytes(),
             key_value_bytes: 2 * config.key_width() / groups * decoder.options().kv_dtype.bytes(),
+            dtype: decoder.options().kv_dtype,
         };
-        Self { slot, next_position: 0, state: SlotState::default(), shape }
+        Self { slot, next_position: 0, state: SlotState::empty(shape.lanes), shape }
     }
 
-    /// Pages that a step of `count` tokens takes at most. Of single lanes only the device knows the lengths; here is
-    /// known how many are at the end of a page, and the others have room for one entry at least.
+    /// As [`SequenceMemory::pages_wanted`].
     pub(crate) fn pages_wanted(&self, count: usize) -> usize {
-        match (self.next_position, count) {
-            (0, _) => self.shape.lanes * count.div_ceil(PAGE_ENTRIES),
-            (_, 0) => 0,
-            _ => {
-                let full = self.state.wanted;
-                full * count.div_ceil(PAGE_ENTRIES)
-                    + (self.shape.lanes - full.min(self.shape.lanes)) * (count - 1).div_ceil(PAGE_ENTRIES)
-            }
-        }
+        self.state.most_pages(self.shape.lanes, count)
+    }
+
+    /// As [`SequenceMemory::check_range`].
+    pub(crate) fn check_range(&self) -> Result<(), CacheError> {
+        let Some(CacheOverflow { what, position, layer, number }) = self.state.overflow else {
+            return Ok(());
+        };
+        Err(CacheError::Range { layer: LayerIdx(layer), what, position, number, dtype: self.shape.dtype })
     }
 
     /// As [`SequenceMemory::report`].

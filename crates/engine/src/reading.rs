@@ -208,12 +208,13 @@ fn feed_device(
         };
         let begin = logits.len();
         let outcome = decoder.step(&[segment], &mut |rows| logits.extend_from_slice(rows.logits))?;
-        check_rows(&logits[begin..], vocabulary, first_position as usize)?;
         for death in &outcome.deaths {
             died(death.layer as usize, death.group as usize, death.position, death.expires_at);
         }
         memory.next_position += part.len() as u32;
         memory.state = outcome.states.first().copied().unwrap_or_default();
+        memory.check_range()?;
+        check_rows(&logits[begin..], vocabulary, first_position as usize)?;
         rest = after;
     }
     Ok(())

@@ -423,3 +423,37 @@ fn cuda_slots_can_be_used_again() {
         assert_eq!(decoder.free_pages().unwrap(), free);
     }
 }
+
+#[test]
+fn cuda_numbers_that_the_cache_cannot_hold_are_named() {
+    let Some(device) = device("cuda_numbers_that_the_cache_cannot_hold_are_named") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(golden("gpt2_dcp/config.json"), folder.path().join("config.json")).unwrap();
+    let mut bytes = std::fs::read(golden("gpt2_dcp/model.safetensors")).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let tensors: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    // Row 5 of [48, 144], whose last third are values.
+    let first = &tensors["transformer.h.0.attn.c_attn.weight"]["data_offsets"][0];
+    let place = 8 + header + first.as_u64().unwrap() as usize + 4 * (5 * 144 + 100);
+    bytes[place..place + 4].copy_from_slice(&3e7f32.to_le_bytes());
+    std::fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
+    let model = OnDevice::open(&device, folder.path().to_str().unwrap(), DType::F32);
+    let run = |kv_dtype| {
+        let model = OnDevice { host: Model::open("gpt2_dcp"), weights: model.weights.clone(), kv_dtype };
+        let mut engine =
+            model.engine(Arc::new(KeepAll), EngineOptions { chunk: 2, ..EngineOptions::default() });
+        engine.submit(greedy(vec![1, 2, 3], 3)).unwrap();
+        let mut outputs = Vec::new();
+        while !engine.is_idle() {
+            outputs.extend(engine.step().unwrap());
+        }
+        (evaluate_on_device(&mut model.decoder(&KeepAll, 1), &[1, 2, 3], 2), outputs.pop())
+    };
+    let (evaluation, Some(Output::Failed { error, .. })) = run(DType::F16) else { panic!("no error") };
+    for error in [evaluation.unwrap_err(), error] {
+        let error = error.to_string();
+        assert!(error.contains("value of position 0 in layer 0") && error.contains("bf16"), "{error}");
+    }
+    let (evaluation, output) = run(DType::Bf16);
+    assert!(evaluation.is_ok() && matches!(output, Some(Output::Finished(_))), "{evaluation:?} {output:?}");
+}

@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use dropcap_kernels::attention::DeviceAttention;
 use dropcap_kernels::cuda::{
-    Device, DeviceBuffer, DeviceLanes, DeviceSpan, DeviceStep, Function, Graph, Grid, LaneTables, Module,
-    Row, Source, Specialisation, StepSize,
+    Argument, Device, DeviceBuffer, DeviceLanes, DeviceSpan, DeviceStep, Function, Graph, Grid, LaneTables,
+    Module, NO_CONSTANTS, Row, Source, Specialisation, StepSize, kernel_struct,
 };
 use dropcap_kernels::{DType, KernelError};
 
@@ -55,22 +55,24 @@ extern "C" __global__ void __launch_bounds__(512) read(ReadArgs a) {
     if (sum == 0x12345678u) *a.to = sum;
 }
 "#,
+    constants: NO_CONSTANTS,
+    arguments: &[FillArguments::LAYOUT, ReadArguments::LAYOUT],
 };
 
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct FillArguments {
-    lanes: LaneTables,
-    length: u32,
-    unused: u32,
+kernel_struct! {
+    struct FillArguments as FillArgs {
+        lanes: LaneTables,
+        length: u32,
+        unused: u32,
+    }
 }
 
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct ReadArguments {
-    from: u64,
-    to: u64,
-    count: u64,
+kernel_struct! {
+    struct ReadArguments as ReadArgs {
+        from: u64,
+        to: u64,
+        count: u64,
+    }
 }
 
 fn main() {
@@ -154,8 +156,7 @@ fn decode(device: &Device, specialisation: &Specialisation, batch: usize, length
     step.first_pages.write(0, &firsts).unwrap();
     let launches = layers * 64usize.div_ceil(layers);
     let mut graph = Graph::record(device, || {
-        (0..launches)
-            .try_for_each(|i| attention.decode(lanes.tables(), &step, size, i % layers, 0.1, &qkv, &mixed))
+        (0..launches).try_for_each(|i| attention.decode(&lanes, &step, size, i % layers, 0.1, &qkv, &mixed))
     })
     .unwrap();
     let time = seconds(device, 5, || graph.launch().unwrap()) / launches as f64;
@@ -205,9 +206,8 @@ fn prefill(device: &Device, specialisation: &Specialisation) {
         let first = prefix - chunk;
         let span = DeviceSpan { slot: 0, first_row: 0, queries: chunk as u32, first_position: first as u32 };
         step.spans.write(0, &[span]).unwrap();
-        let once = || -> Result<(), KernelError> {
-            attention.prefill(lanes.tables(), &step, &[span], 0, 0.1, &qkv, &mixed)
-        };
+        let once =
+            || -> Result<(), KernelError> { attention.prefill(&lanes, &step, &[span], 0, 0.1, &qkv, &mixed) };
         let time = seconds(device, 5, || once().unwrap());
         // Two products of d multiply-adds for every query, head and entry that it sees.
         let seen = chunk as f64 * (first as f64 + (chunk as f64 + 1.0) / 2.0);

@@ -4,7 +4,10 @@
 #![allow(clippy::print_stdout, reason = "that is its purpose")]
 
 use dropcap_kernels::activation::DeviceActivation;
-use dropcap_kernels::cuda::{Device, DeviceBuffer, Graph, Grid, Module, Source, Specialisation, Stopwatch};
+use dropcap_kernels::cuda::{
+    Argument, Device, DeviceBuffer, Graph, Grid, Module, NO_CONSTANTS, Source, Specialisation, Stopwatch,
+    kernel_struct,
+};
 use dropcap_kernels::matmul::{DeviceBias, DeviceMatmul, DeviceMatrix, DeviceRandom, Target};
 use dropcap_kernels::norm::{DeviceNorm, NormParameters};
 use dropcap_kernels::{DType, KernelError};
@@ -190,14 +193,13 @@ impl Bench {
 
     fn plain_reading(&self, specialisation: &Specialisation) -> Outcome<f64> {
         const BYTES: usize = 2 << 30;
-        let source = Source { file: "examples/cuda_dense.cu", text: READ };
-        let read = Module::load(&self.device, &source, specialisation)?.function("read", 0)?;
+        let read = Module::load(&self.device, &READ, specialisation)?.function("read", 0)?;
         let from = DeviceBuffer::<u8>::zeroed(&self.device, "memory to read", BYTES)?;
         let to = DeviceBuffer::<u32>::zeroed(&self.device, "a sum", 1)?;
         let blocks = self.device.facts().multiprocessors as usize * 8;
-        let arguments = [from.pointer(), to.pointer(), BYTES as u64 / 16];
         let seconds = self.time(|| {
-            // SAFETY: the kernel takes two addresses and a length, those of living buffers.
+            let arguments = Read { from: from.pointer(), to: to.pointer(), count: BYTES as u64 / 16 };
+            // SAFETY: the kernel's argument, with addresses and length of living buffers.
             Ok(unsafe { read.launch(Grid::new(blocks, 256), &arguments) }?)
         })?;
         Ok(BYTES as f64 / seconds)
@@ -276,7 +278,7 @@ impl Bench {
             }
         }
         weights.push((self.weights(model.vocabulary, c, 99)?, Goal::Logits));
-        let bytes: usize = weights.iter().map(|(w, _)| w.data.bytes()).sum();
+        let bytes: usize = weights.iter().map(|(w, _)| w.data().bytes()).sum();
         let widest = 2 * model.intermediate.max(c);
         let layers = Outputs::new(&self.device, rows * widest)?;
         let residual = &layers.wide;
@@ -341,8 +343,23 @@ impl Bench {
     }
 }
 
+kernel_struct! {
+    struct Read as Read {
+        from: u64,
+        to: u64,
+        count: u64,
+    }
+}
+
 /// Eight loads of 16 bytes in flight per thread, and a sum so that they happen.
-const READ: &str = r#"
+const READ: Source = Source {
+    file: "examples/cuda_dense.cu",
+    text: READ_TEXT,
+    constants: NO_CONSTANTS,
+    arguments: &[Read::LAYOUT],
+};
+
+const READ_TEXT: &str = r#"
 struct Read { const uint4* from; u32* to; u64 count; };
 extern "C" __global__ void __launch_bounds__(256) read(Read p) {
     u32 sum = 0;

@@ -8,7 +8,7 @@ use std::time::Instant;
 use dropcap_kernels::cuda::{
     Device, DeviceBuffer, DeviceLanes, DeviceSpan, DeviceStep, Graph, Specialisation, StepSize,
 };
-use dropcap_kernels::lifetimes::{DeviceLifetimes, PromptCut};
+use dropcap_kernels::lifetimes::{DeviceLifetimes, PromptCut, StepStatus};
 use dropcap_kernels::sampling::{DeviceSampler, SlotSampling};
 use dropcap_kernels::vote::DeviceVotes;
 use dropcap_kernels::{DType, KernelError};
@@ -85,11 +85,11 @@ impl Bench {
             .collect();
         let lifetimes = DeviceLifetimes::new(device, specialisation).unwrap();
         let size = StepSize { rows: slots * queries, spans: slots };
-        let status = DeviceBuffer::zeroed(device, "status", 1 + 3 * slots).unwrap();
+        let status = DeviceBuffer::zeroed(device, "status", StepStatus::words(slots)).unwrap();
         let bench = Self { lanes, lifetimes, step, spans, size, status, entries };
         // Growth by nothing: it tells where pages lie.
         bench.set_queries(0);
-        bench.lifetimes.grow(bench.lanes.tables(), &bench.step, size).unwrap();
+        bench.lifetimes.grow(&bench.lanes, &bench.step, size).unwrap();
         bench.set_queries(queries as u32);
         bench
     }
@@ -105,7 +105,7 @@ fn votes(device: &Device, what: &str, layers: usize, slots: usize, entries: usiz
     let gates = DeviceBuffer::copy_of(device, "gates", &vec![1.0f32; slots * queries * 128]).unwrap();
     let bias = DeviceBuffer::copy_of(device, "bias", &[0.5f32]).unwrap();
     let votes = DeviceVotes::new(device, &SPECIALISATION, 1).unwrap();
-    let tables = bench.lanes.tables();
+    let tables = &bench.lanes;
     let micros = time(
         device,
         || {},
@@ -138,7 +138,7 @@ fn main() {
     // 8 layers stand for 32: writing the lanes from here takes long.
     let layers = 8;
     let bench = Bench::new(&device, layers, 32, 6500, 1);
-    let tables = bench.lanes.tables();
+    let tables = &bench.lanes;
     // Growth by nothing, so that lanes stay as they are.
     bench.set_queries(0);
     for dying in [false, true] {
@@ -163,7 +163,7 @@ fn main() {
             bench.lifetimes.grow(tables, &bench.step, bench.size)?;
             bench.lifetimes.reclaim(tables, &bench.step, bench.size, None, &bench.status)
         });
-        let live = bench.status.read_range(3, 1).unwrap()[0];
+        let live = StepStatus::new(&bench.status.read().unwrap()).span(0).live;
         println!(
             "grow + reclaim, 32 sequences x {layers} layers x 6500 entries, a death in each: {dying}: {micros:.1} us ({live} live)"
         );

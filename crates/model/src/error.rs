@@ -51,6 +51,34 @@ pub enum ModelError {
         /// Most sequences.
         batch: usize,
     },
+    /// A step that the pages of a device do not suffice for; nothing has been done.
+    #[error(
+        "the step takes {wanted} pages of the device's cache, and {free} of {capacity} are free: feed fewer tokens, close a sequence, or raise --kv-limit"
+    )]
+    DevicePages {
+        /// Pages that the step takes.
+        wanted: usize,
+        /// Pages that are free.
+        free: usize,
+        /// Pages of the pool.
+        capacity: usize,
+    },
+    /// Lanes that could not grow on a device, although the host had counted their pages.
+    #[error(
+        "{lanes} lanes of the step's sequences found no room on the device, and these sequences are damaged: close them, and begin again with fewer"
+    )]
+    LanesRefused {
+        /// How many lanes.
+        lanes: usize,
+    },
+    /// A slot that a step on a device cannot use.
+    #[error("slot {index} {problem}: a step takes each of its decoder's own slots once")]
+    Slot {
+        /// Number of the slot.
+        index: u32,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// The cache refused an edit.
     #[error(transparent)]
     Cache(#[from] dropcap_cache::CacheError),

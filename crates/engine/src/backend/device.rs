@@ -144,7 +144,12 @@ impl Device {
                 (_, Err(_)) => {}
             }
         }
-        Ok(answers)
+        // As on the host: what the cache could not hold explains logits that are not finite, and the others are wrong.
+        let checked = feeds.iter().zip(answers).map(|(feed, answer)| match feed.first_row() {
+            Some(_) => feed.memory.check_range().map_err(EngineError::from).and(answer),
+            None => answer,
+        });
+        Ok(checked.collect())
     }
 }
 

@@ -1,33 +1,7 @@
 // Activations on their own: after a product whose library has no such epilogue, and for gated blocks of many rows.
 
-typedef HalfOr<W>::type Half;
-
-constexpr u32 ACTIVATION_THREADS = 256;
 // Numbers in 16 bytes.
 constexpr u32 STEP = 16 / sizeof(W);
-
-__device__ __forceinline__ void read(float (&x)[STEP], const W* from) {
-    uint4 bits = *(const uint4*)from;
-    if constexpr (sizeof(W) == 2) {
-        u32 words[4] = {bits.x, bits.y, bits.z, bits.w};
-#pragma unroll
-        for (u32 i = 0; i < 4; i++) {
-            float2 two = widen2<Half>(words[i]);
-            x[2 * i] = two.x, x[2 * i + 1] = two.y;
-        }
-    } else {
-        x[0] = __uint_as_float(bits.x), x[1] = __uint_as_float(bits.y);
-        x[2] = __uint_as_float(bits.z), x[3] = __uint_as_float(bits.w);
-    }
-}
-__device__ __forceinline__ void write(W* to, const float (&x)[STEP]) {
-    if constexpr (sizeof(W) == 2) {
-        *(uint4*)to = make_uint4(narrow2<Half>(x[0], x[1]), narrow2<Half>(x[2], x[3]), narrow2<Half>(x[4], x[5]),
-                                 narrow2<Half>(x[6], x[7]));
-    } else {
-        *(float4*)to = make_float4(x[0], x[1], x[2], x[3]);
-    }
-}
 
 struct Gelu {
     W* x;
@@ -42,10 +16,10 @@ extern "C" __global__ void __launch_bounds__(ACTIVATION_THREADS) gelu(Gelu p) {
     u64 at = ((u64)blockIdx.x * ACTIVATION_THREADS + threadIdx.x) * STEP;
     if (at + STEP <= p.count) {
         float x[STEP];
-        read(x, p.x + at);
+        load(x, p.x + at);
 #pragma unroll
         for (u32 i = 0; i < STEP; i++) x[i] = activate(p.kind, x[i]);
-        write(p.x + at, x);
+        store(p.x + at, x);
     } else {
         for (; at < p.count; at++) p.x[at] = narrow<W>(activate(p.kind, widen(p.x[at])));
     }
@@ -71,11 +45,11 @@ extern "C" __global__ void __launch_bounds__(ACTIVATION_THREADS) silu_mul(SiluMu
     W* out = p.out + row * p.width + at;
     if (p.width % STEP == 0) {
         float a[STEP], b[STEP];
-        read(a, gate);
-        read(b, up);
+        load(a, gate);
+        load(b, up);
 #pragma unroll
         for (u32 i = 0; i < STEP; i++) a[i] = silu_times(a[i], b[i]);
-        write(out, a);
+        store(out, a);
     } else {
         u32 count = p.width - at < STEP ? p.width - at : STEP;
         for (u32 i = 0; i < count; i++) out[i] = narrow<W>(silu_times(widen(gate[i]), widen(up[i])));

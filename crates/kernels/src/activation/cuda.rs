@@ -2,15 +2,25 @@
 
 use super::GeluKind;
 use crate::KernelError;
-use crate::cuda::{Device, DeviceBuffer, Function, Grid, Module, Source, Specialisation};
+use crate::cuda::{
+    Argument, Device, DeviceBuffer, Function, Grid, Module, Source, Specialisation, kernel_struct,
+};
 use crate::error::{check_at_least, checked_size};
 
 pub(crate) const SOURCE: Source = Source {
     file: "activation/activation.cu",
-    text: concat!(include_str!("gelu.cuh"), include_str!("activation.cu")),
+    text: concat!(
+        include_str!("../cuda/vectors.cuh"),
+        include_str!("gelu.cuh"),
+        include_str!("activation.cu")
+    ),
+    constants: |_, _| [("ACTIVATION_THREADS", THREADS)].into_iter().chain(CODES).collect(),
+    arguments: &[GeluArguments::LAYOUT, SiluArguments::LAYOUT, FinishArguments::LAYOUT],
 };
 
-const THREADS: u32 = 256;
+const THREADS: usize = 256;
+/// The numbers of activations, as `gelu.cuh` names them.
+pub(crate) const CODES: [(&str, usize); 3] = [("NO_ACTIVATION", 0), ("GELU_TANH", 1), ("GELU_ERF", 2)];
 
 /// Activations of rows of type W.
 #[derive(Debug, Clone)]
@@ -21,43 +31,42 @@ pub struct DeviceActivation {
     element: usize,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct GeluArguments {
-    x: u64,
-    count: u64,
-    kind: u32,
-    padding: u32,
+kernel_struct! {
+    struct GeluArguments as Gelu {
+        x: u64,
+        count: u64,
+        kind: u32,
+    }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct SiluArguments {
-    gate_up: u64,
-    out: u64,
-    rows: u64,
-    width: u32,
-    padding: u32,
+kernel_struct! {
+    struct SiluArguments as SiluMul {
+        gate_up: u64,
+        out: u64,
+        rows: u64,
+        width: u32,
+    }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct FinishArguments {
-    x: u64,
-    wide: u64,
-    bias: u64,
-    count: u64,
-    width: u32,
-    kind: u32,
+kernel_struct! {
+    struct FinishArguments as Finish {
+        x: u64,
+        wide: u64,
+        bias: u64,
+        count: u64,
+        width: u32,
+        kind: u32,
+    }
 }
 
-/// The kernel's number of a GELU, 0 for none.
+/// The kernel's number of a GELU.
 pub(crate) fn code(kind: Option<GeluKind>) -> u32 {
-    match kind {
+    let index = match kind {
         None => 0,
         Some(GeluKind::Tanh) => 1,
         Some(GeluKind::Erf) => 2,
-    }
+    };
+    CODES[index].1 as u32
 }
 
 impl DeviceActivation {
@@ -82,11 +91,10 @@ impl DeviceActivation {
     pub fn gelu(&self, kind: GeluKind, count: usize, x: &DeviceBuffer<u8>) -> Result<(), KernelError> {
         const OP: &str = "gelu on the device";
         check_at_least(OP, "x", checked_size(OP, &[count, self.element])?, x.len())?;
-        let arguments =
-            GeluArguments { x: x.pointer(), count: count as u64, kind: code(Some(kind)), padding: 0 };
-        let blocks = count.div_ceil(16 / self.element).div_ceil(THREADS as usize);
+        let arguments = GeluArguments { x: x.pointer(), count: count as u64, kind: code(Some(kind)) };
+        let blocks = count.div_ceil(16 / self.element).div_ceil(THREADS);
         // SAFETY: the layout of `Gelu`; lengths as just checked.
-        unsafe { self.gelu.launch(Grid::new(blocks, THREADS).early(), &arguments) }?;
+        unsafe { self.gelu.launch(Grid::new(blocks, THREADS as u32).early(), &arguments) }?;
         Ok(())
     }
 
@@ -111,17 +119,19 @@ impl DeviceActivation {
             out: out.pointer(),
             rows: rows as u64,
             width: width as u32,
-            padding: 0,
         };
-        let blocks = (rows * width.div_ceil(16 / self.element)).div_ceil(THREADS as usize);
+        let blocks = (rows * width.div_ceil(16 / self.element)).div_ceil(THREADS);
         // SAFETY: the layout of `SiluMul`; lengths as just checked.
-        unsafe { self.silu_mul.launch(Grid::new(blocks, THREADS).early(), &arguments) }?;
+        unsafe { self.silu_mul.launch(Grid::new(blocks, THREADS as u32).early(), &arguments) }?;
         Ok(())
     }
 
     /// `x = gelu(x + bias)` in place on `[rows, width]` numbers at `x`, of type W or f32 (`wide`); `bias` is f32
-    /// `[width]` or 0. Lengths are the caller's care.
-    pub(crate) fn finish(
+    /// `[width]` or 0.
+    ///
+    /// # Safety
+    /// The addresses are those of buffers with so many numbers.
+    pub(crate) unsafe fn finish(
         &self,
         x: u64,
         wide: bool,
@@ -139,9 +149,9 @@ impl DeviceActivation {
             width: width as u32,
             kind: code(kind),
         };
-        let blocks = count.div_ceil(THREADS as usize);
-        // SAFETY: the layout of `Finish`; a private call from products that have checked their operands.
-        unsafe { self.finish.launch(Grid::new(blocks, THREADS).early(), &arguments) }?;
+        let blocks = count.div_ceil(THREADS);
+        // SAFETY: the layout of `Finish`; the caller's promise.
+        unsafe { self.finish.launch(Grid::new(blocks, THREADS as u32).early(), &arguments) }?;
         Ok(())
     }
 }

@@ -1,7 +1,5 @@
 // The activations of the feed-forward block, one number at a time.
 
-constexpr u32 NO_ACTIVATION = 0, GELU_TANH = 1, GELU_ERF = 2;
-
 // x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) as x times a sigmoid: there the negative tail has no cancellation.
 __device__ __forceinline__ float gelu_tanh(float x) {
     return x / (1.0f + expf(x * fmaf(x * x, -0.071354814f, -1.5957692f)));

@@ -20,7 +20,7 @@ pub(crate) use train_cuda::TRAIN_SOURCE;
 pub use train_cuda::TrainActivation;
 
 pub use cuda::DeviceActivation;
-pub(crate) use cuda::{SOURCE, code as gelu_code};
+pub(crate) use cuda::{CODES, SOURCE, code as gelu_code};
 
 use crate::error::check_length;
 use crate::simd::Isa;

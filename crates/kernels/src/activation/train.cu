@@ -1,7 +1,5 @@
 // The activations in training: forward beside what went in, and their gradients.
 
-constexpr u32 THREADS = 256;
-
 // The derivative of gelu_tanh; beyond 10 it is 0 or 1 in f32, and up to there the tail is finite.
 __device__ __forceinline__ float gelu_tanh_slope(float x) {
     x = x < -10.0f ? -10.0f : x > 10.0f ? 10.0f : x;

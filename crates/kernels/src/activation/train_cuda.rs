@@ -1,13 +1,17 @@
 //! The activations in training, on the device.
 
-use super::{GeluKind, gelu_code};
+use super::{CODES, GeluKind, gelu_code};
 use crate::KernelError;
-use crate::cuda::{Device, DeviceBuffer, Function, Grid, Module, Source, Specialisation};
+use crate::cuda::{
+    Argument, Device, DeviceBuffer, Function, Grid, Module, Source, Specialisation, kernel_struct,
+};
 use crate::error::{check_at_least, checked_size};
 
 pub(crate) const TRAIN_SOURCE: Source = Source {
     file: "activation/train.cu",
     text: concat!(include_str!("../cuda/vectors.cuh"), include_str!("gelu.cuh"), include_str!("train.cu")),
+    constants: |_, _| [("THREADS", THREADS as usize)].into_iter().chain(CODES).collect(),
+    arguments: &[Gelu::LAYOUT, SiluMul::LAYOUT],
 };
 
 const OP: &str = "activation in training";
@@ -24,25 +28,24 @@ pub struct TrainActivation {
     element: usize,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Gelu {
-    x: u64,
-    dy: u64,
-    out: u64,
-    count: u64,
-    kind: u32,
-    padding: u32,
+kernel_struct! {
+    struct Gelu as Gelu {
+        x: u64,
+        dy: u64,
+        out: u64,
+        count: u64,
+        kind: u32,
+    }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct SiluMul {
-    gate_up: u64,
-    dy: u64,
-    out: u64,
-    rows: u32,
-    width: u32,
+kernel_struct! {
+    struct SiluMul as SiluMul {
+        gate_up: u64,
+        dy: u64,
+        out: u64,
+        rows: u32,
+        width: u32,
+    }
 }
 
 impl TrainActivation {
@@ -82,7 +85,6 @@ impl TrainActivation {
             out: out.pointer(),
             count: count as u64,
             kind: gelu_code(Some(kind)),
-            padding: 0,
         };
         let blocks = count.div_ceil(EACH * THREADS as usize);
         // SAFETY: the layout of `Gelu`; lengths as just checked.

@@ -3,13 +3,12 @@
 //! Three kernels: `decode.cu` for one query per sequence, `prefill.cu` for many, both with tensor cores and 16-bit
 //! caches, and `rows.cu` for all other formats and head widths.
 
-use bytemuck::{Pod, Zeroable};
-
+use super::device_plan::{DecodePlan, MOST_SPANS, PrefillPlan, ratio};
+use crate::KernelError;
 use crate::cuda::{
-    CudaError, Device, DeviceBuffer, DeviceSpan, DeviceStep, Function, Grid, LaneTables, Module, Source,
-    Specialisation, StepSize,
+    Argument, CudaError, Device, DeviceBuffer, DeviceLanes, DeviceSpan, DeviceStep, Function, Grid,
+    LaneTables, Module, Source, Specialisation, StepSize, kernel_struct,
 };
-use crate::{KernelError, PAGE_ENTRIES};
 
 /// One query per sequence.
 pub const DECODE: Source = Source {
@@ -17,28 +16,32 @@ pub const DECODE: Source = Source {
     text: concat!(
         include_str!("tiles.cuh"),
         include_str!("unit.cuh"),
+        include_str!("../cuda/line.cuh"),
         include_str!("feed.cuh"),
         include_str!("parts.cuh"),
         include_str!("decode.cu")
     ),
+    constants: |capability, specialisation| DecodePlan::new(capability, specialisation).constants(),
+    arguments: &[DecodeArguments::LAYOUT],
 };
 /// Many queries.
 pub const PREFILL: Source = Source {
     file: "attention/prefill.cu",
     text: concat!(include_str!("tiles.cuh"), include_str!("prefill.cu")),
+    constants: |capability, specialisation| PrefillPlan::new(capability, specialisation).constants(),
+    arguments: &[PrefillArguments::LAYOUT],
 };
 /// Any queries, any format.
-pub const ROWS: Source = Source { file: "attention/rows.cu", text: include_str!("rows.cu") };
+pub const ROWS: Source = Source {
+    file: "attention/rows.cu",
+    text: include_str!("rows.cu"),
+    constants: |_, _| vec![("WARPS", ROWS_WARPS)],
+    arguments: &[RowsArguments::LAYOUT],
+};
 
 const OP: &str = "attention on the device";
-/// Threads of a block of `rows.cu`.
-const ROWS_THREADS: u32 = 128;
-/// Spans of one launch of `prefill.cu`, whose first tiles are an argument.
-const MOST_SPANS: usize = 64;
-/// Most query heads of a KV head in `decode.cu`.
-const MOST_MEMBERS: usize = 16;
-/// Positions and lifetimes of a page.
-const KNOWN_BYTES: usize = 2 * 4 * PAGE_ENTRIES;
+/// Warps of a block of `rows.cu`.
+const ROWS_WARPS: usize = 4;
 
 /// Attention of one model over one kind of lanes.
 #[derive(Debug)]
@@ -77,16 +80,14 @@ impl DeviceAttention {
         max_spans: usize,
     ) -> Result<Self, KernelError> {
         let mut attention = Self::slow(device, specialisation, max_spans)?;
-        if uses_tensor_cores(specialisation) {
-            if ratio(specialisation) <= MOST_MEMBERS {
-                attention.decode = Some(Decode::new(device, specialisation, max_spans)?);
-            }
-            let plan = PrefillPlan::new(device.facts().capability, specialisation.head_dim);
-            if ratio(specialisation) <= plan.rows {
-                let module = Module::load(device, &PREFILL, specialisation)?;
-                let function = module.function("attention_prefill", plan.shared as u32)?;
-                attention.prefill = Some(Prefill { function, plan });
-            }
+        if DecodePlan::serves(specialisation) {
+            attention.decode = Some(Decode::new(device, specialisation, max_spans)?);
+        }
+        let plan = PrefillPlan::new(device.facts().capability, specialisation);
+        if plan.serves(specialisation) {
+            let module = Module::load(device, &PREFILL, specialisation)?;
+            let function = module.function("attention_prefill", plan.shared() as u32)?;
+            attention.prefill = Some(Prefill { function, plan });
         }
         Ok(attention)
     }
@@ -132,7 +133,7 @@ impl DeviceAttention {
     #[allow(clippy::too_many_arguments)]
     pub fn decode(
         &self,
-        lanes: LaneTables,
+        lanes: &DeviceLanes,
         step: &DeviceStep,
         size: StepSize,
         layer: usize,
@@ -140,7 +141,7 @@ impl DeviceAttention {
         qkv: &DeviceBuffer<u8>,
         mixed: &DeviceBuffer<u8>,
     ) -> Result<(), KernelError> {
-        self.check(size.rows.max(size.spans), qkv, mixed)?;
+        self.check(lanes, layer, size.rows.max(size.spans), qkv, mixed)?;
         at_most("spans of a decode step", size.spans, self.max_spans.min(step.max_spans))?;
         at_most("spans of a decode step, one row each", size.spans, size.rows)?;
         let Some(decode) = &self.decode else {
@@ -149,7 +150,7 @@ impl DeviceAttention {
         let stride = step.max_spans * self.specialisation.groups + 1;
         at_most("lengths of `first_pages` up to this layer", (layer + 1) * stride, step.first_pages.len())?;
         let arguments = DecodeArguments {
-            lanes,
+            lanes: lanes.tables(),
             spans: step.spans.pointer(),
             first_pages: step.first_pages.pointer() + (4 * layer * stride) as u64,
             qkv: qkv.pointer(),
@@ -158,14 +159,13 @@ impl DeviceAttention {
             part_stats: decode.part_stats.pointer(),
             warp_parts: decode.warp_parts.pointer(),
             layer: layer as u32,
-            lane_units: (size.spans * self.specialisation.groups) as u32,
+            units: (size.spans * self.specialisation.groups) as u32,
             scale,
-            unused: 0,
         };
         if size.spans == 0 {
             return Ok(());
         }
-        // SAFETY: the structure mirrors `DecodeArgs`; lengths are checked above, and the lanes are the caller's care.
+        // SAFETY: the structure mirrors `DecodeArgs`; lengths are checked above, and lanes are of the kernel's kind.
         Ok(unsafe { decode.function.launch(decode.grid, &arguments) }?)
     }
 
@@ -179,7 +179,7 @@ impl DeviceAttention {
     #[allow(clippy::too_many_arguments)]
     pub fn prefill(
         &self,
-        lanes: LaneTables,
+        lanes: &DeviceLanes,
         step: &DeviceStep,
         host_spans: &[DeviceSpan],
         layer: usize,
@@ -189,12 +189,12 @@ impl DeviceAttention {
     ) -> Result<(), KernelError> {
         let real = host_spans.iter().filter(|span| span.slot != u32::MAX);
         let rows = real.map(|span| span.first_row as usize + span.queries as usize).max().unwrap_or(0);
-        self.check(rows, qkv, mixed)?;
+        self.check(lanes, layer, rows, qkv, mixed)?;
         at_most("spans of a step", host_spans.len(), step.spans.len())?;
         let Some(prefill) = self.prefill.as_ref().filter(|_| scale > 0.0) else {
             return self.rows(lanes, step, rows, layer, scale, qkv, mixed);
         };
-        let queries = prefill.plan.rows / ratio(&self.specialisation);
+        let queries = prefill.plan.rows() / ratio(&self.specialisation);
         for (index, spans) in host_spans.chunks(MOST_SPANS).enumerate() {
             let mut first_tile = [0u32; MOST_SPANS + 1];
             let mut tiles = 0;
@@ -203,7 +203,7 @@ impl DeviceAttention {
                 tiles += if span.slot == u32::MAX { 0 } else { (span.queries as usize).div_ceil(queries) };
             }
             let arguments = PrefillArguments {
-                lanes,
+                lanes: lanes.tables(),
                 spans: step.spans.pointer() + (index * MOST_SPANS * size_of::<DeviceSpan>()) as u64,
                 qkv: qkv.pointer(),
                 mixed: mixed.pointer(),
@@ -212,9 +212,9 @@ impl DeviceAttention {
                 span_count: spans.len() as u32,
                 first_tile,
             };
-            let grid = Grid::new(tiles, prefill.plan.threads).by(self.specialisation.kv_heads).early();
-            // SAFETY: the structure mirrors `PrefillArgs`; lengths are checked above, and the lanes are the caller's
-            // care.
+            let grid = Grid::new(tiles, prefill.plan.threads()).by(self.specialisation.kv_heads).early();
+            // SAFETY: the structure mirrors `PrefillArgs`; lengths are checked above, and lanes are of the
+            // kernel's kind.
             unsafe { prefill.function.launch(grid, &arguments) }?;
         }
         Ok(())
@@ -223,7 +223,7 @@ impl DeviceAttention {
     #[allow(clippy::too_many_arguments)]
     fn rows(
         &self,
-        lanes: LaneTables,
+        lanes: &DeviceLanes,
         step: &DeviceStep,
         rows: usize,
         layer: usize,
@@ -234,19 +234,31 @@ impl DeviceAttention {
         at_most("rows of a step", rows, step.rows.len())?;
         let (qkv, mixed) = (qkv.pointer(), mixed.pointer());
         let rows_pointer = step.rows.pointer();
-        let arguments = RowsArguments { lanes, rows: rows_pointer, qkv, mixed, layer: layer as u32, scale };
-        let grid = Grid::new(rows, ROWS_THREADS).by(self.specialisation.query_heads).early();
-        // SAFETY: the structure mirrors `RowsArgs`; the callers have checked lengths, and the lanes are their caller's
-        // care.
+        let arguments = RowsArguments {
+            lanes: lanes.tables(),
+            rows: rows_pointer,
+            qkv,
+            mixed,
+            layer: layer as u32,
+            scale,
+        };
+        let grid = Grid::new(rows, 32 * ROWS_WARPS as u32).by(self.specialisation.query_heads).early();
+        // SAFETY: the structure mirrors `RowsArgs`; the callers have checked lengths and lanes.
         Ok(unsafe { self.rows.launch(grid, &arguments) }?)
     }
 
     fn check(
         &self,
+        lanes: &DeviceLanes,
+        layer: usize,
         rows: usize,
         qkv: &DeviceBuffer<u8>,
         mixed: &DeviceBuffer<u8>,
     ) -> Result<(), KernelError> {
+        lanes.check(OP, &self.specialisation)?;
+        if layer >= lanes.layers() {
+            return Err(invalid(format!("a layer below {}", lanes.layers()), layer.to_string()));
+        }
         let Specialisation { weights, query_heads, kv_heads, head_dim, .. } = self.specialisation;
         let row = head_dim * weights.bytes();
         at_most("bytes of queries, keys and values", rows * (query_heads + 2 * kv_heads) * row, qkv.len())?;
@@ -258,7 +270,7 @@ impl Decode {
     fn new(device: &Device, specialisation: &Specialisation, max_spans: usize) -> Result<Self, KernelError> {
         let plan = DecodePlan::new(device.facts().capability, specialisation);
         let module = Module::load(device, &DECODE, specialisation)?;
-        let function = module.function("attention_decode", plan.shared as u32)?;
+        let function = module.function("attention_decode", plan.shared() as u32)?;
         let blocks = device.facts().multiprocessors as usize;
         let units = max_spans * specialisation.kv_heads;
         let members = ratio(specialisation);
@@ -279,110 +291,44 @@ impl Decode {
     }
 }
 
-/// Query heads of a KV head.
-fn ratio(specialisation: &Specialisation) -> usize {
-    specialisation.query_heads / specialisation.kv_heads
-}
-
-/// `SERVED` of `tiles.cuh`.
-fn uses_tensor_cores(specialisation: &Specialisation) -> bool {
-    let d = specialisation.head_dim;
-    specialisation.cache.bytes() == 2 && d.is_multiple_of(16) && (64..=256).contains(&d)
-}
-
-/// `ROOMY` of `prefill.cu`: parts with 227 KB of shared memory for a block.
-fn is_roomy(capability: (i32, i32)) -> bool {
-    matches!(capability, (9 | 10, 0) | (10, 3))
-}
-
-/// Bytes of a row of a tile in shared memory: `ROW_BYTES` of `tiles.cuh`.
-fn row_bytes(head_dim: usize) -> usize {
-    head_dim * 2 + if head_dim.is_multiple_of(64) { 0 } else { 16 }
-}
-
-/// The constants of `decode.cu` that a launch needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct DecodePlan {
-    warps: usize,
-    shared: usize,
-}
-
-impl DecodePlan {
-    fn new(capability: (i32, i32), specialisation: &Specialisation) -> Self {
-        let room = match capability {
-            (8, 0) => 163_840,
-            _ if is_roomy(capability) => 110_592,
-            _ => 99_840,
-        };
-        let tile = PAGE_ENTRIES * row_bytes(specialisation.head_dim) + KNOWN_BYTES;
-        let most = if ratio(specialisation) <= 8 { 8 } else { 4 };
-        let warps = [8, 4].into_iter().find(|&warps| warps <= most && warps * 3 * tile <= room).unwrap_or(2);
-        let tiles = (room / (warps * tile)).min(6);
-        Self { warps, shared: warps * tiles * tile }
+kernel_struct! {
+    struct DecodeArguments as DecodeArgs {
+        lanes: LaneTables,
+        spans: u64,
+        first_pages: u64,
+        qkv: u64,
+        mixed: u64,
+        parts: u64,
+        part_stats: u64,
+        warp_parts: u64,
+        layer: u32,
+        units: u32,
+        scale: f32,
     }
 }
 
-/// The constants of `prefill.cu` that a launch needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct PrefillPlan {
-    rows: usize,
-    threads: u32,
-    shared: usize,
-}
-
-impl PrefillPlan {
-    fn new(capability: (i32, i32), head_dim: usize) -> Self {
-        let (wide, roomy) = (head_dim > 128, is_roomy(capability));
-        let warps = if wide && roomy { 8 } else { 4 };
-        let rows = warps * 16 * if wide { 1 } else { 2 };
-        let pages = if wide && !roomy { 1 } else { 2 };
-        let buffers = 2 * pages * 2 * PAGE_ENTRIES * row_bytes(head_dim);
-        Self { rows, threads: 32 * warps as u32, shared: rows * row_bytes(head_dim) + buffers }
+kernel_struct! {
+    struct PrefillArguments as PrefillArgs {
+        lanes: LaneTables,
+        spans: u64,
+        qkv: u64,
+        mixed: u64,
+        layer: u32,
+        scale: f32,
+        span_count: u32,
+        first_tile: [u32; MOST_SPANS + 1],
     }
 }
 
-/// `DecodeArgs` of `decode.cu`.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct DecodeArguments {
-    lanes: LaneTables,
-    spans: u64,
-    first_pages: u64,
-    qkv: u64,
-    mixed: u64,
-    parts: u64,
-    part_stats: u64,
-    warp_parts: u64,
-    layer: u32,
-    lane_units: u32,
-    scale: f32,
-    unused: u32,
-}
-
-/// `PrefillArgs` of `prefill.cu`.
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-struct PrefillArguments {
-    lanes: LaneTables,
-    spans: u64,
-    qkv: u64,
-    mixed: u64,
-    layer: u32,
-    scale: f32,
-    span_count: u32,
-    first_tile: [u32; MOST_SPANS + 1],
-}
-
-/// `RowsArgs` of `rows.cu`.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct RowsArguments {
-    lanes: LaneTables,
-    rows: u64,
-    qkv: u64,
-    mixed: u64,
-    layer: u32,
-    scale: f32,
+kernel_struct! {
+    struct RowsArguments as RowsArgs {
+        lanes: LaneTables,
+        rows: u64,
+        qkv: u64,
+        mixed: u64,
+        layer: u32,
+        scale: f32,
+    }
 }
 
 fn at_most(what: &'static str, wanted: usize, there: usize) -> Result<(), KernelError> {

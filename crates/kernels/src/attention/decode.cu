@@ -18,13 +18,13 @@ __device__ __forceinline__ void decode(const DecodeArgs& a) {
     // other than the step's own.
     let_next_start();
     u32 warp = threadIdx.x / 32, thread = threadIdx.x & 31;
-    Probe probe = look(a, 0, a.lane_units);
-    u32 total = a.first_pages[a.lane_units] * LANE_HEADS;
+    Probe probe = look(a, 0, a.units);
+    u32 total = a.first_pages[a.units] * LANE_HEADS;
     // Lanes without a page are nobody's in the line; their queries get zeros below.
     bool empty = false;
-    for (u32 i = blockIdx.x + threadIdx.x * gridDim.x; i < a.lane_units; i += gridDim.x * THREADS) {
+    for (u32 i = blockIdx.x + threadIdx.x * gridDim.x; i < a.units; i += gridDim.x * THREADS) {
         u32 slot = a.spans[i / GROUPS].slot;
-        empty |= a.first_pages[i] == a.first_pages[i + 1] && slot != NEVER;
+        empty |= a.first_pages[i] == a.first_pages[i + 1] && a.lanes.has(slot);
     }
     u32 blocks = min(gridDim.x, (total + FEWEST_PAGES - 1) / FEWEST_PAGES);
     Share block = blockIdx.x < blocks ? share_of(total, blocks, blockIdx.x) : Share{0, 0};
@@ -51,7 +51,7 @@ __device__ __forceinline__ void decode(const DecodeArgs& a) {
         feed.page_base = nullptr;
         Place place = feed.place;
         u32 head = feed.head, page = feed.page, slot = 0;
-        u32 heads = ((place.lane_unit % GROUPS) * LANE_HEADS + head) * RATIO;
+        u32 heads = ((place.unit % GROUPS) * LANE_HEADS + head) * RATIO;
         State state;
         {
             Lack lacks[TILES];
@@ -59,7 +59,7 @@ __device__ __forceinline__ void decode(const DecodeArgs& a) {
             ask_early(a, feed, ring, lacks);
             wait_for_previous();
             load_late(lacks, late);
-            state.begin(a.qkv + (u64)place.row * QKV_STRIDE + heads * D);
+            state.begin(a.qkv + (u64)place.first_row * QKV_STRIDE + heads * D);
             store_late(ring_memory, ring, lacks, late);
         }
         while (true) {
@@ -88,7 +88,7 @@ __device__ __forceinline__ void decode(const DecodeArgs& a) {
             }
             remaining -= pages;
             state.end();
-            u32 out = place.row * MIXED_STRIDE + heads * D;
+            u32 out = place.first_row * MIXED_STRIDE + heads * D;
             if (pages == place.pages) {
                 W* rows = a.mixed + out;
                 state.each([=](u32 member, u32 column, float x, float sum) {
@@ -102,7 +102,7 @@ __device__ __forceinline__ void decode(const DecodeArgs& a) {
                 state.leave(part, parts.stats[to]);
                 if (thread == 0) {
                     u32 first = place.first * LANE_HEADS + head * place.pages;
-                    parts.left[to] = Left{place.lane_unit * LANE_HEADS + head, first, place.pages, out};
+                    parts.left[to] = Left{place.unit * LANE_HEADS + head, first, place.pages, out};
                 }
             }
             if (remaining == 0) break;
@@ -112,20 +112,20 @@ __device__ __forceinline__ void decode(const DecodeArgs& a) {
                 // The feed is mostly there already.
                 u32 next = place.first + place.pages;
                 if (feed.place.first == next) place = feed.place;
-                else place = seek(a, look(a, 0, a.lane_units), next);
+                else place = seek(a, next);
                 head = 0;
             }
-            heads = ((place.lane_unit % GROUPS) * LANE_HEADS + head) * RATIO;
-            state.begin(a.qkv + (u64)place.row * QKV_STRIDE + heads * D);
+            heads = ((place.unit % GROUPS) * LANE_HEADS + head) * RATIO;
+            state.begin(a.qkv + (u64)place.first_row * QKV_STRIDE + heads * D);
         }
     } else {
         wait_for_previous();
     }
 
     if (__syncthreads_or(empty)) {
-        for (u32 i = blockIdx.x; i < a.lane_units; i += gridDim.x) {
+        for (u32 i = blockIdx.x; i < a.units; i += gridDim.x) {
             Span span = a.spans[i / GROUPS];
-            if (span.slot == NEVER || a.first_pages[i] != a.first_pages[i + 1]) continue;
+            if (!a.lanes.has(span.slot) || a.first_pages[i] != a.first_pages[i + 1]) continue;
             W* rows = a.mixed + (u64)span.first_row * MIXED_STRIDE + (i % GROUPS) * LANE_HEADS * RATIO * D;
             for (u32 j = threadIdx.x; j < LANE_HEADS * RATIO * D; j += THREADS) rows[j] = narrow<W>(0.0f);
         }

@@ -3,15 +3,10 @@
 // A block takes at most half of a multiprocessor where kernels overlap, so that the kernel before still runs while this
 // one's first tiles are on their way, and the next kernel's while this one runs.
 //
-// Tiles: keys or values of a page, then room for the positions and lifetimes. Rust: `DecodePlan`.
-constexpr u32 ROOM = __CUDA_ARCH__ == 800                                                        ? 163840
-                     : __CUDA_ARCH__ == 900 || __CUDA_ARCH__ == 1000 || __CUDA_ARCH__ == 1030 ? 110592
-                                                                                                  : 99840;
+// Tiles: keys or values of a page, then room for the positions and lifetimes. WARPS and TILES, the tiles of each warp's
+// ring, come from `DecodePlan`.
 constexpr u32 TILE_BYTES = PAGE_ENTRIES * ROW_BYTES + 256;
-// Eight warps have 128 registers a thread, too few for more than 8 query heads.
-constexpr u32 WARPS = NT == 1 && 8 * 3 * TILE_BYTES <= ROOM ? 8 : 4 * 3 * TILE_BYTES <= ROOM ? 4 : 2;
-constexpr u32 FITTING = ROOM / (WARPS * TILE_BYTES);
-constexpr u32 TILES = FITTING > 6 ? 6 : FITTING;
+static_assert(!DECODES || WARPS * TILES * TILE_BYTES == RINGS_BYTES, "the host gives the rings other room");
 constexpr u32 THREADS = 32 * WARPS;
 // A block with fewer pages than this would cost more in the sum than it saves in the reading.
 constexpr u32 FEWEST_PAGES = WARPS;
@@ -21,15 +16,14 @@ static_assert(MEMBERS * D * 4 <= TILES * TILE_BYTES, "a warp's last part is left
 struct DecodeArgs {
     Lanes lanes;
     const Span* spans;
-    const u32* first_pages; // of this layer: [lane_units + 1]
+    const u32* first_pages; // of this layer: [units + 1]
     const W* qkv;
     W* mixed;
     float* parts;           // [blocks + units][MEMBERS][D], part of a block in a unit at block + unit; see `parts.cuh`
     float2* part_stats;     // [blocks + units][MEMBERS]: maximum and sum
     float* warp_parts;      // [blocks][WARPS][MEMBERS][D]
-    u32 layer, lane_units;
+    u32 layer, units;
     float scale;
-    u32 unused;
 };
 
 struct Share {
@@ -44,57 +38,6 @@ __device__ __forceinline__ Share share_of(u32 total, u32 parts, u32 part) {
 __device__ __forceinline__ u32 part_with(u32 total, u32 parts, u32 thing) {
     u32 each = total / parts, more = total - each * parts, longer = more * (each + 1);
     return thing < longer ? thing / (each + 1) : more + (thing - longer) / each;
-}
-
-// A lane that is not empty; the same in all threads of a warp.
-struct Place {
-    u32 lane_unit, first, pages; // `first`: pages of all lanes before it
-    u32 slot, row, position, number, length;
-};
-
-// One step of the search for a lane: 32 candidates at once.
-struct Probe {
-    u32 low, size, step, first, end;
-    uint4 span;
-};
-__device__ __forceinline__ Probe look(const DecodeArgs& a, u32 low, u32 size) {
-    Probe probe;
-    probe.low = low;
-    probe.size = size;
-    probe.step = (size + 31) / 32;
-    probe.first = NEVER;
-    probe.end = 0;
-    probe.span = make_uint4(0, 0, 0, 0);
-    u32 offset = (threadIdx.x & 31) * probe.step;
-    if (offset < size) {
-        u32 i = low + offset;
-        probe.first = a.first_pages[i];
-        if (probe.step == 1) {
-            probe.end = a.first_pages[i + 1];
-            probe.span = *(const uint4*)(a.spans + i / GROUPS);
-        }
-    }
-    return probe;
-}
-// The last lane that begins at or before `page`, which is below the total: empty lanes are passed over.
-__device__ __forceinline__ Place seek(const DecodeArgs& a, Probe probe, u32 page) {
-    while (true) {
-        u32 index = __popc(__ballot_sync(ALL, probe.first <= page)) - 1;
-        if (probe.step == 1) {
-            Place place;
-            place.lane_unit = probe.low + index;
-            place.first = __shfl_sync(ALL, probe.first, index);
-            place.pages = __shfl_sync(ALL, probe.end, index) - place.first;
-            place.slot = __shfl_sync(ALL, probe.span.x, index);
-            place.row = __shfl_sync(ALL, probe.span.y, index);
-            place.position = __shfl_sync(ALL, probe.span.w, index);
-            place.number = a.lanes.lane(place.slot, a.layer, place.lane_unit % GROUPS);
-            place.length = a.lanes.lengths[place.number];
-            return place;
-        }
-        u32 before = index * probe.step;
-        probe = look(a, probe.low + before, min(probe.step, probe.size - before));
-    }
 }
 
 // A load that the first-level cache does not answer: what other kernels wrote while this one was there already.
@@ -139,7 +82,7 @@ struct Feed {
             if (page - table_page >= 32) {
                 table_page = page;
                 u32 mine = page + thread;
-                table = mine < place.pages ? a.lanes.tables[(u64)place.number * a.lanes.max_pages + mine] : 0;
+                table = mine < place.pages ? a.lanes.tables[(u64)place.lane * a.lanes.max_pages + mine] : 0;
             }
             page_base = a.lanes.pages + (u64)__shfl_sync(ALL, table, page - table_page) * PAGE_BYTES;
             count = place.length - page * PAGE_ENTRIES;
@@ -164,7 +107,7 @@ struct Feed {
                 page = 0;
                 head += 1;
                 if (head == LANE_HEADS && left > 0) {
-                    place = seek(a, look(a, 0, a.lane_units), place.first + place.pages);
+                    place = seek(a, place.first + place.pages);
                     head = 0;
                     table_page = NEVER - 64; // far from every page
                 }

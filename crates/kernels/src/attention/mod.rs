@@ -14,6 +14,7 @@ mod check;
 pub(crate) mod cuda;
 #[cfg(test)]
 mod cuda_tests;
+mod device_plan;
 mod mix;
 mod plan;
 #[cfg(test)]

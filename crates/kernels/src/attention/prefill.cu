@@ -7,12 +7,9 @@
 //
 // Warps own rows. Scores and sums stay in registers; keys and values come through two buffers each.
 
-// Rust: `PrefillPlan`. Wide heads need the shared memory of the data-centre parts for tiles of full height.
-constexpr bool ROOMY = __CUDA_ARCH__ == 900 || __CUDA_ARCH__ == 1000 || __CUDA_ARCH__ == 1030;
+// WARPS, MT (tiles of 16 rows of a warp: each key that it reads serves all of them), TILE_PAGES and MOST_SPANS come from
+// `PrefillPlan`.
 constexpr bool WIDE = D > 128;
-constexpr u32 WARPS = WIDE && ROOMY ? 8 : 4;
-constexpr u32 MT = WIDE ? 1 : 2; // tiles of 16 rows of a warp: each key that it reads serves all of them
-constexpr u32 TILE_PAGES = WIDE && !ROOMY ? 1 : 2;
 constexpr u32 THREADS = 32 * WARPS;
 constexpr u32 TILE_ROWS = WARPS * MT * 16;
 constexpr u32 TILE_ENTRIES = TILE_PAGES * PAGE_ENTRIES;
@@ -22,12 +19,12 @@ constexpr bool KEEPS_QUERIES = D <= 64; // in registers
 constexpr u32 NT = TILE_ENTRIES / 8;
 constexpr u32 LIST = D <= 64 ? 128 : 64; // pages that are listed at a time
 constexpr u32 LISTED = LIST * PAGE_ENTRIES;
-constexpr u32 MOST_SPANS = 64;
 
 // Shared memory: queries, then two buffers of keys and two of values.
 constexpr u32 PAGE_TILE = PAGE_ENTRIES * ROW_BYTES;
 constexpr u32 KEYS_AT = TILE_ROWS * ROW_BYTES;
 constexpr u32 VALUES_AT = KEYS_AT + 2 * TILE_PAGES * PAGE_TILE;
+static_assert(!PREFILLS || VALUES_AT + 2 * TILE_PAGES * PAGE_TILE == TILES_BYTES, "the host gives the tiles other room");
 struct PrefillArgs {
     Lanes lanes;
     const Span* spans;
@@ -179,6 +176,7 @@ __device__ __forceinline__ void prefill(const PrefillArgs& a) {
     u32 first_query = (tile - a.first_tile[which]) * TILE_QUERIES;
     u32 queries = min(TILE_QUERIES, span.queries - first_query);
     u32 first_position = span.first_position + first_query, last_position = first_position + queries - 1;
+    if (!a.lanes.has(span.slot)) return;
     u32 lane = a.lanes.lane(span.slot, a.layer, kv_head / LANE_HEADS);
     u32 length = a.lanes.lengths[lane], pages = (length + PAGE_ENTRIES - 1) / PAGE_ENTRIES;
     const u32* table = a.lanes.tables + (u64)lane * a.lanes.max_pages;

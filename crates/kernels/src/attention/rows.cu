@@ -4,7 +4,6 @@
 // A block has a row and a query head; its warps take the pages in turn. A thread is an entry for the scores and some
 // columns for the values. A row's own entry says where it is, so that spans are not needed.
 
-constexpr u32 WARPS = 4;
 constexpr u32 COLUMNS = (HEAD_DIM + 31) / 32;
 constexpr u32 RATIO = QUERY_HEADS / KV_HEADS;
 // Whole 16-byte pieces of a key, where its rows are aligned to them.
@@ -50,7 +49,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) attention_rows(const __
     let_next_start();
     u32 warp = threadIdx.x / 32, thread = threadIdx.x & 31;
     Row row = a.rows[blockIdx.x];
-    if (row.slot == NEVER) return;
+    if (!a.lanes.has(row.slot)) return;
     u32 head = blockIdx.y, kv_head = head / RATIO;
     u32 lane = a.lanes.lane(row.slot, a.layer, kv_head / LANE_HEADS);
     u32 length = a.lanes.lengths[lane];

@@ -3,8 +3,7 @@
 // A row of logits has `stride` f32; its gradient takes W's width from the same address on. Two readings of a row: its sums
 // while it is read the first time, each thread's relative to its own largest so far.
 
-constexpr u32 THREADS = 512, WARPS = THREADS / 32;
-constexpr u32 IGNORE = 0xffffffffu;
+constexpr u32 WARPS = THREADS / 32;
 constexpr float LOG2_E = 1.4426950408889634f;
 
 struct CrossEntropy {

@@ -2,12 +2,17 @@
 
 use super::IGNORE;
 use crate::KernelError;
-use crate::cuda::{Device, DeviceBuffer, DeviceSlice, Function, Grid, Module, Source, Specialisation};
+use crate::cuda::{
+    Argument, Device, DeviceBuffer, DeviceSlice, Function, Grid, Module, Source, Specialisation,
+    kernel_struct,
+};
 use crate::error::{check_at_least, checked_size};
 
 pub(crate) const TRAIN_SOURCE: Source = Source {
     file: "cross_entropy/train.cu",
     text: concat!(include_str!("../cuda/vectors.cuh"), include_str!("train.cu")),
+    constants: |_, _| vec![("THREADS", THREADS as usize), ("IGNORE", IGNORE as usize)],
+    arguments: &[Arguments::LAYOUT],
 };
 
 const OP: &str = "cross_entropy on the device";
@@ -20,17 +25,17 @@ pub struct TrainCrossEntropy {
     by_ones: Function,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Arguments {
-    logits: u64,
-    teacher: u64,
-    targets: u64,
-    losses: u64,
-    stride: u32,
-    vocabulary: u32,
-    distill: f32,
-    scale: f32,
+kernel_struct! {
+    struct Arguments as CrossEntropy {
+        logits: u64,
+        teacher: u64,
+        targets: u64,
+        losses: u64,
+        stride: u32,
+        vocabulary: u32,
+        distill: f32,
+        scale: f32,
+    }
 }
 
 /// How a row's two losses are weighed.

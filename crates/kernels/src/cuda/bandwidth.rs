@@ -2,21 +2,29 @@
 
 use std::time::Instant;
 
-use super::{CudaError, Device, DeviceBuffer, Grid, Module, Source, Specialisation};
+use super::{
+    Argument, CudaError, Device, DeviceBuffer, Grid, Module, NO_CONSTANTS, Source, Specialisation,
+    kernel_struct,
+};
 
 /// The kernel file.
-pub(super) const SOURCE: Source = Source { file: "cuda/bandwidth.cu", text: include_str!("bandwidth.cu") };
+pub(super) const SOURCE: Source = Source {
+    file: "cuda/bandwidth.cu",
+    text: include_str!("bandwidth.cu"),
+    constants: NO_CONSTANTS,
+    arguments: &[Args::LAYOUT],
+};
 
 /// Many times the second-level cache.
 const BYTES: usize = 4 << 30;
 const READS: u32 = 8;
 
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Args {
-    words: u64,
-    count: u64,
-    out: u64,
+kernel_struct! {
+    struct Args as Args {
+        words: u64,
+        count: u64,
+        out: u64,
+    }
 }
 
 /// The best of some plain reads of up to 4 GiB, in bytes per second; waits for the device.

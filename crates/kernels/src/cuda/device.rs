@@ -1,12 +1,14 @@
 //! One GPU, its context and its stream.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cudarc::driver::result;
 use cudarc::driver::sys::{CUcontext, CUdevice, CUdevice_attribute as Attribute, CUstream};
+use cudarc::driver::{DriverError, result};
 
 use super::error::driver;
+use super::graph::{Kept, Recording};
+use super::kernel_cache::KernelCache;
 use super::{CudaError, Library};
 
 /// A GPU with one stream of work; a clone is the same device.
@@ -23,7 +25,8 @@ struct Inner {
     context: CUcontext,
     stream: CUstream,
     facts: DeviceFacts,
-    cache: Option<PathBuf>,
+    cache: Option<KernelCache>,
+    recording: Mutex<Option<Recording>>,
 }
 
 /// What a device says of itself.
@@ -83,7 +86,8 @@ impl Device {
         unsafe { result::ctx::set_current(context) }.map_err(driver("binding the context"))?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
             .map_err(driver("making a stream"))?;
-        Ok(Self(Arc::new(Inner { ordinal, device, context, stream, facts, cache })))
+        let (cache, recording) = (cache.map(KernelCache::new), Mutex::default());
+        Ok(Self(Arc::new(Inner { ordinal, device, context, stream, facts, cache, recording })))
     }
 
     /// What the device says of itself.
@@ -123,12 +127,58 @@ impl Device {
         unsafe { result::ctx::set_current(self.0.context) }.map_err(driver("binding the context"))
     }
 
-    pub(crate) fn stream(&self) -> CUstream {
+    /// The stream, to ask something of it; nobody else asks meanwhile.
+    ///
+    /// # Errors
+    /// Another thread records a graph: this would become part of it.
+    pub(crate) fn queue(&self) -> Result<Queue<'_>, CudaError> {
+        self.bind()?;
+        let recording = self.recording();
+        match &*recording {
+            Some(own) if !own.is_of_this_thread() => Err(CudaError::Recording),
+            _ => Ok(Queue { stream: self.0.stream, _recording: recording }),
+        }
+    }
+
+    /// Starts a copy and waits until it is made.
+    pub(super) fn copy_and_wait(
+        &self,
+        op: &'static str,
+        copy: impl FnOnce(CUstream) -> Result<(), DriverError>,
+    ) -> Result<(), CudaError> {
+        copy(self.queue()?.stream).map_err(driver(op))?;
+        self.synchronize()
+    }
+
+    /// The graph that is being recorded, if one is, keeps this.
+    pub(crate) fn keep<T: Send + Sync + 'static>(&self, used: &Arc<T>) {
+        if let Some(recording) = self.recording().as_mut() {
+            recording.keep(Arc::clone(used) as Kept);
+        }
+    }
+
+    pub(super) fn stream(&self) -> CUstream {
         self.0.stream
     }
 
-    pub(crate) fn cache(&self) -> Option<&PathBuf> {
+    pub(super) fn recording(&self) -> MutexGuard<'_, Option<Recording>> {
+        self.0.recording.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn cache(&self) -> Option<&KernelCache> {
         self.0.cache.as_ref()
+    }
+}
+
+/// The right to ask something of a device's stream.
+pub(crate) struct Queue<'a> {
+    stream: CUstream,
+    _recording: MutexGuard<'a, Option<Recording>>,
+}
+
+impl Queue<'_> {
+    pub(crate) fn stream(&self) -> CUstream {
+        self.stream
     }
 }
 

@@ -52,6 +52,9 @@ pub enum CudaError {
         /// Bytes of the device.
         total: usize,
     },
+    /// A recording of a graph is under way.
+    #[error("another graph is being recorded on this device: ask it for nothing until the recording ends")]
+    Recording,
     /// The driver refused a call.
     #[error("CUDA: {op} failed: {name} ({text})")]
     Driver {

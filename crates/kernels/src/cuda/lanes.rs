@@ -2,50 +2,59 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{CudaError, Device, DeviceBuffer, Specialisation};
+use super::{Argument, CudaError, Device, DeviceBuffer, Layout, Specialisation, kernel_struct};
+use crate::KernelError;
+use crate::lifetimes::Floors;
 
-/// `Lanes` of `prelude.cuh`: addresses on the device, passed to kernels by value.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub struct LaneTables {
-    pages: u64,
-    tables: u64,
-    lengths: u64,
-    free: u64,
-    free_count: u64,
-    pub(crate) layers: u32,
-    max_pages: u32,
-    pub(crate) slots: u32,
-    capacity: u32,
+kernel_struct! {
+    /// Addresses on the device, passed to kernels by value; good for as long as the lanes live.
+    pub struct LaneTables as Lanes {
+        pages: u64,
+        tables: u64,
+        lengths: u64,
+        free: u64,
+        pool: u64,
+        overflows: u64,
+        layers: u32,
+        max_pages: u32,
+        slots: u32,
+        capacity: u32,
+    }
 }
 
-/// `Row` of `prelude.cuh`: one new token of a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
-#[repr(C)]
-pub struct Row {
-    /// Its sequence's slot; `u32::MAX` for padding, which every kernel passes over.
-    pub slot: u32,
-    /// The token.
-    pub token: u32,
-    /// Its position.
-    pub position: u32,
-    /// Its entry is the `back`-th from the end of its lanes, once they have grown: the last one has 1.
-    pub back: u32,
+kernel_struct! {
+    /// One new token of a step.
+    #[derive(PartialEq, Eq, Pod, Zeroable)]
+    pub struct Row as Row {
+        /// Its sequence's slot; `u32::MAX` for padding, which every kernel passes over.
+        pub slot: u32,
+        /// The token.
+        pub token: u32,
+        /// Its position.
+        pub position: u32,
+        /// Its entry is the `back`-th from the end of its lanes, once they have grown: the last one has 1.
+        pub back: u32,
+    }
 }
 
-/// `Span` of `prelude.cuh`: the rows of one sequence in a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
-#[repr(C)]
-pub struct DeviceSpan {
-    /// The sequence's slot; `u32::MAX` for padding.
-    pub slot: u32,
-    /// Row of its first new token.
-    pub first_row: u32,
-    /// New tokens.
-    pub queries: u32,
-    /// Position of the first.
-    pub first_position: u32,
+kernel_struct! {
+    /// The rows of one sequence in a step.
+    #[derive(PartialEq, Eq, Pod, Zeroable)]
+    pub struct DeviceSpan as Span {
+        /// The sequence's slot; `u32::MAX` for padding.
+        pub slot: u32,
+        /// Row of its first new token.
+        pub first_row: u32,
+        /// New tokens.
+        pub queries: u32,
+        /// Position of the first.
+        pub first_position: u32,
+    }
 }
+
+/// What every kernel file knows.
+pub(super) const SHARED_LAYOUTS: [Layout; 4] =
+    [LaneTables::LAYOUT, Row::LAYOUT, DeviceSpan::LAYOUT, Floors::LAYOUT];
 
 /// Pages of one pool on a device, and the lanes of `slots` sequences that share it.
 ///
@@ -56,7 +65,10 @@ pub struct DeviceLanes {
     tables: DeviceBuffer<u32>,
     lengths: DeviceBuffer<u32>,
     free: DeviceBuffer<u32>,
-    free_count: DeviceBuffer<u32>,
+    /// `Pool` of `prelude.cuh`.
+    pool: DeviceBuffer<u32>,
+    /// The first number of each slot that its pages could not hold, as `rope/append.cu` writes it.
+    overflows: DeviceBuffer<u64>,
     layers: usize,
     max_pages: usize,
     slots: usize,
@@ -80,7 +92,9 @@ impl DeviceLanes {
         let lanes = slots * layers * specialisation.groups;
         let numbers: Vec<u32> = (0..capacity as u32).collect();
         Ok(Self {
-            pages: DeviceBuffer::uninitialized(
+            // Zeros, because kernels read whole pages and leave out what is no entry: nothing can depend on who had the
+            // memory before. All of an H200 takes 40 ms.
+            pages: DeviceBuffer::zeroed(
                 device,
                 "the pages of the KV cache",
                 capacity * specialisation.page_bytes(),
@@ -88,7 +102,8 @@ impl DeviceLanes {
             tables: DeviceBuffer::zeroed(device, "page tables", lanes * max_pages)?,
             lengths: DeviceBuffer::zeroed(device, "the lengths of lanes", lanes)?,
             free: DeviceBuffer::copy_of(device, "the list of free pages", &numbers)?,
-            free_count: DeviceBuffer::copy_of(device, "the number of free pages", &[capacity as u32])?,
+            pool: DeviceBuffer::copy_of(device, "the number of free pages", &[capacity as u32, 0, 0])?,
+            overflows: DeviceBuffer::copy_of(device, "what pages could not hold", &vec![u64::MAX; slots])?,
             layers,
             max_pages,
             slots,
@@ -96,7 +111,7 @@ impl DeviceLanes {
         })
     }
 
-    /// What kernels take.
+    /// What kernels take, to be used at once: see [`Function::launch`](super::Function::launch).
     #[must_use]
     pub fn tables(&self) -> LaneTables {
         LaneTables {
@@ -104,12 +119,28 @@ impl DeviceLanes {
             tables: self.tables.pointer(),
             lengths: self.lengths.pointer(),
             free: self.free.pointer(),
-            free_count: self.free_count.pointer(),
+            pool: self.pool.pointer(),
+            overflows: self.overflows.pointer(),
             layers: self.layers as u32,
             max_pages: self.max_pages as u32,
             slots: self.slots as u32,
             capacity: self.free.len() as u32,
         }
+    }
+
+    /// Refuses kernels that were made for lanes of another kind.
+    pub(crate) fn check(&self, op: &'static str, made_for: &Specialisation) -> Result<(), KernelError> {
+        let kind = |of: &Specialisation| (of.cache, of.kv_heads, of.groups, of.head_dim, of.side_width);
+        if kind(&self.specialisation) == kind(made_for) {
+            return Ok(());
+        }
+        let words = |of: &Specialisation| {
+            let (cache, heads, groups, width, side) = kind(of);
+            format!(
+                "lanes of {cache}, {heads} KV heads in {groups} groups, {width} wide, beside {side} gates"
+            )
+        };
+        Err(KernelError::Invalid { op, expected: words(made_for), got: words(&self.specialisation) })
     }
 
     /// What the pages were laid out for.
@@ -141,7 +172,8 @@ impl DeviceLanes {
     /// # Errors
     /// A failed device.
     pub fn free_pages(&self) -> Result<usize, CudaError> {
-        Ok(self.free_count.read()?.first().map_or(0, |&count| count as usize))
+        let pool = self.pool.read()?;
+        Ok(pool[0].wrapping_add(pool[1]) as usize)
     }
 
     /// Live entries of every lane; waits for the device.
@@ -185,7 +217,13 @@ impl DeviceLanes {
         }
         self.tables.write(lane * self.max_pages, &taken)?;
         self.lengths.write(lane, &[length])?;
-        self.free_count.write(0, &[(free - count) as u32])
+        self.pool.write(0, &[(free - count) as u32, 0, 0])
+    }
+
+    /// Lets whatever is appended without being written never end; all lanes are empty. For tests.
+    #[cfg(test)]
+    pub(crate) fn make_endless(&self) {
+        self.pages.fill_bytes(0xff).unwrap();
     }
 
     /// The numbers of the free pages, and of the pages of each lane. For tests.

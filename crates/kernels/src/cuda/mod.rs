@@ -1,37 +1,48 @@
 //! The CUDA backend's foundation: a device, its memory, kernels that are compiled when they are first needed.
 //!
 //! Nothing here is needed to build, and nothing is loaded until a device is asked for: the same program runs where
-//! there is no driver. Kernels are the `.cu` files beside each operation; [`SOURCES`] lists them.
+//! there is no driver. Kernels are the `.cu` files beside each operation; [`SOURCES`] and
+//! [`TRAIN_SOURCES`] list them.
 
+mod argument;
 mod bandwidth;
 mod choice;
+mod compile;
 mod device;
 mod error;
+mod graph;
+mod kernel_cache;
 mod lanes;
 mod launch;
 mod libraries;
 mod memory;
 mod module;
+mod pinned;
 mod slice;
 mod specialisation;
 mod step;
 mod stopwatch;
 
+pub use argument::{Argument, Field, Layout, kernel_struct};
 pub use bandwidth::read_bandwidth;
 pub use choice::DeviceChoice;
+pub use compile::{Constants, NO_CONSTANTS, Source, compile, compiler_version};
 pub use device::{Device, DeviceFacts};
 pub use error::CudaError;
+pub use graph::Graph;
 pub use lanes::{DeviceLanes, DeviceSpan, LaneTables, Row};
-pub use launch::{Graph, Grid};
+pub use launch::Grid;
 pub use libraries::Library;
-pub use memory::{DeviceBuffer, PinnedBuffer};
-pub use module::{Function, Module, Source, compile, compiler_version};
+pub use memory::DeviceBuffer;
+pub(crate) use memory::Place;
+pub use module::{Function, Module};
+pub use pinned::PinnedBuffer;
 pub use slice::DeviceSlice;
 pub use specialisation::Specialisation;
 pub use step::{DeviceStep, StepSize};
 pub use stopwatch::Stopwatch;
 
-/// Every kernel file.
+/// The kernel files of inference.
 pub const SOURCES: &[Source] = &[
     bandwidth::SOURCE,
     crate::activation::SOURCE,
@@ -48,6 +59,10 @@ pub const SOURCES: &[Source] = &[
     crate::lifetimes::INHERIT_SOURCE,
     crate::vote::VOTE_SOURCE,
     crate::sampling::SAMPLE_SOURCE,
+];
+
+/// The kernel files of training.
+pub const TRAIN_SOURCES: &[Source] = &[
     crate::activation::TRAIN_SOURCE,
     crate::cross_entropy::TRAIN_SOURCE,
     crate::embedding::TRAIN_SOURCE,

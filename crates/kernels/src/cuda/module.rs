@@ -1,80 +1,18 @@
 //! From a .cu file to a function that can be launched: compiled once, kept on disk.
 
 use std::ffi::CString;
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use cudarc::driver::result;
 use cudarc::driver::sys::{CUfunction, CUfunction_attribute as FunctionAttribute, CUmodule};
-use cudarc::nvrtc;
-use sha2::{Digest, Sha256};
 
+use super::argument::Layout;
+use super::compile::{self, Source, compile, compiler_version};
 use super::error::driver;
-use super::{CudaError, Device, Library, Specialisation};
-
-/// A kernel file of this crate.
-#[derive(Debug, Clone, Copy)]
-pub struct Source {
-    /// Its path below `src/`.
-    pub file: &'static str,
-    /// Its text.
-    pub text: &'static str,
-}
-
-/// Shared by all kernel files, in front of each.
-const PRELUDE: &str = concat!(include_str!("prelude.cuh"), include_str!("mma.cuh"));
-
-/// Without it a changed option would find code that was compiled with the old ones.
-const OPTIONS: [&str; 3] =
-    ["--std=c++17", "--extra-device-vectorization", "--device-as-default-execution-space"];
-
-/// The code of one kernel file for one architecture and specialisation.
-///
-/// # Errors
-/// No compiler on this machine, or a file that does not compile.
-pub fn compile(source: &Source, target: &str, specialisation: &Specialisation) -> Result<Vec<u8>, CudaError> {
-    Library::Nvrtc.load()?;
-    let text = format!("{PRELUDE}\n#line 1 \"{}\"\n{}", source.file, source.text);
-    let failed = |log: String| CudaError::Compile { file: source.file, target: target.to_owned(), log };
-    let text = CString::new(text).map_err(|error| failed(error.to_string()))?;
-    let name = CString::new(source.file).map_err(|error| failed(error.to_string()))?;
-    let program =
-        nvrtc::result::create_program(&text, Some(&name)).map_err(|error| failed(error.to_string()))?;
-    let mut options = vec![format!("--gpu-architecture={target}")];
-    options.extend(OPTIONS.map(str::to_owned));
-    options.extend(specialisation.defines());
-    // SAFETY: the program was just made and is destroyed once, below.
-    let compiled = unsafe { nvrtc::result::compile_program(program, &options) };
-    let code = match compiled {
-        // SAFETY: the program is compiled.
-        Ok(()) => unsafe { machine_code(program) }.map_err(|error| failed(error.to_string())),
-        Err(error) => {
-            // SAFETY: the program exists; its log ends with a zero.
-            let log = unsafe { nvrtc::result::get_program_log(program) };
-            let log = log.map(|log| log.iter().map(|&c| c as u8).collect::<Vec<u8>>()).unwrap_or_default();
-            Err(failed(format!("{error}\n{}", String::from_utf8_lossy(&log).trim_end_matches('\0'))))
-        }
-    };
-    // SAFETY: destroyed nowhere else.
-    let _ = unsafe { nvrtc::result::destroy_program(program) };
-    code
-}
-
-/// # Safety
-/// The program must have been compiled for a real architecture.
-unsafe fn machine_code(program: nvrtc::sys::nvrtcProgram) -> Result<Vec<u8>, nvrtc::result::NvrtcError> {
-    let mut size = 0usize;
-    // SAFETY: the caller's promise; the vector is as long as the library said.
-    unsafe {
-        nvrtc::sys::nvrtcGetCUBINSize(program, &raw mut size).result()?;
-        let mut code = vec![0u8; size];
-        nvrtc::sys::nvrtcGetCUBIN(program, code.as_mut_ptr().cast()).result()?;
-        Ok(code)
-    }
-}
+use super::kernel_cache::{KernelCache, Key};
+use super::{CudaError, Device, Specialisation};
 
 /// The kernels of one file, loaded on a device; a clone is the same module.
 #[derive(Debug, Clone)]
@@ -84,6 +22,7 @@ pub struct Module(Arc<Loaded>);
 struct Loaded {
     device: Device,
     module: CUmodule,
+    arguments: &'static [Layout],
 }
 
 // SAFETY: a handle that the driver lets any thread use; `device` is bound before each use.
@@ -103,18 +42,14 @@ impl Module {
         source: &Source,
         specialisation: &Specialisation,
     ) -> Result<Self, CudaError> {
-        let target = target(device);
-        let cached = device.cache().map(|folder| folder.join(key(source, &target, specialisation)));
-        if let Some(code) = cached.as_deref().and_then(|path| fs::read(path).ok())
-            && let Ok(module) = Self::from_code(device, &code)
+        let wanted = Wanted { source, capability: device.facts().capability, specialisation };
+        // What another driver took, this one may refuse: then it is compiled for this one.
+        if let Some(code) = device.cache().and_then(|cache| wanted.cached(cache))
+            && let Ok(module) = Self::from_code(device, source, &code)
         {
             return Ok(module);
         }
-        let code = compile(source, &target, specialisation)?;
-        if let Some(path) = &cached {
-            let _ = store(path, &code);
-        }
-        Self::from_code(device, &code)
+        Self::from_code(device, source, &wanted.compiled(device.cache())?)
     }
 
     /// Compiles those of `wanted` that the device's disk cache lacks, several at a time, so that the first start does
@@ -123,21 +58,17 @@ impl Module {
     /// # Errors
     /// As [`compile`].
     pub fn compile_missing(device: &Device, wanted: &[(Source, Specialisation)]) -> Result<(), CudaError> {
-        let Some(folder) = device.cache() else { return Ok(()) };
-        let target = target(device);
-        let place = |(source, specialisation)| folder.join(key(source, &target, specialisation));
+        let Some(cache) = device.cache() else { return Ok(()) };
+        let capability = device.facts().capability;
         let missing: Vec<_> = wanted
             .iter()
-            .map(|(source, specialisation)| (source, specialisation, place((source, specialisation))))
-            .filter(|(_, _, path)| !path.exists())
+            .map(|(source, specialisation)| Wanted { source, capability, specialisation })
+            .filter(|wanted| wanted.cached(cache).is_none())
             .collect();
         let next = AtomicUsize::new(0);
         let work = || -> Result<(), CudaError> {
-            while let Some((source, specialisation, path)) = missing.get(next.fetch_add(1, Ordering::Relaxed))
-            {
-                let code = compile(source, &target, specialisation)?;
-                // A folder that cannot be written costs a compilation when the module is loaded.
-                let _ = store(path, &code);
+            while let Some(wanted) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+                wanted.compiled(Some(cache))?;
             }
             Ok(())
         };
@@ -148,12 +79,12 @@ impl Module {
         })
     }
 
-    fn from_code(device: &Device, code: &[u8]) -> Result<Self, CudaError> {
+    fn from_code(device: &Device, source: &Source, code: &[u8]) -> Result<Self, CudaError> {
         device.bind()?;
-        // SAFETY: the driver checks the image's form.
+        // SAFETY: what a compiler has made just now, or once and the cache has proven to be that.
         let module =
             unsafe { result::module::load_data(code.as_ptr().cast()) }.map_err(driver("loading kernels"))?;
-        Ok(Self(Arc::new(Loaded { device: device.clone(), module })))
+        Ok(Self(Arc::new(Loaded { device: device.clone(), module, arguments: source.arguments })))
     }
 
     /// The kernel of that name, which may use up to `shared` bytes of dynamic shared memory.
@@ -210,8 +141,18 @@ impl Function {
         &self.module.0.device
     }
 
-    pub(crate) fn handle(&self) -> CUfunction {
+    pub(super) fn handle(&self) -> CUfunction {
         self.function
+    }
+
+    /// A graph that is being recorded keeps the kernel.
+    pub(super) fn keep(&self) {
+        self.device().keep(&self.module.0);
+    }
+
+    /// Whether the kernel's file has such a structure.
+    pub(super) fn knows(&self, layout: Layout) -> bool {
+        self.module.0.arguments.contains(&layout)
     }
 
     /// The same kernel for launches that need only `bytes` of the shared memory that was reserved.
@@ -227,46 +168,35 @@ impl Function {
     }
 }
 
-/// The architecture to compile for. Hopper's own instructions exist only in the one that promises no successor.
-fn target(device: &Device) -> String {
-    let (major, minor) = device.facts().capability;
-    format!("sm_{major}{minor}{}", if (major, minor) == (9, 0) { "a" } else { "" })
+/// Code that is needed.
+struct Wanted<'a> {
+    source: &'a Source,
+    capability: (i32, i32),
+    specialisation: &'a Specialisation,
 }
 
-fn key(source: &Source, target: &str, specialisation: &Specialisation) -> PathBuf {
-    let mut digest = Sha256::new();
-    let parts = [PRELUDE, source.file, source.text, target, env!("CARGO_PKG_VERSION")];
-    let defines = specialisation.defines();
-    for part in parts.into_iter().chain(OPTIONS).chain(defines.iter().map(String::as_str)) {
-        digest.update((part.len() as u64).to_le_bytes());
-        digest.update(part);
+impl Wanted<'_> {
+    fn key(&self, compiler: (i32, i32)) -> Key {
+        compile::key(self.source, self.capability, self.specialisation, compiler)
     }
-    let digest: String = digest.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    PathBuf::from(format!("{digest}.cubin"))
+
+    /// The code that the compiler of this machine once made, or where there is none, any compiler.
+    fn cached(&self, cache: &KernelCache) -> Option<Vec<u8>> {
+        match compiler_version() {
+            Ok(compiler) => cache.load(&self.key(compiler)),
+            Err(_) => cache.load_of_any_compiler(self.key((0, 0)).source),
+        }
+    }
+
+    /// The code as it is compiled now; kept in the cache where that can be written.
+    fn compiled(&self, cache: Option<&KernelCache>) -> Result<Vec<u8>, CudaError> {
+        let code = compile(self.source, self.capability, self.specialisation)?;
+        if let Some(cache) = cache {
+            let _ = cache.store(&self.key(compiler_version()?), &code);
+        }
+        Ok(code)
+    }
 }
 
-/// Writes beside and renames, so that a reader never sees half a file.
-fn store(path: &Path, code: &[u8]) -> std::io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    let own = path.with_extension(format!("{}.part", std::process::id()));
-    fs::write(&own, code)?;
-    fs::rename(own, path)
-}
-
-/// The version of the compiler on this machine.
-///
-/// # Errors
-/// No compiler.
-pub fn compiler_version() -> Result<(i32, i32), CudaError> {
-    Library::Nvrtc.load()?;
-    let (mut major, mut minor) = (0, 0);
-    // SAFETY: two valid places to write to.
-    let status = unsafe { nvrtc::sys::nvrtcVersion(&raw mut major, &raw mut minor) };
-    status.result().map_err(|error| CudaError::Driver {
-        op: "asking for the compiler's version",
-        name: error.to_string(),
-        text: String::new(),
-    })?;
-    Ok((major, minor))
-}
+#[cfg(test)]
+mod tests;

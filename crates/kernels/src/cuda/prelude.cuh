@@ -6,6 +6,9 @@
 //   QUERY_HEADS, KV_HEADS, HEAD_DIM, HIDDEN
 //   GROUPS                    lanes of a layer: 1, or KV_HEADS
 //   SIDE_WIDTH                gate width r, or 0 without gates
+//   PAGE_ENTRIES, BYTES_OF_PAGE
+// Structures that it passes have the same names and fields there, and a file that lays one out otherwise does not
+// compile (cuda/argument.rs).
 
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -13,7 +16,7 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 
 constexpr u32 NEVER = 0xffffffffu;
-constexpr u32 PAGE_ENTRIES = 32;
+static_assert(PAGE_ENTRIES == 32, "one thread of a warp for each entry of a page");
 
 // ---- number formats -----------------------------------------------------------------------------------------
 
@@ -84,6 +87,7 @@ constexpr u64 POSITION_OFFSET = (SIDE_OFFSET + (u64)PAGE_ENTRIES * SIDE_WIDTH * 
 constexpr u64 LIFETIME_OFFSET = POSITION_OFFSET + 128;
 constexpr u64 KILLER_OFFSET = POSITION_OFFSET + 256;
 constexpr u64 PAGE_BYTES = POSITION_OFFSET + 384;
+static_assert(PAGE_BYTES == BYTES_OF_PAGE, "the host's pages are laid out otherwise");
 
 struct Page {
     u8* base;
@@ -95,15 +99,26 @@ struct Page {
     __device__ __forceinline__ u32* killers() const { return (u32*)(base + KILLER_OFFSET); }
 };
 
+// The pages that no lane holds: `free + owed` of them lie on the stack. Those owed are what lanes were refused in this
+// step: they were taken off `free`, because a counter that blocks take from together cannot be mended before all have.
+struct Pool {
+    u32 free;     // wraps
+    u32 owed;
+    u32 refused;  // lanes that could not grow in this step
+};
+
 // All lanes of all sequences. A lane's number is (slot * layers + layer) * GROUPS + group.
 struct Lanes {
     u8* pages;
     u32* tables;    // [lanes][max_pages]: page numbers
     u32* lengths;   // [lanes]: live entries
     u32* free;      // [capacity]: numbers of the free pages, a stack
-    u32* free_count;
+    Pool* pool;
+    u64* overflows;  // [slots]: the first number that the pages could not hold, or all bits (lifetimes/status.rs)
     u32 layers, max_pages, slots, capacity;
 
+    // Whether this slot exists: that of padding does not.
+    __device__ __forceinline__ bool has(u32 slot) const { return slot < slots; }
     __device__ __forceinline__ u32 lane(u32 slot, u32 layer, u32 group) const { return (slot * layers + layer) * GROUPS + group; }
     __device__ __forceinline__ Page page(u32 lane, u32 index) const {
         return Page{pages + (u64)tables[(u64)lane * max_pages + index] * PAGE_BYTES};
@@ -112,7 +127,7 @@ struct Lanes {
 
 // A row of a step: one new token.
 struct Row {
-    u32 slot;      // its sequence's slot; NEVER for padding, which every kernel passes over
+    u32 slot;      // its sequence's slot; one that does not exist is padding, which every kernel passes over
     u32 token;
     u32 position;
     u32 back;      // its entry is lengths[lane] - back, once the lanes have grown
@@ -120,7 +135,7 @@ struct Row {
 
 // The rows of one sequence in a step.
 struct Span {
-    u32 slot;      // NEVER for padding
+    u32 slot;      // one that does not exist is padding
     u32 first_row, queries, first_position;
 };
 

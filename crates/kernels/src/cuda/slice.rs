@@ -5,16 +5,16 @@ use std::ops::Range;
 
 use bytemuck::Pod;
 
-use super::DeviceBuffer;
+use super::{DeviceBuffer, Place};
 use crate::KernelError;
 use crate::error::check_at_least;
 
 /// Some neighbouring elements of a [`DeviceBuffer`]: a tensor of the array that holds all parameters, say.
 #[derive(Debug)]
 pub struct DeviceSlice<'a, T> {
-    pointer: u64,
+    place: Place<'a>,
     len: usize,
-    buffer: PhantomData<&'a DeviceBuffer<T>>,
+    element: PhantomData<T>,
 }
 
 impl<T> Clone for DeviceSlice<'_, T> {
@@ -27,7 +27,7 @@ impl<T> Copy for DeviceSlice<'_, T> {}
 
 impl<'a, T: Pod> From<&'a DeviceBuffer<T>> for DeviceSlice<'a, T> {
     fn from(buffer: &'a DeviceBuffer<T>) -> Self {
-        Self { pointer: buffer.pointer(), len: buffer.len(), buffer: PhantomData }
+        Self { place: buffer.place(0), len: buffer.len(), element: PhantomData }
     }
 }
 
@@ -38,20 +38,24 @@ impl<'a, T: Pod> DeviceSlice<'a, T> {
     /// A range that is not inside the buffer.
     pub fn new(buffer: &'a DeviceBuffer<T>, range: Range<usize>) -> Result<Self, KernelError> {
         check_at_least("a slice of a device buffer", "the buffer", range.end.max(range.start), buffer.len())?;
-        let pointer = buffer.pointer() + (range.start * size_of::<T>()) as u64;
-        Ok(Self { pointer, len: range.len(), buffer: PhantomData })
+        Ok(Self { place: buffer.place(range.start), len: range.len(), element: PhantomData })
     }
 
     /// The same memory as bytes.
     #[must_use]
     pub fn bytes(self) -> DeviceSlice<'a, u8> {
-        DeviceSlice { pointer: self.pointer, len: self.len * size_of::<T>(), buffer: PhantomData }
+        DeviceSlice { place: self.place, len: self.len * size_of::<T>(), element: PhantomData }
     }
 
-    /// The address of the first element.
+    /// The address of the first element, to be used at once: see [`DeviceBuffer::pointer`].
     #[must_use]
     pub fn pointer(&self) -> u64 {
-        self.pointer
+        self.place.pointer()
+    }
+
+    /// Where the first element lies.
+    pub(crate) fn place(&self) -> Place<'a> {
+        self.place
     }
 
     /// Number of elements.

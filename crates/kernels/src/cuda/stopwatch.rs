@@ -47,9 +47,9 @@ impl Stopwatch {
     }
 
     fn note(&self, event: CUevent) -> Result<(), CudaError> {
-        self.device.bind()?;
+        let queue = self.device.queue()?;
         // SAFETY: event and stream are alive.
-        unsafe { event::record(event, self.device.stream()) }.map_err(driver("measuring time"))
+        unsafe { event::record(event, queue.stream()) }.map_err(driver("measuring time"))
     }
 }
 

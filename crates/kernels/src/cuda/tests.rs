@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use super::testing::device;
-use super::{DeviceBuffer, Library, SOURCES, Specialisation, compile};
+use super::{DeviceBuffer, Library, SOURCES, Specialisation, TRAIN_SOURCES, compile};
 use crate::DType;
 
 /// Shapes that together reach every branch on a constant: formats, grouping, gates, head widths.
@@ -46,19 +46,20 @@ fn every_kernel_file_compiles_for_every_architecture() {
     // What no constant changes is compiled once; the oldest architecture gets the shapes that differ most.
     let neutral = ["cuda/bandwidth.cu", "matmul/random.cu", "sampling/sample.cu"];
     let mut jobs = Vec::new();
-    for source in SOURCES {
+    for source in SOURCES.iter().chain(TRAIN_SOURCES) {
         if neutral.contains(&source.file) {
-            jobs.extend(["sm_80", "sm_90a"].map(|target| (source, target, Specialisation::NEUTRAL)));
+            jobs.extend([(8, 0), (9, 0)].map(|capability| (source, capability, Specialisation::NEUTRAL)));
             continue;
         }
         let all = specialisations();
-        jobs.extend([all[0], all[1]].map(|specialisation| (source, "sm_80", specialisation)));
-        jobs.extend(all.into_iter().map(|specialisation| (source, "sm_90a", specialisation)));
+        jobs.extend([all[0], all[1]].map(|specialisation| (source, (8, 0), specialisation)));
+        jobs.extend(all.into_iter().map(|specialisation| (source, (9, 0), specialisation)));
     }
     let next = AtomicUsize::new(0);
     let work = || {
-        while let Some((source, target, specialisation)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let code = compile(source, target, specialisation);
+        while let Some((source, capability, specialisation)) = jobs.get(next.fetch_add(1, Ordering::Relaxed))
+        {
+            let code = compile(source, *capability, specialisation);
             let code = code.unwrap_or_else(|error| panic!("{specialisation:?}: {error}"));
             assert!(!code.is_empty());
         }

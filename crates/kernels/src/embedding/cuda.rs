@@ -2,13 +2,19 @@
 
 use crate::KernelError;
 use crate::cuda::{
-    Device, DeviceBuffer, DeviceStep, Function, Grid, Module, Source, Specialisation, StepSize,
+    Argument, Device, DeviceBuffer, DeviceStep, Function, Grid, Module, Source, Specialisation, StepSize,
+    kernel_struct,
 };
 use crate::error::{check_at_least, check_length, checked_size};
 
-pub(crate) const SOURCE: Source = Source { file: "embedding/embed.cu", text: include_str!("embed.cu") };
+pub(crate) const SOURCE: Source = Source {
+    file: "embedding/embed.cu",
+    text: include_str!("embed.cu"),
+    constants: |_, _| vec![("EMBED_THREADS", THREADS)],
+    arguments: &[Arguments::LAYOUT],
+};
 
-const THREADS: u32 = 256;
+const THREADS: usize = 256;
 const OP: &str = "embed on the device";
 
 /// Looks up tokens, and learned positions where the family has them.
@@ -19,15 +25,15 @@ pub struct DeviceEmbedding {
     element: usize,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Arguments {
-    rows: u64,
-    table: u64,
-    positions: u64,
-    residual: u64,
-    vocabulary: u32,
-    max_positions: u32,
+kernel_struct! {
+    struct Arguments as Embed {
+        rows: u64,
+        table: u64,
+        positions: u64,
+        residual: u64,
+        vocabulary: u32,
+        max_positions: u32,
+    }
 }
 
 impl DeviceEmbedding {
@@ -72,9 +78,9 @@ impl DeviceEmbedding {
             vocabulary: rows_of(table) as u32,
             max_positions: positions.map_or(0, rows_of) as u32,
         };
-        // Not early: once this has begun, the lanes have grown, so every kernel of the step may look at lengths, page
-        // tables and old entries before it waits.
-        let grid = Grid::new(size.rows, THREADS);
+        // Not early: once this has begun, the lanes have grown (`DeviceLifetimes::grow`), so every kernel of the step may
+        // look at lengths, page tables and old entries before it waits.
+        let grid = Grid::new(size.rows, THREADS as u32);
         // SAFETY: the layout of `Embed`; lengths as just checked; the kernel checks tokens and positions.
         unsafe { self.embed.launch(grid, &arguments) }?;
         Ok(())

@@ -10,8 +10,6 @@ struct Embed {
 
 typedef HalfOr<W>::type Half;
 
-constexpr u32 EMBED_THREADS = 256;
-
 extern "C" __global__ void __launch_bounds__(EMBED_THREADS) embed(Embed p) {
     let_next_start();
     wait_for_previous();

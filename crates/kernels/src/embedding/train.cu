@@ -1,9 +1,6 @@
 // The embedding's rows, and their gradient without atomics: the rows of one token are added by one block, in order. Where a token
 // has many, parts of them are added first, each by a block of its own.
 
-constexpr u32 THREADS = 256;
-// Rows of a part (Rust: PART).
-constexpr u32 PART = 32;
 constexpr u32 N = HIDDEN % 4 == 0 ? 4 : 1;
 
 struct Embed {

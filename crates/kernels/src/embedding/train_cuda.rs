@@ -2,18 +2,21 @@
 
 use crate::KernelError;
 use crate::cuda::{
-    Device, DeviceBuffer, DeviceSlice, Function, Grid, Module, PinnedBuffer, Source, Specialisation,
+    Argument, Device, DeviceBuffer, DeviceSlice, Function, Grid, Module, PinnedBuffer, Source,
+    Specialisation, kernel_struct,
 };
 use crate::error::{check_at_least, check_length, checked_size};
 
 pub(crate) const TRAIN_SOURCE: Source = Source {
     file: "embedding/train.cu",
     text: concat!(include_str!("../cuda/vectors.cuh"), include_str!("train.cu")),
+    constants: |_, _| vec![("THREADS", THREADS as usize), ("PART", PART)],
+    arguments: &[Embed::LAYOUT, EmbedBackward::LAYOUT, PositionsBackward::LAYOUT],
 };
 
 const OP: &str = "embedding in training";
 const THREADS: u32 = 256;
-/// As PART of the kernel file: a token with more rows than this is added up in parts.
+/// A token with more rows than this is added up in parts.
 const PART: usize = 32;
 
 /// The rows of a batch, and which of them hold the same token, so that a gradient's sum has one owner and one order.
@@ -95,10 +98,10 @@ impl TokenRows {
         self.vocabulary = vocabulary;
         let arrays = [(&self.ids, ids), (&self.order, &order[..]), (&self.starts, &starts[..])];
         for ((to, from), staged) in arrays.into_iter().zip(&mut self.staged) {
-            staged[..from.len()].copy_from_slice(from);
+            staged.write(from);
             to.write_pinned(staged)?;
         }
-        self.staged_parts[..parts.len()].copy_from_slice(&parts);
+        self.staged_parts.write(&parts);
         self.parts.write_pinned(&self.staged_parts)?;
         Ok(())
     }
@@ -120,35 +123,34 @@ pub struct TrainEmbedding {
     width: usize,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Embed {
-    ids: u64,
-    table: u64,
-    positions: u64,
-    x: u64,
-    tokens: u32,
-    padding: u32,
+kernel_struct! {
+    struct Embed as Embed {
+        ids: u64,
+        table: u64,
+        positions: u64,
+        x: u64,
+        tokens: u32,
+    }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct EmbedBackward {
-    order: u64,
-    starts: u64,
-    parts: u64,
-    ids: u64,
-    dx: u64,
-    gradient: u64,
+kernel_struct! {
+    struct EmbedBackward as EmbedBackward {
+        order: u64,
+        starts: u64,
+        parts: u64,
+        ids: u64,
+        dx: u64,
+        gradient: u64,
+    }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct PositionsBackward {
-    dx: u64,
-    gradient: u64,
-    sequences: u32,
-    tokens: u32,
+kernel_struct! {
+    struct PositionsBackward as PositionsBackward {
+        dx: u64,
+        gradient: u64,
+        sequences: u32,
+        tokens: u32,
+    }
 }
 
 /// The tables of an embedding, or their gradients.
@@ -194,7 +196,6 @@ impl TrainEmbedding {
             positions: tables.positions.map_or(0, |positions| positions.pointer()),
             x: x.pointer(),
             tokens: tokens as u32,
-            padding: 0,
         };
         // SAFETY: the layout of `Embed`; lengths as just checked, tokens when the batch was set.
         unsafe { self.embed.launch(Grid::new(batch.rows, THREADS), &arguments) }?;

@@ -2,17 +2,38 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::StepStatus;
+use crate::KernelError;
 use crate::cuda::{
-    CudaError, Device, DeviceBuffer, DeviceLanes, DeviceStep, Function, Grid, LaneTables, Module, Source,
-    Specialisation, StepSize,
+    Argument, CudaError, Device, DeviceBuffer, DeviceLanes, DeviceStep, Function, Grid, LaneTables, Module,
+    Source, Specialisation, StepSize, kernel_struct,
 };
-use crate::{KernelError, PAGE_ENTRIES};
+use crate::error::check_at_least;
 
-pub(crate) const GROW_SOURCE: Source =
-    Source { file: "lifetimes/grow.cu", text: concat!(include_str!("lower.cuh"), include_str!("grow.cu")) };
-pub(crate) const RECLAIM_SOURCE: Source =
-    Source { file: "lifetimes/reclaim.cu", text: include_str!("reclaim.cu") };
+pub(crate) const GROW_SOURCE: Source = Source {
+    file: "lifetimes/grow.cu",
+    text: include_str!("grow.cu"),
+    constants: |_, _| vec![("GROW_THREADS", GROW_THREADS), ("CUT_THREADS", CUT_THREADS), ("CUTS", CUTS)],
+    arguments: &[GrowArgs::LAYOUT, PromptCut::LAYOUT, CutArgs::LAYOUT, GatherArgs::LAYOUT],
+};
+pub(crate) const RECLAIM_SOURCE: Source = Source {
+    file: "lifetimes/reclaim.cu",
+    text: include_str!("reclaim.cu"),
+    constants: |_, _| {
+        vec![
+            ("THREADS", RECLAIM_THREADS),
+            ("CLEAR_THREADS", CLEAR_THREADS),
+            ("CLEARED", CLEARED),
+            ("SPAN_WORDS", StepStatus::SPAN_WORDS),
+        ]
+    },
+    arguments: &[DeathRecord::LAYOUT, ReclaimArgs::LAYOUT, ClearArgs::LAYOUT],
+};
 
+const GROW_THREADS: usize = 512;
+const CUT_THREADS: usize = 256;
+const RECLAIM_THREADS: usize = 256;
+const CLEAR_THREADS: usize = 64;
 /// Cuts of one launch: they travel with its arguments.
 const CUTS: usize = 16;
 /// Slots that one launch clears.
@@ -20,42 +41,44 @@ const CLEARED: usize = 64;
 /// Spans of a step that there is room to count for.
 const MAX_SPANS: usize = 4096;
 
-/// An end for the entries of part of a sequence, in all its lanes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
-#[repr(C)]
-pub struct PromptCut {
-    /// The sequence's slot.
-    pub slot: u32,
-    /// First position that is cut.
-    pub first: u32,
-    /// Position behind the last that is cut.
-    pub end: u32,
-    /// First query that no longer sees these entries, unless they end earlier or their floor is higher.
-    pub expires_at: u32,
-    /// The query that decides so.
-    pub killer: u32,
-    /// First positions of a sequence that never expire.
-    pub floor_sinks: u32,
-    /// Newest entries that are always seen, the query's own included.
-    pub floor_recent: u32,
+kernel_struct! {
+    /// An end for the entries of part of a sequence, in all its lanes.
+    #[derive(PartialEq, Eq, Pod, Zeroable)]
+    pub struct PromptCut as PromptCut {
+        /// The sequence's slot.
+        pub slot: u32,
+        /// First position that is cut.
+        pub first: u32,
+        /// Position behind the last that is cut.
+        pub end: u32,
+        /// First query that no longer sees these entries, unless they end earlier or their floor is higher.
+        pub expires_at: u32,
+        /// The query that decides so.
+        pub killer: u32,
+        /// First positions of a sequence that never expire.
+        pub floor_sinks: u32,
+        /// Newest entries that are always seen, the query's own included.
+        pub floor_recent: u32,
+    }
 }
 
-/// An entry that was freed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable)]
-#[repr(C)]
-pub struct DeathRecord {
-    /// Its sequence's slot.
-    pub slot: u32,
-    /// Its layer.
-    pub layer: u32,
-    /// Its lane within the layer.
-    pub group: u32,
-    /// Its position.
-    pub position: u32,
-    /// First query that did not see it.
-    pub expires_at: u32,
-    /// The query that condemned it; `u32::MAX` where none did.
-    pub killer: u32,
+kernel_struct! {
+    /// An entry that was freed.
+    #[derive(PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable)]
+    pub struct DeathRecord as DeathRecord {
+        /// Its sequence's slot.
+        pub slot: u32,
+        /// Its layer.
+        pub layer: u32,
+        /// Its lane within the layer.
+        pub group: u32,
+        /// Its position.
+        pub position: u32,
+        /// First query that did not see it.
+        pub expires_at: u32,
+        /// The query that condemned it; `u32::MAX` where none did.
+        pub killer: u32,
+    }
 }
 
 /// Room for the entries that are freed. The order of records is that in which blocks came, so sort them.
@@ -94,55 +117,53 @@ pub struct DeviceLifetimes {
     clear: Function,
     /// `[1 + 3 * MAX_SPANS]`: zeros between launches.
     totals: DeviceBuffer<u32>,
-    groups: usize,
+    specialisation: Specialisation,
 }
 
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct GrowArgs {
-    lanes: LaneTables,
-    spans: u64,
-    first_pages: u64,
-    units: u32,
-    stride: u32,
+kernel_struct! {
+    struct GrowArgs as GrowArgs {
+        lanes: LaneTables,
+        spans: u64,
+        first_pages: u64,
+        units: u32,
+        stride: u32,
+    }
 }
 
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct CutArgs {
-    lanes: LaneTables,
-    cuts: [PromptCut; CUTS],
+kernel_struct! {
+    struct CutArgs as CutArgs {
+        lanes: LaneTables,
+        cuts: [PromptCut; CUTS],
+    }
 }
 
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct GatherArgs {
-    lanes: LaneTables,
-    offsets: u64,
-    positions: u64,
-    expires_at: u64,
-    first_lane: u32,
-    padding: u32,
+kernel_struct! {
+    struct GatherArgs as GatherArgs {
+        lanes: LaneTables,
+        offsets: u64,
+        positions: u64,
+        expires_at: u64,
+        first_lane: u32,
+    }
 }
 
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct ReclaimArgs {
-    lanes: LaneTables,
-    spans: u64,
-    status: u64,
-    totals: u64,
-    deaths: u64,
-    death_count: u64,
-    death_capacity: u32,
-    padding: u32,
+kernel_struct! {
+    struct ReclaimArgs as ReclaimArgs {
+        lanes: LaneTables,
+        spans: u64,
+        status: u64,
+        totals: u64,
+        deaths: u64,
+        death_count: u64,
+        death_capacity: u32,
+    }
 }
 
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct ClearArgs {
-    lanes: LaneTables,
-    slots: [u32; CLEARED],
+kernel_struct! {
+    struct ClearArgs as ClearArgs {
+        lanes: LaneTables,
+        slots: [u32; CLEARED],
+    }
 }
 
 impl DeviceLifetimes {
@@ -160,27 +181,31 @@ impl DeviceLifetimes {
             reclaim: reclaim.function("reclaim", 0)?,
             clear: reclaim.function("clear", 0)?,
             totals: DeviceBuffer::zeroed(device, "totals of the lanes", 1 + 3 * MAX_SPANS)?,
-            groups: specialisation.groups,
+            specialisation: *specialisation,
         })
     }
 
     /// Every lane of the step's sequences becomes longer by its span's queries, and takes pages for them; the new
     /// entries are yet to be written. Then sets `first_pages` of every layer. A launch.
     ///
-    /// The host has made sure that the pool has the pages and that no lane grows beyond its table.
+    /// Whoever asks has made sure that the pool has the pages. Lanes that it has too few for, or that would outgrow
+    /// their tables, stay as they are, and [`DeviceLifetimes::reclaim`] tells how many: their sequences are damaged
+    /// then, because other lanes of theirs have grown, and what the step appends lies on older entries. Nothing else is.
+    ///
+    /// The next launch must not be an early one: others look at lengths and tables before they wait.
     ///
     /// # Errors
-    /// A step that is larger than its buffers.
-    pub fn grow(&self, lanes: LaneTables, step: &DeviceStep, size: StepSize) -> Result<(), KernelError> {
+    /// A step that is larger than its buffers, lanes of another kind.
+    pub fn grow(&self, lanes: &DeviceLanes, step: &DeviceStep, size: StepSize) -> Result<(), KernelError> {
         self.check("grow", lanes, step, size)?;
         let argument = GrowArgs {
-            lanes,
+            lanes: lanes.tables(),
             spans: step.spans.pointer(),
             first_pages: step.first_pages.pointer(),
-            units: (size.spans * self.groups) as u32,
-            stride: (step.max_spans * self.groups + 1) as u32,
+            units: (size.spans * self.specialisation.groups) as u32,
+            stride: (step.max_spans * self.specialisation.groups + 1) as u32,
         };
-        let grid = Grid::new(lanes.layers as usize, 512).early();
+        let grid = Grid::new(lanes.layers(), GROW_THREADS as u32).early();
         // SAFETY: the argument is the kernel's; the buffers are as large as just checked, tables as their maker says.
         Ok(unsafe { self.grow.launch(grid, &argument) }?)
     }
@@ -190,12 +215,14 @@ impl DeviceLifetimes {
     ///
     /// # Errors
     /// A slot that does not exist.
-    pub fn cut(&self, lanes: LaneTables, cuts: &[PromptCut]) -> Result<(), KernelError> {
+    pub fn cut(&self, lanes: &DeviceLanes, cuts: &[PromptCut]) -> Result<(), KernelError> {
+        lanes.check("cut", &self.specialisation)?;
         check_slots("cut", lanes, cuts.iter().map(|cut| cut.slot))?;
         for some in cuts.chunks(CUTS) {
-            let mut argument = CutArgs { lanes, cuts: [PromptCut::zeroed(); CUTS] };
+            let mut argument = CutArgs { lanes: lanes.tables(), cuts: [PromptCut::zeroed(); CUTS] };
             argument.cuts[..some.len()].copy_from_slice(some);
-            let grid = Grid::new(lanes.layers as usize * self.groups, 256).by(some.len());
+            let grid =
+                Grid::new(lanes.layers() * self.specialisation.groups, CUT_THREADS as u32).by(some.len());
             // SAFETY: the argument is the kernel's, and its slots exist.
             unsafe { self.cut.launch(grid, &argument) }?;
         }
@@ -206,15 +233,13 @@ impl DeviceLifetimes {
     /// (`expires_at <= first_position + queries`). The last living entries fill the holes, in ascending order; pages
     /// that become empty go back to the pool. A launch.
     ///
-    /// Written to `status` u32 `[1 + 3 * spans]`: the free pages of the pool; then of each span the number of its
-    /// lanes whose length is a multiple of 32 (pages that one more token takes), the pages they hold and their live
-    /// entries; zeros for padding.
+    /// What is left is written to `status`, in the words of [`StepStatus`].
     ///
     /// # Errors
     /// A step that is larger than its buffers, too short a `status`.
     pub fn reclaim(
         &self,
-        lanes: LaneTables,
+        lanes: &DeviceLanes,
         step: &DeviceStep,
         size: StepSize,
         died: Option<&Deaths>,
@@ -222,21 +247,22 @@ impl DeviceLifetimes {
     ) -> Result<(), KernelError> {
         let op = "reclaim";
         self.check(op, lanes, step, size)?;
-        if status.len() < 1 + 3 * size.spans {
-            let (expected, got) = (1 + 3 * size.spans, status.len());
-            return Err(KernelError::Length { op, what: "status", expected, got });
+        check_at_least(op, "status", StepStatus::words(size.spans), status.len())?;
+        if let Some(died) = died {
+            check_at_least(op, "the number of deaths", 1, died.count.len())?;
         }
         let argument = ReclaimArgs {
-            lanes,
+            lanes: lanes.tables(),
             spans: step.spans.pointer(),
             status: status.pointer(),
             totals: self.totals.pointer(),
             deaths: died.map_or(0, |died| died.records.pointer()),
             death_count: died.map_or(0, |died| died.count.pointer()),
             death_capacity: died.map_or(0, |died| u32::try_from(died.records.len()).unwrap_or(u32::MAX)),
-            padding: 0,
         };
-        let grid = Grid::new(lanes.layers as usize * self.groups, 256).by(size.spans).early();
+        let grid = Grid::new(lanes.layers() * self.specialisation.groups, RECLAIM_THREADS as u32)
+            .by(size.spans)
+            .early();
         // SAFETY: as in `grow`.
         Ok(unsafe { self.reclaim.launch(grid, &argument) }?)
     }
@@ -245,12 +271,14 @@ impl DeviceLifetimes {
     ///
     /// # Errors
     /// A slot that does not exist.
-    pub fn clear(&self, lanes: LaneTables, slots: &[u32]) -> Result<(), KernelError> {
+    pub fn clear(&self, lanes: &DeviceLanes, slots: &[u32]) -> Result<(), KernelError> {
+        lanes.check("clear", &self.specialisation)?;
         check_slots("clear", lanes, slots.iter().copied())?;
         for some in slots.chunks(CLEARED) {
-            let mut argument = ClearArgs { lanes, slots: [0; CLEARED] };
+            let mut argument = ClearArgs { lanes: lanes.tables(), slots: [0; CLEARED] };
             argument.slots[..some.len()].copy_from_slice(some);
-            let grid = Grid::new(lanes.layers as usize * self.groups, 64).by(some.len());
+            let grid =
+                Grid::new(lanes.layers() * self.specialisation.groups, CLEAR_THREADS as u32).by(some.len());
             // SAFETY: the argument is the kernel's, and its slots exist.
             unsafe { self.clear.launch(grid, &argument) }?;
         }
@@ -263,8 +291,9 @@ impl DeviceLifetimes {
     /// # Errors
     /// A slot that does not exist, no memory for the answer.
     pub fn lifetimes_of(&self, lanes: &DeviceLanes, slot: usize) -> Result<Vec<LaneLifetimes>, KernelError> {
-        check_slots("lifetimes", lanes.tables(), [u32::try_from(slot).unwrap_or(u32::MAX)])?;
-        let count = lanes.layers() * self.groups;
+        lanes.check("lifetimes", &self.specialisation)?;
+        check_slots("lifetimes", lanes, [u32::try_from(slot).unwrap_or(u32::MAX)])?;
+        let count = lanes.layers() * self.specialisation.groups;
         let lengths = lanes.lengths()?;
         let lengths = &lengths[slot * count..][..count];
         let mut total = 0;
@@ -287,10 +316,9 @@ impl DeviceLifetimes {
             positions: positions.pointer(),
             expires_at: expires_at.pointer(),
             first_lane: (slot * count) as u32,
-            padding: 0,
         };
         // SAFETY: the argument is the kernel's; both targets hold what the lanes do, and live until `read` has waited.
-        unsafe { self.gather.launch(Grid::new(count, 256), &argument) }?;
+        unsafe { self.gather.launch(Grid::new(count, CUT_THREADS as u32), &argument) }?;
         let (positions, expires_at) = (positions.read()?, expires_at.read()?);
         let ranges =
             offsets.iter().zip(lengths).map(|(&first, &length)| first as usize..(first + length) as usize);
@@ -300,10 +328,11 @@ impl DeviceLifetimes {
     fn check(
         &self,
         op: &'static str,
-        lanes: LaneTables,
+        lanes: &DeviceLanes,
         step: &DeviceStep,
         size: StepSize,
     ) -> Result<(), KernelError> {
+        lanes.check(op, &self.specialisation)?;
         let most = step.max_spans.min(step.spans.len()).min(MAX_SPANS);
         if size.spans > most {
             return Err(KernelError::Invalid {
@@ -312,29 +341,22 @@ impl DeviceLifetimes {
                 got: size.spans.to_string(),
             });
         }
-        let expected = lanes.layers as usize * (step.max_spans * self.groups + 1);
-        if step.first_pages.len() < expected {
-            let got = step.first_pages.len();
-            return Err(KernelError::Length { op, what: "first_pages", expected, got });
-        }
-        Ok(())
+        let expected = lanes.layers() * (step.max_spans * self.specialisation.groups + 1);
+        check_at_least(op, "first_pages", expected, step.first_pages.len())
     }
 }
 
 fn check_slots(
     op: &'static str,
-    lanes: LaneTables,
+    lanes: &DeviceLanes,
     slots: impl IntoIterator<Item = u32>,
 ) -> Result<(), KernelError> {
-    match slots.into_iter().find(|&slot| slot >= lanes.slots) {
+    match slots.into_iter().find(|&slot| slot as usize >= lanes.slots()) {
         Some(slot) => Err(KernelError::Invalid {
             op,
-            expected: format!("slots below {}", lanes.slots),
+            expected: format!("slots below {}", lanes.slots()),
             got: slot.to_string(),
         }),
         None => Ok(()),
     }
 }
-
-// The kernels divide by it.
-const _: () = assert!(PAGE_ENTRIES == 32);

@@ -1,6 +1,6 @@
 //! Lanes on the device against lists of entries.
 
-use super::{DeathRecord, Deaths, DeviceLifetimes, PromptCut};
+use super::{DeathRecord, Deaths, DeviceLifetimes, PromptCut, SpanStatus, StepStatus};
 use crate::DType;
 use crate::cuda::testing::device;
 use crate::cuda::testing::entries::{Entry, PADDING, check_pages, read, step_over, write};
@@ -77,6 +77,7 @@ impl Bench {
         let longest = contents.iter().map(Vec::len).max().unwrap_or(0);
         let lanes =
             DeviceLanes::new(device, &specialisation, layers, slots, longest + 400, pages + spare).unwrap();
+        lanes.make_endless();
         write(random, &lanes, &contents);
         let lifetimes = DeviceLifetimes::new(device, &specialisation).unwrap();
         Self { lanes, lifetimes, contents }
@@ -89,10 +90,12 @@ impl Bench {
         room: Option<usize>,
     ) -> (Vec<u32>, Vec<DeathRecord>, u32) {
         let step = step_over(device, &self.lanes, spans, spans.len() + 1);
-        let status = DeviceBuffer::copy_of(device, "a test", &vec![77u32; 2 + 3 * spans.len()]).unwrap();
+        let status =
+            DeviceBuffer::copy_of(device, "a test", &vec![77u32; StepStatus::words(spans.len()) + 1])
+                .unwrap();
         let deaths = room.map(|room| Deaths::new(device, room).unwrap());
         let size = StepSize { rows: 1, spans: spans.len() };
-        self.lifetimes.reclaim(self.lanes.tables(), &step, size, deaths.as_ref(), &status).unwrap();
+        self.lifetimes.reclaim(&self.lanes, &step, size, deaths.as_ref(), &status).unwrap();
         let mut status = status.read().unwrap();
         assert_eq!(status.pop(), Some(77), "written behind the status");
         let count = deaths.as_ref().map_or(0, |deaths| deaths.count.read().unwrap()[0]);
@@ -104,7 +107,7 @@ impl Bench {
     /// What the status must be, for lanes as they are now.
     fn status(&self, spans: &[DeviceSpan], lanes: &[Vec<Entry>]) -> Vec<u32> {
         let per_slot = lanes.len() / self.lanes.slots();
-        let mut status = vec![self.lanes.free_pages().unwrap() as u32];
+        let mut status = vec![self.lanes.free_pages().unwrap() as u32, 0];
         for span in spans {
             let own = if span.slot == u32::MAX {
                 &[][..]
@@ -115,6 +118,7 @@ impl Bench {
                 own.iter().map(|lane| count(lane.len())).sum::<usize>() as u32
             };
             status.extend([sum(&|e| usize::from(e % 32 == 0)), sum(&|e| e.div_ceil(32)), sum(&|e| e)]);
+            status.extend([u32::MAX; 2]);
         }
         status
     }
@@ -237,10 +241,10 @@ fn cuda_a_recorded_step_grows_and_reclaims_again_and_again() {
         let step = DeviceStep::new(&device, 2, specialisation.groups, 8, 6).unwrap();
         let status = DeviceBuffer::copy_of(&device, "a test", &[5u32; 40]).unwrap();
         let size = StepSize { rows: 4, spans: 5 };
-        let tables = bench.lanes.tables();
+        let lanes = &bench.lanes;
         let mut graph = Graph::record(&device, || -> Result<(), CudaError> {
-            bench.lifetimes.grow(tables, &step, size).unwrap();
-            bench.lifetimes.reclaim(tables, &step, size, None, &status).unwrap();
+            bench.lifetimes.grow(lanes, &step, size).unwrap();
+            bench.lifetimes.reclaim(lanes, &step, size, None, &status).unwrap();
             Ok(())
         })
         .unwrap();
@@ -257,7 +261,10 @@ fn cuda_a_recorded_step_grows_and_reclaims_again_and_again() {
             // New entries are whatever the page held: give them a life before looking at what died.
             let found = read(&bench.lanes);
             check_pages(&bench.lanes);
-            assert_eq!(status.read_range(0, 16).unwrap(), bench.status(&spans, &found));
+            assert_eq!(
+                status.read_range(0, StepStatus::words(spans.len())).unwrap(),
+                bench.status(&spans, &found)
+            );
             for (i, list) in lists.iter_mut().enumerate() {
                 let stepped = spans.iter().any(|span| span.slot as usize == i / per_slot);
                 if !stepped {
@@ -310,7 +317,7 @@ fn cuda_lanes_grow_by_their_spans() {
         spans.insert(random.below(slots), PADDING);
         spans.push(PADDING);
         step.spans.write(0, &spans).unwrap();
-        bench.lifetimes.grow(bench.lanes.tables(), &step, StepSize { rows: 1, spans: spans.len() }).unwrap();
+        bench.lifetimes.grow(&bench.lanes, &step, StepSize { rows: 1, spans: spans.len() }).unwrap();
         check_pages(&bench.lanes);
         let first_pages = step.first_pages.read().unwrap();
         let lengths = bench.lanes.lengths().unwrap();
@@ -364,7 +371,7 @@ fn cuda_cuts_lower_what_they_name_and_clear_forgets() {
         };
         let mut cuts: Vec<_> = (2..slots as u32).map(|slot| cut(slot, slot % 8, slot % 3 * 90)).collect();
         cuts.push(PromptCut { expires_at: 5, killer: 1, ..cut(0, 0, 0) });
-        bench.lifetimes.cut(bench.lanes.tables(), &cuts).unwrap();
+        bench.lifetimes.cut(&bench.lanes, &cuts).unwrap();
         for cut in &cuts {
             for lane in &mut bench.contents[cut.slot as usize * per_slot..][..per_slot] {
                 for entry in lane.iter_mut().filter(|entry| (cut.first..cut.end).contains(&entry.position)) {
@@ -380,14 +387,162 @@ fn cuda_cuts_lower_what_they_name_and_clear_forgets() {
                 .collect();
             assert_eq!(bench.lifetimes.lifetimes_of(&bench.lanes, slot).unwrap(), expected);
         }
-        bench.lifetimes.clear(bench.lanes.tables(), &[1, 5, 0, 5]).unwrap();
+        bench.lifetimes.clear(&bench.lanes, &[1, 5, 0, 5]).unwrap();
         for slot in [0, 1, 5] {
             bench.contents[slot * per_slot..][..per_slot].iter_mut().for_each(Vec::clear);
         }
         check_pages(&bench.lanes);
         assert!(read(&bench.lanes) == bench.contents, "{specialisation:?}");
-        assert!(bench.lifetimes.clear(bench.lanes.tables(), &[slots as u32]).is_err());
-        assert!(bench.lifetimes.cut(bench.lanes.tables(), &[cut(slots as u32, 0, 0)]).is_err());
+        assert!(bench.lifetimes.clear(&bench.lanes, &[slots as u32]).is_err());
+        assert!(bench.lifetimes.cut(&bench.lanes, &[cut(slots as u32, 0, 0)]).is_err());
         assert!(bench.lifetimes.lifetimes_of(&bench.lanes, slots).is_err());
+    }
+}
+
+/// Spans of `queries` new tokens for every slot.
+fn every_slot(slots: usize, queries: u32) -> Vec<DeviceSpan> {
+    let span = |slot| DeviceSpan { slot, first_row: 0, queries, first_position: 1 << 20 };
+    (0..slots as u32).map(span).collect()
+}
+
+/// A step of these spans, which may be anything.
+fn step_of(device: &Device, lanes: &DeviceLanes, spans: &[DeviceSpan]) -> DeviceStep {
+    let step = DeviceStep::new(device, lanes.layers(), 1, 1, spans.len()).unwrap();
+    step.spans.write(0, spans).unwrap();
+    step
+}
+
+#[test]
+fn cuda_lanes_that_find_no_pages_stay_as_they_are() {
+    let Some(device) = device("cuda_lanes_that_find_no_pages_stay_as_they_are") else { return };
+    let random = &mut Random(6);
+    // Pages are taken for 512 lanes together: 600 lanes of a layer are two turns.
+    for (layers, slots, spare) in [(1, 3, 0), (3, 4, 5), (2, 600, 700), (5, 40, 39)] {
+        let contents: Vec<_> = (0..slots * layers)
+            .map(|i| {
+                // At least every other lane takes a page.
+                let length = random.pick(&[0, 32, 64, 31, 5][..if i % 2 == 0 { 3 } else { 5 }]);
+                lane(random, &BASE, length, |_, _| u32::MAX)
+            })
+            .collect();
+        let bench = Bench::new(&device, random, BASE, layers, slots, contents, spare);
+        let spans = every_slot(slots, 1);
+        let step = step_of(&device, &bench.lanes, &spans);
+        let size = StepSize { rows: slots, spans: slots };
+        bench.lifetimes.grow(&bench.lanes, &step, size).unwrap();
+        // Before anybody gives pages back, and after.
+        check_pages(&bench.lanes);
+        let lengths = bench.lanes.lengths().unwrap();
+        let status = DeviceBuffer::<u32>::zeroed(&device, "a test", StepStatus::words(slots)).unwrap();
+        bench.lifetimes.reclaim(&bench.lanes, &step, size, None, &status).unwrap();
+        check_pages(&bench.lanes);
+        let refused =
+            bench.contents.iter().zip(&lengths).filter(|(lane, length)| lane.len() == **length as usize);
+        let status = status.read().unwrap();
+        assert_eq!(status[1] as usize, refused.count());
+        assert!(status[1] > 0 && status[0] as usize == bench.lanes.free_pages().unwrap());
+        for ((found, before), &length) in read(&bench.lanes).iter().zip(&bench.contents).zip(&lengths) {
+            assert!(length as usize - before.len() <= 1, "{} entries became {length}", before.len());
+            assert!(found[..before.len()] == before[..], "an entry changed");
+        }
+        // Places in the line are those of the lanes as they are now.
+        let first_pages = step.first_pages.read().unwrap();
+        for (layer, firsts) in first_pages.chunks(slots + 1).enumerate() {
+            let pages = (0..slots).map(|slot| lengths[slot * layers + layer].div_ceil(32));
+            let ends: Vec<u32> =
+                pages.scan(0, |sum, pages| Some(std::mem::replace(sum, *sum + pages))).collect();
+            assert_eq!(firsts[..slots], ends);
+        }
+        // A step that fits is as good as ever.
+        let idle = step_of(&device, &bench.lanes, &every_slot(slots, 0));
+        let status = DeviceBuffer::<u32>::zeroed(&device, "a test", StepStatus::words(slots)).unwrap();
+        bench.lifetimes.grow(&bench.lanes, &idle, size).unwrap();
+        bench.lifetimes.reclaim(&bench.lanes, &idle, size, None, &status).unwrap();
+        assert_eq!(status.read_range(1, 1).unwrap(), [0]);
+        check_pages(&bench.lanes);
+    }
+}
+
+#[test]
+fn cuda_clearing_after_a_refusal_loses_no_page() {
+    let Some(device) = device("cuda_clearing_after_a_refusal_loses_no_page") else { return };
+    let random = &mut Random(7);
+    let contents = vec![lane(random, &BASE, 64, |_, _| u32::MAX); 6];
+    let bench = Bench::new(&device, random, BASE, 2, 3, contents, 3);
+    let step = step_of(&device, &bench.lanes, &every_slot(3, 40));
+    bench.lifetimes.grow(&bench.lanes, &step, StepSize { rows: 3, spans: 3 }).unwrap();
+    bench.lifetimes.clear(&bench.lanes, &[0, 2]).unwrap();
+    check_pages(&bench.lanes);
+    bench.lifetimes.clear(&bench.lanes, &[1]).unwrap();
+    check_pages(&bench.lanes);
+    assert_eq!(bench.lanes.free_pages().unwrap(), bench.lanes.capacity());
+}
+
+#[test]
+fn cuda_a_lane_never_outgrows_its_table() {
+    let Some(device) = device("cuda_a_lane_never_outgrows_its_table") else { return };
+    let random = &mut Random(8);
+    let contents = vec![
+        lane(random, &BASE, 32, |_, _| u32::MAX),
+        lane(random, &BASE, 95, |_, _| u32::MAX),
+        Vec::new(),
+        lane(random, &BASE, 96, |_, _| u32::MAX),
+    ];
+    // Tables of 3 pages, and pages in plenty.
+    let lanes = DeviceLanes::new(&device, &BASE, 1, 4, 96, 40).unwrap();
+    lanes.make_endless();
+    write(random, &lanes, &contents);
+    let lifetimes = DeviceLifetimes::new(&device, &BASE).unwrap();
+    let step = step_of(&device, &lanes, &every_slot(4, 2));
+    let size = StepSize { rows: 4, spans: 4 };
+    let status = DeviceBuffer::<u32>::zeroed(&device, "a test", StepStatus::words(4)).unwrap();
+    lifetimes.grow(&lanes, &step, size).unwrap();
+    lifetimes.reclaim(&lanes, &step, size, None, &status).unwrap();
+    assert_eq!(lanes.lengths().unwrap(), [34, 95, 2, 96]);
+    assert_eq!(status.read_range(0, 2).unwrap(), [40 - 2 - 3 - 1 - 3, 2]);
+    check_pages(&lanes);
+    for queries in [96, 1 << 20, u32::MAX] {
+        let step = step_of(&device, &lanes, &every_slot(4, queries));
+        lifetimes.grow(&lanes, &step, size).unwrap();
+        assert_eq!(lanes.lengths().unwrap(), [34, 95, 2, 96], "{queries}");
+    }
+    check_pages(&lanes);
+}
+
+#[test]
+fn cuda_slots_that_do_not_exist_are_passed_over() {
+    let Some(device) = device("cuda_slots_that_do_not_exist_are_passed_over") else { return };
+    let random = &mut Random(9);
+    let contents = vec![lane(random, &BASE, 40, |_, _| 7); 4];
+    let bench = Bench::new(&device, random, BASE, 2, 2, contents, 8);
+    let foreign = [2, 3, 1 << 20, u32::MAX].map(|slot| DeviceSpan {
+        slot,
+        first_row: 0,
+        queries: 1,
+        first_position: 9,
+    });
+    let step = step_of(&device, &bench.lanes, &foreign);
+    let size = StepSize { rows: 4, spans: 4 };
+    let status = DeviceBuffer::<u32>::zeroed(&device, "a test", StepStatus::words(4)).unwrap();
+    bench.lifetimes.grow(&bench.lanes, &step, size).unwrap();
+    bench.lifetimes.reclaim(&bench.lanes, &step, size, None, &status).unwrap();
+    let status = status.read().unwrap();
+    let status = StepStatus::new(&status);
+    assert_eq!((status.free_pages(), status.refused()), (8, 0));
+    assert!((0..4).all(|span| status.span(span) == SpanStatus::default()));
+    assert!(read(&bench.lanes) == bench.contents);
+    check_pages(&bench.lanes);
+}
+
+#[test]
+fn cuda_kernels_refuse_lanes_of_another_kind() {
+    let Some(device) = device("cuda_kernels_refuse_lanes_of_another_kind") else { return };
+    let lifetimes = DeviceLifetimes::new(&device, &BASE).unwrap();
+    for other in &specialisations()[1..] {
+        let lanes = DeviceLanes::new(&device, other, 1, 1, 64, 8).unwrap();
+        let step = DeviceStep::new(&device, 1, other.groups, 1, 1).unwrap();
+        let error = lifetimes.grow(&lanes, &step, StepSize { rows: 1, spans: 1 }).unwrap_err();
+        assert!(error.to_string().contains("lanes of bf16, 4 KV heads in 1 groups"), "{error}");
+        assert!(lifetimes.clear(&lanes, &[0]).is_err() && lifetimes.lifetimes_of(&lanes, 0).is_err());
     }
 }

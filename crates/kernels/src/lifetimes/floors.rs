@@ -1,15 +1,18 @@
 //! What a policy may not take away.
 
 use super::NEVER;
+use crate::cuda::kernel_struct;
 
-/// The least lifetime of every entry, whatever a policy asks for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct Floors {
-    /// The first `sinks` positions of a sequence never expire.
-    pub sinks: u32,
-    /// Every entry is seen by at least the queries `position .. position + recent`: the last `recent` tokens,
-    /// the query itself included, are always there. 0 and 1 say the same: a token never drops itself.
-    pub recent: u32,
+kernel_struct! {
+    /// The least lifetime of every entry, whatever a policy asks for.
+    #[derive(Default, PartialEq, Eq, Hash)]
+    pub struct Floors as Floors {
+        /// The first `sinks` positions of a sequence never expire.
+        pub sinks: u32,
+        /// Every entry is seen by at least the queries `position .. position + recent`: the last `recent` tokens,
+        /// the query itself included, are always there. 0 and 1 say the same: a token never drops itself.
+        pub recent: u32,
+    }
 }
 
 impl Floors {

@@ -8,7 +8,6 @@ struct GrowArgs {
     u32 stride;  // of first_pages, from layer to layer
 };
 
-constexpr u32 GROW_THREADS = 512;
 constexpr u32 GROW_WARPS = GROW_THREADS / 32;
 
 __device__ __forceinline__ u64 scan_warp(u64 x) {
@@ -20,45 +19,75 @@ __device__ __forceinline__ u64 scan_warp(u64 x) {
     return x;
 }
 
+// The sum over the threads before this one; that over all of the block is then the last of `sums`. `meet` is called by
+// one thread that knows the total, before any of the block goes on.
+template <typename Meet> __device__ __forceinline__ u64 scan_block(u64 x, u64 (&sums)[GROW_WARPS], Meet meet) {
+    const u32 warp = threadIdx.x / 32, thread = threadIdx.x % 32;
+    const u64 sum = scan_warp(x);
+    if (thread == 31) sums[warp] = sum;
+    __syncthreads();
+    if (warp == 0) {
+        const u64 total = scan_warp(thread < GROW_WARPS ? sums[thread] : 0);
+        if (thread < GROW_WARPS) sums[thread] = total;
+        if (thread == GROW_WARPS - 1) meet(total);
+    }
+    __syncthreads();
+    return (warp > 0 ? sums[warp - 1] : 0) + sum - x;
+}
+
 // One block per layer: every lane of the step becomes longer by its span's queries and takes the pages for them;
 // then the places of all lanes' pages in one list follow from a prefix sum.
+//
+// A lane whose table or whose pages do not suffice stays as it is. Pages are taken for GROW_THREADS lanes of a layer
+// together, and refused to them together. Reclaim tells the host.
 extern "C" __global__ void __launch_bounds__(GROW_THREADS) grow(GrowArgs args) {
     wait_for_previous();
     let_next_start();
     __shared__ u64 sums[GROW_WARPS];
     __shared__ u32 first_free;
+    __shared__ bool refused;
     const Lanes& lanes = args.lanes;
-    const u32 layer = blockIdx.x, warp = threadIdx.x / 32, thread = threadIdx.x % 32;
+    const u32 layer = blockIdx.x, thread = threadIdx.x % 32;
     u32* first_pages = args.first_pages + (u64)layer * args.stride;
     u32 carry = 0;
     for (u32 tile = 0; tile < args.units; tile += GROW_THREADS) {
         const u32 unit = tile + threadIdx.x;
-        u32 lane = 0, held = 0, wanted = 0;
+        u32 lane = 0, length = 0, held = 0, wanted = 0, queries = 0;
         if (unit < args.units) {
             const Span span = args.spans[unit / GROUPS];
-            if (span.slot != NEVER) {
+            if (lanes.has(span.slot)) {
                 lane = lanes.lane(span.slot, layer, unit % GROUPS);
-                const u32 length = lanes.lengths[lane];
+                length = lanes.lengths[lane];
+                queries = span.queries;
                 held = (length + PAGE_ENTRIES - 1) / PAGE_ENTRIES;
-                wanted = (length + span.queries + PAGE_ENTRIES - 1) / PAGE_ENTRIES;
-                lanes.lengths[lane] = length + span.queries;
+                if (queries > lanes.max_pages * PAGE_ENTRIES - length) {
+                    atomicAdd(&lanes.pool->refused, 1);
+                    queries = 0;
+                }
+                wanted = (length + queries + PAGE_ENTRIES - 1) / PAGE_ENTRIES;
             }
         }
         // Both sums in one scan: all pages above, the new ones below.
-        const u64 mine = (u64)wanted << 32 | (wanted - held);
-        const u64 sum = scan_warp(mine);
-        if (thread == 31) sums[warp] = sum;
-        __syncthreads();
-        if (warp == 0) {
-            const u64 total = scan_warp(thread < GROW_WARPS ? sums[thread] : 0);
-            if (thread < GROW_WARPS) sums[thread] = total;
-            if (thread == GROW_WARPS - 1 && (u32)total > 0) {
-                // The top of the stack; nobody pushes while lanes grow, so what lies above stays ours.
-                first_free = atomicSub(lanes.free_count, (u32)total) - (u32)total;
+        u64 before = scan_block((u64)wanted << 32 | (wanted - held), sums, [&](u64 total) {
+            const u32 count = (u32)total;
+            refused = false;
+            if (count == 0) return;
+            // The top of the stack; nobody pushes while lanes grow, so what lies above stays ours.
+            const int there = (int)atomicSub(&lanes.pool->free, count);
+            first_free = there - count;
+            // From here on all blocks find too little, so that what was given is the top of the stack without a hole.
+            refused = there < (int)count;
+            if (refused) atomicAdd(&lanes.pool->owed, count);
+        });
+        if (refused) {
+            if (wanted > held) {
+                atomicAdd(&lanes.pool->refused, 1);
+                wanted = held, queries = 0;
             }
+            __syncthreads();
+            before = scan_block((u64)wanted << 32, sums, [](u64) {});
         }
-        __syncthreads();
-        const u64 before = (warp > 0 ? sums[warp - 1] : 0) + sum - mine;
+        if (queries > 0) lanes.lengths[lane] = length + queries;
         if (unit < args.units) first_pages[unit] = carry + (u32)(before >> 32);
         carry += (u32)(sums[GROW_WARPS - 1] >> 32);
         // A prompt's lane takes hundreds of pages: the whole warp fills in each table.
@@ -77,19 +106,18 @@ extern "C" __global__ void __launch_bounds__(GROW_THREADS) grow(GrowArgs args) {
 struct PromptCut {
     u32 slot, first, end, expires_at, killer, floor_sinks, floor_recent;
 };
-constexpr u32 CUTS = 16;
 struct CutArgs {
     Lanes lanes;
     PromptCut cuts[CUTS];
 };
 
 // One block per lane (x) and cut (y).
-extern "C" __global__ void __launch_bounds__(256) cut(CutArgs args) {
+extern "C" __global__ void __launch_bounds__(CUT_THREADS) cut(CutArgs args) {
     wait_for_previous();
     const PromptCut cut = args.cuts[blockIdx.y];
     const u32 lane = cut.slot * args.lanes.layers * GROUPS + blockIdx.x;
     const u32 length = args.lanes.lengths[lane];
-    for (u32 entry = threadIdx.x; entry < length; entry += blockDim.x) {
+    for (u32 entry = threadIdx.x; entry < length; entry += CUT_THREADS) {
         const Page page = args.lanes.page(lane, entry / PAGE_ENTRIES);
         const u32 slot = entry % PAGE_ENTRIES, position = page.positions()[slot];
         if (position < cut.first || position >= cut.end) continue;
@@ -106,11 +134,11 @@ struct GatherArgs {
 };
 
 // One block per lane (x): the metadata of its entries, one lane after the other.
-extern "C" __global__ void __launch_bounds__(256) gather(GatherArgs args) {
+extern "C" __global__ void __launch_bounds__(CUT_THREADS) gather(GatherArgs args) {
     wait_for_previous();
     const u32 lane = args.first_lane + blockIdx.x, length = args.lanes.lengths[lane];
     const u32 offset = args.offsets[blockIdx.x];
-    for (u32 entry = threadIdx.x; entry < length; entry += blockDim.x) {
+    for (u32 entry = threadIdx.x; entry < length; entry += CUT_THREADS) {
         const Page page = args.lanes.page(lane, entry / PAGE_ENTRIES);
         args.positions[offset + entry] = page.positions()[entry % PAGE_ENTRIES];
         args.expires_at[offset + entry] = page.expires_at()[entry % PAGE_ENTRIES];

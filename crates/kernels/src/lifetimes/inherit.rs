@@ -2,15 +2,20 @@
 
 use crate::KernelError;
 use crate::cuda::{
-    Device, DeviceBuffer, DeviceStep, Function, Grid, LaneTables, Module, Source, Specialisation, StepSize,
+    Argument, Device, DeviceBuffer, DeviceLanes, DeviceStep, Function, Grid, LaneTables, Module, Source,
+    Specialisation, StepSize, kernel_struct,
 };
 use crate::error::checked_size;
+use crate::lifetimes::Floors;
 
 pub(crate) const SOURCE: Source = Source {
     file: "lifetimes/inherit.cu",
-    text: concat!(include_str!("lower.cuh"), include_str!("inherit.cu")),
+    text: include_str!("inherit.cu"),
+    constants: |_, _| vec![("INHERIT_THREADS", THREADS)],
+    arguments: &[Arguments::LAYOUT],
 };
 
+const THREADS: usize = 512;
 const OP: &str = "inherit";
 
 /// Ends entries that have ended in the layer below, and remembers for the layer above.
@@ -24,18 +29,18 @@ pub struct DeviceInherit {
     fates: DeviceBuffer<[u32; 2]>,
     slots: usize,
     positions: usize,
+    specialisation: Specialisation,
 }
 
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Arguments {
-    lanes: LaneTables,
-    spans: u64,
-    fates: u64,
-    layer: u32,
-    positions: u32,
-    sinks: u32,
-    recent: u32,
+kernel_struct! {
+    struct Arguments as InheritArgs {
+        lanes: LaneTables,
+        spans: u64,
+        fates: u64,
+        layer: u32,
+        positions: u32,
+        floors: Floors,
+    }
 }
 
 impl DeviceInherit {
@@ -57,7 +62,13 @@ impl DeviceInherit {
         let count = checked_size(OP, &[2, slots, positions])?;
         let fates = DeviceBuffer::uninitialized(device, "deaths that spread between layers", count)?;
         fates.fill_bytes(0xff)?;
-        Ok(Self { inherit: module.function("inherit", 0)?, fates, slots, positions })
+        Ok(Self {
+            inherit: module.function("inherit", 0)?,
+            fates,
+            slots,
+            positions,
+            specialisation: *specialisation,
+        })
     }
 
     /// Follows the votes of `layer`; layers come in order. Floors are (sinks, recent). A launch.
@@ -66,27 +77,27 @@ impl DeviceInherit {
     /// Lanes that it was not made for.
     pub fn inherit(
         &self,
-        lanes: LaneTables,
+        lanes: &DeviceLanes,
         step: &DeviceStep,
         size: StepSize,
         layer: usize,
         floors: (u32, u32),
     ) -> Result<(), KernelError> {
-        if lanes.slots as usize > self.slots || size.spans > step.spans.len() {
+        lanes.check(OP, &self.specialisation)?;
+        if lanes.slots() > self.slots || size.spans > step.spans.len() {
             let expected = format!("at most {} slots and {} spans", self.slots, step.spans.len());
-            let got = format!("{} slots, {} spans", lanes.slots, size.spans);
+            let got = format!("{} slots, {} spans", lanes.slots(), size.spans);
             return Err(KernelError::Invalid { op: OP, expected, got });
         }
         let arguments = Arguments {
-            lanes,
+            lanes: lanes.tables(),
             spans: step.spans.pointer(),
             fates: self.fates.pointer(),
             layer: layer as u32,
             positions: self.positions as u32,
-            sinks: floors.0,
-            recent: floors.1,
+            floors: Floors { sinks: floors.0, recent: floors.1 },
         };
-        // SAFETY: the argument is the kernel's; positions of entries are below what the table was made for.
-        Ok(unsafe { self.inherit.launch(Grid::new(size.spans, 512).early(), &arguments) }?)
+        // SAFETY: the argument is the kernel's, with room for the fates of all slots; it passes over other positions.
+        Ok(unsafe { self.inherit.launch(Grid::new(size.spans, THREADS as u32).early(), &arguments) }?)
     }
 }

@@ -100,7 +100,7 @@ fn cuda_deaths_spread_to_the_layers_above() {
         let step = step_over(&device, &lanes, &spans, spans.len());
         let size = StepSize { rows: 1, spans: spans.len() };
         for layer in 0..LAYERS {
-            kernel.inherit(lanes.tables(), &step, size, layer, floors).unwrap();
+            kernel.inherit(&lanes, &step, size, layer, floors).unwrap();
         }
         let after = read(&lanes);
         for (lane, (after, expected)) in after.iter().zip(&expected).enumerate() {

@@ -17,6 +17,7 @@ mod inherit;
 #[cfg(test)]
 mod inherit_tests;
 mod lifetime;
+mod status;
 
 pub use cuda::{DeathRecord, Deaths, DeviceLifetimes, LaneLifetimes, PromptCut};
 pub(crate) use cuda::{GROW_SOURCE, RECLAIM_SOURCE};
@@ -24,3 +25,4 @@ pub use floors::Floors;
 pub use inherit::DeviceInherit;
 pub(crate) use inherit::SOURCE as INHERIT_SOURCE;
 pub use lifetime::{Lifetime, NEVER};
+pub use status::{CacheOverflow, SpanStatus, StepStatus};

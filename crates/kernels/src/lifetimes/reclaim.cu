@@ -1,20 +1,22 @@
 // Lanes that lose entries.
 
+// Of a slot whose pages held all that they were given.
+constexpr u64 NO_OVERFLOW = ~0ull;
+
 struct DeathRecord {
     u32 slot, layer, group, position, expires_at, killer;
 };
 struct ReclaimArgs {
     Lanes lanes;
     const Span* spans;
-    u32* status;
-    u32* totals;          // [1 + 3 * spans]: a ticket, then the sums of each span; zero before and after
+    u32* status;          // [2 + SPAN_WORDS * spans]: free pages, lanes that could not grow, then for each span its sums
+                          // and the two halves of its slot's overflow
+    u32* totals;          // [1 + 3 * spans]: a ticket, then the sums; zero before and after
     DeathRecord* deaths;  // null: nobody wants to know
     u32* death_count;
     u32 death_capacity;
-    u32 padding;
 };
 
-constexpr u32 THREADS = 256;
 // Pages that are looked at together where entries move: one per thread.
 constexpr u32 WINDOW = THREADS;
 
@@ -193,8 +195,9 @@ __device__ __forceinline__ void record_deaths(const ReclaimArgs& args, const Swe
     for (u32 first = 0; first < sweep.pages(); first += WINDOW) {
         const u32 p = first + threadIdx.x;
         u32 mask = dead_of(sweep, shared, p), total;
-        // The scan's barriers also make `base` known.
-        u32 index = scan_block(__popc(mask), shared, total) + shared.base;
+        u32 index = scan_block(__popc(mask), shared, total);
+        // The scan's barriers have made `base` known.
+        index += shared.base;
         for (; mask != 0; mask &= mask - 1, index++) {
             if (index >= args.death_capacity) continue;
             const u32 i = __ffs(mask) - 1;
@@ -251,7 +254,7 @@ __device__ __forceinline__ void compact(const Sweep& sweep, Shared& shared, u32 
 
 // Gives `count` pages from `table` back.
 __device__ __forceinline__ void give_back(const Lanes& lanes, const u32* table, u32 count, u32& base) {
-    if (threadIdx.x == 0 && count > 0) base = atomicAdd(lanes.free_count, count);
+    if (threadIdx.x == 0 && count > 0) base = atomicAdd(&lanes.pool->free, count) + lanes.pool->owed;
     __syncthreads();
     for (u32 i = threadIdx.x; i < count; i += blockDim.x) lanes.free[base + i] = table[i];
 }
@@ -265,7 +268,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) reclaim(ReclaimArgs arg
     const Lanes& lanes = args.lanes;
     const Span span = args.spans[blockIdx.y];
     u32 live = 0;
-    if (span.slot != NEVER) {
+    if (lanes.has(span.slot)) {
         const u32 lane = span.slot * lanes.layers * GROUPS + blockIdx.x;
         const Sweep sweep{lanes, lane, lanes.lengths[lane], span.first_position + span.queries};
         count_dead(sweep, shared);
@@ -280,7 +283,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) reclaim(ReclaimArgs arg
     }
     if (threadIdx.x == 0) {
         u32* totals = args.totals + 1 + 3 * blockIdx.y;
-        if (span.slot != NEVER) {
+        if (lanes.has(span.slot)) {
             if (live % PAGE_ENTRIES == 0) atomicAdd(totals, 1);
             atomicAdd(totals + 1, (live + PAGE_ENTRIES - 1) / PAGE_ENTRIES);
             atomicAdd(totals + 2, live);
@@ -292,25 +295,34 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) reclaim(ReclaimArgs arg
     if (!last) return;
     // Every other block has added its lane: tell the host, and leave zeros for the next step.
     __threadfence();
-    for (u32 i = threadIdx.x; i < 3 * gridDim.y; i += THREADS) args.status[1 + i] = atomicExch(args.totals + 1 + i, 0);
+    for (u32 i = threadIdx.x; i < gridDim.y; i += THREADS) {
+        u32* to = args.status + 2 + SPAN_WORDS * i;
+        for (u32 j = 0; j < 3; j++) to[j] = atomicExch(args.totals + 1 + 3 * i + j, 0);
+        const u32 slot = args.spans[i].slot;
+        const u64 overflow = lanes.has(slot) ? lanes.overflows[slot] : NO_OVERFLOW;
+        to[3] = (u32)overflow;
+        to[4] = (u32)(overflow >> 32);
+    }
     if (threadIdx.x == 0) {
-        args.status[0] = atomicAdd(lanes.free_count, 0);
+        const u32 owed = atomicExch(&lanes.pool->owed, 0);
+        args.status[0] = atomicAdd(&lanes.pool->free, owed) + owed;
+        args.status[1] = atomicExch(&lanes.pool->refused, 0);
         atomicExch(args.totals, 0);
     }
 }
 
-constexpr u32 CLEARED = 64;
 struct ClearArgs {
     Lanes lanes;
     u32 slots[CLEARED];
 };
 
 // One block per lane (x) and slot (y). The exchange lets a slot stand in the list twice.
-extern "C" __global__ void __launch_bounds__(64) clear(ClearArgs args) {
+extern "C" __global__ void __launch_bounds__(CLEAR_THREADS) clear(ClearArgs args) {
     wait_for_previous();
     __shared__ u32 length, base;
     const u32 lane = args.slots[blockIdx.y] * args.lanes.layers * GROUPS + blockIdx.x;
     if (threadIdx.x == 0) length = atomicExch(args.lanes.lengths + lane, 0);
+    if (threadIdx.x == 0 && blockIdx.x == 0) args.lanes.overflows[args.slots[blockIdx.y]] = NO_OVERFLOW;
     __syncthreads();
     const u32 pages = (length + PAGE_ENTRIES - 1) / PAGE_ENTRIES;
     give_back(args.lanes, args.lanes.tables + (u64)lane * args.lanes.max_pages, pages, base);

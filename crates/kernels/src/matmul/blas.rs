@@ -1,6 +1,7 @@
 //! What every use of cuBLASLt needs: the library itself, its words for our formats, its errors in ours.
 
 use std::ptr;
+use std::sync::Arc;
 
 use cudarc::cublaslt::{result, sys};
 
@@ -18,19 +19,22 @@ const REDUCTION: u32 = 2;
 /// The started library and its workspace.
 #[derive(Debug)]
 pub(super) struct Blas {
-    handle: sys::cublasLtHandle_t,
-    pub(super) workspace: DeviceBuffer<u8>,
+    handle: Arc<Handle>,
+    workspace: DeviceBuffer<u8>,
 }
 
-// SAFETY: the library's handle may be used by any thread.
-unsafe impl Send for Blas {}
-// SAFETY: as above.
-unsafe impl Sync for Blas {}
+#[derive(Debug)]
+struct Handle(sys::cublasLtHandle_t);
 
-impl Drop for Blas {
+// SAFETY: the library's handle may be used by any thread.
+unsafe impl Send for Handle {}
+// SAFETY: as above.
+unsafe impl Sync for Handle {}
+
+impl Drop for Handle {
     fn drop(&mut self) {
         // SAFETY: made in `Blas::start`, destroyed only here.
-        let _ = unsafe { result::destroy_handle(self.handle) };
+        let _ = unsafe { result::destroy_handle(self.0) };
     }
 }
 
@@ -44,11 +48,26 @@ impl Blas {
             shape: "products".to_owned(),
             status: error.to_string(),
         })?;
-        Ok(Self { handle, workspace })
+        Ok(Self { handle: Arc::new(Handle(handle)), workspace })
     }
 
     pub(super) fn handle(&self) -> sys::cublasLtHandle_t {
-        self.handle
+        self.handle.0
+    }
+
+    pub(super) fn device(&self) -> &Device {
+        self.workspace.device()
+    }
+
+    /// The address of the workspace, for a product that starts now: a graph that records it keeps the library and this.
+    pub(super) fn workspace(&self) -> u64 {
+        self.device().keep(&self.handle);
+        self.workspace.pointer()
+    }
+
+    /// Fills the second-level cache with something else.
+    pub(super) fn evict(&self) -> Result<(), CudaError> {
+        self.workspace.fill_bytes(0)
     }
 }
 

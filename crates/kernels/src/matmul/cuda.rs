@@ -3,16 +3,16 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::lt::{BlasLt, Operands, Shape};
-use super::stream::{Kind, MAX_ROWS, Product, Streams};
+use super::checked::Checked;
+use super::lt::{BlasLt, Shape};
+use super::stream::{MAX_ROWS, Streams};
 use super::{DeviceBias, DeviceMatrix};
-use crate::activation::{DeviceActivation, GeluKind, gelu_code};
+use crate::activation::DeviceActivation;
 use crate::cuda::{Device, DeviceBuffer, Specialisation, Stopwatch};
-use crate::error::{check_at_least, check_length, checked_size};
 use crate::norm::NormParameters;
 use crate::{DType, KernelError};
 
-const OP: &str = "product on the device";
+pub(super) const OP: &str = "product on the device";
 
 /// Where a product goes, and what becomes of it on the way.
 #[derive(Debug, Clone, Copy)]
@@ -29,22 +29,6 @@ pub enum Target<'a> {
     Gelu(&'a DeviceBuffer<u8>),
     /// `silu(first half) * second half`, W `[rows, n / 2]`; only where [`DeviceMatmul::gates`] says so.
     SiluMul(&'a DeviceBuffer<u8>),
-}
-
-/// A target as numbers.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    out: u64,
-    kind: Kind,
-    activation: Option<GeluKind>,
-}
-
-/// What the rows are multiplied from.
-#[derive(Debug, Clone, Copy)]
-struct Input {
-    pointer: u64,
-    norm: (u64, u64),
-    epsilon: f32,
 }
 
 /// Products of activations with weights.
@@ -116,9 +100,7 @@ impl DeviceMatmul {
         rows: usize,
         target: Target<'_>,
     ) -> Result<(), KernelError> {
-        let place = self.place(w, bias, rows, target)?;
-        check_at_least(OP, "x", checked_size(OP, &[rows, w.inputs(), self.dtype.bytes()])?, x.len())?;
-        self.start(Input { pointer: x.pointer(), norm: (0, 0), epsilon: 0.0 }, w, bias, rows, place)
+        self.start(&Checked::product(self.dtype, x, w, bias, rows, target)?)
     }
 
     /// As [`DeviceMatmul::product`], of the norm of the residual stream, f32 `[rows, k]`, rounded to W: one launch, and
@@ -137,17 +119,7 @@ impl DeviceMatmul {
         rows: usize,
         target: Target<'_>,
     ) -> Result<(), KernelError> {
-        let place = self.place(w, bias, rows, target)?;
-        let input = self.normed(residual, norm, epsilon, w, rows)?;
-        if place.out == input.pointer {
-            return Err(KernelError::Invalid {
-                op: OP,
-                expected: "a target beside the residual: some blocks still read it when others write"
-                    .to_owned(),
-                got: "the residual itself".to_owned(),
-            });
-        }
-        self.stream(input, w, bias, rows, place)
+        self.stream(&Checked::normed(self.dtype, residual, norm, epsilon, w, bias, rows, target)?)
     }
 
     /// As [`DeviceMatmul::product`] in f32 throughout, whatever W is: `x` f32 `[rows, k]`, `w` f32 `[n, k]`, `out` f32
@@ -162,25 +134,7 @@ impl DeviceMatmul {
         rows: usize,
         out: &DeviceBuffer<f32>,
     ) -> Result<(), KernelError> {
-        check_at_least(OP, "x", checked_size(OP, &[rows, w.inputs()])?, x.len())?;
-        let place = self.place_f32(w, rows, out)?;
-        self.start(Input { pointer: x.pointer(), norm: (0, 0), epsilon: 0.0 }, w, None, rows, place)
-    }
-
-    /// As [`DeviceMatmul::tune`] for [`DeviceMatmul::product_f32`].
-    ///
-    /// # Errors
-    /// As [`DeviceMatmul::product_f32`].
-    pub fn tune_f32(
-        &self,
-        x: &DeviceBuffer<f32>,
-        w: &DeviceMatrix,
-        rows: usize,
-        out: &DeviceBuffer<f32>,
-    ) -> Result<f64, KernelError> {
-        check_at_least(OP, "x", checked_size(OP, &[rows, w.inputs()])?, x.len())?;
-        let place = self.place_f32(w, rows, out)?;
-        self.fastest(Input { pointer: x.pointer(), norm: (0, 0), epsilon: 0.0 }, w, None, rows, place)
+        self.start(&Checked::product_f32(x, w, rows, out)?)
     }
 
     /// [`DeviceMatmul::product_f32`] of the norm of the residual stream, as [`DeviceMatmul::normed_product`].
@@ -196,9 +150,8 @@ impl DeviceMatmul {
         rows: usize,
         out: &DeviceBuffer<f32>,
     ) -> Result<(), KernelError> {
-        let place = self.place_f32(w, rows, out)?;
-        let input = self.normed(residual, norm, epsilon, w, rows)?;
-        self.stream(input, w, None, rows, place)
+        let target = Target::StoreF32(out);
+        self.stream(&Checked::normed(DType::F32, residual, norm, epsilon, w, None, rows, target)?)
     }
 
     /// Times what could compute this product, our kernel and the library's candidates, and keeps the fastest for it;
@@ -215,19 +168,24 @@ impl DeviceMatmul {
         rows: usize,
         target: Target<'_>,
     ) -> Result<f64, KernelError> {
-        let place = self.place(w, bias, rows, target)?;
-        check_at_least(OP, "x", checked_size(OP, &[rows, w.inputs(), self.dtype.bytes()])?, x.len())?;
-        self.fastest(Input { pointer: x.pointer(), norm: (0, 0), epsilon: 0.0 }, w, bias, rows, place)
+        self.fastest(&Checked::product(self.dtype, x, w, bias, rows, target)?)
     }
 
-    fn fastest(
+    /// As [`DeviceMatmul::tune`] for [`DeviceMatmul::product_f32`].
+    ///
+    /// # Errors
+    /// As [`DeviceMatmul::product_f32`].
+    pub fn tune_f32(
         &self,
-        input: Input,
+        x: &DeviceBuffer<f32>,
         w: &DeviceMatrix,
-        bias: Option<&DeviceBias>,
         rows: usize,
-        place: Place,
+        out: &DeviceBuffer<f32>,
     ) -> Result<f64, KernelError> {
+        self.fastest(&Checked::product_f32(x, w, rows, out)?)
+    }
+
+    fn fastest(&self, product: &Checked<'_>) -> Result<f64, KernelError> {
         let watch = Stopwatch::new(&self.device)?;
         let mut time = |start: &dyn Fn() -> Result<(), KernelError>| -> Result<f32, KernelError> {
             const TIMES: usize = 7;
@@ -243,15 +201,16 @@ impl DeviceMatmul {
             }
             Ok(best)
         };
-        let own = match self.is_ours(w, rows) {
-            true => Some(time(&|| self.stream(input, w, bias, rows, place))?),
+        let own = match self.is_ours(product.w, product.rows) {
+            true => Some(time(&|| self.stream(product))?),
             false => None,
         };
-        if place.kind == Kind::SiluMul {
+        if product.is_gated() {
             return Ok(f64::from(own.unwrap_or(f32::NAN)));
         }
-        let (shape, operands) = self.for_library(input, w, bias, rows, place);
-        let library = self.library.tune(shape, operands, &mut time)?;
+        let (shape, operands) = product.for_library();
+        // SAFETY: the operands are those of the checked product.
+        let library = unsafe { self.library.tune(shape, operands, &mut time) }?;
         let mut better = self.better_in_library();
         match (own, library) {
             (Some(own), Some(library)) if library < own => better.insert(shape),
@@ -261,48 +220,39 @@ impl DeviceMatmul {
         Ok(f64::from(seconds))
     }
 
-    fn start(
-        &self,
-        input: Input,
-        w: &DeviceMatrix,
-        bias: Option<&DeviceBias>,
-        rows: usize,
-        place: Place,
-    ) -> Result<(), KernelError> {
+    fn start(&self, product: &Checked<'_>) -> Result<(), KernelError> {
+        let Checked { w, rows, .. } = *product;
         if rows == 0 {
             return Ok(());
         }
-        let (shape, operands) = self.for_library(input, w, bias, rows, place);
+        let (shape, operands) = product.for_library();
         let streams = self.is_ours(w, rows) && !self.better_in_library().contains(&shape);
-        if streams || place.kind == Kind::SiluMul {
-            return self.stream(input, w, bias, rows, place);
+        if streams || product.is_gated() {
+            return self.stream(product);
         }
         let short = rows <= MAX_ROWS && !w.inputs().is_multiple_of(8);
-        let done = if short { None } else { self.library.run(shape, operands)? };
+        // SAFETY: the operands are those of the checked product.
+        let done = if short { None } else { unsafe { self.library.run(shape, operands) }? };
         let Some(fused) = done else {
-            return self.streams.launch_any(&self.streamed(input, w, bias, rows, place));
+            // SAFETY: as above.
+            return unsafe { self.streams.launch_any(&product.streamed()) };
         };
-        let bias = bias.filter(|_| !fused.bias).map_or(0, |bias| bias.wide.pointer());
-        let activation = place.activation.filter(|_| !fused.gelu);
+        let bias = product.bias.filter(|_| !fused.bias).map_or(0, |bias| bias.wide.pointer());
+        let activation = product.activation().filter(|_| !fused.gelu);
         if bias == 0 && activation.is_none() {
             return Ok(());
         }
-        self.finish.finish(place.out, shape.out == DType::F32, bias, rows, w.outputs(), activation)
+        let wide = shape.out == DType::F32;
+        // SAFETY: as above: the target has `rows` rows of the weight's outputs, and so has the bias one.
+        unsafe { self.finish.finish(operands.out, wide, bias, rows, w.outputs(), activation) }
     }
 
-    fn stream(
-        &self,
-        input: Input,
-        w: &DeviceMatrix,
-        bias: Option<&DeviceBias>,
-        rows: usize,
-        place: Place,
-    ) -> Result<(), KernelError> {
+    fn stream(&self, product: &Checked<'_>) -> Result<(), KernelError> {
+        let Checked { w, rows, .. } = *product;
         if rows == 0 {
             return Ok(());
         }
-        let normed = input.norm.0 != 0;
-        if !self.streams(w, rows) && (normed || !self.is_ours(w, rows)) {
+        if !self.streams(w, rows) && (product.is_normed() || !self.is_ours(w, rows)) {
             return Err(KernelError::Invalid {
                 op: OP,
                 expected: format!(
@@ -311,127 +261,8 @@ impl DeviceMatmul {
                 got: format!("{rows} rows of {} inputs", w.inputs()),
             });
         }
-        self.streams.launch(&self.streamed(input, w, bias, rows, place))
-    }
-
-    fn streamed(
-        &self,
-        input: Input,
-        w: &DeviceMatrix,
-        bias: Option<&DeviceBias>,
-        rows: usize,
-        place: Place,
-    ) -> Product {
-        Product {
-            weights: w.data.pointer(),
-            x: input.pointer,
-            norm: input.norm,
-            epsilon: input.epsilon,
-            bias: bias.map_or(0, |bias| bias.wide.pointer()),
-            out: place.out,
-            rows,
-            outputs: w.outputs(),
-            inputs: w.inputs(),
-            kind: place.kind,
-            activation: gelu_code(place.activation),
-            wide: w.dtype() == DType::F32,
-        }
-    }
-
-    fn for_library(
-        &self,
-        input: Input,
-        w: &DeviceMatrix,
-        bias: Option<&DeviceBias>,
-        rows: usize,
-        place: Place,
-    ) -> (Shape, Operands) {
-        let out = match place.kind {
-            Kind::Store | Kind::SiluMul => self.dtype,
-            Kind::StoreF32 | Kind::Add => DType::F32,
-        };
-        let shape = Shape {
-            rows,
-            outputs: w.outputs(),
-            inputs: w.inputs(),
-            dtype: w.dtype(),
-            out,
-            add: place.kind == Kind::Add,
-            bias: bias.is_some(),
-            // The library's GELU is exact enough for 16 bits only.
-            gelu: place.activation == Some(GeluKind::Tanh) && out != DType::F32,
-        };
-        let bias = bias.map_or(0, |bias| match out {
-            DType::F32 => bias.wide.pointer(),
-            DType::F16 | DType::Bf16 => bias.narrow.pointer(),
-        });
-        (shape, Operands { x: input.pointer, weights: w.data.pointer(), bias, out: place.out })
-    }
-
-    fn place(
-        &self,
-        w: &DeviceMatrix,
-        bias: Option<&DeviceBias>,
-        rows: usize,
-        target: Target<'_>,
-    ) -> Result<Place, KernelError> {
-        if w.dtype() != self.dtype {
-            return Err(KernelError::Invalid {
-                op: OP,
-                expected: format!("weights of {}", self.dtype),
-                got: w.dtype().to_string(),
-            });
-        }
-        if let Some(bias) = bias {
-            check_length(OP, "bias", w.outputs(), bias.len())?;
-        }
-        let count = checked_size(OP, &[rows, w.outputs()])?;
-        let half = |out: &DeviceBuffer<u8>, count: usize| {
-            check_at_least(OP, "the target", checked_size(OP, &[count, self.dtype.bytes()])?, out.len())
-        };
-        let full = |out: &DeviceBuffer<f32>| check_at_least(OP, "the target", count, out.len());
-        let place = |out, kind, activation| Place { out, kind, activation };
-        match target {
-            Target::Store(out) => half(out, count).map(|()| place(out.pointer(), Kind::Store, None)),
-            Target::StoreF32(out) => full(out).map(|()| place(out.pointer(), Kind::StoreF32, None)),
-            Target::Add(out) => full(out).map(|()| place(out.pointer(), Kind::Add, None)),
-            Target::GeluTanh(out) => {
-                half(out, count).map(|()| place(out.pointer(), Kind::Store, Some(GeluKind::Tanh)))
-            }
-            Target::Gelu(out) => {
-                half(out, count).map(|()| place(out.pointer(), Kind::Store, Some(GeluKind::Erf)))
-            }
-            Target::SiluMul(out) => {
-                check_length(OP, "the outputs of gate and up", w.outputs() / 2 * 2, w.outputs())?;
-                half(out, count / 2).map(|()| place(out.pointer(), Kind::SiluMul, None))
-            }
-        }
-    }
-
-    fn place_f32(
-        &self,
-        w: &DeviceMatrix,
-        rows: usize,
-        out: &DeviceBuffer<f32>,
-    ) -> Result<Place, KernelError> {
-        if w.dtype() != DType::F32 {
-            let expected = "weights of f32".to_owned();
-            return Err(KernelError::Invalid { op: OP, expected, got: w.dtype().to_string() });
-        }
-        check_at_least(OP, "the target", checked_size(OP, &[rows, w.outputs()])?, out.len())?;
-        Ok(Place { out: out.pointer(), kind: Kind::StoreF32, activation: None })
-    }
-
-    fn normed(
-        &self,
-        residual: &DeviceBuffer<f32>,
-        norm: NormParameters<'_>,
-        epsilon: f32,
-        w: &DeviceMatrix,
-        rows: usize,
-    ) -> Result<Input, KernelError> {
-        check_at_least(OP, "residual", checked_size(OP, &[rows, w.inputs()])?, residual.len())?;
-        Ok(Input { pointer: residual.pointer(), norm: norm.pointers(OP, w.inputs())?, epsilon })
+        // SAFETY: of a checked product.
+        unsafe { self.streams.launch(&product.streamed()) }
     }
 
     fn better_in_library(&self) -> MutexGuard<'_, HashSet<Shape>> {

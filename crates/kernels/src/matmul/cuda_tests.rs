@@ -282,11 +282,11 @@ fn cuda_weights_lie_as_the_file_says() {
                 let (n, k, outputs, first) = (90, 77, 41, 40);
                 let values = rounded(&random.row(outputs * k), source);
                 let matrix = DeviceMatrix::uninitialized(&device, n, k, target).unwrap();
-                matrix.data.fill_bytes(0xff).unwrap();
+                matrix.data().fill_bytes(0xff).unwrap();
                 let bytes = bytes_of(&values, source);
                 let source = TensorBytes { dtype: source, bytes: &bytes };
                 matrix.fill(&filler, &team, first, &Part { source, orientation, outputs }).unwrap();
-                let got = numbers_of(&matrix.data.read().unwrap(), target);
+                let got = numbers_of(&matrix.data().read().unwrap(), target);
                 for (at, &got) in got.iter().enumerate() {
                     let (output, input) = (at / k, at % k);
                     if !(first..first + outputs).contains(&output) {
@@ -312,7 +312,7 @@ fn cuda_random_weights_are_those_of_the_cpu() {
         let (n, k, seed) = (77, 130, 0x1234_5678_9abc);
         let matrix = DeviceMatrix::random(&filler, &device, n, k, dtype, 0.37, seed).unwrap();
         let packed = PackedMatrix::random(n, k, dtype, 0.37, seed).unwrap();
-        let got = numbers_of(&matrix.data.read().unwrap(), dtype);
+        let got = numbers_of(&matrix.data().read().unwrap(), dtype);
         let mut want = vec![0.0; k];
         for (output, got) in got.chunks(k).enumerate() {
             packed.row(output, &mut want);

@@ -22,9 +22,7 @@ struct Stream {
     float epsilon;
 };
 
-constexpr u32 STORE = 0, STORE_F32 = 1, ADD = 2, SILU_MUL = 3;
-constexpr u32 STREAM_THREADS = 256, WARPS = STREAM_THREADS / 32;
-constexpr u32 NR = 4;
+constexpr u32 WARPS = STREAM_THREADS / 32;
 constexpr u32 STEP = NR * STREAM_THREADS;   // vectors of the ring that a step takes
 constexpr u32 LATER = 4;                    // steps after the ring's that the second-level cache fetches beside x
 constexpr u32 HOLD = 4;                     // vectors of the residual that a thread keeps between passes of a norm
@@ -180,6 +178,7 @@ template <typename T, int ROWS> __device__ __forceinline__ void stream(const Str
     extern __shared__ uint4 shared[];                  // the ring, then x: T [ROWS][pitch]
     __shared__ float partials[2][WARPS][ROWS];
     __shared__ float sums[2][BATCH][WARPS][SUMS];
+    static_assert(sizeof(partials) + sizeof(sums) <= STATIC_BYTES, "the host leaves no room for these");
     let_next_start();
     const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const u32 split = p.split, part = warp % split, group = warp / split, groups = WARPS / split;

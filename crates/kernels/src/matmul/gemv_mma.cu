@@ -5,7 +5,7 @@
 // and B may take the inputs in any order as long as it is the same, these 16 bytes are the B of two multiplications as
 // they are, and a lane's vectors of x their A.
 
-constexpr u32 MMA_ROWS = 16, TILE = 8, UNIT = NR * TILE, CHUNK = 4;
+constexpr u32 TILE = 8, UNIT = NR * TILE, CHUNK = 4;
 
 __device__ __forceinline__ uint4 load_x(const uint4* x, u32 at, u32 vectors) {
     return at < vectors ? x[at] : make_uint4(0, 0, 0, 0);

@@ -2,8 +2,6 @@
 //!
 //! The library counts columns first, so `[rows, n]` is its `n x rows`, and a weight `[n, k]` its `k x n`, transposed.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,11 +9,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use cudarc::cublaslt::{result, sys};
 
 use super::blas::{self, Blas, Preference, TRANSPOSED, WORKSPACE, data_type, failed};
+use super::recent::Recent;
 use crate::DType;
 use crate::cuda::{CudaError, Device};
 
 /// Candidates that are timed.
 const CANDIDATES: usize = 8;
+/// Products that are remembered. Every number of rows makes another five, and a prompt's last chunk has any; what a
+/// recorded step chose is in its graph.
+const PLANS: usize = 512;
 
 /// What distinguishes one product from another for the library.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -58,8 +60,11 @@ pub(super) struct Fused {
 #[derive(Debug)]
 pub(super) struct BlasLt {
     blas: Blas,
-    plans: Mutex<HashMap<Shape, Option<Plan>>>,
+    plans: Mutex<Plans>,
 }
+
+/// None: the library has no algorithm.
+type Plans = Recent<Shape, Option<Plan>>;
 
 /// Descriptors and algorithms of one product.
 #[derive(Debug)]
@@ -94,19 +99,26 @@ impl Drop for Plan {
 
 impl BlasLt {
     pub(super) fn new(device: &Device) -> Result<Self, CudaError> {
-        Ok(Self { blas: Blas::start(device)?, plans: Mutex::default() })
+        Ok(Self { blas: Blas::start(device)?, plans: Mutex::new(Recent::new(PLANS)) })
     }
 
     /// Starts the product, or says None where the library has no algorithm for it.
-    pub(super) fn run(&self, shape: Shape, operands: Operands) -> Result<Option<Fused>, CudaError> {
+    ///
+    /// # Safety
+    /// The operands are buffers as large as the shape says.
+    pub(super) unsafe fn run(&self, shape: Shape, operands: Operands) -> Result<Option<Fused>, CudaError> {
         let mut plans = self.plans();
         let Some(plan) = self.plan(&mut plans, shape, operands)? else { return Ok(None) };
-        self.launch(plan, plan.chosen, &shape, operands)?;
+        // SAFETY: the caller's promise.
+        unsafe { self.launch(plan, plan.chosen, &shape, operands) }?;
         Ok(Some(plan.fused))
     }
 
     /// Times the library's candidates by `time`, which gets something to start, and keeps the fastest; gives its time.
-    pub(super) fn tune<E: From<CudaError>>(
+    ///
+    /// # Safety
+    /// As [`BlasLt::run`].
+    pub(super) unsafe fn tune<E: From<CudaError>>(
         &self,
         shape: Shape,
         operands: Operands,
@@ -116,9 +128,11 @@ impl BlasLt {
         let Some(plan) = self.plan(&mut plans, shape, operands)? else { return Ok(None) };
         let mut best = (f32::INFINITY, plan.chosen);
         for number in 0..plan.algorithms.len() {
-            let start = || Ok(self.launch(plan, number, &shape, operands)?);
+            // SAFETY: the caller's promise.
+            let launch = || unsafe { self.launch(plan, number, &shape, operands) };
+            let start = || Ok(launch()?);
             // A candidate that the library proposes and then refuses is no candidate.
-            if self.launch(plan, number, &shape, operands).is_err() {
+            if launch().is_err() {
                 continue;
             }
             let taken = time(&start)?;
@@ -132,29 +146,25 @@ impl BlasLt {
 
     /// Fills the second-level cache with something else.
     pub(super) fn evict(&self) -> Result<(), CudaError> {
-        self.blas.workspace.fill_bytes(0)
+        self.blas.evict()
     }
 
-    fn plans(&self) -> MutexGuard<'_, HashMap<Shape, Option<Plan>>> {
+    fn plans(&self) -> MutexGuard<'_, Plans> {
         self.plans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn plan<'a>(
         &self,
-        plans: &'a mut HashMap<Shape, Option<Plan>>,
+        plans: &'a mut Plans,
         shape: Shape,
         operands: Operands,
     ) -> Result<Option<&'a mut Plan>, CudaError> {
-        let plan = match plans.entry(shape) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(empty) => empty.insert(self.search(&shape, operands)?),
-        };
-        Ok(plan.as_mut())
+        Ok(plans.get_or_make(shape, || self.search(&shape, operands))?.as_mut())
     }
 
     /// Asks for algorithms: with everything fused, then with less and less.
     fn search(&self, shape: &Shape, operands: Operands) -> Result<Option<Plan>, CudaError> {
-        self.blas.workspace.device().bind()?;
+        self.blas.device().bind()?;
         let mut wishes = vec![Fused { bias: shape.bias, gelu: shape.gelu }];
         wishes.push(Fused { bias: shape.bias, gelu: false });
         wishes.push(Fused { bias: false, gelu: false });
@@ -201,14 +211,22 @@ impl BlasLt {
         Ok(found.filter(usable).map(|result| result.algo).collect())
     }
 
-    fn launch(&self, plan: &Plan, number: usize, shape: &Shape, operands: Operands) -> Result<(), CudaError> {
-        let device = self.blas.workspace.device();
-        device.bind()?;
+    /// # Safety
+    /// As [`BlasLt::run`].
+    unsafe fn launch(
+        &self,
+        plan: &Plan,
+        number: usize,
+        shape: &Shape,
+        operands: Operands,
+    ) -> Result<(), CudaError> {
+        let workspace = self.blas.workspace();
+        let queue = self.blas.device().queue()?;
         if plan.fused.bias {
             plan.set_bias(operands.bias)?;
         }
         let (alpha, beta) = (1f32, if shape.add { 1f32 } else { 0f32 });
-        // SAFETY: the operands are as large as the shape says, which the caller has checked; descriptors are alive, and
+        // SAFETY: the operands are as large as the shape says, the caller's promise; descriptors are alive, and
         // ours alone while the plans are locked; the library copies what it needs of them before it returns.
         unsafe {
             result::matmul(
@@ -225,9 +243,9 @@ impl BlasLt {
                 operands.out as *mut c_void,
                 plan.out,
                 plan.algorithms.get(number).map_or(ptr::null(), ptr::from_ref),
-                self.blas.workspace.pointer() as *mut c_void,
+                workspace as *mut c_void,
                 WORKSPACE,
-                device.stream().cast(),
+                queue.stream().cast(),
             )
         }
         .map_err(|error| CudaError::Blas {

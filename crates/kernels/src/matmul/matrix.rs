@@ -13,8 +13,7 @@ const CHUNK: usize = 16 << 20;
 /// A weight `[outputs, inputs]`, row-major.
 #[derive(Debug)]
 pub struct DeviceMatrix {
-    /// Its elements. A front of rows serves as an embedding table too.
-    pub data: DeviceBuffer<u8>,
+    data: DeviceBuffer<u8>,
     outputs: usize,
     inputs: usize,
     dtype: DType,
@@ -58,7 +57,8 @@ impl DeviceMatrix {
         seed: u64,
     ) -> Result<Self, KernelError> {
         let matrix = Self::uninitialized(device, outputs, inputs, dtype)?;
-        random.launch(matrix.data.pointer(), dtype, outputs * inputs, inputs, scale, seed)?;
+        // SAFETY: the matrix was just made for so many.
+        unsafe { random.launch(matrix.data.pointer(), dtype, outputs * inputs, inputs, scale, seed) }?;
         device.synchronize()?;
         Ok(matrix)
     }
@@ -117,10 +117,17 @@ impl DeviceMatrix {
         }
         if let Some(turned) = turned {
             let to = self.data.pointer() + first as u64;
-            random.turn(self.dtype, turned.pointer(), to, self.inputs, part.outputs)?;
+            // SAFETY: both have room for the part, as checked above.
+            unsafe { random.turn(self.dtype, turned.pointer(), to, self.inputs, part.outputs) }?;
             self.data.device().synchronize()?;
         }
         Ok(())
+    }
+
+    /// Its elements. A front of rows serves as an embedding table too.
+    #[must_use]
+    pub fn data(&self) -> &DeviceBuffer<u8> {
+        &self.data
     }
 
     /// Number of outputs (n).

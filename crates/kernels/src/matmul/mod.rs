@@ -7,6 +7,7 @@
 
 mod bias;
 mod blas;
+mod checked;
 mod cpu;
 mod cuda;
 #[cfg(test)]
@@ -17,6 +18,7 @@ mod lt;
 mod matrix;
 mod packed;
 mod random;
+mod recent;
 #[cfg(test)]
 mod reference;
 mod rows;

@@ -15,8 +15,8 @@ __device__ __forceinline__ float hash(u64 counter) {
 }
 
 template <typename T> __device__ __forceinline__ void fill(const Fill& p) {
-    u64 stride = (u64)gridDim.x * 256;
-    for (u64 i = (u64)blockIdx.x * 256 + threadIdx.x; i < p.count; i += stride) {
+    u64 stride = (u64)gridDim.x * FILL_THREADS;
+    for (u64 i = (u64)blockIdx.x * FILL_THREADS + threadIdx.x; i < p.count; i += stride) {
         u64 place = i;
         if (p.inputs > 0) {
             u64 output = i / p.inputs, input = i % p.inputs;
@@ -27,9 +27,9 @@ template <typename T> __device__ __forceinline__ void fill(const Fill& p) {
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256) fill_f32(Fill p) { fill<float>(p); }
-extern "C" __global__ void __launch_bounds__(256) fill_f16(Fill p) { fill<f16>(p); }
-extern "C" __global__ void __launch_bounds__(256) fill_bf16(Fill p) { fill<bf16>(p); }
+extern "C" __global__ void __launch_bounds__(FILL_THREADS) fill_f32(Fill p) { fill<float>(p); }
+extern "C" __global__ void __launch_bounds__(FILL_THREADS) fill_f16(Fill p) { fill<f16>(p); }
+extern "C" __global__ void __launch_bounds__(FILL_THREADS) fill_bf16(Fill p) { fill<bf16>(p); }
 
 struct Turn {
     const void* from;   // [inputs][outputs]
@@ -42,18 +42,18 @@ template <typename T> __device__ __forceinline__ void turn(const Turn& p) {
     __shared__ T tile[32][33];
     u32 x = threadIdx.x % 32, y = threadIdx.x / 32;
     u32 output = blockIdx.x * 32, input = blockIdx.y * 32;
-    for (u32 i = y; i < 32; i += 8) {
+    for (u32 i = y; i < 32; i += FILL_THREADS / 32) {
         if (input + i < p.inputs && output + x < p.outputs) {
             tile[i][x] = ((const T*)p.from)[(u64)(input + i) * p.outputs + output + x];
         }
     }
     __syncthreads();
-    for (u32 i = y; i < 32; i += 8) {
+    for (u32 i = y; i < 32; i += FILL_THREADS / 32) {
         if (output + i < p.outputs && input + x < p.inputs) {
             ((T*)p.to)[(u64)(output + i) * p.inputs + input + x] = tile[x][i];
         }
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256) turn_32(Turn p) { turn<float>(p); }
-extern "C" __global__ void __launch_bounds__(256) turn_16(Turn p) { turn<u16>(p); }
+extern "C" __global__ void __launch_bounds__(FILL_THREADS) turn_32(Turn p) { turn<float>(p); }
+extern "C" __global__ void __launch_bounds__(FILL_THREADS) turn_16(Turn p) { turn<u16>(p); }

@@ -1,13 +1,20 @@
 //! Random numbers on the device, and the other kernel that fills weights.
 
-use crate::cuda::{Device, DeviceBuffer, Function, Grid, Module, Source, Specialisation};
+use crate::cuda::{
+    Argument, Device, DeviceBuffer, Function, Grid, Module, Source, Specialisation, kernel_struct,
+};
 use crate::error::{check_at_least, checked_size};
 use crate::{DType, KernelError};
 
-pub(crate) const SOURCE: Source = Source { file: "matmul/random.cu", text: include_str!("random.cu") };
+pub(crate) const SOURCE: Source = Source {
+    file: "matmul/random.cu",
+    text: include_str!("random.cu"),
+    constants: |_, _| vec![("FILL_THREADS", THREADS)],
+    arguments: &[FillArguments::LAYOUT, TurnArguments::LAYOUT],
+};
 
 const OP: &str = "random numbers on the device";
-const THREADS: u32 = 256;
+const THREADS: usize = 256;
 
 /// Fills memory of the device with evenly distributed numbers.
 #[derive(Debug, Clone)]
@@ -19,24 +26,23 @@ pub struct DeviceRandom {
     turn_16: Function,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct FillArguments {
-    to: u64,
-    count: u64,
-    seed: u64,
-    inputs: u64,
-    scale: f32,
-    padding: u32,
+kernel_struct! {
+    struct FillArguments as Fill {
+        to: u64,
+        count: u64,
+        seed: u64,
+        inputs: u64,
+        scale: f32,
+    }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct TurnArguments {
-    from: u64,
-    to: u64,
-    inputs: u32,
-    outputs: u32,
+kernel_struct! {
+    struct TurnArguments as Turn {
+        from: u64,
+        to: u64,
+        inputs: u32,
+        outputs: u32,
+    }
 }
 
 impl DeviceRandom {
@@ -69,7 +75,8 @@ impl DeviceRandom {
         seed: u64,
     ) -> Result<(), KernelError> {
         check_at_least(OP, "the buffer", checked_size(OP, &[count, dtype.bytes()])?, buffer.len())?;
-        self.launch(buffer.pointer(), dtype, count, 0, scale, seed)
+        // SAFETY: of that length, as just checked.
+        unsafe { self.launch(buffer.pointer(), dtype, count, 0, scale, seed) }
     }
 
     /// As [`DeviceRandom::fill`] for all of an f32 buffer.
@@ -77,11 +84,15 @@ impl DeviceRandom {
     /// # Errors
     /// A failed device.
     pub fn fill_f32(&self, buffer: &DeviceBuffer<f32>, scale: f32, seed: u64) -> Result<(), KernelError> {
-        self.launch(buffer.pointer(), DType::F32, buffer.len(), 0, scale, seed)
+        // SAFETY: of its own length.
+        unsafe { self.launch(buffer.pointer(), DType::F32, buffer.len(), 0, scale, seed) }
     }
 
     /// `count` numbers at `to`; with `inputs` numbered as [`PackedMatrix::random`](crate::PackedMatrix::random) does.
-    pub(super) fn launch(
+    ///
+    /// # Safety
+    /// The address is that of a buffer with so many.
+    pub(super) unsafe fn launch(
         &self,
         to: u64,
         dtype: DType,
@@ -95,16 +106,18 @@ impl DeviceRandom {
             DType::F16 => &self.f16,
             DType::Bf16 => &self.bf16,
         };
-        let arguments =
-            FillArguments { to, count: count as u64, seed, inputs: inputs as u64, scale, padding: 0 };
-        let blocks = count.div_ceil(THREADS as usize).min(4096);
-        // SAFETY: the layout of `Fill`; callers have checked the length.
-        unsafe { function.launch(Grid::new(blocks, THREADS), &arguments) }?;
+        let arguments = FillArguments { to, count: count as u64, seed, inputs: inputs as u64, scale };
+        let blocks = count.div_ceil(THREADS).min(4096);
+        // SAFETY: the layout of `Fill`; the caller's promise.
+        unsafe { function.launch(Grid::new(blocks, THREADS as u32), &arguments) }?;
         Ok(())
     }
 
-    /// Writes the transpose of `[inputs, outputs]` elements at `from` to `to`; both are the caller's care.
-    pub(super) fn turn(
+    /// Writes the transpose of `[inputs, outputs]` elements at `from` to `to`.
+    ///
+    /// # Safety
+    /// The addresses are those of different buffers with so many.
+    pub(super) unsafe fn turn(
         &self,
         dtype: DType,
         from: u64,
@@ -114,7 +127,7 @@ impl DeviceRandom {
     ) -> Result<(), KernelError> {
         let function = if dtype.bytes() == 4 { &self.turn_32 } else { &self.turn_16 };
         let arguments = TurnArguments { from, to, inputs: inputs as u32, outputs: outputs as u32 };
-        let grid = Grid::new(outputs.div_ceil(32), THREADS).by(inputs.div_ceil(32));
+        let grid = Grid::new(outputs.div_ceil(32), THREADS as u32).by(inputs.div_ceil(32));
         // SAFETY: the layout of `Turn`; the caller's promise.
         unsafe { function.launch(grid, &arguments) }?;
         Ok(())

@@ -1,7 +1,8 @@
 //! The kernel for a few rows: how its work is cut for a device, and its launch.
 
 use crate::KernelError;
-use crate::cuda::{Device, Function, Grid, Module, Source, Specialisation};
+use crate::activation::CODES;
+use crate::cuda::{Argument, Device, Function, Grid, Module, Source, Specialisation, kernel_struct};
 
 pub(crate) const SOURCE: Source = Source {
     file: "matmul/gemv.cu",
@@ -10,6 +11,20 @@ pub(crate) const SOURCE: Source = Source {
         include_str!("gemv.cu"),
         include_str!("gemv_mma.cu")
     ),
+    constants: |_, _| {
+        let own = [
+            ("STREAM_THREADS", THREADS as usize),
+            ("NR", TOGETHER),
+            ("MMA_ROWS", MMA_ROWS),
+            ("STATIC_BYTES", STATIC),
+            ("STORE", Kind::Store as usize),
+            ("STORE_F32", Kind::StoreF32 as usize),
+            ("ADD", Kind::Add as usize),
+            ("SILU_MUL", Kind::SiluMul as usize),
+        ];
+        own.into_iter().chain(CODES).collect()
+    },
+    arguments: &[Arguments::LAYOUT],
 };
 
 /// The most rows that the kernel takes whose sums are plain, and the norm of which it can take.
@@ -42,7 +57,7 @@ pub(super) enum Kind {
     SiluMul = 3,
 }
 
-/// One product, addresses on the device; the caller has checked what lies there.
+/// One product, addresses of buffers on the device that hold what the sizes say.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Product {
     pub weights: u64,
@@ -62,25 +77,25 @@ pub(super) struct Product {
     pub wide: bool,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Arguments {
-    weights: u64,
-    x: u64,
-    norm_weight: u64,
-    norm_bias: u64,
-    bias: u64,
-    out: u64,
-    outputs: u32,
-    inputs: u32,
-    out_width: u32,
-    split: u32,
-    depth: u32,
-    kind: u32,
-    activation: u32,
-    rows: u32,
-    wide: u32,
-    epsilon: f32,
+kernel_struct! {
+    struct Arguments as Stream {
+        weights: u64,
+        x: u64,
+        norm_weight: u64,
+        norm_bias: u64,
+        bias: u64,
+        out: u64,
+        outputs: u32,
+        inputs: u32,
+        out_width: u32,
+        split: u32,
+        depth: u32,
+        kind: u32,
+        activation: u32,
+        rows: u32,
+        wide: u32,
+        epsilon: f32,
+    }
 }
 
 /// The streaming kernels of a device.
@@ -142,7 +157,10 @@ impl Streams {
     }
 
     /// Starts a product that fits one of the kernels.
-    pub(super) fn launch(&self, product: &Product) -> Result<(), KernelError> {
+    ///
+    /// # Safety
+    /// What the product names is there: see [`Product`].
+    pub(super) unsafe fn launch(&self, product: &Product) -> Result<(), KernelError> {
         let Product { rows, outputs, inputs, kind, .. } = *product;
         let element = if product.wide { 4 } else { self.element };
         let gated = kind == Kind::SiluMul;
@@ -187,13 +205,16 @@ impl Streams {
             epsilon: product.epsilon,
         };
         let function = function.with_shared(bytes as u32);
-        // SAFETY: the layout of `Stream`; the operands are the caller's care.
+        // SAFETY: the layout of `Stream`; the caller's promise.
         unsafe { function.launch(Grid::new(blocks, THREADS).early(), &arguments) }?;
         Ok(())
     }
 
     /// Starts a product of any number of rows and inputs, without a norm and without a gate: slow, and always there.
-    pub(super) fn launch_any(&self, product: &Product) -> Result<(), KernelError> {
+    ///
+    /// # Safety
+    /// As [`Streams::launch`].
+    pub(super) unsafe fn launch_any(&self, product: &Product) -> Result<(), KernelError> {
         let arguments = Arguments {
             weights: product.weights,
             x: product.x,
@@ -213,7 +234,7 @@ impl Streams {
             epsilon: 0.0,
         };
         let grid = Grid::new(product.outputs.div_ceil(WARPS), THREADS).early();
-        // SAFETY: the layout of `Stream`; the operands are the caller's care.
+        // SAFETY: the layout of `Stream`; the caller's promise.
         unsafe { self.any.launch(grid, &arguments) }?;
         Ok(())
     }

@@ -4,8 +4,6 @@
 //! Its first proposal is taken, never the faster of several: which one is faster differs between runs, and a run that is
 //! repeated or resumed must compute the same bits.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::ffi::c_void;
 use std::sync::{Mutex, PoisonError};
 use std::{fmt, ptr};
@@ -16,24 +14,26 @@ use cudarc::cublaslt::sys::{
 };
 
 use super::blas::{self, Blas, Preference, TRANSPOSED, WORKSPACE, data_type, failed};
-use crate::cuda::{CudaError, Device, DeviceSlice};
+use super::recent::Recent;
+use crate::cuda::{CudaError, Device, DeviceSlice, Place};
 use crate::error::{check_at_least, checked_size};
 use crate::{DType, KernelError};
 
 const OP: &str = "product of training";
+/// Products that are remembered; what is forgotten is proposed again.
+const PLANS: usize = 512;
 /// What the library may assume of addresses and strides at most.
 const ALIGNMENT: u64 = 16;
 
 /// A row-major matrix on the device.
 #[derive(Debug, Clone, Copy)]
 pub struct TrainMatrix<'a> {
-    pointer: u64,
+    place: Place<'a>,
     dtype: DType,
     rows: usize,
     columns: usize,
     stride: usize,
     turned: bool,
-    lifetime: std::marker::PhantomData<&'a ()>,
 }
 
 impl<'a> TrainMatrix<'a> {
@@ -48,7 +48,7 @@ impl<'a> TrainMatrix<'a> {
         columns: usize,
         stride: usize,
     ) -> Result<Self, KernelError> {
-        Self::at(data.pointer(), data.len(), dtype, rows, columns, stride)
+        Self::at(data.place(), data.len(), dtype, rows, columns, stride)
     }
 
     /// `[rows, columns]` without gaps in f32 `data`.
@@ -56,11 +56,11 @@ impl<'a> TrainMatrix<'a> {
     /// # Errors
     /// Rows that do not fit.
     pub fn f32(data: DeviceSlice<'a, f32>, rows: usize, columns: usize) -> Result<Self, KernelError> {
-        Self::at(data.pointer(), data.len().saturating_mul(4), DType::F32, rows, columns, columns)
+        Self::at(data.place(), data.len().saturating_mul(4), DType::F32, rows, columns, columns)
     }
 
     fn at(
-        pointer: u64,
+        place: Place<'a>,
         bytes: usize,
         dtype: DType,
         rows: usize,
@@ -71,8 +71,7 @@ impl<'a> TrainMatrix<'a> {
         let before = checked_size(OP, &[rows.saturating_sub(1), stride, dtype.bytes()])?;
         let last = checked_size(OP, &[usize::from(rows > 0), columns, dtype.bytes()])?;
         check_at_least(OP, "the bytes of a matrix", before.saturating_add(last), bytes)?;
-        let lifetime = std::marker::PhantomData;
-        Ok(Self { pointer, dtype, rows, columns, stride, turned: false, lifetime })
+        Ok(Self { place, dtype, rows, columns, stride, turned: false })
     }
 
     /// The transpose, which lies in memory as it lay.
@@ -88,7 +87,7 @@ impl<'a> TrainMatrix<'a> {
     }
 
     fn alignment(&self) -> u64 {
-        let numbers = self.pointer | (self.stride * self.dtype.bytes()) as u64 | ALIGNMENT;
+        let numbers = self.place.pointer() | (self.stride * self.dtype.bytes()) as u64 | ALIGNMENT;
         1 << numbers.trailing_zeros()
     }
 }
@@ -138,7 +137,7 @@ impl fmt::Display for Shape {
 #[derive(Debug)]
 pub struct TrainProducts {
     blas: Blas,
-    plans: Mutex<HashMap<Shape, Plan>>,
+    plans: Mutex<Recent<Shape, Plan>>,
 }
 
 impl TrainProducts {
@@ -147,7 +146,7 @@ impl TrainProducts {
     /// # Errors
     /// No library, or no memory.
     pub fn new(device: &Device) -> Result<Self, KernelError> {
-        Ok(Self { blas: Blas::start(device)?, plans: Mutex::default() })
+        Ok(Self { blas: Blas::start(device)?, plans: Mutex::new(Recent::new(PLANS)) })
     }
 
     /// `out = a b`, what [`Sum`] says, and `bias` `[n]` of the result's format added to every row.
@@ -193,11 +192,8 @@ impl TrainProducts {
             alignments: [a, b, added, out].map(|matrix| matrix.alignment()),
         };
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        let plan = match plans.entry(shape) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(empty) => empty.insert(self.plan(&shape, bias.map_or(0, |bias| bias.pointer()))?),
-        };
-        Ok(self.launch(plan, &shape, [a, b, added, out].map(|matrix| matrix.pointer), bias)?)
+        let plan = plans.get_or_make(shape, || self.plan(&shape, bias.map_or(0, |bias| bias.pointer())))?;
+        Ok(self.launch(plan, &shape, [a, b, added, out].map(|matrix| matrix.place.pointer()), bias)?)
     }
 
     fn launch(
@@ -207,12 +203,12 @@ impl TrainProducts {
         [a, b, added, out]: [u64; 4],
         bias: Option<DeviceSlice<'_, u8>>,
     ) -> Result<(), CudaError> {
-        let device = self.blas.workspace.device();
-        device.bind()?;
+        let workspace = self.blas.workspace();
         if let Some(bias) = bias {
             blas::set(plan.operation, Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias.pointer())?;
         }
         let (alpha, beta) = (1f32, if shape.added.is_some() { 1f32 } else { 0f32 });
+        let queue = self.blas.device().queue()?;
         // SAFETY: the operands are as large as their matrices say, which their makers have checked; descriptors are alive,
         // and ours alone while the plans are locked; the library copies what it needs of them before it returns.
         unsafe {
@@ -230,9 +226,9 @@ impl TrainProducts {
                 out as *mut c_void,
                 plan.layouts[3],
                 &raw const plan.algorithm,
-                self.blas.workspace.pointer() as *mut c_void,
+                workspace as *mut c_void,
                 WORKSPACE,
-                device.stream().cast(),
+                queue.stream().cast(),
             )
         }
         .map_err(|error| CudaError::Blas {
@@ -243,7 +239,7 @@ impl TrainProducts {
     }
 
     fn plan(&self, shape: &Shape, bias: u64) -> Result<Plan, CudaError> {
-        self.blas.workspace.device().bind()?;
+        self.blas.device().bind()?;
         let mut plan = Plan::new(shape, bias)?;
         let preference = Preference::new()?;
         // The library's A is our b.

@@ -1,14 +1,35 @@
 //! The norms on the device.
 
 use crate::KernelError;
-use crate::cuda::{Device, DeviceBuffer, Function, Grid, Module, Source, Specialisation};
+use crate::cuda::{
+    Argument, Device, DeviceBuffer, Function, Grid, Module, Source, Specialisation, kernel_struct,
+};
 use crate::error::{check_at_least, check_length, checked_size};
 
-pub(crate) const SOURCE: Source = Source { file: "norm/norm.cu", text: include_str!("norm.cu") };
+pub(crate) const SOURCE: Source = Source {
+    file: "norm/norm.cu",
+    text: concat!(include_str!("../cuda/vectors.cuh"), include_str!("norm.cu")),
+    constants: |_, specialisation| vec![("NORM_THREADS", threads(specialisation.hidden))],
+    arguments: &[Arguments::LAYOUT],
+};
 
 const OP: &str = "norm on the device";
 /// The widest rows that fit the registers of a block.
 const MAX_WIDTH: usize = 16384;
+
+/// Refuses rows that no block can hold.
+pub(super) fn check_width(op: &'static str, width: usize) -> Result<(), KernelError> {
+    if (1..=MAX_WIDTH).contains(&width) {
+        return Ok(());
+    }
+    let expected = format!("rows of 1 to {MAX_WIDTH} elements");
+    Err(KernelError::Invalid { op, expected, got: width.to_string() })
+}
+
+/// Threads of a block: each has about two vectors of 4 numbers of the row.
+pub(super) fn threads(width: usize) -> usize {
+    (width.div_ceil(256) * 32).clamp(64, 1024)
+}
 
 /// What a norm multiplies by, and adds.
 #[derive(Debug, Clone, Copy)]
@@ -53,20 +74,19 @@ pub struct DeviceNorm {
     norm: Function,
     width: usize,
     element: usize,
-    threads: u32,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Arguments {
-    residual: u64,
-    weight: u64,
-    bias: u64,
-    sources: u64,
-    normed: u64,
-    normed_f32: u64,
-    epsilon: f32,
-    padding: u32,
+kernel_struct! {
+    struct Arguments as Norm {
+        residual: u64,
+        weight: u64,
+        bias: u64,
+        sources: u64,
+        normed: u64,
+        normed_f32: u64,
+        epsilon: f32,
+        source_rows: u32,
+    }
 }
 
 impl DeviceNorm {
@@ -76,18 +96,10 @@ impl DeviceNorm {
     /// As [`Module::load`], or rows of more than 16384 elements.
     pub fn new(device: &Device, specialisation: &Specialisation) -> Result<Self, KernelError> {
         let width = specialisation.hidden;
-        if width == 0 || width > MAX_WIDTH {
-            return Err(KernelError::Invalid {
-                op: OP,
-                expected: format!("rows of 1 to {MAX_WIDTH} elements"),
-                got: width.to_string(),
-            });
-        }
+        check_width(OP, width)?;
         let module = Module::load(device, &SOURCE, specialisation)?;
-        // As NORM_THREADS of the kernel file.
-        let threads = (width.div_ceil(256) * 32).clamp(64, 1024) as u32;
         let element = specialisation.weights.bytes();
-        Ok(Self { norm: module.function("norm_rows", 0)?, width, element, threads })
+        Ok(Self { norm: module.function("norm_rows", 0)?, width, element })
     }
 
     /// Writes the norm of each row of `residual`, f32 `[rows, c]`, to `normed`, W `[rows, c]`, and unrounded to
@@ -105,11 +117,11 @@ impl DeviceNorm {
         normed_f32: Option<&DeviceBuffer<f32>>,
     ) -> Result<(), KernelError> {
         check_at_least(OP, "residual", checked_size(OP, &[rows, self.width])?, residual.len())?;
-        self.launch(rows, parameters, epsilon, residual, normed, normed_f32, 0)
+        self.launch(rows, parameters, epsilon, residual, normed, normed_f32, None)
     }
 
     /// As [`DeviceNorm::apply`], of row `source_rows[i]` of `residual` to row i of the results, for i below `count`. A
-    /// source of `u32::MAX` leaves its row as it is; the others are the caller's promise to lie in the residual.
+    /// source that is no row of the residual leaves its row as it is.
     ///
     /// # Errors
     /// Lengths that do not agree, or a failed device.
@@ -125,7 +137,7 @@ impl DeviceNorm {
         normed_f32: Option<&DeviceBuffer<f32>>,
     ) -> Result<(), KernelError> {
         check_at_least(OP, "source_rows", count, source_rows.len())?;
-        self.launch(count, parameters, epsilon, residual, normed, normed_f32, source_rows.pointer())
+        self.launch(count, parameters, epsilon, residual, normed, normed_f32, Some(source_rows))
     }
 
     #[expect(clippy::too_many_arguments, reason = "what both forms share")]
@@ -137,7 +149,7 @@ impl DeviceNorm {
         residual: &DeviceBuffer<f32>,
         normed: &DeviceBuffer<u8>,
         normed_f32: Option<&DeviceBuffer<f32>>,
-        sources: u64,
+        sources: Option<&DeviceBuffer<u32>>,
     ) -> Result<(), KernelError> {
         let count = checked_size(OP, &[rows, self.width])?;
         check_at_least(OP, "normed", checked_size(OP, &[count, self.element])?, normed.len())?;
@@ -149,14 +161,14 @@ impl DeviceNorm {
             residual: residual.pointer(),
             weight,
             bias,
-            sources,
+            sources: sources.map_or(0, DeviceBuffer::pointer),
             normed: normed.pointer(),
             normed_f32: normed_f32.map_or(0, DeviceBuffer::pointer),
             epsilon,
-            padding: 0,
+            source_rows: u32::try_from(residual.len() / self.width).unwrap_or(u32::MAX),
         };
         // SAFETY: the layout of `Norm`; lengths as just checked.
-        unsafe { self.norm.launch(Grid::new(rows, self.threads).early(), &arguments) }?;
+        unsafe { self.norm.launch(Grid::new(rows, threads(self.width) as u32).early(), &arguments) }?;
         Ok(())
     }
 }

@@ -2,8 +2,6 @@
 
 // A vector of 4 numbers per access where a row divides so; about two of them per thread.
 constexpr u32 STEP = HIDDEN % 4 == 0 ? 4 : 1;
-constexpr u32 WANTED = (HIDDEN + 255) / 256 * 32;
-constexpr u32 NORM_THREADS = WANTED < 64 ? 64 : WANTED > 1024 ? 1024 : WANTED;
 constexpr u32 VECTORS = (HIDDEN + NORM_THREADS * STEP - 1) / (NORM_THREADS * STEP);
 constexpr u32 WARPS = NORM_THREADS / 32;
 

@@ -1,18 +1,22 @@
 //! The norms in training, on the device.
 
+use super::cuda::{check_width, threads};
 use crate::KernelError;
-use crate::cuda::{Device, DeviceBuffer, DeviceSlice, Function, Grid, Module, Source, Specialisation};
+use crate::cuda::{
+    Argument, Device, DeviceBuffer, DeviceSlice, Function, Grid, Module, Source, Specialisation,
+    kernel_struct,
+};
 use crate::error::{check_at_least, check_length, checked_size};
 use crate::reduce::{DeviceSums, PARTS};
 
 pub(crate) const TRAIN_SOURCE: Source = Source {
     file: "norm/train.cu",
     text: concat!(include_str!("../cuda/vectors.cuh"), include_str!("train.cu")),
+    constants: |_, specialisation| vec![("NORM_THREADS", threads(specialisation.hidden))],
+    arguments: &[Forward::LAYOUT, Backward::LAYOUT],
 };
 
 const OP: &str = "norm in training";
-/// The widest rows that fit the registers of a block.
-const MAX_WIDTH: usize = 16384;
 
 /// Weight and bias of a norm, f32 `[c]`, or their gradients; without a bias it is an RMS norm.
 #[derive(Debug, Clone, Copy)]
@@ -31,36 +35,33 @@ pub struct TrainNorm {
     sums: DeviceSums,
     width: usize,
     element: usize,
-    threads: u32,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Forward {
-    x: u64,
-    weight: u64,
-    bias: u64,
-    y: u64,
-    rest: u64,
-    stats: u64,
-    epsilon: f32,
-    padding: u32,
+kernel_struct! {
+    struct Forward as NormForward {
+        x: u64,
+        weight: u64,
+        bias: u64,
+        y: u64,
+        rest: u64,
+        stats: u64,
+        epsilon: f32,
+    }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Backward {
-    x: u64,
-    weight: u64,
-    stats: u64,
-    dy: u64,
-    dx: u64,
-    narrow_dx: u64,
-    partials: u64,
-    rows: u32,
-    centred: u32,
-    fresh: u32,
-    padding: u32,
+kernel_struct! {
+    struct Backward as NormBackward {
+        x: u64,
+        weight: u64,
+        stats: u64,
+        dy: u64,
+        dx: u64,
+        narrow_dx: u64,
+        partials: u64,
+        rows: u32,
+        centred: u32,
+        fresh: u32,
+    }
 }
 
 impl TrainNorm {
@@ -70,13 +71,7 @@ impl TrainNorm {
     /// As [`Module::load`], or rows of more than 16384 elements.
     pub fn new(device: &Device, specialisation: &Specialisation) -> Result<Self, KernelError> {
         let width = specialisation.hidden;
-        if width == 0 || width > MAX_WIDTH {
-            return Err(KernelError::Invalid {
-                op: OP,
-                expected: format!("rows of 1 to {MAX_WIDTH} elements"),
-                got: width.to_string(),
-            });
-        }
+        check_width(OP, width)?;
         let module = Module::load(device, &TRAIN_SOURCE, specialisation)?;
         Ok(Self {
             forward: module.function("norm_forward", 0)?,
@@ -84,8 +79,6 @@ impl TrainNorm {
             sums: DeviceSums::new(device, specialisation)?,
             width,
             element: specialisation.weights.bytes(),
-            // As NORM_THREADS of the kernel file.
-            threads: (width.div_ceil(256) * 32).clamp(64, 1024) as u32,
         })
     }
 
@@ -127,10 +120,9 @@ impl TrainNorm {
             rest: rest.map_or(0, DeviceBuffer::pointer),
             stats: stats.pointer(),
             epsilon,
-            padding: 0,
         };
         // SAFETY: the layout of `NormForward`; lengths as just checked.
-        unsafe { self.forward.launch(Grid::new(rows, self.threads), &arguments) }?;
+        unsafe { self.forward.launch(Grid::new(rows, threads(self.width) as u32), &arguments) }?;
         Ok(())
     }
 
@@ -177,10 +169,9 @@ impl TrainNorm {
             rows: rows as u32,
             centred: u32::from(norm.bias.is_some()),
             fresh: u32::from(fresh),
-            padding: 0,
         };
         // SAFETY: the layout of `NormBackward`; lengths as just checked.
-        unsafe { self.backward.launch(Grid::new(blocks, self.threads), &arguments) }?;
+        unsafe { self.backward.launch(Grid::new(blocks, threads(self.width) as u32), &arguments) }?;
         let of = |first| DeviceSlice::new(scratch, first..scratch.len());
         self.sums.add_partials(of(0)?, blocks, 2 * self.width, gradients.weight)?;
         if let Some(bias) = gradients.bias {

@@ -1,7 +1,5 @@
 // AdamW over a range of parameters of any tensors, with the copy that products read.
 
-constexpr u32 THREADS = 256;
-
 struct Step {
     float* parameters;
     const float* gradients;
@@ -11,7 +9,6 @@ struct Step {
     u64 count;
     float gradient_scale, beta1, beta2, epsilon;
     float decay, rate, root;   // what remains of a parameter; the rate over the first moment's correction; the root of the second's
-    u32 padding;
 };
 template <int N> __device__ __forceinline__ void move(const Step& p, u64 at) {
     float x[N], g[N], m[N], v[N];

@@ -1,13 +1,17 @@
 //! AdamW on the device, and the copies of parameters that products read.
 
 use super::AdamW;
-use crate::cuda::{Device, DeviceSlice, Function, Grid, Module, Source, Specialisation};
+use crate::cuda::{
+    Argument, Device, DeviceSlice, Function, Grid, Module, Source, Specialisation, kernel_struct,
+};
 use crate::error::{check_at_least, check_length};
 use crate::{DType, KernelError};
 
 pub(crate) const TRAIN_SOURCE: Source = Source {
     file: "optimizer/train.cu",
     text: concat!(include_str!("../cuda/vectors.cuh"), include_str!("train.cu")),
+    constants: |_, _| vec![("THREADS", THREADS as usize)],
+    arguments: &[Step::LAYOUT, Narrow::LAYOUT, Split::LAYOUT, AddScaled::LAYOUT],
 };
 
 const OP: &str = "adamw on the device";
@@ -39,50 +43,49 @@ pub struct TrainOptimizer {
     weights: DType,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Step {
-    parameters: u64,
-    gradients: u64,
-    first: u64,
-    second: u64,
-    working: u64,
-    count: u64,
-    gradient_scale: f32,
-    beta1: f32,
-    beta2: f32,
-    epsilon: f32,
-    decay: f32,
-    rate: f32,
-    root: f32,
-    padding: u32,
+kernel_struct! {
+    struct Step as Step {
+        parameters: u64,
+        gradients: u64,
+        first: u64,
+        second: u64,
+        working: u64,
+        count: u64,
+        gradient_scale: f32,
+        beta1: f32,
+        beta2: f32,
+        epsilon: f32,
+        decay: f32,
+        rate: f32,
+        root: f32,
+    }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Narrow {
-    from: u64,
-    to: u64,
-    count: u64,
+kernel_struct! {
+    struct Narrow as Narrow {
+        from: u64,
+        to: u64,
+        count: u64,
+    }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Split {
-    from: u64,
-    scale: u64,
-    high: u64,
-    rest: u64,
-    count: u64,
+kernel_struct! {
+    struct Split as Split {
+        from: u64,
+        scale: u64,
+        high: u64,
+        rest: u64,
+        count: u64,
+    }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct AddScaled {
-    from: u64,
-    scale: u64,
-    to: u64,
-    count: u64,
+kernel_struct! {
+    struct AddScaled as AddScaled {
+        from: u64,
+        scale: u64,
+        to: u64,
+        count: u64,
+    }
 }
 
 impl TrainOptimizer {
@@ -136,7 +139,6 @@ impl TrainOptimizer {
             decay: constants.decay,
             rate: constants.rate,
             root: constants.root,
-            padding: 0,
         };
         let blocks = count.div_ceil(4 * THREADS as usize);
         // SAFETY: the layout of `Step`; lengths as just checked.

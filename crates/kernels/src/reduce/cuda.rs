@@ -1,19 +1,32 @@
 //! The sums on the device.
 
 use crate::KernelError;
-use crate::cuda::{Device, DeviceBuffer, DeviceSlice, Function, Grid, Module, Source, Specialisation};
+use crate::cuda::{
+    Argument, Device, DeviceBuffer, DeviceSlice, Function, Grid, Module, Source, Specialisation,
+    kernel_struct,
+};
 use crate::error::{check_at_least, checked_size};
 
 pub(crate) const SOURCE: Source = Source {
     file: "reduce/sums.cu",
     text: concat!(include_str!("../cuda/vectors.cuh"), include_str!("sums.cu")),
+    constants: |_, _| {
+        vec![
+            ("SUM_THREADS", THREADS as usize),
+            ("SUM_ROWS", ROWS),
+            ("SUM_COLUMNS", COLUMNS),
+            ("SQUARE_BLOCKS", SQUARE_BLOCKS),
+        ]
+    },
+    arguments: &[ColumnSums::LAYOUT, AddPartials::LAYOUT, Squares::LAYOUT],
 };
 
 const OP: &str = "sums on the device";
-/// As SUM_ROWS and SUM_THREADS of the kernel file.
+/// Rows of a block, and columns where a thread has eight.
 const ROWS: usize = 256;
+const COLUMNS: usize = 256;
 const THREADS: u32 = 256;
-/// As SQUARE_BLOCKS.
+/// Blocks that sum squares.
 const SQUARE_BLOCKS: usize = 1024;
 
 /// Blocks among which the rows of a norm's backward pass are dealt out: enough for any device, and the same for all.
@@ -30,33 +43,32 @@ pub struct DeviceSums {
     element: usize,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct ColumnSums {
-    x: u64,
-    partials: u64,
-    rows: u32,
-    columns: u32,
+kernel_struct! {
+    struct ColumnSums as ColumnSums {
+        x: u64,
+        partials: u64,
+        rows: u32,
+        columns: u32,
+    }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct AddPartials {
-    partials: u64,
-    to: u64,
-    parts: u32,
-    stride: u32,
-    columns: u32,
-    padding: u32,
+kernel_struct! {
+    struct AddPartials as AddPartials {
+        partials: u64,
+        to: u64,
+        parts: u32,
+        stride: u32,
+        columns: u32,
+    }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Squares {
-    x: u64,
-    partials: u64,
-    total: u64,
-    count: u64,
+kernel_struct! {
+    struct Squares as Squares {
+        x: u64,
+        partials: u64,
+        total: u64,
+        count: u64,
+    }
 }
 
 impl DeviceSums {
@@ -107,7 +119,7 @@ impl DeviceSums {
             columns: columns as u32,
         };
         let wide = columns.is_multiple_of(8) && x.pointer().is_multiple_of(16);
-        let (kernel, width) = if wide { (&self.columns_8, 256) } else { (&self.columns, 32) };
+        let (kernel, width) = if wide { (&self.columns_8, COLUMNS) } else { (&self.columns, 32) };
         // SAFETY: the layout of `ColumnSums`; lengths as just checked.
         unsafe { kernel.launch(Grid::new(columns.div_ceil(width), THREADS).by(parts), &arguments) }?;
         self.add_partials(scratch.into(), parts, columns, to)
@@ -134,7 +146,6 @@ impl DeviceSums {
             parts: parts as u32,
             stride: stride as u32,
             columns: columns as u32,
-            padding: 0,
         };
         // SAFETY: the layout of `AddPartials`; lengths as just checked.
         unsafe { self.add.launch(Grid::new(columns.div_ceil(32), THREADS), &arguments) }?;

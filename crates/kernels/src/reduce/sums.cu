@@ -1,7 +1,5 @@
 // Sums over rows and over everything, in an order that only the shape decides.
 
-constexpr u32 SUM_ROWS = 256, SUM_COLUMNS = 256, SUM_THREADS = 256;
-
 struct ColumnSums {
     const W* x;        // [rows][columns]
     float* partials;   // [parts][columns]: part i sums SUM_ROWS rows
@@ -64,7 +62,6 @@ extern "C" __global__ void __launch_bounds__(SUM_THREADS) add_partials(AddPartia
     p.to[column] += total;
 }
 
-constexpr u32 SQUARE_BLOCKS = 1024;
 struct Squares {
     const float* x;
     double* partials;   // [SQUARE_BLOCKS]

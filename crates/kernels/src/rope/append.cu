@@ -8,8 +8,8 @@ struct Angles {
     float scaling;
 };
 
-extern "C" __global__ void __launch_bounds__(256) rope_table(Angles p) {
-    u64 at = (u64)blockIdx.x * 256 + threadIdx.x;
+extern "C" __global__ void __launch_bounds__(TABLE_THREADS) rope_table(Angles p) {
+    u64 at = (u64)blockIdx.x * TABLE_THREADS + threadIdx.x;
     if (at >= p.count) return;
     // The f32 product of position and frequency, as in transformers; its cos and sin correctly rounded.
     float angle = __fmul_rn((float)(u32)(at / p.pairs), p.inv_freq[at % p.pairs]);
@@ -20,14 +20,14 @@ extern "C" __global__ void __launch_bounds__(256) rope_table(Angles p) {
 
 // A rule by which an entry's end is known when it is born.
 struct Birth {
-    u32 kind;   // 0 a window, 1 a share of all positions
+    u32 kind;   // SHARE: a share of all positions; else a window
     u32 sinks, recent;
     u32 floor_sinks, floor_recent;
     double keep;
 };
 struct Births {
     u32 count;
-    Birth rules[4];
+    Birth rules[MOST_RULES];
 };
 
 struct Append {
@@ -43,7 +43,6 @@ struct Append {
     Births births;
 };
 
-constexpr u32 APPEND_WARPS = 4;
 constexpr u32 QKV = (QUERY_HEADS + 2 * KV_HEADS) * HEAD_DIM;
 // A task is one head of queries, keys or values, or what a lane knows of an entry beside them.
 constexpr u32 APPEND_TASKS = QUERY_HEADS + 2 * KV_HEADS + GROUPS;
@@ -59,37 +58,38 @@ template <typename T> __device__ __forceinline__ void write2(T* to, float2 x) {
     else *(float2*)to = x;
 }
 
+// Whether the cache holds x only as infinity or NaN.
+__device__ __forceinline__ bool outside(float x) {
+    return CACHE_TYPE != 0 && (__float_as_uint(x) & 0x7fffffffu) >= INFINITE_FROM;
+}
+// Tells the host of such a number; of several the one that comes first, by position and layer (lifetimes/status.rs).
+__device__ __noinline__ void tell_overflow(const Lanes& lanes, const Row& row, u32 layer, u32 what, float x) {
+    // Away from zero, so that what is told is outside too.
+    const u32 number = x != x ? 0x7fc0 : __float_as_uint(x) + 0xffff >> 16;
+    const u64 word = (u64)row.position << 32 | min(layer, OVERFLOW_LAYERS) << 18 | what << 16 | number;
+    atomicMin(lanes.overflows + row.slot, word);
+}
+
 __device__ __forceinline__ u32 saturating_add(u32 a, u32 b) { return a > NEVER - b ? NEVER : a + b; }
 
-// The end that the rules give to an entry at `position`, and who decided so.
-__device__ void end_at_birth(const Births& births, u32 position, u32& expires, u32& killer) {
-    expires = NEVER;
-    killer = NEVER;
+// What the rules give to an entry at `position`.
+__device__ Fate fate_at_birth(const Births& births, u32 position) {
+    Fate fate{NEVER, NEVER};
     for (u32 i = 0; i < births.count; i++) {
         const Birth& rule = births.rules[i];
         u32 wished;
-        if (rule.kind == 0) {
-            if (position < rule.sinks) continue;
-            wished = saturating_add(position, rule.recent);
-        } else {
-            double share = rule.keep;
+        if (rule.kind == SHARE) {
+            const double share = rule.keep;
             // Rounded products, as the host computes them: a fused one would decide some positions otherwise.
             if (floor(__dmul_rn((double)position + 1.0, share)) > floor(__dmul_rn((double)position, share))) continue;
             wished = position + 1;
-        }
-        u32 recent = rule.floor_recent > 1 ? rule.floor_recent : 1;
-        u32 end = position < rule.floor_sinks ? NEVER : saturating_add(position, recent);
-        end = end > wished ? end : wished;
-        end = end > position + 1 ? end : position + 1;
-        u32 decided = wished < position ? position : wished > end ? end : wished;
-        if (end == NEVER || end > expires) continue;
-        if (end == expires) {
-            killer = decided < killer ? decided : killer;
         } else {
-            expires = end;
-            killer = decided;
+            if (position < rule.sinks) continue;
+            wished = saturating_add(position, rule.recent);
         }
+        fate = lowered(fate, position, wished, wished, Floors{rule.floor_sinks, rule.floor_recent});
     }
+    return fate;
 }
 
 // The norm of a head's numbers, which a warp holds together.
@@ -123,7 +123,7 @@ extern "C" __global__ void __launch_bounds__(32 * APPEND_WARPS) append(Append p)
     u32 warp = threadIdx.x / 32, thread = threadIdx.x % 32;
     u32 task = blockIdx.y * APPEND_WARPS + warp;
     Row row = p.rows[blockIdx.x];
-    if (row.slot == NEVER || task >= APPEND_TASKS) return;
+    if (!p.lanes.has(row.slot) || task >= APPEND_TASKS) return;
 
     constexpr u32 FIRST_VALUE = QUERY_HEADS + KV_HEADS, FIRST_LANE = QUERY_HEADS + 2 * KV_HEADS;
     bool query = task < QUERY_HEADS, key = !query && task < FIRST_VALUE;
@@ -159,15 +159,17 @@ extern "C" __global__ void __launch_bounds__(32 * APPEND_WARPS) append(Append p)
                 u32 gate = p.gate_heads == 1 ? 0 : group;
                 const float* from = p.gates + ((u64)blockIdx.x * 2 * p.gate_heads + p.gate_heads + gate) * SIDE_WIDTH;
                 C* to = page.side() + slot * SIDE_WIDTH;
-                for (u32 i = thread; i < SIDE_WIDTH; i += 32) to[i] = narrow<C>(from[i]);
+                for (u32 i = thread; i < SIDE_WIDTH; i += 32) {
+                    to[i] = narrow<C>(from[i]);
+                    if (outside(from[i])) tell_overflow(p.lanes, row, p.layer, OVERFLOW_SIDE, from[i]);
+                }
             }
         }
         if (thread == 0) {
-            u32 expires, killer;
-            end_at_birth(p.births, row.position, expires, killer);
+            const Fate fate = fate_at_birth(p.births, row.position);
             page.positions()[slot] = row.position;
-            page.expires_at()[slot] = expires;
-            page.killers()[slot] = killer;
+            page.expires_at()[slot] = fate.expires_at;
+            page.killers()[slot] = fate.killer;
         }
         return;
     }
@@ -177,6 +179,8 @@ extern "C" __global__ void __launch_bounds__(32 * APPEND_WARPS) append(Append p)
         for (u32 i = 0; i < TWOS; i++) {
             u32 at = (i * 32 + thread) * 2;
             if (at < HEAD_DIM) write2(to + at, x[i]);
+            if (outside(x[i].x)) tell_overflow(p.lanes, row, p.layer, OVERFLOW_VALUE, x[i].x);
+            if (outside(x[i].y)) tell_overflow(p.lanes, row, p.layer, OVERFLOW_VALUE, x[i].y);
         }
         return;
     }
@@ -203,7 +207,12 @@ extern "C" __global__ void __launch_bounds__(32 * APPEND_WARPS) append(Append p)
     for (u32 i = 0; i < TWOS; i++) {
         u32 at = (i * 32 + thread) * 2;
         if (at >= HEAD_DIM) continue;
-        if (query) write2(head + at, x[i]);
-        else write2(to + at, x[i]);
+        if (query) {
+            write2(head + at, x[i]);
+            continue;
+        }
+        write2(to + at, x[i]);
+        if (outside(x[i].x)) tell_overflow(p.lanes, row, p.layer, OVERFLOW_KEY, x[i].x);
+        if (outside(x[i].y)) tell_overflow(p.lanes, row, p.layer, OVERFLOW_KEY, x[i].y);
     }
 }

@@ -2,28 +2,51 @@
 
 use crate::KernelError;
 use crate::cuda::{
-    Device, DeviceBuffer, DeviceStep, Function, Grid, LaneTables, Module, Source, Specialisation, StepSize,
+    Argument, Device, DeviceBuffer, DeviceLanes, DeviceStep, Function, Grid, LaneTables, Module, Source,
+    Specialisation, StepSize, kernel_struct,
 };
 use crate::error::{check_at_least, check_length, checked_size};
+use crate::lifetimes::CacheOverflow;
 
-pub(crate) const SOURCE: Source = Source { file: "rope/append.cu", text: include_str!("append.cu") };
+pub(crate) const SOURCE: Source = Source {
+    file: "rope/append.cu",
+    text: include_str!("append.cu"),
+    constants: |_, of| {
+        vec![
+            ("TABLE_THREADS", TABLE_THREADS),
+            ("APPEND_WARPS", WARPS),
+            ("MOST_RULES", MOST_RULES),
+            ("SHARE", Birth::SHARE as usize),
+            ("INFINITE_FROM", of.cache.infinite_from() as usize),
+            ("OVERFLOW_LAYERS", CacheOverflow::MOST_LAYER),
+            ("OVERFLOW_KEY", CacheOverflow::KEY),
+            ("OVERFLOW_VALUE", CacheOverflow::VALUE),
+            ("OVERFLOW_SIDE", CacheOverflow::SIDE_CHANNEL),
+        ]
+    },
+    arguments: &[AnglesArguments::LAYOUT, Birth::LAYOUT, Births::LAYOUT, Arguments::LAYOUT],
+};
 
 const OP: &str = "append on the device";
+/// Threads of a block that fills the table.
+const TABLE_THREADS: usize = 256;
 /// Warps of a block of the append kernel.
 const WARPS: usize = 4;
+/// Rules for new entries.
+const MOST_RULES: usize = 4;
 
 /// The angles of a model.
 #[derive(Debug)]
 pub struct DeviceRope;
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct AnglesArguments {
-    inv_freq: u64,
-    table: u64,
-    count: u64,
-    pairs: u32,
-    scaling: f32,
+kernel_struct! {
+    struct AnglesArguments as Angles {
+        inv_freq: u64,
+        table: u64,
+        count: u64,
+        pairs: u32,
+        scaling: f32,
+    }
 }
 
 impl DeviceRope {
@@ -52,46 +75,56 @@ impl DeviceRope {
             scaling: attention_scaling,
         };
         // SAFETY: the layout of `Angles`; the buffers were just made for it, and live until the wait.
-        unsafe { fill.launch(Grid::new(count.div_ceil(256), 256), &arguments) }?;
+        unsafe { fill.launch(Grid::new(count.div_ceil(TABLE_THREADS), TABLE_THREADS as u32), &arguments) }?;
         device.synchronize()?;
         Ok(table)
     }
 }
 
-/// A rule by which the end of an entry is known when it is born, with the floors of the policy that it stands for.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[repr(C)]
-pub struct Birth {
-    /// 0: a window, the entry ends at `position + recent`; 1: a share, it ends at once unless the share of positions
-    /// `keep` gains a whole one with it.
-    pub kind: u32,
-    /// Of a window: positions below it do not end.
-    pub sinks: u32,
-    /// Of a window: its length.
-    pub recent: u32,
-    /// Positions below it never end by this rule.
-    pub floor_sinks: u32,
-    /// The least lifetime that this rule may give.
-    pub floor_recent: u32,
-    /// Of a share: which part of all positions stays.
-    pub keep: f64,
+kernel_struct! {
+    /// A rule by which the end of an entry is known when it is born, with the floors of the policy that it stands for.
+    #[derive(PartialEq)]
+    pub struct Birth as Birth {
+        /// [`Birth::WINDOW`]: the entry ends at `position + recent`; [`Birth::SHARE`]: it ends at once unless the share of positions
+        /// `keep` gains a whole one with it.
+        pub kind: u32,
+        /// Of a window: positions below it do not end.
+        pub sinks: u32,
+        /// Of a window: its length.
+        pub recent: u32,
+        /// Positions below it never end by this rule.
+        pub floor_sinks: u32,
+        /// The least lifetime that this rule may give.
+        pub floor_recent: u32,
+        /// Of a share: which part of all positions stays.
+        pub keep: f64,
+    }
 }
 
-/// The rules for new entries: the lowest end that any of them gives counts.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[repr(C)]
-pub struct Births {
-    /// How many of `rules` there are.
-    pub count: u32,
-    /// The rules.
-    pub rules: [Birth; 4],
+kernel_struct! {
+    /// The rules for new entries: the lowest end that any of them gives counts.
+    #[derive(PartialEq)]
+    pub struct Births as Births {
+        /// How many of `rules` there are.
+        pub count: u32,
+        /// The rules.
+        pub rules: [Birth; MOST_RULES],
+    }
+}
+
+impl Birth {
+    /// A window.
+    pub const WINDOW: u32 = 0;
+    /// A share of all positions.
+    pub const SHARE: u32 = 1;
 }
 
 impl Default for Births {
     /// No rules: every entry lives for ever.
     fn default() -> Self {
-        let rule = Birth { kind: 0, sinks: 0, recent: 0, floor_sinks: 0, floor_recent: 0, keep: 0.0 };
-        Self { count: 0, rules: [rule; 4] }
+        let rule =
+            Birth { kind: Birth::WINDOW, sinks: 0, recent: 0, floor_sinks: 0, floor_recent: 0, keep: 0.0 };
+        Self { count: 0, rules: [rule; MOST_RULES] }
     }
 }
 
@@ -102,22 +135,22 @@ pub struct DeviceAppend {
     specialisation: Specialisation,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Arguments {
-    lanes: LaneTables,
-    rows: u64,
-    qkv: u64,
-    query_norm: u64,
-    key_norm: u64,
-    angles: u64,
-    gates: u64,
-    layer: u32,
-    pairs: u32,
-    positions: u32,
-    gate_heads: u32,
-    epsilon: f32,
-    births: Births,
+kernel_struct! {
+    struct Arguments as Append {
+        lanes: LaneTables,
+        rows: u64,
+        qkv: u64,
+        query_norm: u64,
+        key_norm: u64,
+        angles: u64,
+        gates: u64,
+        layer: u32,
+        pairs: u32,
+        positions: u32,
+        gate_heads: u32,
+        epsilon: f32,
+        births: Births,
+    }
 }
 
 impl DeviceAppend {
@@ -141,14 +174,15 @@ impl DeviceAppend {
     ///
     /// `qkv` is W `[rows, (h + 2g) d]`; its queries are normalised by `query_norm`, f32 `[d]`, and turned by `rope` (a
     /// table and its pairs) in place, its keys on their way to the pages. `gates` is f32 `[rows, 2 gate_heads r]`,
-    /// query gates first; the key gates go to the side channel, those of the only head or of the lane's own.
+    /// query gates first; the key gates go to the side channel, those of the only head or of the lane's own. A number
+    /// that the cache's format holds only as infinity is told by the next reclaim: [`StepStatus`](crate::lifetimes::StepStatus).
     ///
     /// # Errors
     /// Lengths that do not agree, more than four rules, or a failed device.
     #[expect(clippy::too_many_arguments, reason = "the operation's own arguments")]
     pub fn append(
         &self,
-        lanes: LaneTables,
+        lanes: &DeviceLanes,
         step: &DeviceStep,
         size: StepSize,
         layer: usize,
@@ -162,6 +196,7 @@ impl DeviceAppend {
         births: &Births,
     ) -> Result<(), KernelError> {
         let spec = &self.specialisation;
+        lanes.check(OP, spec)?;
         let width = (spec.query_heads + 2 * spec.kv_heads) * spec.head_dim;
         check_at_least(OP, "the rows of the step", size.rows, step.rows.len())?;
         check_at_least(OP, "qkv", checked_size(OP, &[size.rows, width, spec.weights.bytes()])?, qkv.len())?;
@@ -170,7 +205,10 @@ impl DeviceAppend {
         }
         let invalid = |expected: String, got: String| KernelError::Invalid { op: OP, expected, got };
         if births.count as usize > births.rules.len() {
-            return Err(invalid("at most 4 rules".to_owned(), births.count.to_string()));
+            return Err(invalid(format!("at most {MOST_RULES} rules"), births.count.to_string()));
+        }
+        if layer >= lanes.layers() {
+            return Err(invalid(format!("a layer below {}", lanes.layers()), layer.to_string()));
         }
         if let Some(gates) = gates {
             if gate_heads != 1 && gate_heads != spec.groups {
@@ -189,7 +227,7 @@ impl DeviceAppend {
         }
         let pointer = |buffer: Option<&DeviceBuffer<f32>>| buffer.map_or(0, DeviceBuffer::pointer);
         let arguments = Arguments {
-            lanes,
+            lanes: lanes.tables(),
             rows: step.rows.pointer(),
             qkv: qkv.pointer(),
             query_norm: pointer(query_norm),
@@ -205,7 +243,7 @@ impl DeviceAppend {
         };
         let tasks = spec.query_heads + 2 * spec.kv_heads + spec.groups;
         let grid = Grid::new(size.rows, 32 * WARPS as u32).by(tasks.div_ceil(WARPS)).early();
-        // SAFETY: the layout of `Append`; lengths as just checked; lanes and layer are the caller's own tables.
+        // SAFETY: the layout of `Append`; lengths, lanes and layer as just checked.
         unsafe { self.append.launch(grid, &arguments) }?;
         Ok(())
     }

@@ -3,8 +3,8 @@
 use super::{Birth, Births, DeviceAppend, DeviceRope, RopeTable, rotate};
 use crate::cuda::rounding::{assert_close, bytes_of, last_bits, numbers_of, plain, rounded, upload};
 use crate::cuda::testing::device;
-use crate::cuda::{Device, DeviceBuffer, DeviceLanes, DeviceStep, Row, Specialisation, StepSize};
-use crate::lifetimes::{Floors, Lifetime};
+use crate::cuda::{Device, DeviceBuffer, DeviceLanes, DeviceSpan, DeviceStep, Row, Specialisation, StepSize};
+use crate::lifetimes::{CacheOverflow, DeviceLifetimes, Floors, Lifetime, StepStatus};
 use crate::testing::Random;
 use crate::{DType, PAGE_ENTRIES, Team, rms_norm_heads};
 
@@ -173,7 +173,7 @@ fn check(device: &Device, number: usize, case: &Case) {
     DeviceAppend::new(device, spec)
         .unwrap()
         .append(
-            lanes.tables(),
+            &lanes,
             &step,
             StepSize { rows: rows.len(), spans: 6 },
             layer,
@@ -276,4 +276,78 @@ fn ends_at_birth_are_those_of_windows_and_shares() {
     assert_eq!(end_at_birth(&births(&[never, share]), 11), (21, 21));
     // As the kernel file lays them out.
     assert_eq!((size_of::<Birth>(), size_of::<Births>()), (32, 136));
+}
+
+#[test]
+fn cuda_the_first_number_that_the_pages_cannot_hold_is_told_until_its_slot_is_cleared() {
+    let test = "cuda_the_first_number_that_the_pages_cannot_hold_is_told_until_its_slot_is_cleared";
+    let Some(device) = device(test) else { return };
+    let spec = Specialisation {
+        weights: DType::F32,
+        cache: DType::F16,
+        query_heads: 2,
+        kv_heads: 2,
+        groups: 2,
+        head_dim: 8,
+        hidden: 16,
+        side_width: 4,
+    };
+    // Three sequences of four tokens; a row is 16 numbers of queries, 16 of keys, 16 of values.
+    let (layers, slots, tokens, width) = (2, 3, 4, 48);
+    let lanes = DeviceLanes::new(&device, &spec, layers, slots, 64, 64).unwrap();
+    let step = DeviceStep::new(&device, layers, spec.groups, slots * tokens, slots).unwrap();
+    let size = StepSize { rows: slots * tokens, spans: slots };
+    let spans: Vec<DeviceSpan> = (0..slots as u32)
+        .map(|slot| DeviceSpan { slot, first_row: 4 * slot, queries: 4, first_position: 10 * slot })
+        .collect();
+    let rows: Vec<Row> = (0..12)
+        .map(|row| Row { slot: row / 4, token: 0, position: 10 * (row / 4) + row % 4, back: 4 - row % 4 })
+        .collect();
+    step.rows.write(0, &rows).unwrap();
+    step.spans.write(0, &spans).unwrap();
+    let (append, lifetimes) =
+        (DeviceAppend::new(&device, &spec).unwrap(), DeviceLifetimes::new(&device, &spec).unwrap());
+    let status = DeviceBuffer::<u32>::zeroed(&device, "a test", StepStatus::words(slots)).unwrap();
+    // Numbers of layer 0, then of layer 1: row, place in the row, number. Gates are `[rows, 2 r]`.
+    let told = |numbers: [&[(usize, usize, f32)]; 2], gate: (usize, f32)| -> Vec<Option<CacheOverflow>> {
+        lifetimes.grow(&lanes, &step, size).unwrap();
+        device.synchronize().unwrap();
+        for (layer, numbers) in numbers.iter().enumerate() {
+            let mut qkv = vec![1.0; slots * tokens * width];
+            numbers.iter().for_each(|&(row, place, number)| qkv[row * width + place] = number);
+            let mut gates = vec![1.0; slots * tokens * 8];
+            gates[gate.0] = gate.1;
+            let (qkv, gates) = (
+                upload(&device, &qkv, DType::F32),
+                DeviceBuffer::copy_of(&device, "a test", &gates).unwrap(),
+            );
+            let births = Births::default();
+            append
+                .append(&lanes, &step, size, layer, &qkv, None, None, 1e-6, None, Some(&gates), 1, &births)
+                .unwrap();
+        }
+        lifetimes.reclaim(&lanes, &step, size, None, &status).unwrap();
+        let words = status.read().unwrap();
+        (0..slots).map(|slot| StepStatus::new(&words).span(slot).overflow).collect()
+    };
+    let overflow = |what, position, layer, number| Some(CacheOverflow { what, position, layer, number });
+    // Queries stay in f32, and what rounds to the largest number is held.
+    assert_eq!(told([&[(0, 3, 1e9), (5, 16, 65519.0)], &[(9, 47, -65519.0)]], (0, 9e9)), [None; 3]);
+    // The first position counts, in its first layer.
+    let first = told(
+        [&[(6, 20, 65520.0)], &[(5, 40, -(2f32.powi(100))), (6, 21, 9e9), (9, 31, f32::INFINITY)]],
+        (4, -7e4),
+    );
+    let (slot0, slot1) =
+        (overflow("side channel", 0, 0, -70144.0), overflow("value", 11, 1, -(2f32.powi(100))));
+    assert_eq!(first[..2], [slot0, slot1]);
+    assert_eq!(first[2], overflow("key", 21, 1, f32::INFINITY));
+    // What comes later changes nothing, and a slot that was cleared begins anew.
+    lifetimes.clear(&lanes, &[1]).unwrap();
+    let later = told([&[(1, 20, 1e9), (7, 33, 65520.0)], &[]], (0, 1.0));
+    assert_eq!(later, [slot0, overflow("value", 13, 0, 65536.0), first[2]]);
+    lifetimes.clear(&lanes, &[0, 1, 2]).unwrap();
+    let nan = told([&[], &[(4, 16, f32::NAN)]], (0, 1.0));
+    assert!(nan[1].is_some_and(|found| (found.what, found.position, found.layer) == ("key", 10, 1)));
+    assert!(nan[1].is_some_and(|found| found.number.is_nan()) && nan[0].is_none() && nan[2].is_none());
 }

@@ -2,7 +2,7 @@
 // position; and the way back. A warp owns a head of a row.
 
 constexpr u32 D = HEAD_DIM, HEADS = QUERY_HEADS + KV_HEADS, FUSED = (QUERY_HEADS + 2 * KV_HEADS) * D;
-constexpr u32 EACH = (D + 31) / 32, THREADS = 256, WARPS = THREADS / 32;
+constexpr u32 EACH = (D + 31) / 32, WARPS = THREADS / 32;
 
 struct Turn {
     const W* from;               // [t][FUSED], as the product left it

@@ -2,11 +2,19 @@
 
 use super::RopeTable;
 use crate::KernelError;
-use crate::cuda::{Device, DeviceBuffer, DeviceSlice, Function, Grid, Module, Source, Specialisation};
+use crate::cuda::{
+    Argument, Device, DeviceBuffer, DeviceSlice, Function, Grid, Module, Source, Specialisation,
+    kernel_struct,
+};
 use crate::error::{check_at_least, check_length, checked_size};
 use crate::reduce::{DeviceSums, PARTS};
 
-pub(crate) const TRAIN_SOURCE: Source = Source { file: "rope/train.cu", text: include_str!("train.cu") };
+pub(crate) const TRAIN_SOURCE: Source = Source {
+    file: "rope/train.cu",
+    text: include_str!("train.cu"),
+    constants: |_, _| vec![("THREADS", THREADS as usize)],
+    arguments: &[Forward::LAYOUT, Backward::LAYOUT],
+};
 
 const OP: &str = "turn in training";
 const THREADS: u32 = 256;
@@ -57,35 +65,35 @@ pub struct TrainTurn {
     specialisation: Specialisation,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Forward {
-    from: u64,
-    to: u64,
-    query_weight: u64,
-    key_weight: u64,
-    cosines: u64,
-    sines: u64,
-    rows: u32,
-    tokens: u32,
-    pairs: u32,
-    epsilon: f32,
+kernel_struct! {
+    struct Forward as Turn {
+        from: u64,
+        to: u64,
+        query_weight: u64,
+        key_weight: u64,
+        cosines: u64,
+        sines: u64,
+        rows: u32,
+        tokens: u32,
+        pairs: u32,
+        epsilon: f32,
+    }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Backward {
-    from: u64,
-    d: u64,
-    query_weight: u64,
-    key_weight: u64,
-    cosines: u64,
-    sines: u64,
-    partials: u64,
-    rows: u32,
-    tokens: u32,
-    pairs: u32,
-    epsilon: f32,
+kernel_struct! {
+    struct Backward as TurnBack {
+        from: u64,
+        d: u64,
+        query_weight: u64,
+        key_weight: u64,
+        cosines: u64,
+        sines: u64,
+        partials: u64,
+        rows: u32,
+        tokens: u32,
+        pairs: u32,
+        epsilon: f32,
+    }
 }
 
 impl TrainTurn {

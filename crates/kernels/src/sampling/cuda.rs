@@ -5,15 +5,37 @@ use std::sync::{Mutex, PoisonError};
 use bytemuck::{Pod, Zeroable};
 
 use crate::KernelError;
-use crate::cuda::{Device, DeviceBuffer, Function, Grid, Module, Source, Specialisation};
+use crate::cuda::{
+    Argument, Device, DeviceBuffer, Function, Grid, Module, Source, Specialisation, kernel_struct,
+};
 
-pub(crate) const SOURCE: Source =
-    Source { file: "sampling/sample.cu", text: concat!(include_str!("row.cuh"), include_str!("sample.cu")) };
+pub(crate) const SOURCE: Source = Source {
+    file: "sampling/sample.cu",
+    text: concat!(include_str!("row.cuh"), include_str!("sample.cu")),
+    constants: |_, _| {
+        vec![
+            ("THREADS", THREADS),
+            ("MARK_THREADS", MARK_THREADS),
+            ("CHUNK", CHUNK),
+            ("CHUNKS", CHUNKS),
+            ("SEGMENT", SEGMENT),
+            ("BINS", BINS),
+            ("NOT_FINITE", NOT_FINITE as usize),
+        ]
+    },
+    arguments: &[SlotSampling::LAYOUT, RowState::LAYOUT, SampleArgs::LAYOUT, MarkArgs::LAYOUT],
+};
+
+/// The bit beside the index of a logit that is not finite, in place of a token.
+pub const NOT_FINITE: u32 = 1 << 31;
+
+const THREADS: usize = 512;
+const MARK_THREADS: usize = 256;
 
 /// Logits that a block reads at once.
-const CHUNK: usize = 2048;
-/// Chunks of a row at most.
-const CHUNKS: usize = 512;
+const CHUNK: usize = 4 * THREADS;
+/// Chunks of a row at most: a thread for each.
+const CHUNKS: usize = THREADS;
 /// Tokens of which the largest logit is remembered.
 const SEGMENT: usize = 128;
 /// Bins of weights.
@@ -21,22 +43,23 @@ const BINS: usize = 2048;
 /// Prompt tokens that are uploaded at once.
 const UPLOAD: usize = 4096;
 
-/// How the tokens of one sequence are chosen; the filters apply in the order penalty, temperature, top-k, top-p, min-p.
-/// The host has checked the ranges.
-#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
-#[repr(C)]
-pub struct SlotSampling {
-    /// Logits are divided by this; 0 takes the first of the largest logits and ignores the filters. In [0, inf).
-    pub temperature: f32,
-    /// Only the `k` likeliest tokens; 0 keeps all.
-    pub top_k: u32,
-    /// Only the likeliest tokens whose probabilities reach this sum; 1 keeps all. In (0, 1].
-    pub top_p: f32,
-    /// Only tokens at least this share as likely as the likeliest; 0 keeps all. In [0, 1].
-    pub min_p: f32,
-    /// Logits of tokens already in the text are divided (if positive) or multiplied (if negative) by this; 1 does
-    /// nothing. In (0, inf).
-    pub repetition_penalty: f32,
+kernel_struct! {
+    /// How the tokens of one sequence are chosen; the filters apply in the order penalty, temperature, top-k, top-p, min-p.
+    /// The host has checked the ranges.
+    #[derive(PartialEq, Pod, Zeroable)]
+    pub struct SlotSampling as SlotSampling {
+        /// Logits are divided by this; 0 takes the first of the largest logits and ignores the filters. In [0, inf).
+        pub temperature: f32,
+        /// Only the `k` likeliest tokens; 0 keeps all.
+        pub top_k: u32,
+        /// Only the likeliest tokens whose probabilities reach this sum; 1 keeps all. In (0, 1].
+        pub top_p: f32,
+        /// Only tokens at least this share as likely as the likeliest; 0 keeps all. In [0, 1].
+        pub min_p: f32,
+        /// Logits of tokens already in the text are divided (if positive) or multiplied (if negative) by this; 1 does
+        /// nothing. In (0, inf).
+        pub repetition_penalty: f32,
+    }
 }
 
 impl Default for SlotSampling {
@@ -46,15 +69,16 @@ impl Default for SlotSampling {
     }
 }
 
-/// What the blocks of a row tell each other.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct RowState {
-    best: u64,
-    bad: u32,
-    ticket: u32,
-    pending: u32,
-    padding: u32,
+kernel_struct! {
+    /// What the blocks of a row tell each other.
+    #[derive(Pod, Zeroable)]
+    struct RowState as RowState {
+        best: u64,
+        bad: u32,
+        ticket: u32,
+        pending: u32,
+        padding: u32,
+    }
 }
 
 /// Chooses the tokens of all sequences.
@@ -82,34 +106,34 @@ pub struct DeviceSampler {
     multiprocessors: usize,
 }
 
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct SampleArgs {
-    sampling: u64,
-    seen: u64,
-    slots: u64,
-    logits: u64,
-    randoms: u64,
-    tokens: u64,
-    states: u64,
-    maxima: u64,
-    chunks: u64,
-    bins: u64,
-    vocabulary: u32,
-    words: u32,
-    part: u32,
-    segments: u32,
-    stride: u32,
-    padding: u32,
+kernel_struct! {
+    struct SampleArgs as SampleArgs {
+        sampling: u64,
+        seen: u64,
+        slots: u64,
+        logits: u64,
+        randoms: u64,
+        tokens: u64,
+        states: u64,
+        maxima: u64,
+        chunks: u64,
+        bins: u64,
+        vocabulary: u32,
+        words: u32,
+        part: u32,
+        segments: u32,
+        stride: u32,
+        slot_count: u32,
+    }
 }
 
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct MarkArgs {
-    seen: u64,
-    tokens: u64,
-    count: u32,
-    padding: u32,
+kernel_struct! {
+    struct MarkArgs as MarkArgs {
+        seen: u64,
+        tokens: u64,
+        count: u32,
+        padding: u32,
+    }
 }
 
 impl DeviceSampler {
@@ -192,7 +216,9 @@ impl DeviceSampler {
                 padding: 0,
             };
             // SAFETY: the argument is the kernel's; the tokens are inside the slot's bitmap, as just checked.
-            unsafe { self.mark.launch(Grid::new(some.len().div_ceil(256), 256), &argument) }?;
+            unsafe {
+                self.mark.launch(Grid::new(some.len().div_ceil(MARK_THREADS), MARK_THREADS as u32), &argument)
+            }?;
         }
         Ok(())
     }
@@ -246,11 +272,11 @@ impl DeviceSampler {
             part: part as u32,
             segments: self.vocabulary.div_ceil(SEGMENT) as u32,
             stride: stride as u32,
-            padding: 0,
+            slot_count: self.sampling.len() as u32,
         };
-        let grid = Grid::new(self.vocabulary.div_ceil(part), 512).by(count).early();
-        // SAFETY: the argument is the kernel's, and its buffers are as large as just checked; a slot that does not
-        // exist is the caller's mistake alone, as any number on the device.
+        let grid = Grid::new(self.vocabulary.div_ceil(part), THREADS as u32).by(count).early();
+        // SAFETY: the argument is the kernel's, and its buffers are as large as just checked; it passes over slots that
+        // do not exist.
         unsafe { self.sample.launch(grid, &argument) }?;
         // Rows that the first launch leaves are known only on the device.
         // SAFETY: as above.

@@ -8,4 +8,4 @@ mod cuda;
 mod cuda_tests;
 
 pub(crate) use cuda::SOURCE as SAMPLE_SOURCE;
-pub use cuda::{DeviceSampler, SlotSampling};
+pub use cuda::{DeviceSampler, NOT_FINITE, SlotSampling};

@@ -6,10 +6,9 @@ struct SlotSampling {
     u32 top_k;
     float top_p, min_p, repetition_penalty;
 };
-constexpr u32 THREADS = 512, WARPS = THREADS / 32;
-constexpr u32 CHUNK = 4 * THREADS;  // logits that a block reads at once
-constexpr u32 CHUNKS = THREADS;     // at most, of a row
-constexpr u32 BINS = 2048;
+// From the host: CHUNK logits are read by a block at once, a row has CHUNKS of them at most.
+static_assert(CHUNK == 4 * THREADS && CHUNKS == THREADS, "four logits and one chunk for each thread");
+constexpr u32 WARPS = THREADS / 32;
 constexpr u32 DIGITS = 256;
 constexpr u32 CANDIDATES = 8 * THREADS;  // that are sorted in shared memory, at most
 
@@ -65,13 +64,16 @@ struct LogitRow {
     }
 };
 
+// Sums of 64 bits in two halves, because shared memory adds only 32 at once. It has a name because CUDA 12.4 knows no
+// structure without one inside a union.
+struct Sums {
+    u32 low[BINS], high[BINS];
+    u64 chunks[CHUNKS];
+};
 struct Shared {
     u64 warp_sums[WARPS];
     union {
-        struct {
-            u32 low[BINS], high[BINS];  // sums of 64 bits in two halves, because shared memory adds only 32 at once
-            u64 chunks[CHUNKS];
-        };
+        Sums sums;
         u64 list[CANDIDATES];
     };
     u64 before, inside;         // of the bin in which a sum is reached
@@ -108,12 +110,12 @@ __device__ __forceinline__ u64 scan_block(u64 x, Shared& shared, u64& total) {
 
 __device__ __forceinline__ void clear_bins(Shared& shared, u32 count) {
     __syncthreads();
-    for (u32 i = threadIdx.x; i < count; i += THREADS) shared.low[i] = shared.high[i] = 0;
+    for (u32 i = threadIdx.x; i < count; i += THREADS) shared.sums.low[i] = shared.sums.high[i] = 0;
     __syncthreads();
 }
 __device__ __forceinline__ void add_to_bin(Shared& shared, u32 bin, u64 x) {
-    const u32 old = atomicAdd(&shared.low[bin], (u32)x), carry = old + (u32)x < old;
-    if ((u32)(x >> 32) + carry > 0) atomicAdd(&shared.high[bin], (u32)(x >> 32) + carry);
+    const u32 old = atomicAdd(&shared.sums.low[bin], (u32)x), carry = old + (u32)x < old;
+    if ((u32)(x >> 32) + carry > 0) atomicAdd(&shared.sums.high[bin], (u32)(x >> 32) + carry);
 }
 // Finds the bin in which the running sum reaches `wanted`, and what comes before it and lies in it; false where the sum
 // of all does not reach it.
@@ -124,7 +126,7 @@ __device__ __forceinline__ bool find_bin(Shared& shared, u32 count, u64 wanted) 
 #pragma unroll
     for (u32 i = 0; i < OWN; i++) {
         const u32 bin = threadIdx.x * OWN + i;
-        own[i] = bin < count ? (u64)shared.high[bin] << 32 | shared.low[bin] : 0;
+        own[i] = bin < count ? (u64)shared.sums.high[bin] << 32 | shared.sums.low[bin] : 0;
         sum += own[i];
     }
     u64 before = scan_block(sum, shared, total);
@@ -227,7 +229,7 @@ template <u32 AHEAD, typename F> __device__ __forceinline__ void sum_chunks(cons
         }
 #pragma unroll
         for (u32 i = 16; i > 0; i /= 2) sum += __shfl_xor_sync(ALL, sum, i);
-        if (threadIdx.x % 32 == 0 && sum > 0) atomicAdd(&shared.chunks[(token - from) / CHUNK], sum);
+        if (threadIdx.x % 32 == 0 && sum > 0) atomicAdd(&shared.sums.chunks[(token - from) / CHUNK], sum);
     });
 }
 
@@ -265,7 +267,6 @@ __device__ __forceinline__ u32 draw_in_chunks(const LogitRow& row, Shared& share
     return shared.token;
 }
 
-
 // A token drawn from the row's distribution after the filters, by one block, whatever the logits are.
 __device__ __noinline__ u32 draw_from_all(const LogitRow& row, Shared& shared, const SlotSampling& sampling, u64 best, float random) {
     const Likelihood likelihood(best, sampling.temperature);
@@ -291,11 +292,11 @@ __device__ __noinline__ u32 draw_from_all(const LogitRow& row, Shared& shared, c
         return rank(logit, token) >= least && likelihood.share(logit) >= sampling.min_p ? weight(logit) : 0;
     };
     __syncthreads();
-    shared.chunks[threadIdx.x] = 0;
+    shared.sums.chunks[threadIdx.x] = 0;
     __syncthreads();
     sum_chunks<2>(row, shared, 0, row.vocabulary, left);
     __syncthreads();
-    const u64 own = shared.chunks[threadIdx.x];
+    const u64 own = shared.sums.chunks[threadIdx.x];
     return draw_in_chunks(row, shared, own, best, random, left);
 }
 

@@ -25,10 +25,10 @@ struct SampleArgs {
     u32 part;       // logits that a block looks at first, a multiple of CHUNK
     u32 segments;
     u32 stride;     // from row to row of the logits
-    u32 padding;
+    u32 slot_count;
 };
 
-constexpr u32 SEGMENT = 128;  // what a warp reads at once
+static_assert(SEGMENT == 4 * 32, "what a warp reads at once");
 constexpr u32 SUM = 1;     // draw from the sums of all weights
 constexpr u32 SEARCH = 2;  // draw with one block, which looks at all logits again and again
 // Where no token is drawn yet.
@@ -184,7 +184,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) sample(SampleArgs args) {
     let_next_start();
     __shared__ Shared shared;
     const u32 slot = args.slots[blockIdx.y];
-    if (slot == NEVER) return;
+    if (slot >= args.slot_count) return;
     const SlotSampling sampling = args.sampling[slot];
     u32* seen = args.seen + (u64)slot * args.words;
     const LogitRow row = row_of(args, sampling, seen);
@@ -247,7 +247,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) sample(SampleArgs args) {
         state->pending = token == TO_SUM ? SUM : SEARCH;
         return;
     }
-    args.tokens[blockIdx.y] = bad > 0 ? 0x80000000u | ~bad : token;
+    args.tokens[blockIdx.y] = bad > 0 ? NOT_FINITE | ~bad : token;
     if (row.seen != nullptr && bad == 0) seen[token / 32] |= 1u << token % 32;
 }
 
@@ -275,7 +275,7 @@ __device__ __forceinline__ u32 draw_from_sums(const SampleArgs& args, const Logi
     u64* bins = args.bins + (u64)blockIdx.y * BINS;
     const u32 from = blockIdx.x * args.part, to = min(from + args.part, args.vocabulary);
     clear_bins(shared, BINS);
-    shared.chunks[threadIdx.x] = 0;
+    shared.sums.chunks[threadIdx.x] = 0;
     __syncthreads();
     sum_chunks<4>(row, shared, from, to, [&](float logit, u32 token) {
         const u64 weight = left(logit, token);
@@ -283,10 +283,10 @@ __device__ __forceinline__ u32 draw_from_sums(const SampleArgs& args, const Logi
         return weight;
     });
     __syncthreads();
-    if (threadIdx.x < (to - from + CHUNK - 1) / CHUNK) chunks[from / CHUNK + threadIdx.x] = shared.chunks[threadIdx.x];
+    if (threadIdx.x < (to - from + CHUNK - 1) / CHUNK) chunks[from / CHUNK + threadIdx.x] = shared.sums.chunks[threadIdx.x];
     if (top_p) {
         for (u32 i = threadIdx.x; i < BINS; i += THREADS) {
-            const u64 weight = (u64)shared.high[i] << 32 | shared.low[i];
+            const u64 weight = (u64)shared.sums.high[i] << 32 | shared.sums.low[i];
             if (weight > 0) atomicAdd(bins + i, weight);
         }
     }
@@ -298,7 +298,7 @@ __device__ __forceinline__ u32 draw_from_sums(const SampleArgs& args, const Logi
     __syncthreads();
     for (u32 i = threadIdx.x; i < BINS; i += THREADS) {
         const u64 weight = atomicExch(bins + i, 0ull);
-        shared.low[i] = (u32)weight, shared.high[i] = (u32)(weight >> 32);
+        shared.sums.low[i] = (u32)weight, shared.sums.high[i] = (u32)(weight >> 32);
     }
     const u64 wanted = max((u64)ceil((double)sampling.top_p * (double)total), 1ull);
     if (!find_bin(shared, BINS, wanted)) return TO_SEARCH;
@@ -312,7 +312,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) weigh(SampleArgs args) {
     __shared__ Shared shared;
     const u32 slot = args.slots[blockIdx.y];
     RowState* state = args.states + blockIdx.y;
-    if (slot == NEVER || state->pending == 0) return;
+    if (slot >= args.slot_count || state->pending == 0) return;
     const SlotSampling sampling = args.sampling[slot];
     u32* seen = args.seen + (u64)slot * args.words;
     const LogitRow row = row_of(args, sampling, seen);
@@ -343,8 +343,8 @@ struct MarkArgs {
     u32 padding;
 };
 
-extern "C" __global__ void __launch_bounds__(256) mark(MarkArgs args) {
+extern "C" __global__ void __launch_bounds__(MARK_THREADS) mark(MarkArgs args) {
     wait_for_previous();
-    const u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+    const u32 i = blockIdx.x * MARK_THREADS + threadIdx.x;
     if (i < args.count) atomicOr(args.seen + args.tokens[i] / 32, 1u << args.tokens[i] % 32);
 }

@@ -1,10 +1,18 @@
 //! The kernels beside the operations of a pass.
 
 use crate::KernelError;
-use crate::cuda::{Device, DeviceBuffer, DeviceSlice, Function, Grid, Module, Source, Specialisation};
+use crate::cuda::{
+    Argument, Device, DeviceBuffer, DeviceSlice, Function, Grid, Module, Source, Specialisation,
+    kernel_struct,
+};
 use crate::error::{check_at_least, checked_size};
 
-pub(crate) const SOURCE: Source = Source { file: "training/train.cu", text: include_str!("train.cu") };
+pub(crate) const SOURCE: Source = Source {
+    file: "training/train.cu",
+    text: include_str!("train.cu"),
+    constants: |_, _| vec![("THREADS", THREADS as usize)],
+    arguments: &[Noise::LAYOUT, Round::LAYOUT, Keep::LAYOUT, Sample::LAYOUT],
+};
 
 const OP: &str = "counts of a pass";
 const THREADS: u32 = 256;
@@ -31,46 +39,46 @@ pub struct KeepTable {
 #[derive(Debug)]
 pub struct KeptSums(DeviceBuffer<f64>);
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Noise {
-    out: u64,
-    base: u64,
-    count: u64,
-    scale: f32,
-    padding: u32,
+kernel_struct! {
+    struct Noise as Noise {
+        out: u64,
+        base: u64,
+        count: u64,
+        scale: f32,
+        padding: u32,
+    }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Round {
-    x: u64,
-    rows: u64,
-    stride: u32,
-    first: u32,
-    width: u32,
-    padding: u32,
+kernel_struct! {
+    struct Round as Round {
+        x: u64,
+        rows: u64,
+        stride: u32,
+        first: u32,
+        width: u32,
+        padding: u32,
+    }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Keep {
-    expires_at: u64,
-    shares: u64,
-    partials: u64,
-    count: u64,
-    tokens: u32,
-    padding: u32,
+kernel_struct! {
+    struct Keep as Keep {
+        expires_at: u64,
+        shares: u64,
+        partials: u64,
+        count: u64,
+        tokens: u32,
+        padding: u32,
+    }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Sample {
-    x: u64,
-    out: u64,
-    apart: u64,
-    count: u32,
-    padding: u32,
+kernel_struct! {
+    struct Sample as Sample {
+        x: u64,
+        out: u64,
+        apart: u64,
+        count: u32,
+        padding: u32,
+    }
 }
 
 impl KeepTable {

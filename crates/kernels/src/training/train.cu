@@ -1,6 +1,6 @@
 // Thresholds' noise, rounding as a cache would, what is kept, and a look at the parameters.
 
-constexpr u32 THREADS = 256, WARPS = THREADS / 32;
+constexpr u32 WARPS = THREADS / 32;
 
 // The finaliser of SplitMix64 (Steele, Lea, Flood 2014).
 __device__ __forceinline__ u64 mix(u64 seed) {

@@ -121,7 +121,7 @@ impl Case {
             // A step that says it is small is voted on as decode is, whatever its spans hold.
             let rows = if to - from < 40 { spans.len() } else { self.rows };
             let size = StepSize { rows, spans: spans.len() };
-            votes.vote(lanes.tables(), &step, size, self.layer, &gates, &bias, self.floors, lower).unwrap();
+            votes.vote(&lanes, &step, size, self.layer, &gates, &bias, self.floors, lower).unwrap();
         }
         read(&lanes)
     }

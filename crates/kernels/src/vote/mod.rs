@@ -5,6 +5,7 @@
 
 mod cpu;
 mod cuda;
+mod plan;
 #[cfg(test)]
 mod reference;
 

@@ -2,40 +2,26 @@
 //
 // Every entry belongs to one block or warp alone, for all queries of the launch: nobody else lowers it.
 
-// Columns of 8 entries that a warp holds the key gates of, 64 registers at most; half of that where it does without
-// many queries.
-constexpr u32 MANY_COLUMNS = K_BLOCKS <= 2 ? 8 : K_BLOCKS <= 4 ? 4 : 2;
+// MANY_COLUMNS: columns of 8 entries that a warp holds the key gates of, 64 registers at most; half of that where it
+// does without many queries.
+static_assert(MANY_COLUMNS * K_BLOCKS <= 16, "64 registers");
 constexpr u32 FEW_COLUMNS = MANY_COLUMNS / 2;
 
 // ---- few queries: a warp per page, and half tiles of query gates are made where they are needed --------------------
 
 // One block on each multiprocessor that takes nearly half of it, so that the next kernel fits beside it.
-constexpr u32 FEW_WARPS = R <= 64 ? 8 : R <= 128 ? 4 : 2, FEW_STAGES = 2, FEW_QUERIES = 8;
+constexpr u32 FEW_QUERIES = 8;
 constexpr u32 FEW_TILE_BYTES = GATE_BYTES / 2 + (SCALED ? 64 : 0);
 constexpr u32 KEY_BYTES = PAGE_ENTRIES * R * 2;
 constexpr u32 PAGE_STAGE_BYTES = KEY_BYTES + 256;  // key gates, positions, lifetimes
-constexpr u32 FEW_BYTES = FEW_TILE_BYTES + FEW_STAGES * PAGE_STAGE_BYTES;
+static_assert(FEW_BYTES == FEW_TILE_BYTES + FEW_STAGES * PAGE_STAGE_BYTES, "the host gives a warp other room");
 // Rows of keys of 128 bytes and more trade places in pairs, so that what 8 threads read at once is in different banks.
 constexpr bool SWAPPED = R > 0 && R % 64 == 0;
 
-// Where a page of all lanes' pages lies.
-struct Place {
-    u32 unit, first, stop;  // the lane, its first page and the one after its last
-    const u32* table;
-    Span span;
-    u32 length;
-    __device__ __forceinline__ Place(const VoteArgs& args, u32 page) {
-        unit = unit_of_page(args.first_pages, args.units, page);
-        first = args.first_pages[unit], stop = args.first_pages[unit + 1];
-        span = args.spans[unit / GROUPS];
-        const u32 lane = args.lanes.lane(span.slot, args.layer, unit % GROUPS);
-        length = args.lanes.lengths[lane];
-        table = args.lanes.tables + (u64)lane * args.lanes.max_pages;
-    }
-    __device__ __forceinline__ Page page(const VoteArgs& args, u32 page) const { return Page{args.lanes.pages + table[page - first] * PAGE_BYTES}; }
-    // Whether this step has written nothing into the page.
-    __device__ __forceinline__ bool is_old(u32 page) const { return (page - first + 1) * PAGE_ENTRIES + span.queries <= length; }
-};
+// Page `page` of the line, which is in this place.
+__device__ __forceinline__ Page page_at(const VoteArgs& args, const Place& place, u32 page) { return args.lanes.page(place.lane, page - place.first); }
+// Whether this step has written nothing into it.
+__device__ __forceinline__ bool is_old(const Place& place, u32 page) { return (page - place.first + 1) * PAGE_ENTRIES + place.queries <= place.length; }
 
 // A copy of a page's key gates and positions; then of its lifetimes.
 __device__ __forceinline__ void fetch_keys(Page page, const u8* stage) {
@@ -52,8 +38,8 @@ __device__ __forceinline__ void fetch_lifetimes(Page page, const u8* stage) {
     if (thread < 8) copy16(shared_address(stage) + KEY_BYTES + 128 + thread * 16, page.base + LIFETIME_OFFSET + thread * 16);
 }
 
-// Splits the gates of the span's queries from `first` on, 8 at most.
-template <typename T> __device__ __forceinline__ void split_few(const VoteArgs& args, const Span& span, u32 head, u32 first, u8* tile) {
+// Splits the gates of the place's queries from `first` on, 8 at most.
+template <typename T> __device__ __forceinline__ void split_few(const VoteArgs& args, const Place& span, u32 head, u32 first, u8* tile) {
     const u32 query = first + threadIdx.x % 32 / 4;
     const float* row = args.gates + (u64)(span.first_row + query) * 2 * args.heads * R + head * R;
     __syncwarp();
@@ -71,14 +57,14 @@ template <typename T> __device__ __forceinline__ void vote_few(const VoteArgs& a
         wait_for_previous();
         return;
     }
-    Place place(args, begin), ahead = place;
+    Place place = seek(args, begin), ahead = place;
     u32 fetched = 0;
 #pragma unroll
     for (u32 i = 0; i < FEW_STAGES; i++) {
         if (begin + i >= end) break;
-        if (begin + i >= ahead.stop) ahead = Place(args, begin + i);
-        if (!ahead.is_old(begin + i)) continue;
-        fetch_keys(ahead.page(args, begin + i), stages + i * PAGE_STAGE_BYTES);
+        if (begin + i >= ahead.first + ahead.pages) ahead = seek(args, begin + i);
+        if (!is_old(ahead, begin + i)) continue;
+        fetch_keys(page_at(args, ahead, begin + i), stages + i * PAGE_STAGE_BYTES);
         fetched |= 1u << i;
     }
     wait_for_previous();
@@ -86,8 +72,8 @@ template <typename T> __device__ __forceinline__ void vote_few(const VoteArgs& a
     ahead = place;
     auto fetch = [&](u32 page, bool keys) {
         if (page < end) {
-            if (page >= ahead.stop) ahead = Place(args, page);
-            const Page held = ahead.page(args, page);
+            if (page >= ahead.first + ahead.pages) ahead = seek(args, page);
+            const Page held = page_at(args, ahead, page);
             u8* stage = stages + (page - begin) % FEW_STAGES * PAGE_STAGE_BYTES;
             if (keys) fetch_keys(held, stage);
             fetch_lifetimes(held, stage);
@@ -99,13 +85,12 @@ template <typename T> __device__ __forceinline__ void vote_few(const VoteArgs& a
     u32 head = 0;
     float threshold = 0;
     for (u32 page = begin; page < end; page++) {
-        if (page == begin || page >= place.stop) {
-            if (page != begin) place = Place(args, page);
+        if (page == begin || page >= place.first + place.pages) {
+            if (page != begin) place = seek(args, page);
             head = args.heads > 1 ? place.unit % GROUPS : 0;
             threshold = -args.bias[head] * args.root;
-            if (place.span.queries <= FEW_QUERIES) split_few<T>(args, place.span, head, 0, tile);
+            if (place.queries <= FEW_QUERIES) split_few<T>(args, place, head, 0, tile);
         }
-        const Span& span = place.span;
         const u8* stage = stages + (page - begin) % FEW_STAGES * PAGE_STAGE_BYTES;
         const u32* positions = (const u32*)(stage + KEY_BYTES);
         wait_copies<FEW_STAGES - 1>();
@@ -130,11 +115,11 @@ template <typename T> __device__ __forceinline__ void vote_few(const VoteArgs& a
                 ballot.set(thread, is_entry, position, positions[PAGE_ENTRIES + own]);
             }
             __syncwarp();
-            for (u32 query = 0; query < span.queries; query += FEW_QUERIES) {
-                const u32 n = span.first_position + query, rows = min(FEW_QUERIES, span.queries - query);
+            for (u32 query = 0; query < place.queries; query += FEW_QUERIES) {
+                const u32 n = place.position + query, rows = min(FEW_QUERIES, place.queries - query);
                 const u32 open = open_entries<FEW_COLUMNS>(ballot, 0, n, n + rows - 1);
                 if (!__any_sync(ALL, open != 0)) continue;
-                if (span.queries > FEW_QUERIES) split_few<T>(args, span, head, query, tile);
+                if (place.queries > FEW_QUERIES) split_few<T>(args, place, head, query, tile);
                 // The tile's other rows are zeros, which refuse unless the bias is positive.
                 const u32 known = thread / 4 < rows ? 0x33333333u : 0;
                 const u32 mask = open & known & refusals<T, FEW_COLUMNS, 1>(tile, keys, threshold);
@@ -143,7 +128,7 @@ template <typename T> __device__ __forceinline__ void vote_few(const VoteArgs& a
             }
             if (is_entry && args.lower) {
                 const u32 n = ballot.refused_by[thread];
-                if (n != NEVER) lower(place.page(args, page), own, position, n, n, args.floors);
+                if (n != NEVER) lower(page_at(args, place, page), own, position, n, n, args.floors);
             }
             __syncwarp();
         }
@@ -164,12 +149,14 @@ extern "C" __global__ void __launch_bounds__(32 * FEW_WARPS, 16 / FEW_WARPS) vot
 
 // ---- many queries: their gates are split once, and a block walks them past a few pages ----------------------
 
+constexpr u32 MANY_WARPS = MANY_THREADS / 32;
+
 // One warp per half of a tile and head.
-extern "C" __global__ void __launch_bounds__(256) split(VoteArgs args) {
+extern "C" __global__ void __launch_bounds__(MANY_THREADS) split(VoteArgs args) {
     wait_for_previous();
     let_next_start();
     if constexpr (IS_HALF) {
-        const u32 warp = blockIdx.x * 8 + threadIdx.x / 32, half = warp % 2, head = warp / 2 % args.heads;
+        const u32 warp = blockIdx.x * MANY_WARPS + threadIdx.x / 32, half = warp % 2, head = warp / 2 % args.heads;
         const u32 tile = warp / 2 / args.heads, row = args.first_row + tile * TILE + half * 8 + threadIdx.x % 32 / 4;
         if (args.first_row + tile * TILE >= args.end_row) return;
         const float* gates = args.gates + (u64)row * 2 * args.heads * R + head * R;
@@ -178,10 +165,11 @@ extern "C" __global__ void __launch_bounds__(256) split(VoteArgs args) {
 }
 
 // A block's pages: what it reads of the queries' gates is shared by all their entries.
-constexpr u32 MANY_WARPS = 8, BLOCK_PAGES = MANY_COLUMNS >= 4 ? 8 : 4, BLOCK_ENTRIES = BLOCK_PAGES * PAGE_ENTRIES;
+constexpr u32 BLOCK_ENTRIES = BLOCK_PAGES * PAGE_ENTRIES;
 // The warps divide the block's entries among them, and the warps with the same entries take turns with the tiles.
-constexpr u32 PARTITIONS = BLOCK_ENTRIES / (8 * MANY_COLUMNS), TURNS = MANY_WARPS / PARTITIONS;
-constexpr u32 STAGES = 3, STAGE_BYTES = TURNS * TILE_BYTES;
+constexpr u32 PARTITIONS = BLOCK_ENTRIES / (8 * MANY_COLUMNS);
+static_assert(TURNS * PARTITIONS == MANY_WARPS, "the host makes room for other turns");
+constexpr u32 STAGE_BYTES = TURNS * TILE_BYTES;
 // Tiles for which it pays to load a block's keys once more.
 constexpr u32 RANGE_TILES = 4 * TURNS;
 static_assert(BLOCK_ENTRIES <= 32 * MANY_WARPS, "one thread per entry");
@@ -200,16 +188,15 @@ __device__ __forceinline__ bool meet_or(u32 id, u32 threads, bool wanted) {
 // One of `ranges` parts of the queries of one span against a block's pages of one lane. With several parts, what each
 // finds meets in `found`, one number per entry.
 template <typename T>
-__device__ __forceinline__ void vote_pages(const VoteArgs& args, u32 unit, u32 first_page, u32 pages, u32 range, u32 ranges, u32* found, u8* stages,
+__device__ __forceinline__ void vote_pages(const VoteArgs& args, const Place& span, u32 first_page, u32 pages, u32 range, u32 ranges, u32* found, u8* stages,
                                            Ballot<BLOCK_ENTRIES>& ballot, u32& lowest) {
-    const Span span = args.spans[unit / GROUPS];
     u32 row = max(span.first_row, args.first_row);
     u32 end_row = min(span.first_row + span.queries, args.end_row);
     if (row >= end_row) return;
-    const u32 warp = threadIdx.x / 32, thread = threadIdx.x % 32, head = args.heads > 1 ? unit % GROUPS : 0;
-    const u32 lane = args.lanes.lane(span.slot, args.layer, unit % GROUPS), length = args.lanes.lengths[lane];
+    const u32 warp = threadIdx.x / 32, thread = threadIdx.x % 32, head = args.heads > 1 ? span.unit % GROUPS : 0;
+    const u32 lane = span.lane, length = span.length;
     const float threshold = -args.bias[head] * args.root;
-    const u32 first_query = span.first_position - span.first_row;  // of row 0, if it were the span's; may wrap
+    const u32 first_query = span.position - span.first_row;  // of row 0, if it were the span's; may wrap
 
     if (threadIdx.x == 0) lowest = NEVER;
     __syncthreads();
@@ -314,7 +301,7 @@ __device__ __forceinline__ void vote_pages(const VoteArgs& args, u32 unit, u32 f
 
 // Where there are too few pages to fill the device, several blocks share a group of pages and divide the queries among
 // them; the last one to end lowers. Earlier queries come first, so that later blocks know what they have refused.
-extern "C" __global__ void __launch_bounds__(32 * MANY_WARPS, 2) vote_many(VoteArgs args) {
+extern "C" __global__ void __launch_bounds__(MANY_THREADS, 2) vote_many(VoteArgs args) {
     wait_for_previous();
     let_next_start();
     if constexpr (IS_HALF) {
@@ -329,18 +316,18 @@ extern "C" __global__ void __launch_bounds__(32 * MANY_WARPS, 2) vote_many(VoteA
             const u32 group = item % groups;
             const u32 begin = group * BLOCK_PAGES, end = min(begin + BLOCK_PAGES, total);
             u32* found = args.found + group * BLOCK_ENTRIES;
-            // Calls f(lane's number among all, its first page here, how many, the first of them in this block).
+            // Calls f(lane's place, its first page here, how many, the first of them in this block).
             auto each = [&](auto f) {
                 for (u32 page = begin; page < end;) {
-                    const u32 unit = unit_of_page(args.first_pages, args.units, page), first = args.first_pages[unit];
-                    const u32 stop = min(args.first_pages[unit + 1], end);
-                    f(unit, page - first, stop - page, page - begin);
+                    const Place place = seek(args, page);
+                    const u32 stop = min(place.first + place.pages, end);
+                    f(place, page - place.first, stop - page, page - begin);
                     page = stop;
                 }
             };
-            each([&](u32 unit, u32 first, u32 pages, u32 before) {
+            each([&](const Place& place, u32 first, u32 pages, u32 before) {
                 __syncthreads();
-                vote_pages<Half>(args, unit, first, pages, item / groups, ranges, found + before * PAGE_ENTRIES, stages, ballot, lowest);
+                vote_pages<Half>(args, place, first, pages, item / groups, ranges, found + before * PAGE_ENTRIES, stages, ballot, lowest);
             });
             if (ranges == 1) continue;
             __threadfence();
@@ -351,12 +338,11 @@ extern "C" __global__ void __launch_bounds__(32 * MANY_WARPS, 2) vote_many(VoteA
             }
             __syncthreads();
             if (lowest != ranges - 1) continue;
-            each([&](u32 unit, u32 first, u32 pages, u32 before) {
+            each([&](const Place& place, u32 first, u32 pages, u32 before) {
                 if (threadIdx.x >= pages * PAGE_ENTRIES) return;
                 const u32 n = atomicExch(found + before * PAGE_ENTRIES + threadIdx.x, NEVER);
                 if (n == NEVER || !args.lower) return;
-                const u32 lane = args.lanes.lane(args.spans[unit / GROUPS].slot, args.layer, unit % GROUPS);
-                const Page page = args.lanes.page(lane, first + threadIdx.x / 32);
+                const Page page = args.lanes.page(place.lane, first + threadIdx.x / 32);
                 lower(page, threadIdx.x % 32, page.positions()[threadIdx.x % 32], n, n, args.floors);
             });
             if (threadIdx.x == 0) args.tickets[group] = 0;
@@ -366,7 +352,6 @@ extern "C" __global__ void __launch_bounds__(32 * MANY_WARPS, 2) vote_many(VoteA
 
 // ---- f32 caches: one chain of multiply-adds per query and entry, a warp per page ----------------------------------
 
-constexpr u32 PLAIN_WARPS = R <= 64 ? 4 : R <= 128 ? 2 : 1;
 constexpr u32 PLAIN_STRIDE = PAGE_ENTRIES + 1;  // so that rows of keys spread over the banks
 
 extern "C" __global__ void __launch_bounds__(32 * PLAIN_WARPS) vote_plain(VoteArgs args) {
@@ -381,12 +366,11 @@ extern "C" __global__ void __launch_bounds__(32 * PLAIN_WARPS) vote_plain(VoteAr
         const u64 pitch = 2ull * args.heads * R;
         const u32 end = (u64)total * (worker + 1) / workers;
         for (u32 page = (u64)total * worker / workers; page < end; page++) {
-            const u32 unit = unit_of_page(args.first_pages, args.units, page), index = page - args.first_pages[unit];
-            const Span span = args.spans[unit / GROUPS];
-            const u32 lane = args.lanes.lane(span.slot, args.layer, unit % GROUPS), head = args.heads > 1 ? unit % GROUPS : 0;
-            const bool is_entry = index * PAGE_ENTRIES + thread < args.lanes.lengths[lane];
+            const Place span = seek(args, page);
+            const u32 head = args.heads > 1 ? span.unit % GROUPS : 0;
+            const bool is_entry = (page - span.first) * PAGE_ENTRIES + thread < span.length;
             const float threshold = -args.bias[head] * args.root;
-            const Page held = args.lanes.page(lane, index);
+            const Page held = page_at(args, span, page);
             const float* side = (const float*)(held.base + SIDE_OFFSET);
             __syncwarp();
             for (u32 i = thread; i < PAGE_ENTRIES * R; i += 32) keys[i % R * PLAIN_STRIDE + i / R] = side[i];
@@ -394,10 +378,10 @@ extern "C" __global__ void __launch_bounds__(32 * PLAIN_WARPS) vote_plain(VoteAr
             const u32 position = is_entry ? held.positions()[thread] : NEVER, expires = held.expires_at()[thread];
             u32 refused_by = NEVER;
             const u32 lowest = __reduce_min_sync(ALL, position);
-            u32 query = lowest < span.first_position ? 0 : lowest - span.first_position + 1;
+            u32 query = lowest < span.position ? 0 : lowest - span.position + 1;
             if (lowest == NEVER) query = span.queries;
             for (; query < span.queries; query += AT_ONCE) {
-                const u32 n = span.first_position + query, last = span.queries - 1;
+                const u32 n = span.position + query, last = span.queries - 1;
                 if (!__any_sync(ALL, is_entry && refused_by == NEVER && expires > n)) break;
                 const float* rows[AT_ONCE];
                 float sums[AT_ONCE];

@@ -19,10 +19,9 @@ constexpr bool SCALED = CACHE_TYPE == 1;
 constexpr u32 R = SIDE_WIDTH;
 constexpr u32 K_BLOCKS = R > 0 ? (R + 31) / 32 : 1;  // of 32 gates; what is missing is 0
 constexpr u32 PARTS = SCALED ? 2 : 3;
-constexpr u32 TILE = 16;  // queries
-// A tile of query gates: [parts][k blocks][rows 0-7, rows 8-15][32 threads] 16 bytes, then 16 factors, f32.
+// A tile of the gates of TILE queries: [parts][k blocks][rows 0-7, rows 8-15][32 threads] 16 bytes, then 16 factors, f32.
 constexpr u32 GATE_BYTES = PARTS * K_BLOCKS * 2 * 512;
-constexpr u32 TILE_BYTES = GATE_BYTES + (SCALED ? TILE * 4 : 0);
+static_assert(TILE == 16 && TILE_BYTES == GATE_BYTES + (SCALED ? TILE * 4 : 0), "the host makes room for other tiles");
 
 struct VoteArgs {
     Lanes lanes;
@@ -41,18 +40,6 @@ struct VoteArgs {
     float root;              // sqrt(r)
     u32 room;                // groups of pages whose queries may be divided among blocks
 };
-
-// The last i in 0..units with first[i] <= page; 32 probes at a time.
-__device__ __forceinline__ u32 unit_of_page(const u32* first, u32 units, u32 page) {
-    u32 low = 0, high = units;
-    while (high - low > 1) {
-        const u32 step = (high - low + 31) / 32, i = low + step * (threadIdx.x % 32);
-        const u32 under = __popc(__ballot_sync(ALL, i < high && first[i] <= page));
-        low += step * (under - 1);
-        high = min(low + step, high);
-    }
-    return low;
-}
 
 // Splits one half of a tile (of which there may be no other): thread t writes its part of row t / 4, whose gates are `gates` (null: zeros). A thread
 // holds gates 32 b + 8 (t % 4) .. + 8 of each block b: which of them meet in one product matters no more than that the

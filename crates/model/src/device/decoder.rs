@@ -3,26 +3,29 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use dropcap_kernels::DType;
 use dropcap_kernels::activation::DeviceActivation;
 use dropcap_kernels::attention::DeviceAttention;
 use dropcap_kernels::cuda::{
     Device, DeviceBuffer, DeviceLanes, DeviceStep, Module, PinnedBuffer, SOURCES, Source, Specialisation,
 };
 use dropcap_kernels::embedding::DeviceEmbedding;
-use dropcap_kernels::lifetimes::{Deaths, DeviceInherit, DeviceLifetimes, LaneLifetimes};
+use dropcap_kernels::lifetimes::{
+    Deaths, DeviceInherit, DeviceLifetimes, LaneLifetimes, SpanStatus, StepStatus,
+};
 use dropcap_kernels::matmul::DeviceMatmul;
 use dropcap_kernels::norm::DeviceNorm;
 use dropcap_kernels::rope::{DeviceAppend, DeviceRope};
 use dropcap_kernels::sampling::{DeviceSampler, SlotSampling};
 use dropcap_kernels::vote::DeviceVotes;
-use dropcap_kernels::{DType, PAGE_ENTRIES};
 use dropcap_policy::EvictionPolicy;
 
+use super::graph::DecodeGraph;
+use super::pool::{PoolShape, pages_for};
 use super::rules::{DeviceRules, side_width};
 use super::scratch::DeviceScratch;
 use super::slots::Slots;
-use super::step::DecodeGraph;
-use super::{DeviceWeights, Slot};
+use super::{DeviceWeights, Slot, SlotState};
 use crate::{DecoderConfig, ModelError};
 
 /// How a device divides its memory.
@@ -30,7 +33,8 @@ use crate::{DecoderConfig, ModelError};
 pub struct DeviceOptions {
     /// How keys, values and key gates are stored.
     pub kv_dtype: DType,
-    /// Cap on the pages of the cache in bytes; none means nine tenths of what is free.
+    /// Cap on the pages of the cache in bytes; none means what is left of nine tenths of the free memory after what
+    /// comes with them.
     pub kv_limit: Option<usize>,
     /// Most prompt tokens of a step.
     pub chunk: usize,
@@ -58,6 +62,8 @@ pub struct DeviceDecoder {
     pub(super) graphs: BTreeMap<usize, DecodeGraph>,
     pub(super) lanes: DeviceLanes,
     pub(super) slots: Slots,
+    /// What is known of each slot.
+    pub(super) states: Vec<SlotState>,
     pub(super) free_pages: usize,
     pub(super) peak_pages: usize,
     pub(super) options: DeviceOptions,
@@ -136,15 +142,20 @@ impl DeviceDecoder {
             tokens: zeroed(batch)?,
         };
         let inputs = DeviceStep::new(&device, config.layers, groups, rows, batch)?;
-        let status = zeroed(1 + 3 * batch)?;
-        let status_host = PinnedBuffer::zeroed(&device, 1 + 3 * batch)?;
-        let capacity = pool_pages(&device, config, &specialisation, &options)?;
-        let max_entries = config.max_positions.min(capacity * PAGE_ENTRIES);
+        let status = zeroed(StepStatus::words(batch))?;
+        let status_host = PinnedBuffer::zeroed(&device, StepStatus::words(batch))?;
+        let per_slot = config.layers * groups;
+        let pool = PoolShape {
+            page_bytes: specialisation.page_bytes(),
+            lanes: batch * per_slot,
+            max_positions: config.max_positions,
+            deaths: options.deaths,
+        };
+        // Last, so that all else has been taken off. A tenth stays for what the driver and others still want.
+        let capacity = pool.pages(device.memory()?.0 / 10 * 9, options.kv_limit);
+        let max_entries = pool.max_entries(capacity);
         let lanes = DeviceLanes::new(&device, &specialisation, config.layers, batch, max_entries, capacity)?;
-        let deaths = options
-            .deaths
-            .then(|| Deaths::new(&device, (capacity * PAGE_ENTRIES).min(MAX_DEATHS)))
-            .transpose()?;
+        let deaths = options.deaths.then(|| Deaths::new(&device, pool.told_deaths(capacity))).transpose()?;
         Ok(Self {
             rules,
             kernels,
@@ -158,6 +169,7 @@ impl DeviceDecoder {
             graphs: BTreeMap::new(),
             lanes,
             slots: Slots::new(batch),
+            states: vec![SlotState::empty(per_slot); batch],
             free_pages: capacity,
             peak_pages: 0,
             options,
@@ -235,46 +247,95 @@ impl DeviceDecoder {
         sampling: SlotSampling,
         text: &[u32],
     ) -> Result<(), ModelError> {
-        let penalised = sampling.repetition_penalty != 1.0;
-        self.kernels.sampler.set(slot.index() as usize, sampling)?;
+        let (number, penalised) = (self.number(slot)?, sampling.repetition_penalty != 1.0);
+        self.kernels.sampler.set(number, sampling)?;
         if penalised {
-            self.kernels.sampler.seen(slot.index() as usize, text)?;
+            self.kernels.sampler.seen(number, text)?;
         }
         Ok(())
+    }
+
+    /// What is known of a sequence's cache since its last step.
+    ///
+    /// # Errors
+    /// A slot of another decoder.
+    pub fn state(&self, slot: &Slot) -> Result<SlotState, ModelError> {
+        Ok(self.states[self.number(slot)?])
     }
 
     /// Live entries of each layer of a sequence, summed over its lanes.
     ///
     /// # Errors
-    /// A failed device.
+    /// A slot of another decoder, a failed device.
     pub fn live_entries(&self, slot: &Slot) -> Result<Vec<u64>, ModelError> {
-        let per_slot = self.config().layers * self.groups();
+        let (number, per_slot) = (self.number(slot)?, self.lanes_per_slot());
         let lengths = self.lanes.lengths()?;
-        let own = &lengths[slot.index() as usize * per_slot..][..per_slot];
+        let own = &lengths[number * per_slot..][..per_slot];
         Ok(own.chunks(self.groups()).map(|layer| layer.iter().map(|&live| u64::from(live)).sum()).collect())
     }
 
     /// Positions and lifetimes of the live entries of every lane `[layers * groups]` of a sequence.
     ///
     /// # Errors
-    /// A failed device.
+    /// A slot of another decoder, a failed device.
     pub fn lifetimes(&self, slot: &Slot) -> Result<Vec<LaneLifetimes>, ModelError> {
-        Ok(self.kernels.lifetimes.lifetimes_of(&self.lanes, slot.index() as usize)?)
+        Ok(self.kernels.lifetimes.lifetimes_of(&self.lanes, self.number(slot)?)?)
+    }
+
+    /// Lanes of a sequence, all layers together.
+    pub(super) fn lanes_per_slot(&self) -> usize {
+        self.config().layers * self.groups()
+    }
+
+    /// The number of a slot that is one of this decoder's.
+    pub(super) fn number(&self, slot: &Slot) -> Result<usize, ModelError> {
+        if self.slots.own(slot) {
+            return Ok(slot.index() as usize);
+        }
+        Err(ModelError::Slot { index: slot.index(), problem: "belongs to another decoder" })
+    }
+
+    /// Refuses more tokens of slots than the pool has pages for.
+    pub(super) fn check_pages(&self, growth: &[(usize, usize)]) -> Result<(), ModelError> {
+        let (lanes, free) = (self.lanes_per_slot(), self.free_pages);
+        let most = |&(slot, tokens): &(usize, usize)| self.states[slot].most_pages(lanes, tokens);
+        if growth.iter().map(most).sum::<usize>() <= free {
+            return Ok(());
+        }
+        // Only where it may be too much is the device asked, and waited for.
+        let lengths = self.lanes.lengths()?;
+        let exact = |&(slot, tokens): &(usize, usize)| pages_for(&lengths[slot * lanes..][..lanes], tokens);
+        let wanted = growth.iter().map(exact).sum();
+        if wanted <= free {
+            return Ok(());
+        }
+        Err(ModelError::DevicePages { wanted, free, capacity: self.capacity() })
+    }
+
+    /// Takes note of what a step has left behind, in the order of its slots: the words of its status.
+    pub(super) fn note(&mut self, slots: &[usize], status: &[u32]) -> Result<(), ModelError> {
+        let status = StepStatus::new(status);
+        self.free_pages = status.free_pages();
+        for (i, &slot) in slots.iter().enumerate() {
+            let SpanStatus { wanted, pages, live, overflow } = status.span(i);
+            self.states[slot] = SlotState { wanted, pages, live, overflow };
+        }
+        match status.refused() {
+            0 => Ok(()),
+            lanes => Err(ModelError::LanesRefused { lanes }),
+        }
     }
 
     /// Frees what the sequences that have gone held.
     pub(super) fn clear_left(&mut self) -> Result<(), ModelError> {
         let left = self.slots.left();
         if !left.is_empty() {
-            self.kernels.lifetimes.clear(self.lanes.tables(), &left)?;
+            self.kernels.lifetimes.clear(&self.lanes, &left)?;
             self.free_pages = self.lanes.free_pages()?;
         }
         Ok(())
     }
 }
-
-/// Most deaths of one step that are told: 24 bytes each.
-const MAX_DEATHS: usize = 1 << 24;
 
 impl Kernels {
     fn new(
@@ -316,20 +377,4 @@ fn needed(specialisation: &Specialisation, rules: &DeviceRules) -> Vec<(Source, 
     };
     let files = SOURCES.iter().filter(|source| !unused(source.file));
     files.map(|source| (*source, compiled_for(source))).collect()
-}
-
-/// How many pages the pool gets: what the cap or the memory allows, and no more than all sequences can fill.
-fn pool_pages(
-    device: &Device,
-    config: &DecoderConfig,
-    specialisation: &Specialisation,
-    options: &DeviceOptions,
-) -> Result<usize, ModelError> {
-    let (free, _) = device.memory()?;
-    let available = free / 10 * 9;
-    let bytes = options.kv_limit.map_or(available, |limit| limit.min(available));
-    let lanes = options.max_batch * config.layers * specialisation.groups;
-    // One page more for each lane, because what a step takes is rounded up.
-    let useful = lanes.saturating_mul(config.max_positions.div_ceil(PAGE_ENTRIES) + 1);
-    Ok((bytes / specialisation.page_bytes()).min(useful).min(u32::MAX as usize / 2))
 }

@@ -33,51 +33,34 @@ impl DeviceDecoder {
         if let Some(gates) = &self.scratch.gates {
             random.fill_f32(gates, 1.0, 2)?;
         }
-        let mut states = vec![SlotState::default(); slots.len()];
-        for (slot, state) in slots.iter().zip(&mut states) {
-            let mut done = 0;
-            while done < tokens {
+        for slot in slots {
+            let number = self.number(slot)?;
+            for done in (0..tokens).step_by(room.max(1)) {
                 let count = room.min(tokens - done);
-                let first = first_position + done as u32;
-                self.reserve(state, count)?;
-                *state = self.fill_chunk(slot.index(), first, count)?;
-                done += count;
+                self.check_pages(&[(number, count)])?;
+                self.fill_chunk(slot.index(), first_position + done as u32, count)?;
             }
         }
         self.peak_pages = self.peak_pages.max(self.capacity() - self.free_pages);
-        Ok(states)
+        slots.iter().map(|slot| self.state(slot)).collect()
     }
 
-    /// Refuses a chunk that the pool cannot hold before anything is freed.
-    fn reserve(&self, state: &SlotState, count: usize) -> Result<(), ModelError> {
-        let lanes = self.config().layers * self.groups();
-        let wanted = state.wanted + lanes * count.saturating_sub(1).div_ceil(dropcap_kernels::PAGE_ENTRIES);
-        if wanted > self.free_pages {
-            let bytes = self.page_bytes();
-            let error = dropcap_cache::CacheError::PoolExhausted {
-                limit: self.capacity() * bytes,
-                held: (self.capacity() - self.free_pages) * bytes,
-                wanted: wanted * bytes,
-            };
-            return Err(error.into());
-        }
-        Ok(())
-    }
-
-    fn fill_chunk(&mut self, slot: u32, first_position: u32, count: usize) -> Result<SlotState, ModelError> {
+    fn fill_chunk(&mut self, slot: u32, first_position: u32, count: usize) -> Result<(), ModelError> {
         let queries = count as u32;
         let row = |i: u32| Row { slot, token: 0, position: first_position + i, back: queries - i };
         let rows: Vec<Row> = (0..queries).map(row).collect();
         self.inputs.rows.write(0, &rows)?;
         self.inputs.spans.write(0, &[DeviceSpan { slot, first_row: 0, queries, first_position }])?;
         let size = StepSize { rows: count, spans: 1 };
-        self.kernels.lifetimes.grow(self.lanes.tables(), &self.inputs, size)?;
+        self.kernels.lifetimes.grow(&self.lanes, &self.inputs, size)?;
+        // The kernels of a layer look at lengths and tables before they wait for the one before them. In a step the
+        // embedding's ordinary launch stands between; here is none.
+        self.weights.device.synchronize()?;
         for layer in 0..self.config().layers {
             self.enter(layer, size)?;
         }
         self.reclaim(size)?;
         let status = self.status.read()?;
-        self.free_pages = status[0] as usize;
-        Ok(super::step::state(&status, 0))
+        self.note(&[slot as usize], &status)
     }
 }

@@ -29,12 +29,12 @@ impl DeviceNormWeights {
 impl DeviceDecoder {
     /// Grows the lanes and runs every layer; afterwards the residual stream is ready for the head.
     pub(super) fn run_layers(&self, size: StepSize, mode: Mode<'_>) -> Result<(), ModelError> {
-        let lanes = self.lanes.tables();
+        let lanes = &self.lanes;
         self.kernels.lifetimes.grow(lanes, &self.inputs, size)?;
         let weights = &*self.weights;
-        let positions = weights.positions.as_ref().map(|table| &table.data);
+        let positions = weights.positions.as_ref().map(|table| table.data());
         let residual = &self.scratch.residual;
-        self.kernels.embedding.embed(&self.inputs, size, &weights.embedding.data, positions, residual)?;
+        self.kernels.embedding.embed(&self.inputs, size, weights.embedding.data(), positions, residual)?;
         for layer in 0..weights.layers.len() {
             self.attention_block(layer, size, mode)?;
             self.mlp_block(layer, size.rows)?;
@@ -58,7 +58,7 @@ impl DeviceDecoder {
             }
         }
         self.enter(index, size)?;
-        let lanes = self.lanes.tables();
+        let lanes = &self.lanes;
         let scale = self.weights.config.attention_scale(index);
         let attention = &self.kernels.attention;
         match mode {
@@ -77,7 +77,7 @@ impl DeviceDecoder {
 
     /// Puts the new tokens of a step into a layer's lanes and lets the policy decide.
     pub(super) fn enter(&self, index: usize, size: StepSize) -> Result<(), ModelError> {
-        let (layer, lanes) = (&self.weights.layers[index], self.lanes.tables());
+        let (layer, lanes) = (&self.weights.layers[index], &self.lanes);
         let gates = self.rules.gates.as_ref();
         self.kernels.append.append(
             lanes,
@@ -214,7 +214,7 @@ impl DeviceDecoder {
     /// Frees what the next query does not see, and leaves the state of every slot in `status`.
     pub(super) fn reclaim(&self, size: StepSize) -> Result<(), ModelError> {
         let status: &DeviceBuffer<u32> = &self.status;
-        let lanes = self.lanes.tables();
+        let lanes = &self.lanes;
         self.kernels.lifetimes.reclaim(lanes, &self.inputs, size, self.deaths.as_ref(), status)?;
         Ok(())
     }

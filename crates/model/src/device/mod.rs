@@ -6,8 +6,10 @@
 
 mod decoder;
 mod fill;
+mod graph;
 mod launch;
 mod outcome;
+mod pool;
 mod rules;
 mod scratch;
 mod slots;

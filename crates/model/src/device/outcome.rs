@@ -1,6 +1,6 @@
 //! What a step on the device brings back.
 
-use dropcap_kernels::lifetimes::DeathRecord;
+use dropcap_kernels::lifetimes::{CacheOverflow, DeathRecord};
 
 /// What a step computed, in the order of its segments.
 #[derive(Debug, Clone, Default)]
@@ -14,7 +14,7 @@ pub struct DeviceOutcome {
 }
 
 /// The cache of one sequence, all layers together.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct SlotState {
     /// Pages that one more token takes from the pool.
     pub wanted: usize,
@@ -22,4 +22,7 @@ pub struct SlotState {
     pub pages: usize,
     /// Live entries.
     pub live: usize,
+    /// The first number that its pages could not hold: what the sequence does from then on is wrong, whether or not its
+    /// logits show it.
+    pub overflow: Option<CacheOverflow>,
 }

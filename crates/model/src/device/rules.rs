@@ -82,7 +82,7 @@ impl<'a> Accepted<'a> {
             match action {
                 Action::Window { sinks, recent } => births.push(window(*sinks, *recent, *floors)),
                 Action::Share { keep } => {
-                    births.push(Birth { kind: 1, keep: *keep, ..window(0, 0, *floors) });
+                    births.push(Birth { kind: Birth::SHARE, keep: *keep, ..window(0, 0, *floors) });
                 }
                 Action::PromptCut(cut) => accepted.cuts.push((*cut, *floors)),
                 Action::Inherit if policy.per_head() => {
@@ -144,7 +144,7 @@ impl DeviceGates {
 /// An end at `position + recent`.
 fn window(sinks: u32, recent: u32, floors: Floors) -> Birth {
     let Floors { sinks: floor_sinks, recent: floor_recent } = floors;
-    Birth { kind: 0, sinks, recent, floor_sinks, floor_recent, keep: 0.0 }
+    Birth { kind: Birth::WINDOW, sinks, recent, floor_sinks, floor_recent, keep: 0.0 }
 }
 
 /// The bytes of numbers as the device stores them.

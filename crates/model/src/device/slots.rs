@@ -50,6 +50,11 @@ impl Slots {
         Some(Slot { index, shared: Arc::clone(&self.0) })
     }
 
+    /// Whether the slot is one of these.
+    pub(super) fn own(&self, slot: &Slot) -> bool {
+        Arc::ptr_eq(&self.0, &slot.shared)
+    }
+
     /// The slots that were left since the last call; they can be taken again, once they have been cleared.
     pub(super) fn left(&self) -> Vec<u32> {
         let mut state = self.0.state();
@@ -62,5 +67,29 @@ impl Slots {
 impl Shared {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Slots;
+
+    #[test]
+    fn a_slot_belongs_to_the_slots_that_gave_it() {
+        let (these, others) = (Slots::new(2), Slots::new(2));
+        let slot = these.take().unwrap();
+        assert!(these.own(&slot) && !others.own(&slot));
+    }
+
+    #[test]
+    fn a_slot_is_taken_again_once_it_was_left() {
+        let slots = Slots::new(2);
+        let (first, _second) = (slots.take().unwrap(), slots.take().unwrap());
+        assert!(slots.take().is_none());
+        let index = first.index();
+        drop(first);
+        assert!(slots.take().is_none(), "not before the decoder has cleared it");
+        assert_eq!(slots.left(), [index]);
+        assert_eq!(slots.take().map(|slot| slot.index()), Some(index));
     }
 }

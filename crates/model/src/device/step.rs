@@ -1,7 +1,8 @@
 //! One step: what the host sends, what it gets back.
 
-use dropcap_kernels::cuda::{DeviceSpan, Graph, PinnedBuffer, Row, StepSize};
+use dropcap_kernels::cuda::{DeviceSpan, Row, StepSize};
 use dropcap_kernels::lifetimes::PromptCut;
+use dropcap_kernels::sampling::NOT_FINITE;
 
 use super::decoder::DeviceDecoder;
 use super::launch::Mode;
@@ -44,7 +45,7 @@ pub enum Wanted {
 
 impl Wanted {
     /// The number to draw a token with.
-    fn random(self) -> Option<f32> {
+    pub(super) fn random(self) -> Option<f32> {
         match self {
             Self::Nothing => None,
             Self::Token { random } => Some(random),
@@ -53,7 +54,7 @@ impl Wanted {
     }
 
     /// The first row whose logits are wanted.
-    fn logits_from(self) -> Option<usize> {
+    pub(super) fn logits_from(self) -> Option<usize> {
         match self {
             Self::Logits { from, .. } => Some(from),
             Self::Nothing | Self::Token { .. } => None,
@@ -77,32 +78,18 @@ pub struct DeviceRows<'a> {
 /// Takes the rows that segments want, as many at a time as the device has room for.
 pub type RowSink<'a> = &'a mut dyn FnMut(DeviceRows<'_>);
 
-/// What marks padding.
-const NONE: u32 = u32::MAX;
-/// The bit that the sampler sets beside the index of a logit that is not finite.
-const NOT_FINITE: u32 = 1 << 31;
-
-/// A recorded decode step for one batch size, and the host memory that its copies read and write.
-#[derive(Debug)]
-pub(super) struct DecodeGraph {
-    graph: Graph,
-    rows: PinnedBuffer<Row>,
-    spans: PinnedBuffer<DeviceSpan>,
-    slots: PinnedBuffer<u32>,
-    randoms: PinnedBuffer<f32>,
-    tokens: PinnedBuffer<u32>,
-}
-
 impl DeviceDecoder {
     /// Runs one step.
     ///
-    /// On return every slot has grown by its segment's tokens and has freed what died. The caller has seen to it that
-    /// the pages are there ([`DeviceDecoder::free_pages`]). Segments of one token that want a token are decoded
-    /// together by a recorded graph; the others follow. `rows` takes the logits that are wanted.
+    /// On return every slot has grown by its segment's tokens and has freed what died. Segments of one token that want a
+    /// token are decoded together by a recorded graph; the others follow. `rows` takes the logits that are wanted.
     ///
     /// # Errors
-    /// A token outside the vocabulary, a position beyond the model's, an empty segment, more rows than the decoder
-    /// was made for, or a failed device: after the last the decoder is of no use.
+    /// Before anything is done: a token outside the vocabulary, a position beyond the model's, an empty segment, more
+    /// rows than the decoder was made for, a slot of another decoder or one that stands twice, more pages than are free
+    /// ([`DeviceDecoder::free_pages`]). Afterwards: more deaths than there is room to tell of; lanes that the device
+    /// refused to let grow, which damages the step's sequences alone; a failed device, and then the decoder is of no
+    /// use.
     pub fn step(
         &mut self,
         segments: &[DeviceSegment<'_>],
@@ -110,6 +97,7 @@ impl DeviceDecoder {
     ) -> Result<DeviceOutcome, ModelError> {
         self.check(segments)?;
         self.clear_left()?;
+        self.check_pages(&self.growth(segments)?)?;
         if let Some(deaths) = &self.deaths {
             deaths.count.write(0, &[0])?;
         }
@@ -173,73 +161,18 @@ impl DeviceDecoder {
         Ok(())
     }
 
-    /// One token for each of `chosen`, by a recorded graph.
-    fn decode(
-        &mut self,
-        segments: &[DeviceSegment<'_>],
-        chosen: &[usize],
-        outcome: &mut DeviceOutcome,
-        sink: RowSink<'_>,
-    ) -> Result<(), ModelError> {
-        let bucket = chosen.len().next_power_of_two().min(self.options.max_batch);
-        if !self.graphs.contains_key(&bucket) {
-            let recorded = self.record(bucket)?;
-            self.graphs.insert(bucket, recorded);
-        }
-        let Some(graph) = self.graphs.get_mut(&bucket) else { return Ok(()) };
-        for i in 0..bucket {
-            let segment = chosen.get(i).map(|&index| &segments[index]);
-            let slot = segment.map_or(NONE, |segment| segment.slot.index());
-            let position = segment.map_or(0, |segment| segment.first_position);
-            graph.rows[i] =
-                Row { slot, token: segment.map_or(0, |segment| segment.ids[0]), position, back: 1 };
-            graph.spans[i] = DeviceSpan { slot, first_row: i as u32, queries: 1, first_position: position };
-            graph.slots[i] = slot;
-            graph.randoms[i] = segment.and_then(|segment| segment.wanted.random()).unwrap_or_default();
-        }
-        graph.graph.launch()?;
-        self.weights.device.synchronize()?;
-        for (i, &index) in chosen.iter().enumerate() {
-            outcome.tokens[index] = Some(token(graph.tokens[i]));
-            outcome.states[index] = state(&self.status_host, i);
-        }
-        self.free_pages = self.status_host[0] as usize;
-        let stride = self.weights.head().outputs();
-        for (i, &index) in chosen.iter().enumerate() {
-            if segments[index].wanted.logits_from() == Some(0) {
-                let row = self.scratch.logits.read_range(i * stride, stride)?;
-                let (drawn, logits) = (outcome.tokens[index], &row[..self.config().vocabulary]);
-                sink(DeviceRows { segment: index, first_row: 0, drawn, logits });
+    /// Slots, each once, and by how many tokens they grow.
+    fn growth(&self, segments: &[DeviceSegment<'_>]) -> Result<Vec<(usize, usize)>, ModelError> {
+        let mut taken = vec![false; self.options.max_batch];
+        let growth = |segment: &DeviceSegment<'_>| {
+            let slot = self.number(segment.slot)?;
+            if std::mem::replace(&mut taken[slot], true) {
+                let index = segment.slot.index();
+                return Err(ModelError::Slot { index, problem: "stands twice in one step" });
             }
-        }
-        Ok(())
-    }
-
-    /// Records a decode step for `bucket` sequences.
-    fn record(&mut self, bucket: usize) -> Result<DecodeGraph, ModelError> {
-        let device = self.weights.device.clone();
-        let (rows, spans) = (PinnedBuffer::zeroed(&device, bucket)?, PinnedBuffer::zeroed(&device, bucket)?);
-        let (slots, randoms) =
-            (PinnedBuffer::zeroed(&device, bucket)?, PinnedBuffer::zeroed(&device, bucket)?);
-        let mut tokens = PinnedBuffer::zeroed(&device, bucket)?;
-        let size = StepSize { rows: bucket, spans: bucket };
-        self.tune(bucket)?;
-        let mut status = std::mem::replace(&mut self.status_host, PinnedBuffer::zeroed(&device, 0)?);
-        let graph = Graph::record(&device, || {
-            self.inputs.rows.write_pinned(&rows)?;
-            self.inputs.spans.write_pinned(&spans)?;
-            self.sampling.slots.write_pinned(&slots)?;
-            self.sampling.randoms.write_pinned(&randoms)?;
-            self.run_layers(size, Mode::Decode)?;
-            self.decode_head(bucket)?;
-            self.sample(bucket)?;
-            self.reclaim(size)?;
-            self.sampling.tokens.read_pinned(&mut tokens)?;
-            self.status.read_pinned(&mut status)?;
-            Ok::<(), ModelError>(())
-        });
-        self.status_host = status;
-        Ok(DecodeGraph { graph: graph?, rows, spans, slots, randoms, tokens })
+            Ok((slot, segment.ids.len()))
+        };
+        segments.iter().map(growth).collect()
     }
 
     /// All tokens of `chosen`, as they come.
@@ -302,10 +235,11 @@ impl DeviceDecoder {
         self.cut(segments, chosen)?;
         self.reclaim(size)?;
         let status = self.status.read()?;
-        for (i, &index) in chosen.iter().enumerate() {
-            outcome.states[index] = state(&status, i);
+        let slots: Vec<usize> = spans.iter().map(|span| span.slot as usize).collect();
+        self.note(&slots, &status)?;
+        for (&index, &slot) in chosen.iter().zip(&slots) {
+            outcome.states[index] = self.states[slot];
         }
-        self.free_pages = status[0] as usize;
         Ok(())
     }
 
@@ -348,18 +282,14 @@ impl DeviceDecoder {
                     floor_sinks: floors.sinks,
                     floor_recent: floors.recent,
                 };
-                self.kernels.lifetimes.cut(self.lanes.tables(), &[cut])?;
+                self.kernels.lifetimes.cut(&self.lanes, &[cut])?;
             }
         }
         Ok(())
     }
 }
 
-fn token(word: u32) -> Result<u32, usize> {
+/// What the sampler says: a token, or the index of a logit that is not finite.
+pub(super) fn token(word: u32) -> Result<u32, usize> {
     if word & NOT_FINITE == 0 { Ok(word) } else { Err((word & !NOT_FINITE) as usize) }
-}
-
-pub(super) fn state(status: &[u32], span: usize) -> SlotState {
-    let number = |i: usize| status.get(1 + 3 * span + i).map_or(0, |&number| number as usize);
-    SlotState { wanted: number(0), pages: number(1), live: number(2) }
 }

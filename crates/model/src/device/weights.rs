@@ -103,7 +103,7 @@ impl DeviceWeights {
     #[must_use]
     pub fn streamed_bytes(&self) -> usize {
         let layers = self.layers.iter().map(LayerWeights::bytes).sum::<usize>();
-        self.head().data.bytes() + layers
+        self.head().data().bytes() + layers
     }
 
     /// The output head `[v, c]`, with some rows more: see [`padded`].
@@ -115,7 +115,7 @@ impl DeviceWeights {
 impl LayerWeights<DeviceMemory> {
     fn bytes(&self) -> usize {
         let matrices = [&self.qkv, &self.output, &self.up, &self.down];
-        matrices.iter().map(|linear| linear.weight.data.bytes()).sum()
+        matrices.iter().map(|linear| linear.weight.data().bytes()).sum()
     }
 }
 
@@ -155,7 +155,7 @@ impl Storage for DeviceMemory {
 
     fn zeroed(&self, outputs: usize, inputs: usize) -> Result<DeviceMatrix, ModelError> {
         let matrix = DeviceMatrix::uninitialized(&self.device, outputs, inputs, self.dtype)?;
-        matrix.data.fill_bytes(0)?;
+        matrix.data().fill_bytes(0)?;
         Ok(matrix)
     }
 

@@ -66,7 +66,7 @@ impl Part {
         vocabulary: usize,
     ) -> Result<(), KernelError> {
         self.batch.set(ids, vocabulary)?;
-        self.sent[..targets.len()].copy_from_slice(targets);
+        self.sent.write(targets);
         Ok(self.targets.write_pinned(&self.sent)?)
     }
 
@@ -84,26 +84,31 @@ impl Part {
     /// The loss, once what was fetched has been waited for.
     pub(super) fn loss(&self) -> Loss {
         let rows = self.batch.rows();
-        sum_of(&self.fetched_losses[..2 * rows], &self.sent[..rows])
+        sum_of(&self.fetched_losses.first(2 * rows), &self.sent.first(rows))
     }
 
     /// The keep ratio counted at a place, of lanes of `tokens`.
     pub(super) fn keep(&self, place: usize, tokens: usize) -> f64 {
         match self.lanes.get(place) {
             None | Some(0) => 1.0,
-            Some(&lanes) => KeptSums::ratio(&self.fetched_kept, place, lanes, tokens),
+            Some(&lanes) => {
+                let partials = self.fetched_kept.first(self.fetched_kept.len());
+                KeptSums::ratio(&partials, place, lanes, tokens)
+            }
         }
     }
 
     /// The sum of I of each layer under soft votes, without the last query.
     pub(super) fn survival(&self) -> impl Iterator<Item = f64> {
-        self.fetched_survival.iter().step_by(2).copied()
+        (0..self.fetched_survival.len()).step_by(2).map(|index| self.fetched_survival.get(index))
     }
 
     /// What the gates of a layer met.
     pub(super) fn met(&self, layer: usize) -> Pressure {
         let mut met = Pressure::default();
-        for gate in self.fetched_margins.get(layer).iter().flat_map(|margin| margin.chunks_exact(2)) {
+        let margins =
+            self.fetched_margins.get(layer).map_or_else(Vec::new, |margin| margin.first(margin.len()));
+        for gate in margins.chunks_exact(2) {
             met.pull += gate[0];
             met.weight += gate[1];
         }

@@ -62,11 +62,11 @@ impl Sample {
     /// Takes in the sample that was waited for.
     pub(super) fn take(&mut self) {
         if std::mem::take(&mut self.is_due) {
+            let after = self.fetched.first(self.fetched.len());
             if !self.before.is_empty() {
-                self.moved = has_moved(&self.before, &self.fetched);
+                self.moved = has_moved(&self.before, &after);
             }
-            self.before.clear();
-            self.before.extend_from_slice(&self.fetched);
+            self.before = after;
         }
     }
 }

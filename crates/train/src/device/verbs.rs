@@ -130,7 +130,7 @@ impl Backend for Cuda {
         self.sample.fetch(&self.kernels, &self.weights)?;
         self.kernels.device.synchronize().map_err(KernelError::from)?;
         self.sample.take();
-        let squares = self.squares.fetched[..ranges.len()].to_vec();
+        let squares = self.squares.fetched.first(ranges.len());
         Ok(Gathered { squares, ..shared.unwrap_or_else(|| self.gathered()) })
     }
 
@@ -217,12 +217,12 @@ impl Cuda {
     /// Sends what entries cost, per layer, to every gate head of it.
     fn set_pull(&mut self, pull: Pull<'_>) -> Result<(), TrainError> {
         let Some(GateForm { heads, .. }) = self.network.gates else { return Ok(()) };
-        for (layer, costs) in self.sent_lambda.chunks_exact_mut(heads).enumerate() {
+        for layer in 0..self.sent_lambda.len() / heads {
             let cost = match pull {
                 Pull::PerEntry(all) => all.get(layer).copied().unwrap_or_default(),
                 Pull::None | Pull::PerPair { .. } => 0.0,
             };
-            costs.fill(cost);
+            (layer * heads..(layer + 1) * heads).for_each(|gate| self.sent_lambda.set(gate, cost));
         }
         Ok(self.lambda.write_pinned(&self.sent_lambda).map_err(KernelError::from)?)
     }

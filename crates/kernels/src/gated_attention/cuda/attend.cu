@@ -3,7 +3,6 @@
 // A key has an end, the first query that no longer sees it; what no query of a tile sees is not visited. Under the soft rule the
 // logarithms of a strip of queries are added to its scores. One block owns what it writes, and adds in one order.
 
-constexpr u32 MOST_TILES = 1024;
 constexpr u32 WHOLE = 0x8000;
 
 // The tiles of keys that a tile of queries sees, with WHOLE where all its queries see all keys.

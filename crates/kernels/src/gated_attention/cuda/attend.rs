@@ -4,7 +4,7 @@ use super::gates::Call;
 use super::scratch::{GateScratch, Strip};
 use super::{ATTEND, Attended, AttendedBack, BACK_KEYS, DeviceRule, OP, SIDE, THREADS, check_shape, window};
 use crate::KernelError;
-use crate::cuda::{Device, DeviceBuffer, Function, Grid, Module, Specialisation};
+use crate::cuda::{Device, DeviceBuffer, Function, Grid, Module, Specialisation, kernel_struct};
 use crate::error::{check_at_least, checked_size};
 use crate::gated_attention::GatedShape;
 
@@ -24,55 +24,59 @@ pub(super) struct Attention {
     specialisation: Specialisation,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Shape {
-    tokens: u32,
-    groups: u32,
-    window: u32,
-    scale: f32,
-    first_tile: u32,
-    tiles: u32,
-    ends: u64,
-    qkv: u64,
-    logs: u64,
+kernel_struct! {
+    pub(super) struct Shape as Shape {
+        tokens: u32,
+        groups: u32,
+        window: u32,
+        scale: f32,
+        first_tile: u32,
+        tiles: u32,
+        ends: u64,
+        qkv: u64,
+        logs: u64,
+    }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Attend {
-    shape: Shape,
-    out: u64,
-    lse: u64,
+kernel_struct! {
+    pub(super) struct Attend as Attend {
+        shape: Shape,
+        out: u64,
+        lse: u64,
+    }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Deltas {
-    out: u64,
-    dout: u64,
-    delta: u64,
-    rows: u32,
-    tokens: u32,
+kernel_struct! {
+    pub(super) struct Deltas as Deltas {
+        out: u64,
+        dout: u64,
+        delta: u64,
+        rows: u32,
+        tokens: u32,
+    }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct BackQueries {
-    shape: Shape,
-    dout: u64,
-    lse: u64,
-    delta: u64,
-    dqkv: u64,
+kernel_struct! {
+    pub(super) struct BackQueries as BackQueries {
+        shape: Shape,
+        dout: u64,
+        lse: u64,
+        delta: u64,
+        dqkv: u64,
+    }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct BackKeys {
-    queries: BackQueries,
-    carried: u64,
-    worth: u64,
-    fades_at: u64,
+kernel_struct! {
+    pub(super) struct BackKeys as BackKeys {
+        shape: Shape,
+        dout: u64,
+        lse: u64,
+        delta: u64,
+        dqkv: u64,
+        carried: u64,
+        worth: u64,
+        fades_at: u64,
+    }
 }
 
 impl Attention {
@@ -203,8 +207,13 @@ impl Attention {
             Some(DeviceRule::Hard { .. }) => (&self.back_keys_hard, None),
             Some(DeviceRule::Soft { .. }) => (&self.back_keys_soft, gates.map(|call| call.scratch)),
         };
+        let BackQueries { shape: own, dout, lse, delta, dqkv } = Self::back(shape, layer, back, soft, strip);
         let arguments = BackKeys {
-            queries: Self::back(shape, layer, back, soft, strip),
+            shape: own,
+            dout,
+            lse,
+            delta,
+            dqkv,
             carried: gates.map_or(0, |call| call.scratch.carried_keys.pointer()),
             worth: gates.map_or(0, |call| call.scratch.worth.pointer()),
             fades_at: gates.map_or(0, |call| call.scratch.ends.pointer()),

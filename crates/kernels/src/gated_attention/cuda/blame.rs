@@ -4,61 +4,61 @@ use super::gates::{Call, Gates, Voter, tiles};
 use super::scratch::Strip;
 use super::{Attended, DevicePressure, DeviceRule, DeviceVoterGradient, OP, THREADS};
 use crate::KernelError;
-use crate::cuda::{DeviceBuffer, Grid, Specialisation};
+use crate::cuda::{DeviceBuffer, Grid, Specialisation, kernel_struct};
 use crate::error::{check_at_least, check_length, checked_size};
 use crate::gated_attention::check::invalid;
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Gather {
-    worth: u64,
-    tiles: u32,
-    first_tile: u32,
-    strip: u32,
-    padding: u32,
+kernel_struct! {
+    pub(super) struct Gather as Gather {
+        worth: u64,
+        tiles: u32,
+        first_tile: u32,
+        strip: u32,
+        padding: u32,
+    }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Blame {
-    voter: Voter,
-    worth: u64,
-    pairs: u64,
-    ends: u64,
-    carried: u64,
-    d_key_gates: u64,
-    partials: u64,
-    busy: u64,
-    fresh: u32,
-    alone: u32,
-    fades_at: u64,
-    trail: u64,
-    lambda: u64,
-    curve: u64,
-    logs: u64,
-    per_pair: f32,
-    queries: u32,
+kernel_struct! {
+    pub(super) struct Blame as Blame {
+        voter: Voter,
+        worth: u64,
+        pairs: u64,
+        ends: u64,
+        carried: u64,
+        d_key_gates: u64,
+        partials: u64,
+        busy: u64,
+        fresh: u32,
+        alone: u32,
+        fades_at: u64,
+        trail: u64,
+        lambda: u64,
+        curve: u64,
+        logs: u64,
+        per_pair: f32,
+        queries: u32,
+    }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct BlameQueries {
-    voter: Voter,
-    pairs: u64,
-    busy: u64,
-    d_query_gates: u64,
-    fresh: u32,
-    padding: u32,
+kernel_struct! {
+    pub(super) struct BlameQueries as BlameQueries {
+        voter: Voter,
+        pairs: u64,
+        busy: u64,
+        d_query_gates: u64,
+        fresh: u32,
+        padding: u32,
+    }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct BlameTotals {
-    partials: u64,
-    margin: u64,
-    d_bias: u64,
-    sequences: u32,
-    tiles: u32,
+kernel_struct! {
+    pub(super) struct BlameTotals as BlameTotals {
+        partials: u64,
+        margin: u64,
+        d_bias: u64,
+        sequences: u32,
+        tiles: u32,
+    }
 }
 
 impl Gates {

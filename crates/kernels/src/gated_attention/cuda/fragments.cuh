@@ -3,7 +3,7 @@
 // In 16 bits a piece is what mma.sync takes. In f32 lane and register hold the same elements, and the product is made of
 // shuffles and multiply-adds: slow, but the same code around it, and every bit of f32.
 
-constexpr u32 SIDE = 64, THREADS = 128, WARPS = THREADS / 32;
+constexpr u32 WARPS = THREADS / 32;
 constexpr u32 D = HEAD_DIM, DP = (D + 15) / 16 * 16, RATIO = QUERY_HEADS / KV_HEADS;
 constexpr u32 FUSED = (QUERY_HEADS + 2 * KV_HEADS) * D, MIXED = QUERY_HEADS * D;
 constexpr float LOG2_E = 1.4426950408889634f;

@@ -2,7 +2,7 @@
 
 use super::scratch::{GateScratch, Strip};
 use super::{BLAME, DeviceRule, DeviceVoter, OP, SIDE, THREADS, VOTES, window};
-use crate::cuda::{Device, DeviceBuffer, Function, Grid, Module, Specialisation};
+use crate::cuda::{Device, DeviceBuffer, Function, Grid, Module, Specialisation, kernel_struct};
 use crate::error::{check_at_least, check_length, checked_size};
 use crate::gated_attention::GatedShape;
 use crate::gated_attention::check::invalid;
@@ -22,58 +22,58 @@ pub(super) struct Gates {
     pub(super) specialisation: Specialisation,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(super) struct Voter {
-    query_gates: u64,
-    key_gates: u64,
-    bias: u64,
-    noise: u64,
-    shift: f32,
-    tokens: u32,
-    sinks: u32,
-    recent: u32,
-    window: u32,
-    first_tile: u32,
-    tiles: u32,
-    padding: u32,
+kernel_struct! {
+    pub(super) struct Voter as Voter {
+        query_gates: u64,
+        key_gates: u64,
+        bias: u64,
+        noise: u64,
+        shift: f32,
+        tokens: u32,
+        sinks: u32,
+        recent: u32,
+        window: u32,
+        first_tile: u32,
+        tiles: u32,
+        padding: u32,
+    }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct HardVotes {
-    voter: Voter,
-    expires_at: u64,
-    fades_at: u64,
-    trail: u64,
+kernel_struct! {
+    pub(super) struct HardVotes as HardVotes {
+        voter: Voter,
+        expires_at: u64,
+        fades_at: u64,
+        trail: u64,
+    }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct SoftVotes {
-    voter: Voter,
-    curve: u64,
-    sums: u64,
-    strip_sums: u64,
-    segment_sums: u64,
-    logs: u64,
-    own: u64,
-    ends: u64,
-    expires_at: u64,
-    survival: u64,
-    strip: u32,
-    add: u32,
-    segment_tiles: u32,
-    segments: u32,
+kernel_struct! {
+    pub(super) struct SoftVotes as SoftVotes {
+        voter: Voter,
+        curve: u64,
+        sums: u64,
+        strip_sums: u64,
+        segment_sums: u64,
+        logs: u64,
+        own: u64,
+        ends: u64,
+        expires_at: u64,
+        survival: u64,
+        strip: u32,
+        add: u32,
+        segment_tiles: u32,
+        segments: u32,
+    }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct SurvivalTotals {
-    of: u64,
-    to: u64,
-    count: u32,
-    add: u32,
+kernel_struct! {
+    pub(super) struct SurvivalTotals as SurvivalTotals {
+        of: u64,
+        to: u64,
+        count: u32,
+        add: u32,
+    }
 }
 
 /// What the votes of one layer are about.

@@ -17,7 +17,7 @@ mod tests;
 use super::GatedShape;
 use super::check::{invalid, length};
 use crate::KernelError;
-use crate::cuda::{Device, DeviceBuffer, DeviceSlice, Source, Specialisation};
+use crate::cuda::{Argument, Device, DeviceBuffer, DeviceSlice, Source, Specialisation};
 use attend::Attention;
 use gates::{Call, Gates};
 use scratch::Strip;
@@ -27,7 +27,7 @@ pub use scratch::GateScratch;
 
 /// The kernel files, each with the parts that it shares with others in front.
 macro_rules! source {
-    ($file:literal, $($part:literal),*) => {
+    ($file:literal, [$($part:literal),*], [$($argument:ty),*]) => {
         Source {
             file: concat!("gated_attention/cuda/", $file),
             text: concat!(
@@ -36,16 +36,33 @@ macro_rules! source {
                 $(include_str!($part),)*
                 include_str!($file)
             ),
+            constants: |_, _| {
+                vec![("SIDE", SIDE), ("THREADS", THREADS as usize), ("MOST_TILES", MOST_TILES)]
+            },
+            arguments: &[$(<$argument>::LAYOUT),*],
         }
     };
 }
-pub(crate) const ATTEND: Source = source!("attend.cu", "warpgroup.cuh", "shape.cuh");
-pub(crate) const BACK_KEYS: Source = source!("back_keys.cu", "warpgroup.cuh", "shape.cuh", "pairs.cuh");
-pub(crate) const VOTES: Source = source!("votes.cu", "warpgroup.cuh", "gates.cuh", "curve.cuh");
-pub(crate) const BLAME: Source = source!("blame.cu", "warpgroup.cuh", "pairs.cuh", "gates.cuh", "curve.cuh");
+pub(crate) const ATTEND: Source = source!(
+    "attend.cu",
+    ["warpgroup.cuh", "shape.cuh"],
+    [attend::Shape, attend::Attend, attend::Deltas, attend::BackQueries]
+);
+pub(crate) const BACK_KEYS: Source =
+    source!("back_keys.cu", ["warpgroup.cuh", "shape.cuh", "pairs.cuh"], [attend::Shape, attend::BackKeys]);
+pub(crate) const VOTES: Source = source!(
+    "votes.cu",
+    ["warpgroup.cuh", "gates.cuh", "curve.cuh"],
+    [gates::Voter, gates::HardVotes, gates::SoftVotes, gates::SurvivalTotals]
+);
+pub(crate) const BLAME: Source = source!(
+    "blame.cu",
+    ["warpgroup.cuh", "pairs.cuh", "gates.cuh", "curve.cuh"],
+    [gates::Voter, blame::Gather, blame::Blame, blame::BlameQueries, blame::BlameTotals]
+);
 
 const OP: &str = "attention in training";
-/// As SIDE, THREADS and MOST_TILES of the kernel files.
+/// Queries, and keys, of a tile.
 const SIDE: usize = 64;
 const THREADS: u32 = 128;
 const MOST_TILES: usize = 1024;

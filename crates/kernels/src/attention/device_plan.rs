@@ -1,0 +1,136 @@
+//! How the tensor-core kernels of attention cut their work for a device and a shape.
+
+use crate::PAGE_ENTRIES;
+use crate::cuda::Specialisation;
+
+/// Spans of one launch of `prefill.cu`, whose first tiles are an argument.
+pub(super) const MOST_SPANS: usize = 64;
+/// Most query heads of a KV head in `decode.cu`.
+const MOST_MEMBERS: usize = 16;
+/// Positions and lifetimes of a page.
+const KNOWN_BYTES: usize = 2 * 4 * PAGE_ENTRIES;
+/// Head width for which the files compile where they do not serve.
+const UNSERVED: usize = 64;
+
+/// Query heads of a KV head.
+pub(super) fn ratio(specialisation: &Specialisation) -> usize {
+    specialisation.query_heads / specialisation.kv_heads
+}
+
+/// `SERVED` of `tiles.cuh`.
+fn uses_tensor_cores(specialisation: &Specialisation) -> bool {
+    let d = specialisation.head_dim;
+    specialisation.cache.bytes() == 2 && d.is_multiple_of(16) && (64..=256).contains(&d)
+}
+
+/// `D` of `tiles.cuh`.
+fn width(specialisation: &Specialisation) -> usize {
+    if uses_tensor_cores(specialisation) { specialisation.head_dim } else { UNSERVED }
+}
+
+/// Parts with 227 KB of shared memory for a block.
+fn is_roomy(capability: (i32, i32)) -> bool {
+    matches!(capability, (9 | 10, 0) | (10, 3))
+}
+
+/// Bytes of a row of a tile in shared memory: `ROW_BYTES` of `tiles.cuh`.
+fn row_bytes(width: usize) -> usize {
+    width * 2 + if width.is_multiple_of(64) { 0 } else { 16 }
+}
+
+/// The constants of `decode.cu`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct DecodePlan {
+    pub(super) warps: usize,
+    /// Of a warp's ring.
+    tiles: usize,
+    tile_bytes: usize,
+}
+
+impl DecodePlan {
+    /// Whether `decode.cu` takes the shape.
+    pub(super) fn serves(specialisation: &Specialisation) -> bool {
+        uses_tensor_cores(specialisation) && ratio(specialisation) <= MOST_MEMBERS
+    }
+
+    pub(super) fn new(capability: (i32, i32), specialisation: &Specialisation) -> Self {
+        // At most half of a multiprocessor where kernels overlap.
+        let room = match capability {
+            (8, 0) => 163_840,
+            _ if is_roomy(capability) => 110_592,
+            _ => 99_840,
+        };
+        let tile_bytes = PAGE_ENTRIES * row_bytes(width(specialisation)) + KNOWN_BYTES;
+        // Eight warps have 128 registers a thread, too few for more than 8 query heads.
+        let most = if ratio(specialisation) <= 8 || !Self::serves(specialisation) { 8 } else { 4 };
+        let fits = |warps: &usize| *warps <= most && warps * 3 * tile_bytes <= room;
+        let warps = [8, 4].into_iter().find(fits).unwrap_or(2);
+        Self { warps, tiles: (room / (warps * tile_bytes)).min(6), tile_bytes }
+    }
+
+    /// As the kernel file names them.
+    pub(super) fn constants(&self) -> Vec<(&'static str, usize)> {
+        vec![("WARPS", self.warps), ("TILES", self.tiles), ("RINGS_BYTES", self.shared())]
+    }
+
+    /// Dynamic shared memory of a block.
+    pub(super) fn shared(&self) -> usize {
+        self.warps * self.tiles * self.tile_bytes
+    }
+}
+
+/// The constants of `prefill.cu`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PrefillPlan {
+    warps: usize,
+    /// Tiles of 16 rows of a warp.
+    tiles: usize,
+    /// Pages of a tile of keys or values.
+    pages: usize,
+    row_bytes: usize,
+}
+
+impl PrefillPlan {
+    /// Wide heads need the shared memory of the data-centre parts for tiles of full height.
+    pub(super) fn new(capability: (i32, i32), specialisation: &Specialisation) -> Self {
+        let width = width(specialisation);
+        let (wide, roomy) = (width > 128, is_roomy(capability));
+        Self {
+            warps: if wide && roomy { 8 } else { 4 },
+            tiles: if wide { 1 } else { 2 },
+            pages: if wide && !roomy { 1 } else { 2 },
+            row_bytes: row_bytes(width),
+        }
+    }
+
+    /// Whether `prefill.cu` takes the shape.
+    pub(super) fn serves(&self, specialisation: &Specialisation) -> bool {
+        uses_tensor_cores(specialisation) && ratio(specialisation) <= self.rows()
+    }
+
+    /// As the kernel file names them.
+    pub(super) fn constants(&self) -> Vec<(&'static str, usize)> {
+        vec![
+            ("WARPS", self.warps),
+            ("MT", self.tiles),
+            ("TILE_PAGES", self.pages),
+            ("TILES_BYTES", self.shared()),
+            ("MOST_SPANS", MOST_SPANS),
+        ]
+    }
+
+    /// Rows of a block: heads of queries.
+    pub(super) fn rows(&self) -> usize {
+        self.warps * self.tiles * 16
+    }
+
+    /// Threads of a block.
+    pub(super) fn threads(&self) -> u32 {
+        32 * self.warps as u32
+    }
+
+    /// Dynamic shared memory of a block: its rows, two buffers of keys and two of values.
+    pub(super) fn shared(&self) -> usize {
+        (self.rows() + 2 * 2 * self.pages * PAGE_ENTRIES) * self.row_bytes
+    }
+}
