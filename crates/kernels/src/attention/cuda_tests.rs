@@ -134,7 +134,7 @@ impl Loaded {
     ) -> Self {
         let Specialisation { weights, query_heads, kv_heads, groups, head_dim, .. } = *specialisation;
         let row = head_dim * weights.bytes();
-        let qkv = DeviceBuffer::uninitialized(device, "queries", rows * (query_heads + 2 * kv_heads) * row);
+        let qkv = DeviceBuffer::zeroed(device, "queries", rows * (query_heads + 2 * kv_heads) * row);
         // A row more than there is, to see that nobody writes it.
         let mixed = DeviceBuffer::uninitialized(device, "mixed", (rows + 1) * query_heads * row);
         let lanes = DeviceLanes::new(device, specialisation, LAYERS, spans, pages * 32, pages + 1).unwrap();

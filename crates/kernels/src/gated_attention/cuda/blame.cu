@@ -256,7 +256,6 @@ template <bool HARD> __device__ __forceinline__ void blame(const Blame& p) {
     double* partials = p.partials + (at.head() * tiles + at.tile) * 3;
 #pragma unroll
     for (u32 i = 0; i < 3; i++) {
-        __syncthreads();
         double total = in_order(sums[i]);
         if (threadIdx.x == 0) partials[i] = first_strip ? total : partials[i] + total;
     }

@@ -134,15 +134,18 @@ __device__ __forceinline__ u32 first_refusal(const float* scores, u32 query) {
     return first;
 }
 
-// The sum over the block, in thread 0.
+// The sum over the block, in thread 0, always in the same order. May follow another at once.
 __device__ __forceinline__ double in_order(double sum) {
-    __shared__ double sums[THREADS];
-    sums[threadIdx.x] = sum;
-    for (u32 step = THREADS / 2; step > 0; step /= 2) {
-        __syncthreads();
-        if (threadIdx.x < step) sums[threadIdx.x] += sums[threadIdx.x + step];
-    }
-    return threadIdx.x == 0 ? sums[0] : 0.0;
+    __shared__ double sums[THREADS / 32];
+#pragma unroll
+    for (u32 step = 16; step > 0; step /= 2) sum += __shfl_down_sync(ALL, sum, step);
+    __syncthreads();
+    if (lane() == 0) sums[warp()] = sum;
+    __syncthreads();
+    if (threadIdx.x > 0) return 0.0;
+#pragma unroll
+    for (u32 other = 1; other < THREADS / 32; other++) sum += sums[other];
+    return sum;
 }
 
 // One row of sums times `factor`, written or added to the gradient of a token's gates.

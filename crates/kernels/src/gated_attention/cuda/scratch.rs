@@ -117,7 +117,8 @@ impl GateScratch {
             strip,
             segment,
             voters: soft_voters,
-            worth: DeviceBuffer::uninitialized(
+            // Tiles that a sliding window has passed are added up too, though nobody reads the sum.
+            worth: DeviceBuffer::zeroed(
                 device,
                 "the worth of pairs",
                 checked_size(OP, &[pairs, strip])?,

@@ -203,7 +203,6 @@ template <bool SUMS> __device__ __forceinline__ void soft_votes_with(const SoftV
     for (u32 i = 0; i < 2; i++) {
         double total = in_order(seen[i]);
         if (threadIdx.x == 0) survival[i] = total;
-        __syncthreads();
     }
 }
 extern "C" __global__ void __launch_bounds__(THREADS) soft_sums(const __grid_constant__ SoftVotes p) { soft_votes_with<true>(p); }
