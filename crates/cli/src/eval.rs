@@ -1,6 +1,7 @@
 //! `dropcap eval`: what a method costs, beside the dense run.
 
 mod bar;
+mod conversation;
 mod task;
 
 use std::io::Write;
@@ -20,6 +21,7 @@ use serde_json::{Value, json};
 use crate::arguments::ModelArguments;
 use crate::loading::{self, Found, device_for, say_other_cache};
 use crate::size;
+use conversation::Conversation;
 use task::TaskSpec;
 
 /// Where an adapter in PEFT's layout has its factors.
@@ -74,6 +76,9 @@ pub struct Arguments {
     /// Let the question belong to the prompt that methods prune where it ends; otherwise it comes after that.
     #[arg(long, help_heading = "Tasks")]
     aware: bool,
+    /// Ask as a text that the model goes on with, and not in the form of the model's chat template, where it has one.
+    #[arg(long, help_heading = "Tasks")]
+    no_chat_template: bool,
     /// Text to hide needles in [default: a few sentences that repeat].
     #[arg(long, value_name = "FILE", help_heading = "Tasks")]
     haystack: Option<PathBuf>,
@@ -170,11 +175,17 @@ fn subject(arguments: &Arguments, found: &Found, specs: &[MethodSpec]) -> Result
             (Compute::Device(weights), Arc::new(Team::new(machine.threads())?), 2048)
         }
     };
+    let tokenizer = Arc::new(tokenizer);
+    let template = match arguments.no_chat_template {
+        true => None,
+        false => Conversation::with(directory, &tokenizer, &generation)?,
+    };
     Ok(Subject {
         compute,
         team,
         config,
-        tokenizer: Arc::new(tokenizer),
+        tokenizer,
+        template,
         start: generation.bos_token_id.or_else(|| generation.eos_token_ids.first().copied()),
         stop_tokens: generation.eos_token_ids,
         kv_dtype: machine.kv_dtype,

@@ -108,6 +108,33 @@ fn the_page_shows_what_the_trace_says_and_a_hostile_token_stays_text() {
     assert!(classes.as_str().unwrap().starts_with(&format!("l{level}")), "{classes}");
     browser.evaluate("by('layer').value = ''; by('head').value = ''; look()");
 
+    // The overview has a column for each token of a text so short, and a row for each layer.
+    assert!(tokens <= 1200);
+    let of_layer: Vec<f64> = (0..timeline.header.groups())
+        .map(|head| {
+            let end = sequence.fate(2, head, chosen as u32).map_or(tokens as u32, |fate| fate.expires_at);
+            f64::from(end - chosen as u32) / (tokens - chosen) as f64
+        })
+        .collect();
+    let expected = 255.0 * of_layer.iter().sum::<f64>() / of_layer.len() as f64;
+    let pixel = format!("by('overview').getContext('2d').getImageData({chosen}, 2, 1, 1).data[3]");
+    let drawn = browser.evaluate(&pixel).as_f64().unwrap();
+    assert!((drawn - expected).abs() <= 1.0, "{drawn} is not {expected}");
+    browser.click("#overview");
+    let title = browser.text("#details-title");
+    let went: usize = title["Token ".len()..title.find(':').unwrap()].parse().unwrap();
+    assert!(went.abs_diff(tokens / 2) <= 2, "{title} of {tokens}");
+    browser.click(&format!("#t{chosen}"));
+    // Layers can be chosen in their table too, with the keyboard as well.
+    for shown in ["2", ""] {
+        browser.evaluate("document.querySelector('#layers tbody tr:nth-child(3) button').focus()");
+        browser.press("Enter");
+        assert_eq!(browser.evaluate("by('layer').value"), shown);
+        if shown == "2" {
+            assert_eq!(browser.evaluate("document.querySelectorAll('#time polyline.shown').length"), 1);
+        }
+    }
+
     browser.evaluate("by('strip').focus()");
     browser.press("ArrowRight");
     assert!(browser.text("#details-title").starts_with(&format!("Token {}: ", chosen + 1)));
@@ -146,7 +173,12 @@ fn what_is_no_trace_is_named_and_a_torn_one_has_its_page() {
     let inspect = ["inspect", text(&path), "--out", text(&page)];
     assert!(failure(&inspect).contains("cannot open"));
     let header = r#"{"header":{"version":2,"model":"m","method":"dcp","layers":2,"kv_heads":4,"granularity":"layer","vocabulary":50}}"#;
+    let begun = r#"{"sequence":{"id":1,"prompt_tokens":2}}"#;
+    let deeper = r#"{"deaths":{"id":1,"layer":2,"positions":[0],"expires_at":[1],"killers":[1]}}"#;
     for (trace, words) in [
+        (format!("{header}\n{begun}\n{header}\n{begun}\n"), "line 3 begins the trace of another run"),
+        (format!("{header}\n{deeper}\n"), "id: expected a sequence that has begun"),
+        (format!("{header}\n{begun}\n{deeper}\n"), "layer: expected a layer below 2, got 2"),
         (header.replace(":2,", ":3,") + "\n", "version 3, this program reads up to 2"),
         (header.to_owned() + "\n", "no token"),
         ("a model\n".to_owned(), "malformed"),

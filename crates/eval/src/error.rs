@@ -70,11 +70,11 @@ pub enum EvalError {
         /// File and line.
         place: String,
     },
-    /// A continuation that has no token of its own.
-    #[error("{place}: the continuation has no token of its own beyond the context's: give it text")]
-    EmptyContinuation {
-        /// File and line.
-        place: String,
+    /// A conversation that the model's chat template refuses.
+    #[error("{reason}; --no-chat-template asks without it")]
+    Template {
+        /// The template's words.
+        reason: String,
     },
     /// Lengths that the model does not have.
     #[error("{what} takes {wanted} positions, and the model has {limit}: ask for fewer")]

@@ -23,6 +23,6 @@ pub use likelihood::{Kind, LikelihoodTask};
 pub use recall::{Recall, RecallKind, RecallTask};
 pub use record::{Answer, Answers, Likelihood, Memory, Outcome, Record, Window};
 pub use results::Results;
-pub use subject::{Compute, Method, Subject};
-pub use summary::{Line, Measure, summarize};
+pub use subject::{Compute, Method, Subject, Template};
+pub use summary::{LeftOut, Line, Measure, summarize};
 pub use text::{Span, TextTask, rolling};

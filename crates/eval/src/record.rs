@@ -31,6 +31,11 @@ pub enum Outcome {
         /// Positions that it takes.
         tokens: usize,
     },
+    /// An example with a continuation that the tokenizer gives no token of its own, and so nothing to score; left out.
+    NoToken {
+        /// The first such choice, from 0.
+        choice: usize,
+    },
 }
 
 /// What was held, and what would have been.

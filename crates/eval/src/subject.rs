@@ -25,6 +25,16 @@ pub enum Compute {
     Device(Arc<DeviceWeights>),
 }
 
+/// Puts a conversation into the form that a model was trained on.
+pub trait Template: std::fmt::Debug + Send + Sync {
+    /// The tokens of a conversation that the model is to continue as the assistant; the messages are the user's and the
+    /// assistant's in turn, the user's first.
+    ///
+    /// # Errors
+    /// [`EvalError::Template`] for a conversation that the template refuses.
+    fn encode(&self, messages: &[String]) -> Result<Vec<u32>, EvalError>;
+}
+
 /// A method under its name.
 #[derive(Debug, Clone)]
 pub struct Method {
@@ -47,6 +57,8 @@ pub struct Subject {
     pub tokenizer: Arc<Tokenizer>,
     /// The token that stands before a text that has no context: what begins a text, or else what ends one.
     pub start: Option<u32>,
+    /// How questions are put to the model; none for texts that it goes on with.
+    pub template: Option<Arc<dyn Template>>,
     /// Tokens that end an answer.
     pub stop_tokens: Vec<u32>,
     /// How keys and values are stored.
@@ -83,6 +95,13 @@ impl Subject {
         let mut ids = self.tokenizer.encode(text)?;
         ids.retain(|&id| !self.tokenizer.is_control(id));
         Ok(ids)
+    }
+
+    /// Tokens that the template puts around a first message, a default message of the system with them.
+    pub(crate) fn around_a_message(&self) -> Result<usize, EvalError> {
+        let Some(template) = &self.template else { return Ok(0) };
+        let word = "word";
+        Ok(template.encode(&[word.to_owned()])?.len().saturating_sub(self.piece(word)?.len()))
     }
 
     /// What reads one text after the other under a method.

@@ -18,8 +18,8 @@ pub struct Line {
     pub method: String,
     /// Examples that were measured.
     pub examples: usize,
-    /// Examples that do not fit into the model and were left out.
-    pub left_out: usize,
+    /// Examples that were left out, none of which counts in any number.
+    pub left_out: LeftOut,
     /// The share of entries kept: of texts in the later half of each window, of other tasks at the end of each prompt.
     pub keep: f64,
     /// Bytes of the pages held at the end, the mean of the examples.
@@ -31,6 +31,35 @@ pub struct Line {
     /// Keep ratio of each lane of each layer; empty where it was not measured.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub keep_by_lane: Vec<Vec<f64>>,
+}
+
+/// Numbers of the examples that could not be measured, by reason.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct LeftOut {
+    /// Those that do not fit into the model.
+    pub too_long: Vec<usize>,
+    /// Those with a continuation that has no token of its own.
+    pub no_token: Vec<usize>,
+}
+
+impl LeftOut {
+    fn of(records: &[&Record]) -> Self {
+        let mut left_out = Self::default();
+        for record in records {
+            match record.outcome {
+                Outcome::TooLong { .. } => left_out.too_long.push(record.example),
+                Outcome::NoToken { .. } => left_out.no_token.push(record.example),
+                Outcome::Window(_) | Outcome::Likelihood(_) | Outcome::Answers(_) => {}
+            }
+        }
+        left_out
+    }
+
+    /// How many.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.too_long.len() + self.no_token.len()
+    }
 }
 
 /// One number.
@@ -88,7 +117,7 @@ fn line(task: &str, method: &str, own: &[&Record], dense: &[&Record]) -> Line {
         task: task.to_owned(),
         method: method.to_owned(),
         examples: memories.len(),
-        left_out: own.len() - memories.len(),
+        left_out: LeftOut::of(own),
         keep: mean(|memory| memory.keep),
         held_bytes: mean(|memory| memory.held_bytes as f64),
         dense_bytes: mean(|memory| memory.dense_bytes as f64),
@@ -106,7 +135,7 @@ fn measures(own: &[&Record], dense: &[&Record]) -> Vec<Measure> {
         }
         Some(Outcome::Likelihood(_)) => chosen(&paired(own, dense, likelihood)),
         Some(Outcome::Answers(_)) => answered(&paired(own, dense, answers)),
-        Some(Outcome::TooLong { .. }) | None => Vec::new(),
+        Some(Outcome::TooLong { .. } | Outcome::NoToken { .. }) | None => Vec::new(),
     }
 }
 
@@ -222,7 +251,7 @@ fn memory(outcome: &Outcome) -> Option<Memory> {
         Outcome::Window(window) => Some(window.memory),
         Outcome::Likelihood(likelihood) => Some(likelihood.memory),
         Outcome::Answers(answers) => Some(answers.memory),
-        Outcome::TooLong { .. } => None,
+        Outcome::TooLong { .. } | Outcome::NoToken { .. } => None,
     }
 }
 

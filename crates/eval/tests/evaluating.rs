@@ -3,14 +3,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use dropcap_engine::evaluate as read_whole;
 use dropcap_eval::{
     Compute, EvalError, Kind, LikelihoodTask, Method, Outcome, Progress, Recall, RecallKind, RecallTask,
-    Record, Results, Subject, Task, TextTask, Window, evaluate, report, summarize,
+    Record, Results, Subject, Task, Template, TextTask, Window, evaluate, report, summarize,
 };
-use dropcap_kernels::{DType, Team};
+use dropcap_kernels::{DType, RowLoss, Team, cross_entropy};
 use dropcap_methods::ModelFacts;
 use dropcap_model::{Checkpoint, Decoder, Tokenizer};
 use dropcap_policy::KeepAll;
@@ -47,6 +47,7 @@ fn subject(methods: &[&str]) -> Subject {
         stop_tokens: config.eos_token_ids.clone(),
         config,
         tokenizer: Arc::new(Tokenizer::open(&directory).unwrap()),
+        template: None,
         kv_dtype: DType::F32,
         kv_limit: Some(64 << 20),
         chunk: 64,
@@ -92,6 +93,19 @@ fn log_probs(subject: &Subject, ids: &[u32], from: usize) -> Vec<(f64, bool)> {
     (from..ids.len()).map(one).collect()
 }
 
+/// The project's cross-entropy of the logits of one pass over a whole text.
+fn surprises(subject: &Subject, ids: &[u32]) -> Vec<f32> {
+    let Compute::Host(decoder) = &subject.compute else { panic!("on the host") };
+    let pool = decoder.page_pool(&KeepAll, DType::F32, None).unwrap();
+    let mut logits =
+        read_whole(decoder, &subject.team, &KeepAll, &pool, ids, ids.len()).unwrap().logits;
+    let v = subject.config.vocabulary;
+    logits.truncate((ids.len() - 1) * v);
+    let mut losses = vec![RowLoss::default(); ids.len() - 1];
+    cross_entropy(&subject.team, &mut logits, v, &ids[1..], None, 0.0, 1.0, &mut losses).unwrap();
+    losses.iter().map(|loss| loss.cross_entropy).collect()
+}
+
 #[test]
 fn a_method_that_keeps_everything_diverges_by_nothing_and_a_pruning_one_does() {
     let folder = tempfile::tempdir().unwrap();
@@ -117,7 +131,7 @@ fn a_method_that_keeps_everything_diverges_by_nothing_and_a_pruning_one_does() {
 }
 
 #[test]
-fn every_token_of_a_text_is_predicted_once_as_by_a_whole_pass() {
+fn every_token_of_a_text_is_predicted_once_and_bit_for_bit_as_by_a_whole_pass() {
     let folder = tempfile::tempdir().unwrap();
     let subject = subject(&["none"]);
     let path = file(folder.path(), "text.txt", TEXT);
@@ -127,9 +141,8 @@ fn every_token_of_a_text_is_predicted_once_as_by_a_whole_pass() {
     for (text, window) in TEXT.split("\n<|endoftext|>\n").zip(windows(&results, "none")) {
         let start: Vec<u32> = subject.start.into_iter().collect();
         let ids = [start, subject.tokenizer.encode(text).unwrap()].concat();
-        let expected = log_probs(&subject, &ids, 1);
-        assert_eq!(window.nats.len(), expected.len());
-        for (nats, (log_prob, _)) in window.nats.iter().zip(&expected) {
+        assert_eq!(window.nats, surprises(&subject, &ids));
+        for (nats, (log_prob, _)) in window.nats.iter().zip(log_probs(&subject, &ids, 1)) {
             assert!((f64::from(*nats) + log_prob).abs() < TOLERANCE, "{nats} {log_prob}");
         }
         assert_eq!(window.bytes, text.len());
@@ -175,7 +188,78 @@ fn choices_in_ragged_batches_score_as_each_does_alone() {
     // The last one does not fit: it is counted, and neither cut nor forgotten.
     assert!(matches!(dense(3), Outcome::TooLong { tokens } if *tokens > subject.config.max_positions));
     let lines = summarize(results.records(), &["choices"], &["none", "dcp"]);
-    assert_eq!((lines[0].examples, lines[0].left_out), (3, 1));
+    assert_eq!((lines[0].examples, &lines[0].left_out.too_long[..]), (3, &[3][..]));
+}
+
+#[test]
+fn a_continuation_without_a_token_of_its_own_is_left_out_and_named_and_the_others_are_scored() {
+    let folder = tempfile::tempdir().unwrap();
+    let subject = subject(&["none"]);
+    let tokens = |text: &str| subject.tokenizer.encode(text).unwrap().len();
+    // A word that is one token, and so is its beginning: what comes after that has no token.
+    let words = ["there", "where", "other", "another", "before", "because", "little", "something"];
+    let (begin, end) = words
+        .iter()
+        .flat_map(|word| (1..word.len()).map(|at| word.split_at(at)))
+        .find(|(begin, end)| tokens(begin) == tokens(&format!("{begin}{end}")))
+        .unwrap();
+    let rows = [
+        json!({"context": "One and", "choices": ["two", "three"], "gold": 0}),
+        json!({"context": begin, "choices": [" was a fox", end], "gold": 0, "delimiter": ""}),
+    ];
+    let path = file(folder.path(), "c.jsonl", &rows.each_ref().map(ToString::to_string).join("\n"));
+    let task = LikelihoodTask::open("choices".into(), Kind::Choices, &path, None).unwrap();
+    let mut results = Results::default();
+    evaluate(&subject, &[Task::Likelihood(task)], &mut results, &mut Quiet).unwrap();
+    let outcome = |example| &results.records().iter().find(|one| one.example == example).unwrap().outcome;
+    assert!(matches!(outcome(0), Outcome::Likelihood(_)));
+    assert_eq!(outcome(1), &Outcome::NoToken { choice: 1 });
+    let lines = summarize(results.records(), &["choices"], &["none"]);
+    assert_eq!((lines[0].examples, &lines[0].left_out.no_token[..]), (1, &[1][..]));
+    let table = report::markdown(&lines);
+    assert!(table.contains("Left out of choices: 1 with a continuation that has no token"), "{table}");
+}
+
+/// A template that writes down what it was asked to put.
+#[derive(Debug)]
+struct Form(Arc<Tokenizer>, Mutex<Vec<Vec<String>>>);
+
+impl Template for Form {
+    fn encode(&self, messages: &[String]) -> Result<Vec<u32>, EvalError> {
+        self.1.lock().unwrap().push(messages.to_vec());
+        let said: String = messages.iter().map(|message| format!("<says> {message} <end>\n")).collect();
+        Ok(self.0.encode(&format!("{said}<says>"))?)
+    }
+}
+
+#[test]
+fn questions_come_in_the_models_template_and_methods_prune_before_them() {
+    let mut subject = subject(&["streaming_llm(sinks=1, when=prefill_end)@0.2"]);
+    let form = Arc::new(Form(subject.tokenizer.clone(), Mutex::default()));
+    subject.template = Some(form.clone());
+    let keep = |aware| {
+        let recall = Recall {
+            kind: RecallKind::SecondQuestion,
+            length: 200,
+            depths: vec![0.5],
+            facts: 2,
+            prompts: 1,
+            seed: 0,
+            aware,
+            haystack: None,
+        };
+        let task = RecallTask::generate("ask".into(), &recall, &subject).unwrap();
+        let mut results = Results::default();
+        evaluate(&subject, &[Task::Recall(task)], &mut results, &mut Quiet).unwrap();
+        let Outcome::Answers(answers) = &results.records()[0].outcome else { panic!("answers") };
+        assert!((150..=210).contains(&answers.tokens), "{}", answers.tokens);
+        let said = form.1.lock().unwrap().last().unwrap().clone();
+        assert_eq!((said.len(), &said[1]), (3, &answers.turns[0].written));
+        assert!(said[0].contains("secret number") && said[0].ends_with('?'), "{said:?}");
+        assert!(said[2].starts_with("Question: ") && said[2].ends_with('?'), "{said:?}");
+        answers.memory.keep
+    };
+    assert!(keep(false) > keep(true) + 0.02, "only what precedes the question is cut");
 }
 
 #[test]

@@ -13,8 +13,9 @@ use crate::report::Report;
 const PAGE: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/style.css");
 /// In the order in which they need each other.
-const SCRIPT: [&str; 5] = [
+const SCRIPT: [&str; 6] = [
     include_str!("page/data.js"),
+    include_str!("page/overview.js"),
     include_str!("page/strip.js"),
     include_str!("page/details.js"),
     include_str!("page/tables.js"),

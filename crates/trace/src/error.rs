@@ -53,6 +53,12 @@ pub enum TraceError {
         /// What the JSON parser said; its column is a byte of the line.
         source: serde_json::Error,
     },
+    /// A second header: two traces were joined, or two runs wrote to one file.
+    #[error("line {line} begins the trace of another run: give each run a file of its own")]
+    AnotherRun {
+        /// The line.
+        line: u64,
+    },
     /// The trace has a version that this reader does not know.
     #[error(
         "the trace has version {found}, this program reads up to {supported}; use the newer program that wrote it"

@@ -70,7 +70,12 @@ impl<R: BufRead> TraceReader<R> {
             return Ok(None);
         }
         self.line = line;
-        let event = parse(&self.buffer, line)?;
+        let event = match parse(&self.buffer, line) {
+            Err(TraceError::Malformed { .. }) if parse::<VersionLine>(&self.buffer, line).is_ok() => {
+                return Err(TraceError::AnotherRun { line });
+            }
+            parsed => parsed?,
+        };
         self.order.admit(&event).map_err(|refusal| refusal.at(line))?;
         Ok(Some(event))
     }

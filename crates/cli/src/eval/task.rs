@@ -116,6 +116,7 @@ fn recall(
         "prompts": recall.prompts,
         "seed": recall.seed,
         "aware": recall.aware,
+        "chat_template": subject.template.is_some(),
         "haystack": arguments.haystack,
         "haystack_sha256": haystack,
     });

@@ -93,10 +93,12 @@ impl Browser {
         }
     }
 
-    /// Presses a key, such as `ArrowRight`.
+    /// Presses a key, such as `ArrowRight`; one that types something does that too.
     pub fn press(&mut self, key: &str) {
+        let typed = if key == "Enter" { "\r" } else { "" };
         for kind in ["keyDown", "keyUp"] {
-            self.call("Input.dispatchKeyEvent", json!({"type": kind, "key": key}));
+            let event = json!({"type": kind, "key": key, "text": typed, "windowsVirtualKeyCode": if typed.is_empty() { 0 } else { 13 }});
+            self.call("Input.dispatchKeyEvent", event);
         }
     }
 

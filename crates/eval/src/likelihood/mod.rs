@@ -35,8 +35,14 @@ pub(crate) fn score(
         encoded.clear();
         for &number in group {
             let example = &task.examples[number];
-            let pairs = example.pairs.iter().map(|pair| encode(subject, pair, &task.place(number)));
+            let place = task.place(number);
+            let pairs = example.pairs.iter().map(|pair| encode(subject, pair, &place));
             let pairs = pairs.collect::<Result<Vec<_>, _>>()?;
+            if let Some(choice) = pairs.iter().position(Option::is_none) {
+                done(number, Outcome::NoToken { choice })?;
+                continue;
+            }
+            let pairs: Vec<_> = pairs.into_iter().flatten().collect();
             // The last token of a continuation is scored and never fed, so it needs no position; the engine's prompt
             // has it all the same.
             match pairs

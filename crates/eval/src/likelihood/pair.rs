@@ -8,8 +8,12 @@ use crate::subject::Subject;
 ///
 /// As in lm-evaluation-harness: white space at the end of the context belongs to the continuation; the continuation's
 /// tokens are those of both together beyond as many as the context has alone; an empty context is the token that begins a
-/// text.
-pub(super) fn encode(subject: &Subject, pair: &Pair, place: &str) -> Result<(Vec<u32>, usize), EvalError> {
+/// text. None where the continuation has no token of its own: its text went into the context's last token.
+pub(super) fn encode(
+    subject: &Subject,
+    pair: &Pair,
+    place: &str,
+) -> Result<Option<(Vec<u32>, usize)>, EvalError> {
     let tokenizer = &subject.tokenizer;
     let context = pair.context.trim_end();
     let mut ids =
@@ -26,8 +30,8 @@ pub(super) fn encode(subject: &Subject, pair: &Pair, place: &str) -> Result<(Vec
     let from = ids.len();
     ids.extend(whole.into_iter().skip(before));
     if ids.len() == from {
-        return Err(EvalError::EmptyContinuation { place: place.to_owned() });
+        return Ok(None);
     }
     tokenizer.check_ids(&ids, subject.config.vocabulary)?;
-    Ok((ids, from))
+    Ok(Some((ids, from)))
 }

@@ -9,9 +9,11 @@ use rand_chacha::ChaCha8Rng;
 pub(super) struct Fact {
     /// The sentence.
     pub(super) sentence: String,
-    /// The question and the beginning of its answer.
+    /// The question.
     pub(super) question: String,
-    /// How the answer goes on.
+    /// How its answer begins.
+    pub(super) lead: String,
+    /// How it goes on.
     pub(super) answer: String,
 }
 
@@ -25,6 +27,10 @@ const NAMES: [&str; 24] = [
     "Anna", "Ben", "Clara", "David", "Emma", "Frank", "Grace", "Henry", "Irene", "Jack", "Karen", "Leo",
     "Maria", "Nathan", "Olivia", "Peter", "Rachel", "Simon", "Teresa", "Victor", "Wendy", "Oscar", "Julia",
     "Martin",
+];
+const FAMILIES: [&str; 20] = [
+    "Adams", "Baker", "Carter", "Dixon", "Ellis", "Fisher", "Gibson", "Harris", "Irving", "Jordan", "Keller",
+    "Lawson", "Mason", "Norris", "Parker", "Quinn", "Russell", "Turner", "Walsh", "Young",
 ];
 const CITIES: [&str; 20] = [
     "Paris", "London", "Berlin", "Madrid", "Vienna", "Rome", "Prague", "Dublin", "Oslo", "Athens", "Boston",
@@ -48,9 +54,8 @@ pub(super) fn secrets(random: &mut ChaCha8Rng, count: usize) -> Vec<Fact> {
         let number = random.random_range(10_000..100_000);
         Fact {
             sentence: format!("The secret number of the {thing} is {number}."),
-            question: format!(
-                "\n\nQuestion: What is the secret number of the {thing}?\nAnswer: The secret number of the {thing} is"
-            ),
+            question: format!("\n\nQuestion: What is the secret number of the {thing}?"),
+            lead: format!("\nAnswer: The secret number of the {thing} is"),
             answer: format!(" {number}"),
         }
     };
@@ -66,35 +71,40 @@ pub(super) fn pairs(random: &mut ChaCha8Rng, count: usize) -> Vec<Fact> {
         let (key, value) = (key(index), random.random_range(10_000..100_000));
         Fact {
             sentence: format!("key-{key}: {value}\n"),
-            question: format!("\nWhat is the value of key-{key}?\nkey-{key}:"),
+            question: format!("\nWhat is the value of key-{key}?"),
+            lead: format!("\nkey-{key}:"),
             answer: format!(" {value}"),
         }
     };
     (0..count).map(fact).collect()
 }
 
-/// Where people live and what is theirs, for questions with an open book.
+/// Where people live and what is theirs, for questions with an open book: up to 12,480 different names.
 pub(super) fn people(random: &mut ChaCha8Rng, count: usize) -> Vec<Fact> {
-    let mut names = NAMES.to_vec();
+    let (mut names, mut families) = (NAMES.to_vec(), FAMILIES.to_vec());
     names.shuffle(random);
+    families.shuffle(random);
     let fact = |index: usize| {
-        let name = match index / NAMES.len() {
-            0 => names[index].to_owned(),
-            round => format!("{} {}", names[index % NAMES.len()], ROMAN[round.min(ROMAN.len() - 1)]),
+        // All pairs of both before a letter comes between them; 24 and 20 have common factors, so the family goes a step
+        // further in each round.
+        let (round, letter) = (index / NAMES.len(), index / (NAMES.len() * FAMILIES.len()));
+        let family = families[(index + round) % FAMILIES.len()];
+        let middle = match letter {
+            0 => String::new(),
+            number => format!(" {}.", char::from(b'A' + (number - 1) as u8 % 26)),
         };
+        let name = format!("{}{middle} {family}", names[index % NAMES.len()]);
         let city = CITIES.choose(random).copied().unwrap_or_default();
         let thing = THINGS.choose(random).copied().unwrap_or_default();
         Fact {
             sentence: format!("{name} lives in {city} and has bought a {thing}."),
-            question: format!("\n\nQuestion: Where does {name} live?\nAnswer: {name} lives in"),
+            question: format!("\n\nQuestion: Where does {name} live?"),
+            lead: format!("\nAnswer: {name} lives in"),
             answer: format!(" {city}"),
         }
     };
-    (0..count.min(NAMES.len() * ROMAN.len())).map(fact).collect()
+    (0..count.min(NAMES.len() * FAMILIES.len() * 26)).map(fact).collect()
 }
-
-/// How people of the same name are told apart.
-const ROMAN: [&str; 10] = ["I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X"];
 
 /// A list of words that is to be copied.
 pub(super) fn list(random: &mut ChaCha8Rng, words: usize) -> Fact {
@@ -102,7 +112,8 @@ pub(super) fn list(random: &mut ChaCha8Rng, words: usize) -> Fact {
     let words = (0..words).map(word).collect::<Vec<_>>().join(", ");
     Fact {
         sentence: format!("The list is: {words}."),
-        question: "\n\nQuestion: What is the list?\nAnswer: The list is:".to_owned(),
+        question: "\n\nQuestion: What is the list?".to_owned(),
+        lead: "\nAnswer: The list is:".to_owned(),
         answer: format!(" {words}"),
     }
 }
@@ -116,7 +127,7 @@ mod tests {
     #[test]
     fn no_two_facts_are_about_the_same() {
         let random = &mut ChaCha8Rng::seed_from_u64(5);
-        for facts in [secrets(random, 200), pairs(random, 900), people(random, 240)] {
+        for facts in [secrets(random, 200), pairs(random, 900), people(random, 12_000)] {
             let questions: HashSet<&str> = facts.iter().map(|fact| fact.question.as_str()).collect();
             assert_eq!(questions.len(), facts.len());
             for fact in &facts {

@@ -3,6 +3,8 @@
 mod dialogue;
 mod facts;
 mod haystack;
+mod maker;
+mod talk;
 
 pub use dialogue::{Recall, RecallKind, RecallTask};
 
@@ -10,29 +12,20 @@ use dropcap_engine::{Engine, Request};
 
 use crate::EvalError;
 use crate::drive::drive;
-use crate::record::{Answer, Answers, Memory, Outcome};
+use crate::record::{Memory, Outcome};
 use crate::subject::Subject;
-use dialogue::Dialogue;
+use talk::Talk;
 
 /// Tokens that an answer may take beyond those that are expected.
 const SPARE: usize = 8;
 
-/// A dialogue under way.
-struct Talk<'a> {
-    dialogue: &'a Dialogue,
-    ids: Vec<u32>,
-    /// Tokens after which methods that prune where a prompt ends do so; none where the question belongs to them.
-    context: Option<usize>,
-    answers: Answers,
-}
-
 /// Asks the questions of some dialogues of a task and hands each one's outcome over when it is through.
 ///
 /// All first questions are asked together, then all second ones. A later question finds the whole talk before it: context,
-/// questions, and the answers as the model gave them, up to their first line break.
+/// questions, and the answers as the model gave them.
 ///
 /// # Errors
-/// A failed engine; a failure of `done`.
+/// A failed engine; a template that refuses a talk; a failure of `done`.
 pub(crate) fn ask(
     subject: &Subject,
     engine: &mut Engine,
@@ -40,14 +33,9 @@ pub(crate) fn ask(
     numbers: &[usize],
     mut done: impl FnMut(usize, Outcome) -> Result<(), EvalError>,
 ) -> Result<(), EvalError> {
-    for group in numbers.chunks(GROUP) {
-        let mut talks = Vec::with_capacity(group.len());
-        for &number in group {
-            let dialogue = &task.dialogues[number];
-            let ids = subject.tokenizer.encode(&dialogue.context)?;
-            let answers = Answers { depth: dialogue.depth, ..Answers::default() };
-            talks.push(Talk { dialogue, context: (!task.aware).then_some(ids.len()), ids, answers });
-        }
+    for group in numbers.chunks(subject.max_batch.max(1)) {
+        let talks = group.iter().map(|&number| Talk::new(subject, &task.dialogues[number], task.aware));
+        let mut talks = talks.collect::<Result<Vec<_>, _>>()?;
         for turn in 0..task.turns() {
             ask_turn(subject, engine, &mut talks, turn)?;
         }
@@ -58,53 +46,41 @@ pub(crate) fn ask(
     Ok(())
 }
 
-/// Dialogues that are in memory as tokens at a time.
-const GROUP: usize = 64;
-
 fn ask_turn(
     subject: &Subject,
     engine: &mut Engine,
     talks: &mut [Talk<'_>],
-    turn: usize,
+    number: usize,
 ) -> Result<(), EvalError> {
-    let tokenizer = &subject.tokenizer;
     let mut requests = Vec::with_capacity(talks.len());
     for (index, talk) in talks.iter_mut().enumerate() {
-        let asked = &talk.dialogue.turns[turn];
-        // Apart from what came before, as it comes after it: nothing joins over the seam.
-        talk.ids.extend(subject.piece(&asked.text)?);
-        if turn == 0 {
-            talk.answers.tokens = talk.ids.len();
+        let turn = &talk.dialogue.turns[number];
+        let (prompt, max_tokens) = talk.ask(subject, number, turn)?;
+        if number == 0 {
+            talk.answers.tokens = prompt.len();
         }
-        let max_tokens = subject.piece(&asked.answer)?.len() + SPARE;
-        let (prompt, stop_tokens) = (talk.ids.clone(), subject.stop_tokens.clone());
-        let context = talk.context;
+        let (context, stop_tokens) = (talk.context, subject.stop_tokens.clone());
         requests.push((index, Request { prompt, max_tokens, stop_tokens, context, ..Request::default() }));
     }
     drive(engine, requests.into_iter(), |index, answered| {
         let talk = &mut talks[index];
-        let expected = talk.dialogue.turns[turn].answer.trim().to_owned();
-        let text = tokenizer.decode(&answered.tokens)?;
-        let written = text.trim_start().lines().next().unwrap_or_default().trim().to_owned();
-        talk.ids.extend(subject.piece(&format!(" {written}"))?);
-        talk.answers.turns.push(Answer { share: share(&expected, &written), expected, written });
+        talk.hear(subject, &talk.dialogue.turns[number], &answered.tokens)?;
         talk.answers.memory = Memory::at_end(&answered.report);
         Ok(())
     })
 }
 
-/// The share of the expected words that stand in their places. One word counts wherever it stands, as RULER counts it.
+/// The share of the expected words that stand one behind the other, wherever they begin: who says "The list is:" first is
+/// not wrong. One word counts wherever it stands, as RULER counts it.
 fn share(expected: &str, written: &str) -> f64 {
     let bare = |text: &str| -> Vec<String> {
         let words = text.split_whitespace();
         words.map(|word| word.trim_matches(|c: char| !c.is_alphanumeric()).to_lowercase()).collect()
     };
     let (expected, written) = (bare(expected), bare(written));
-    if let [one] = &expected[..] {
-        return f64::from(written.contains(one));
-    }
-    let right = expected.iter().zip(&written).filter(|(expected, written)| expected == written).count();
-    right as f64 / expected.len().max(1) as f64
+    let right = |from: usize| expected.iter().zip(&written[from..]).filter(|(a, b)| a == b).count();
+    let most = (0..written.len()).map(right).max().unwrap_or(0);
+    most as f64 / expected.len().max(1) as f64
 }
 
 #[cfg(test)]
@@ -117,6 +93,7 @@ mod tests {
         assert_eq!(share("48213", "4821"), 0.0);
         assert_eq!(share("pear, plum, fig, nut", "pear, plum, nut, fig."), 0.5);
         assert_eq!(share("pear, plum", "Pear, plum and more"), 1.0);
+        assert_eq!(share("pear, plum", "The list is:\n\npear, plum"), 1.0);
         assert_eq!(share("pear, plum", ""), 0.0);
     }
 }

@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
+use super::lanes::lanes;
 use super::plot::{Point, legend, plot};
+use super::notes::notes;
 use super::table::{COLUMNS, cells};
 use crate::Line;
 
@@ -15,7 +17,8 @@ body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(22rem,1fr));gap:1rem}\
 svg text{font:12px system-ui,sans-serif;fill:currentColor}\
 svg .grid{stroke:currentColor;opacity:.15}\
-svg polyline,svg path{stroke-width:1.5}\
+svg polyline,svg path{stroke-width:1.5}svg .dense{stroke:currentColor;stroke-dasharray:5 4;opacity:.6}\
+.lanes{max-width:100%}.lanes rect{fill:#d55e00;stroke:currentColor;stroke-opacity:.2}figure{margin:1rem 0}\
 .legend span{margin-right:1rem}.legend i{display:inline-block;width:.8em;height:.8em;margin-right:.3em}\
 table{border-collapse:collapse;font-size:13px}td,th{padding:.2rem .5rem;border-bottom:1px solid #8884;text-align:left}\
 td.n{text-align:right;font-variant-numeric:tabular-nums}\
@@ -27,6 +30,7 @@ pub fn html(lines: &[Line], configuration: &Value) -> String {
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n<title>What pruning costs</title>\n<style>{STYLE}</style>\n<h1>What pruning costs</h1>\n"
     );
+    page.push_str("<p>Dashed: the dense run. Bars: the standard error of the difference to it on the same examples.</p>\n");
     let mut tasks: Vec<&str> = lines.iter().map(|line| &*line.task).collect();
     tasks.dedup();
     for task in tasks {
@@ -39,7 +43,8 @@ pub fn html(lines: &[Line], configuration: &Value) -> String {
             let mut points = Vec::new();
             for &line in &own {
                 let Some(measure) = line.measures.first() else { continue };
-                let error = measure.error.unwrap_or(0.0);
+                // The examples are the same, so that what they have in common is no reason to doubt.
+                let error = measure.to_dense.map_or(0.0, |(_, error)| error);
                 points.push(Point { method: &line.method, x: x(line), y: measure.value, error });
             }
             points
@@ -50,6 +55,7 @@ pub fn html(lines: &[Line], configuration: &Value) -> String {
         page.push_str(&plot(&kept, "share of entries kept", name));
         page.push_str(&plot(&bytes, "MiB of KV cache held", name));
         page.push_str("</div>\n");
+        own.iter().filter_map(|line| lanes(line)).for_each(|picture| page.push_str(&picture));
     }
     page.push_str("<h2>All numbers</h2>\n<div class=\"scroll\"><table>\n<thead><tr>");
     for name in COLUMNS {
@@ -66,9 +72,13 @@ pub fn html(lines: &[Line], configuration: &Value) -> String {
             page.push_str("</tr>\n");
         }
     }
+    page.push_str("</tbody></table></div>\n");
+    for note in notes(lines) {
+        let _ = writeln!(page, "<p>{}</p>", escaped(&note));
+    }
     let _ = writeln!(
         page,
-        "</tbody></table></div>\n<p>± is a standard error; [low, high] holds the true share in 95 % of all samples. A difference is the mean over the same examples.</p>\n<h2>Measured with</h2>\n<pre>{}</pre>\n</html>",
+        "<p>± is a standard error; [low, high] holds the true share in 95 % of all samples. A difference is the mean over the same examples.</p>\n<h2>Measured with</h2>\n<pre>{}</pre>\n</html>",
         escaped(&format!("{configuration:#}"))
     );
     page
@@ -96,7 +106,7 @@ pub(super) fn escaped(text: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Measure;
+    use crate::{LeftOut, Measure};
     use serde_json::json;
 
     #[test]
@@ -106,7 +116,7 @@ mod tests {
             task: hostile.into(),
             method: format!("{hostile}@2"),
             examples: 1,
-            left_out: 0,
+            left_out: LeftOut::default(),
             keep: 0.5,
             held_bytes: 1.0,
             dense_bytes: 2.0,

@@ -1,6 +1,8 @@
 //! The same numbers for people and for programs: one table as Markdown, CSV and JSON, and a page with plots.
 
 mod html;
+mod lanes;
+mod notes;
 mod plot;
 mod table;
 

@@ -52,6 +52,10 @@ pub(super) fn plot(points: &[Point<'_>], x_name: &str, y_name: &str) -> String {
         "<text transform=\"translate(14 {middle}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
         escaped(y_name)
     );
+    // What there is to lose, over the whole width.
+    for dense in points.iter().filter(|point| point.method == "none") {
+        let _ = writeln!(svg, "<path class=\"dense\" d=\"M{LEFT} {:.1}H{right}\"/>", ys.at(dense.y));
+    }
     for (number, (_, points)) in families(points).into_iter().enumerate() {
         let colour = COLOURS[number % COLOURS.len()];
         let places: Vec<String> =
@@ -105,13 +109,14 @@ struct Axis {
 }
 
 impl Axis {
-    /// An axis that shows all of some ranges, with a little room around.
+    /// An axis that shows all of some ranges, with a little room around, but for numbers below 0 where there are none.
     fn over(ranges: impl Iterator<Item = (f64, f64)>, from: f64, to: f64) -> Self {
         let all =
             ranges.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), (a, b)| (low.min(a), high.max(b)));
         let (low, high) = if all.0 <= all.1 { all } else { (0.0, 1.0) };
         let room = if high > low { 0.06 * (high - low) } else { high.abs().max(1.0) * 0.1 };
-        Self { low: low - room, high: high + room, from, to }
+        let least = if low < 0.0 { low - room } else { (low - room).max(0.0) };
+        Self { low: least, high: high + room, from, to }
     }
 
     fn at(&self, value: f64) -> f64 {
@@ -149,6 +154,7 @@ mod tests {
         let svg = plot(&points, "keep", "perplexity");
         assert_eq!(svg.matches("<polyline").count(), 2);
         assert_eq!(svg.matches("<circle").count(), 3);
+        assert_eq!(svg.matches("class=\"dense\"").count(), 1);
         assert_eq!(legend(&points).matches("<span>").count(), 2);
     }
 
@@ -160,5 +166,8 @@ mod tests {
         assert_eq!(names, ["0.2", "0.4", "0.6", "0.8", "1.0"]);
         let one = Axis::over([(3.0, 3.0)].into_iter(), 0.0, 100.0);
         assert!((one.at(3.0) - 50.0).abs() < 1e-9 && !one.ticks().is_empty());
+        // A share of nothing stands on the axis, and no share is less.
+        let none = Axis::over([(0.0, 0.0)].into_iter(), 0.0, 100.0);
+        assert!(none.at(0.0) == 0.0 && none.ticks().iter().all(|(name, _)| !name.starts_with('-')));
     }
 }

@@ -1,5 +1,6 @@
 //! One row for each number.
 
+use super::notes::notes;
 use crate::{Line, Measure};
 
 /// The columns.
@@ -31,6 +32,9 @@ pub fn markdown(lines: &[Line]) -> String {
             text.push_str(&row(&cells));
         }
     }
+    for note in notes(lines) {
+        text.push_str(&format!("\n{note}\n"));
+    }
     text
 }
 
@@ -49,7 +53,7 @@ pub(super) fn cells(line: &Line, measure: &Measure) -> [String; 10] {
         line.task.replace(['\n', '\r'], " "),
         line.method.replace(['\n', '\r'], " "),
         line.examples.to_string(),
-        line.left_out.to_string(),
+        line.left_out.count().to_string(),
         format!("{:.3}", line.keep),
         mib(line.held_bytes),
         mib(line.dense_bytes),
@@ -77,7 +81,7 @@ pub fn csv(lines: &[Line]) -> String {
                 quoted(&line.task),
                 quoted(&line.method),
                 line.examples.to_string(),
-                line.left_out.to_string(),
+                line.left_out.count().to_string(),
                 line.keep.to_string(),
                 line.held_bytes.to_string(),
                 line.dense_bytes.to_string(),
@@ -108,6 +112,7 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::LeftOut;
 
     fn line() -> Line {
         let accuracy = Measure {
@@ -122,7 +127,7 @@ mod tests {
             task: "a|b".into(),
             method: "streaming_llm(sinks=4, recent=8)".into(),
             examples: 3,
-            left_out: 1,
+            left_out: LeftOut { no_token: vec![30], ..LeftOut::default() },
             keep: 0.25,
             held_bytes: 1_048_576.0,
             dense_bytes: 4_194_304.0,
@@ -140,7 +145,8 @@ mod tests {
             "| a\\|b | streaming_llm(sinks=4, recent=8) | 3 | 1 | 0.250 | 1.00 | 4.00 | acc | 0.5000 ± 0.2500 [0.2500, 0.7500] | -0.1250 ± 0.0625 |"
         );
         assert_eq!(rows[3], "|  |  |  |  |  |  |  | KL median | 1.250e-5 |  |");
-        assert_eq!(rows.len(), 4);
+        let note = "Left out of a|b: 1 with a continuation that has no token of its own (number 30).";
+        assert_eq!(&rows[4..], ["", note]);
     }
 
     #[test]

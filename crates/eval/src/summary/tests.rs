@@ -26,11 +26,13 @@ fn accuracies_are_counted_and_compared_example_by_example() {
         record("none", 0, scored(&[-1.0, -2.0], &[1, 9])),
         record("none", 1, scored(&[-1.0, -2.0], &[5, 5])),
         record("none", 2, Outcome::TooLong { tokens: 99 }),
+        record("none", 3, Outcome::NoToken { choice: 1 }),
         record("dcp", 1, scored(&[-3.0, -2.0], &[5, 5])),
         record("dcp", 0, scored(&[-1.0, -2.0], &[1, 9])),
     ];
     let lines = summarize(&records, &["task"], &["none", "dcp"]);
-    assert_eq!((lines[0].examples, lines[0].left_out, lines[1].examples), (2, 1, 2));
+    assert_eq!((lines[0].examples, lines[0].left_out.count(), lines[1].examples), (2, 2, 2));
+    assert_eq!(lines[0].left_out, LeftOut { too_long: vec![2], no_token: vec![3] });
     assert_eq!(value(&lines, "none", "acc").value, 1.0);
     assert_eq!(value(&lines, "none", "acc_norm").value, 0.5);
     let pruned = value(&lines, "dcp", "acc");
@@ -73,6 +75,9 @@ fn a_text_has_the_perplexity_of_all_its_tokens_and_each_position_its_own() {
     near(value(&lines, "dcp", "same top token"), 2.0 / 6.0);
     let (difference, _) = value(&lines, "dcp", "loss").to_dense.unwrap();
     assert!((difference - 2_f64.ln() / 2.0).abs() < 1e-6, "{difference}");
+    let (difference, _) = value(&lines, "dcp", "perplexity").to_dense.unwrap();
+    // (4 ln 4 + 2 ln 8) / 6 is ln of 2^(14/6).
+    assert!((difference - 2_f64.powf(14.0 / 6.0) + 2_f64.powf(10.0 / 6.0)).abs() < 1e-4, "{difference}");
     assert_eq!(lines[0].keep_by_lane, [[0.25, 0.75]]);
     assert!(lines[0].measures.iter().all(|measure| !measure.name.starts_with("KL")));
 }

@@ -18,11 +18,17 @@ pub(super) fn measures(pairs: &Pairs<'_, Window>) -> Vec<Measure> {
     let bytes: u64 = windows().map(|window| window.bytes as u64).sum();
     let error = Sample::of(windows().map(loss)).standard_error;
     let all = perplexity(sum, tokens);
+    let difference = to_dense(pairs, loss);
     let mut measures = vec![
-        Measure { error: Some(all * error), ..Measure::new("perplexity", all) },
+        Measure {
+            error: Some(all * error),
+            // Of windows, as the loss: a perplexity is its exponential, and moves with it.
+            to_dense: difference.map(|(_, error)| (all - dense_perplexity(pairs), all * error)),
+            ..Measure::new("perplexity", all)
+        },
         Measure {
             error: Some(error),
-            to_dense: to_dense(pairs, loss),
+            to_dense: difference,
             ..Measure::new("loss", mean_nats(sum, tokens))
         },
         Measure::new("bits per byte", bits(sum, bytes)),
@@ -47,6 +53,12 @@ pub(super) fn measures(pairs: &Pairs<'_, Window>) -> Vec<Measure> {
     }
     measures.extend(by_position(&windows().collect::<Vec<_>>()));
     measures
+}
+
+/// The dense run's perplexity on the same windows.
+fn dense_perplexity(pairs: &Pairs<'_, Window>) -> f64 {
+    let dense = || pairs.iter().filter_map(|(_, dense)| *dense).flat_map(|window| &window.nats);
+    perplexity(dense().map(|&nats| f64::from(nats)).sum(), dense().count() as u64)
 }
 
 /// Perplexity of each part of the windows, by the position of the token that predicts.

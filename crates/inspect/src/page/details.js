@@ -5,7 +5,7 @@ const LISTED = 400;
 function showDetails(lives, position, lived, choose) {
   const jump = (to) => {
     const button = document.createElement("button");
-    button.textContent = to + " " + shown(lives.text(to)).slice(0, 24);
+    button.textContent = to + " " + shown(lives.text(to)).slice(0, 20);
     button.onclick = () => choose(to);
     return button;
   };

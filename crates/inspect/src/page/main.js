@@ -5,11 +5,12 @@ function option(value, text) {
   return element;
 }
 
-let lives, strip, place;
+let lives, strip, overview, place;
 
 function choose(position) {
   const [killers, victims] = showDetails(lives, position, strip.shares[position], choose);
   strip.choose(position, killers.filter((killer) => killer !== position), victims);
+  overview.mark(position);
   moveNow(position);
 }
 
@@ -24,8 +25,15 @@ function moveNow(position) {
 function look() {
   const [layer, head] = [by("layer").value, by("head").value];
   strip.colour(lives.lived(lives.chosen(layer, head)));
+  overview.draw(head);
   place = drawTime(lives, layer, head);
   if (strip.chosen >= 0) choose(strip.chosen);
+}
+
+/* Shows one layer, or all of them again where it is shown already. */
+function showLayer(layer) {
+  by("layer").value = by("layer").value === String(layer) ? "" : layer;
+  look();
 }
 
 /* Shows the chosen sequence. */
@@ -33,6 +41,8 @@ function openSequence() {
   const sequence = report.sequences[+by("sequence").value];
   lives = new Lives(sequence);
   strip = new Strip(lives, choose);
+  overview = new Overview(lives, choose);
+  by("here").hidden = true;
   const live = lives.live(lives.chosen("", ""))[lives.tokens];
   const all = lives.tokens * lives.lanes;
   by("run").textContent = report.model + ", " + report.method + ": " + lives.tokens + " tokens (" +
@@ -71,6 +81,10 @@ by("torn").hidden = report.torn === null;
 by("torn").textContent = report.torn ?? "";
 by("sequence").onchange = openSequence;
 by("layer").onchange = look;
+by("time").onclick = (event) => {
+  const layer = event.target.dataset.layer;
+  if (layer !== undefined) showLayer(layer);
+};
 by("head").onchange = look;
 by("search").oninput = () => search(false);
 by("search").onkeydown = (event) => {

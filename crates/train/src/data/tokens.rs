@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use dropcap_model::Tokenizer;
+use dropcap_model::{MAX_TEXT_BYTES, Tokenizer};
 
 use super::borders::Borders;
 use super::documents::{Document, Documents};
@@ -40,7 +40,9 @@ pub fn tokenize(
     Ok(())
 }
 
-/// The tokens of one document of `path`, cut and shared out as [`tokenize`] does, without borders.
+/// The tokens of one document of `path`, without borders: those that any other program makes of it, because it is not cut
+/// unless it is longer than [`MAX_TEXT_BYTES`]. Longer ones are cut as [`tokenize`] does, which a tokenizer that begins every
+/// text with a space of its own shows by a token at each cut.
 ///
 /// # Errors
 /// Text that the tokenizer fails on, with the line that the document begins at.
@@ -50,6 +52,9 @@ pub fn tokenize_document(
     tokenizer: &Tokenizer,
     threads: usize,
 ) -> Result<Vec<u32>, TrainError> {
+    if document.text.len() <= MAX_TEXT_BYTES {
+        return Ok(encode(path, document, &[&document.text], tokenizer, 1)?.concat());
+    }
     let mut out = Vec::new();
     tokenize_into(path, document, tokenizer, threads, &mut out, &mut |_| {})?;
     Ok(out)
