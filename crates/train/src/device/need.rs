@@ -2,6 +2,7 @@
 
 use dropcap_kernels::DType;
 
+use super::factors::FactorRoom;
 use super::room::SLICE;
 use super::{Plan, Teacher};
 use crate::network::Group;
@@ -38,11 +39,19 @@ impl Plan<'_> {
         let layout = &self.layout;
         let (all, weights) = (layout.len(), layout.group(Group::Weights).len());
         let narrow = self.dtype.bytes();
-        // Values, and the copy that products read where it is not the values themselves.
-        let held = 4 + if self.dtype == DType::F32 { 0 } else { narrow };
-        let trained = layout.trained().len();
-        let taught = if matches!(self.teacher, Teacher::Apart(_)) { weights } else { 0 };
-        let parameters = held * (all + taught) + 12 * trained;
+        // Products read a copy of the values where their format is another one; of what they alone read and nobody changes,
+        // there is nothing but the copy.
+        let head = self.plan.head.iter();
+        let products: usize =
+            self.plan.products().chain(head).map(|matrix| matrix.outputs() * matrix.inputs).sum();
+        let held = |all: usize, is_held: bool| match self.dtype {
+            DType::F32 => 4 * all,
+            _ => (4 + narrow) * all - if is_held { 4 * products } else { 0 },
+        };
+        let trained = layout.trained();
+        let taught = if matches!(self.teacher, Teacher::Apart(_)) { held(weights, true) } else { 0 };
+        let (merged, thin) = self.factors.map_or((0, 0), |form| FactorRoom::sizes(form, self.plan));
+        let parameters = held(all, trained.start >= weights) + taught + 12 * trained.len() + narrow * merged;
 
         let room = self.room;
         let rows = room.sequences * room.tokens;
@@ -63,7 +72,8 @@ impl Plan<'_> {
         let (votes, strips) = if gates > 0 { (heads * (4 * tiles + 16) + 2 * hidden, pairs) } else { (0, 0) };
         let logits = 4 * SLICE.min(rows) * config.vocabulary.next_multiple_of(64);
         let outputs = if matches!(self.teacher, Teacher::None) { 1 } else { 2 };
-        let activations = rows * (layers * layer + back + stream + votes + outputs * narrow * hidden)
+        let activations = rows
+            * (layers * layer + back + stream + votes + outputs * narrow * hidden + 2 * narrow * thin)
             + outputs * logits
             + strips;
         Need { parameters, activations, rest: REST }

@@ -8,29 +8,47 @@ use dropcap_kernels::{DType, KernelError};
 
 use super::kernels::Kernels;
 use super::matrix::Matrix;
-use super::place::Places;
+use super::place::{ALIGNMENT, Places};
+
+/// Numbers that are rounded at once on their way to a place without values.
+const STAGE: usize = 1 << 24;
 
 /// Values in [`Places`].
 #[derive(Debug)]
 pub(super) struct Weights {
-    pub(super) values: DeviceBuffer<f32>,
+    values: DeviceBuffer<f32>,
+    /// Places, in order, that only products read and nobody changes: they are in the copy alone. With each, how many numbers
+    /// up to its end have no value.
+    gaps: Vec<(Range<usize>, usize)>,
     /// In the format of products; the values themselves where that is f32.
     working: Option<DeviceBuffer<u8>>,
     dtype: DType,
 }
 
 impl Weights {
-    /// Zeros.
-    pub(super) fn new(kernels: &Kernels, places: &Places) -> Result<Self, KernelError> {
+    /// Zeros; what `only_products` read is not kept in f32 beside its copy. Such a place begins at a tensor's.
+    pub(super) fn new(
+        kernels: &Kernels,
+        places: &Places,
+        mut only_products: Vec<Range<usize>>,
+    ) -> Result<Self, KernelError> {
+        let (mut gaps, mut missing) = (Vec::new(), 0);
         let working = match kernels.dtype {
             DType::F32 => None,
             dtype => {
+                only_products.sort_by_key(|place| place.start);
+                for place in only_products {
+                    // What follows begins at an address of whole vectors without it, too.
+                    let gap = place.start..place.end.next_multiple_of(ALIGNMENT);
+                    missing += gap.len();
+                    gaps.push((gap, missing));
+                }
                 let bytes = places.len() * dtype.bytes();
                 Some(DeviceBuffer::zeroed(&kernels.device, "the working copy of the parameters", bytes)?)
             }
         };
-        let values = DeviceBuffer::zeroed(&kernels.device, "the parameters", places.len())?;
-        Ok(Self { values, working, dtype: kernels.dtype })
+        let values = DeviceBuffer::zeroed(&kernels.device, "the parameters", places.len() - missing)?;
+        Ok(Self { values, gaps, working, dtype: kernels.dtype })
     }
 
     /// Takes the values of the layout from `first` on.
@@ -41,16 +59,60 @@ impl Weights {
         first: usize,
         values: &[f32],
     ) -> Result<(), KernelError> {
-        upload(places, first, values, &self.values, 0)?;
-        if let Some(working) = &self.working {
-            kernels.optimizer.narrow((&self.values).into(), working.into())?;
+        let mut stage = None;
+        for (range, place) in places.tensors() {
+            if range.start < first || range.end > first + values.len() {
+                continue;
+            }
+            let (numbers, place) =
+                (&values[range.start - first..range.end - first], *place..place + range.len());
+            if let Some(at) = self.stored(&place) {
+                self.values.write(at.start, numbers)?;
+                if self.working.is_some() {
+                    kernels.optimizer.split(self.of(&place)?, None, self.narrow(&place)?, None)?;
+                }
+                continue;
+            }
+            let stage = match &stage {
+                Some(stage) => stage,
+                None => &*stage.insert(kernels.wide("values on their way", STAGE)?),
+            };
+            for (index, piece) in numbers.chunks(STAGE).enumerate() {
+                let start = place.start + index * STAGE;
+                stage.write(0, piece)?;
+                let piece = start..start + piece.len();
+                let from = DeviceSlice::new(stage, 0..piece.len())?;
+                kernels.optimizer.split(from, None, self.narrow(&piece)?, None)?;
+            }
         }
         Ok(())
     }
 
+    /// The values of a stretch of the layout that has them.
+    pub(super) fn read(&self, places: &Places, stretch: Range<usize>) -> Result<Vec<f32>, KernelError> {
+        let place = places.of(&stretch);
+        let missing = place.start - self.stored(&place).unwrap_or(place).start;
+        download(places, stretch, &self.values, missing)
+    }
+
+    /// Where the values of a place are; nowhere in a gap.
+    fn stored(&self, place: &Range<usize>) -> Option<Range<usize>> {
+        let before = self.gaps.partition_point(|(gap, _)| gap.end <= place.start);
+        let missing = before.checked_sub(1).map_or(0, |last| self.gaps[last].1);
+        let is_free = self.gaps.get(before).is_none_or(|(gap, _)| place.end <= gap.start);
+        is_free.then(|| place.start - missing..place.end - missing)
+    }
+
     /// The values of a place.
     pub(super) fn of(&self, place: &Range<usize>) -> Result<DeviceSlice<'_, f32>, KernelError> {
-        DeviceSlice::new(&self.values, place.clone())
+        match self.stored(place) {
+            Some(stored) => DeviceSlice::new(&self.values, stored),
+            None => Err(KernelError::Invalid {
+                op: "the values of parameters",
+                expected: "a place that has values".to_owned(),
+                got: format!("{place:?}, which products alone read"),
+            }),
+        }
     }
 
     /// The copy of a place that products read.
