@@ -173,8 +173,8 @@ fn factors(arguments: &Arguments, plan: &WeightPlan) -> Fallible<Option<FactorFo
     }
 }
 
-/// Parameters of a model that is larger repeat a million drawn ones: drawing billions takes minutes.
-const DRAWN: usize = 2 << 30;
+/// A model of more parameters repeats a million drawn ones: drawing billions takes minutes.
+const DRAWN: usize = 256 << 20;
 
 /// Values of a layout, gates and factors still without any.
 fn weights(config: &DecoderConfig, plan: &WeightPlan, layout: &Layout) -> Fallible<Vec<f32>> {

@@ -6,6 +6,7 @@ mod attention;
 mod backward;
 mod factors;
 mod forward;
+mod gaps;
 mod gates;
 mod gradients;
 mod head;
@@ -134,7 +135,7 @@ pub struct Cuda {
 enum Taught {
     Nobody,
     /// The student's own weights, in the network beneath its factors.
-    Student(Network),
+    Student(Box<Network>),
     Apart(Weights),
 }
 
@@ -163,7 +164,7 @@ impl Cuda {
         let network = Network::new(&kernels, plan, plan.factors, &places)?;
         let teacher = match plan.teacher {
             Teacher::None => Taught::Nobody,
-            Teacher::Student => Taught::Student(Network::new(&kernels, plan, None, &places)?),
+            Teacher::Student => Taught::Student(Box::new(Network::new(&kernels, plan, None, &places)?)),
             Teacher::Apart(values) => {
                 let places = Places::new(&Layout::new(config, plan.plan, None), plan.plan);
                 let weights = Weights::new(&kernels, &places, network.only_products_read(places.len()))?;

@@ -79,3 +79,53 @@ impl Plan<'_> {
         Need { parameters, activations, rest: REST }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use dropcap_model::{DecoderConfig, WeightPlan};
+
+    use super::*;
+    use crate::backend::Room;
+    use crate::network::{FactorForm, Layout};
+
+    #[test]
+    fn a_held_model_of_eight_billion_takes_two_bytes_a_parameter_beside_its_tables() {
+        let json = r#"{"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 4096,
+            "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "intermediate_size": 14336,
+            "max_position_embeddings": 8192, "vocab_size": 128256, "rms_norm_eps": 1e-5, "rope_theta": 500000.0,
+            "tie_word_embeddings": false, "hidden_act": "silu"}"#;
+        let config = DecoderConfig::parse(Path::new("test"), json.as_bytes()).unwrap();
+        let plan = WeightPlan::of(&config, &|_| false);
+        let targets =
+            plan.products().flat_map(|matrix| &matrix.parts).map(|part| part.tensor.clone()).collect();
+        let form = FactorForm { rank: 16, scale: 2.0, targets };
+        let layout = Layout::new(&config, &plan, None).with_factors(&form, &plan);
+        let (all, trained) = (layout.len(), layout.trained().len());
+        let parameters = |factors, layout| {
+            let plan = Plan {
+                config: &config,
+                plan: &plan,
+                gates: None,
+                factors,
+                scales: &[],
+                dtype: DType::Bf16,
+                cache: DType::Bf16,
+                room: Room { sequences: 2, tokens: 4096, recompute: true },
+                layout,
+                held: &[],
+                still: Vec::new(),
+                teacher: Teacher::Student,
+            };
+            plan.need().parameters
+        };
+        let table = 128_256 * 4096;
+        let lora = parameters(Some(&form), layout);
+        // The largest stack is that of the MLP's first product.
+        let expected = 2 * all + 4 * table + 16 * trained + 2 * 2 * 14336 * 4096;
+        assert!(lora.abs_diff(expected) < 2 << 20, "{lora} {expected}");
+        let whole = parameters(None, Layout::new(&config, &plan, None));
+        assert_eq!(whole, 18 * (all - trained));
+    }
+}

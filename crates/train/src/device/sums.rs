@@ -35,10 +35,18 @@ pub(super) struct Sums {
 pub(super) struct Handover<'a> {
     communicator: &'a Communicator,
     gradients: &'a Gradients,
-    /// Of the model's weights, everything from here on has been handed over.
-    from: usize,
-    /// Where they end.
+    buckets: Buckets,
+}
+
+/// How gradients are cut into sums.
+#[derive(Debug)]
+struct Buckets {
+    /// Everything that trains.
+    all: Range<usize>,
+    /// Where the model's weights end, whose gradients come in the order of layers.
     end: usize,
+    /// Of those, everything from here on has been handed over.
+    from: usize,
 }
 
 impl Sums {
@@ -73,9 +81,9 @@ impl Sums {
         part: usize,
         parts: usize,
     ) -> Option<Handover<'a>> {
-        let end = end.max(gradients.first());
         let is_last = part + 1 == self.world.share_of(parts).len();
-        is_last.then_some(Handover { communicator: &self.communicator, gradients, from: end, end })
+        let buckets = Buckets::new(gradients.first()..gradients.end(), end);
+        is_last.then_some(Handover { communicator: &self.communicator, gradients, buckets })
     }
 
     /// Waits until all sums are there, with an eye on the other processes: a lost one would never bring its share.
@@ -106,25 +114,37 @@ impl Sums {
 impl Handover<'_> {
     /// Everything of the model's weights from `start` on has its gradient.
     pub(super) fn ready(&mut self, start: usize) -> Result<(), KernelError> {
-        let start = start.max(self.gradients.first());
-        if start + BUCKET <= self.from {
-            self.sum(start..self.from)?;
-            self.from = start;
-        }
-        Ok(())
+        self.buckets.ready(start).map_or(Ok(()), |bucket| self.sum(&bucket))
     }
 
     /// Everything else has, too; what is asked of the device from now on reads sums.
     pub(super) fn finish(self) -> Result<(), KernelError> {
-        let all = self.gradients.first()..self.gradients.end();
-        self.sum(all.start..self.from)?;
-        self.sum(self.end..all.end)?;
+        self.buckets.rest().iter().try_for_each(|bucket| self.sum(bucket))?;
         Ok(self.communicator.rejoin()?)
     }
 
-    fn sum(&self, place: Range<usize>) -> Result<(), KernelError> {
-        let [numbers, ..] = self.gradients.all(&place)?;
+    fn sum(&self, place: &Range<usize>) -> Result<(), KernelError> {
+        let [numbers, ..] = self.gradients.all(place)?;
         Ok(self.communicator.sum(numbers)?)
+    }
+}
+
+impl Buckets {
+    fn new(all: Range<usize>, end: usize) -> Self {
+        let end = end.clamp(all.start, all.end);
+        Self { all, end, from: end }
+    }
+
+    /// What is worth a sum once everything from `start` on is there.
+    fn ready(&mut self, start: usize) -> Option<Range<usize>> {
+        let start = start.max(self.all.start);
+        let is_full = start + BUCKET <= self.from;
+        is_full.then(|| start..std::mem::replace(&mut self.from, start))
+    }
+
+    /// What is left.
+    fn rest(&self) -> [Range<usize>; 2] {
+        [self.all.start..self.from, self.end..self.all.end]
     }
 }
 
@@ -160,4 +180,44 @@ fn join(
         thread::sleep(LOOK);
     }
     Ok(joining.join().unwrap_or_else(|_| Err(failed("it ended".to_owned()))))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_gradient_is_added_up_once_and_not_before_it_is_there(
+            layers in prop::collection::vec(0_usize..6 << 20, 0..12), table in 0_usize..9 << 20,
+            gates in 0_usize..1000, held in any::<bool>(),
+        ) {
+            let starts: Vec<usize> = layers.iter().scan(table, |end, layer| {
+                let start = *end;
+                *end += layer;
+                Some(start)
+            }).collect();
+            let end = table + layers.iter().sum::<usize>();
+            let all = if held { end } else { 0 }..end + gates;
+            let mut buckets = Buckets::new(all.clone(), end);
+            let mut sums = Vec::new();
+            for &start in starts.iter().rev() {
+                if let Some(bucket) = buckets.ready(start) {
+                    prop_assert!(bucket.start >= start && bucket.len() >= BUCKET);
+                    sums.push(bucket);
+                }
+            }
+            sums.extend(buckets.rest());
+            sums.retain(|bucket| !bucket.is_empty());
+            sums.sort_by_key(|bucket| bucket.start);
+            let mut next = all.start;
+            for bucket in sums {
+                prop_assert_eq!(bucket.start, next);
+                next = bucket.end;
+            }
+            prop_assert_eq!(next, all.end);
+        }
+    }
 }

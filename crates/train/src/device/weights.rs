@@ -6,9 +6,10 @@ use dropcap_kernels::cuda::{DeviceBuffer, DeviceSlice};
 use dropcap_kernels::matmul::TrainMatrix;
 use dropcap_kernels::{DType, KernelError};
 
+use super::gaps::Gaps;
 use super::kernels::Kernels;
 use super::matrix::Matrix;
-use super::place::{ALIGNMENT, Places};
+use super::place::Places;
 
 /// Numbers that are rounded at once on their way to a place without values.
 const STAGE: usize = 1 << 24;
@@ -17,38 +18,31 @@ const STAGE: usize = 1 << 24;
 #[derive(Debug)]
 pub(super) struct Weights {
     values: DeviceBuffer<f32>,
-    /// Places, in order, that only products read and nobody changes: they are in the copy alone. With each, how many numbers
-    /// up to its end have no value.
-    gaps: Vec<(Range<usize>, usize)>,
+    /// Places that are in the copy alone.
+    gaps: Gaps,
     /// In the format of products; the values themselves where that is f32.
     working: Option<DeviceBuffer<u8>>,
     dtype: DType,
 }
 
 impl Weights {
-    /// Zeros; what `only_products` read is not kept in f32 beside its copy. Such a place begins at a tensor's.
+    /// Zeros. The places `only_products` read and nobody changes are not kept in f32 beside their copy.
     pub(super) fn new(
         kernels: &Kernels,
         places: &Places,
-        mut only_products: Vec<Range<usize>>,
+        only_products: Vec<Range<usize>>,
     ) -> Result<Self, KernelError> {
-        let (mut gaps, mut missing) = (Vec::new(), 0);
-        let working = match kernels.dtype {
-            DType::F32 => None,
-            dtype => {
-                only_products.sort_by_key(|place| place.start);
-                for place in only_products {
-                    // What follows begins at an address of whole vectors without it, too.
-                    let gap = place.start..place.end.next_multiple_of(ALIGNMENT);
-                    missing += gap.len();
-                    gaps.push((gap, missing));
-                }
+        let (device, dtype) = (&kernels.device, kernels.dtype);
+        let (gaps, working) = match dtype {
+            DType::F32 => (Gaps::default(), None),
+            _ => {
                 let bytes = places.len() * dtype.bytes();
-                Some(DeviceBuffer::zeroed(&kernels.device, "the working copy of the parameters", bytes)?)
+                let working = DeviceBuffer::zeroed(device, "the working copy of the parameters", bytes)?;
+                (Gaps::of(only_products), Some(working))
             }
         };
-        let values = DeviceBuffer::zeroed(&kernels.device, "the parameters", places.len() - missing)?;
-        Ok(Self { values, gaps, working, dtype: kernels.dtype })
+        let values = DeviceBuffer::zeroed(device, "the parameters", places.len() - gaps.len())?;
+        Ok(Self { values, gaps, working, dtype })
     }
 
     /// Takes the values of the layout from `first` on.
@@ -66,7 +60,7 @@ impl Weights {
             }
             let (numbers, place) =
                 (&values[range.start - first..range.end - first], *place..place + range.len());
-            if let Some(at) = self.stored(&place) {
+            if let Some(at) = self.gaps.stored(&place) {
                 self.values.write(at.start, numbers)?;
                 if self.working.is_some() {
                     kernels.optimizer.split(self.of(&place)?, None, self.narrow(&place)?, None)?;
@@ -91,21 +85,13 @@ impl Weights {
     /// The values of a stretch of the layout that has them.
     pub(super) fn read(&self, places: &Places, stretch: Range<usize>) -> Result<Vec<f32>, KernelError> {
         let place = places.of(&stretch);
-        let missing = place.start - self.stored(&place).unwrap_or(place).start;
+        let missing = place.start - self.gaps.stored(&place).unwrap_or(place).start;
         download(places, stretch, &self.values, missing)
-    }
-
-    /// Where the values of a place are; nowhere in a gap.
-    fn stored(&self, place: &Range<usize>) -> Option<Range<usize>> {
-        let before = self.gaps.partition_point(|(gap, _)| gap.end <= place.start);
-        let missing = before.checked_sub(1).map_or(0, |last| self.gaps[last].1);
-        let is_free = self.gaps.get(before).is_none_or(|(gap, _)| place.end <= gap.start);
-        is_free.then(|| place.start - missing..place.end - missing)
     }
 
     /// The values of a place.
     pub(super) fn of(&self, place: &Range<usize>) -> Result<DeviceSlice<'_, f32>, KernelError> {
-        match self.stored(place) {
+        match self.gaps.stored(place) {
             Some(stored) => DeviceSlice::new(&self.values, stored),
             None => Err(KernelError::Invalid {
                 op: "the values of parameters",
