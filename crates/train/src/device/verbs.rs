@@ -124,16 +124,11 @@ impl Backend for Cuda {
         if ranges.len() > MOST_RANGES {
             return Err(TrainError::Internal { what: format!("squares of {} ranges", ranges.len()) });
         }
-        let mut shared = None;
         if others.world().size > 1 && self.sums.is_none() {
-            self.kernels.device.synchronize().map_err(KernelError::from)?;
-            let mut gathered = self.gathered();
-            gathered.add_up(others)?;
             let (trained, first) = (self.layout.trained(), self.gradients.first());
             let mut gradients = download(&self.places, trained.clone(), &self.gradients.numbers, first)?;
             others.sum(&mut gradients)?;
             upload(&self.places, trained.start, &gradients, &self.gradients.numbers, first)?;
-            shared = Some(gathered);
         }
         for (index, range) in ranges.iter().enumerate() {
             let place = self.gradients.trained(self.places.of(range));
@@ -149,14 +144,8 @@ impl Backend for Cuda {
         }
         self.kernels.device.synchronize().map_err(KernelError::from)?;
         self.sample.take();
-        let gathered = match shared {
-            Some(gathered) => gathered,
-            None => {
-                let mut gathered = self.gathered();
-                gathered.add_up(others)?;
-                gathered
-            }
-        };
+        let mut gathered = self.gathered();
+        gathered.add_up(others)?;
         Ok(Gathered { squares: self.squares.fetched.first(ranges.len()), ..gathered })
     }
 
