@@ -16,7 +16,7 @@ use dropcap_train::config::{Config, KEYS, Trained};
 use dropcap_train::data::Documents;
 use dropcap_train::metrics::Quiet;
 use dropcap_train::signals::{STOPPED, Stop};
-use dropcap_train::trainer::{Evaluation, Examined, Finish, Source, check_device, examine, run as train};
+use dropcap_train::trainer::{Evaluation, Examined, Finish, Source, examine, run as train};
 use serde_json::json;
 
 use crate::device::chosen;
@@ -127,19 +127,14 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 /// The GPU to train on, or none for the processor. `auto` takes a GPU of its own for each process of a host that has one.
 fn device_for(config: &Config) -> Result<Option<Device>> {
     let meeting = Meeting::of_environment(&|name| std::env::var(name).ok())?;
-    let device = chosen(match (config.device, meeting) {
+    chosen(match (config.device, meeting) {
         (DeviceChoice::Auto, Some(Meeting { local_rank, .. }))
             if Device::count().is_ok_and(|count| local_rank < count) =>
         {
             DeviceChoice::Cuda(local_rank)
         }
         (choice, _) => choice,
-    })?;
-    if let (Some(_), DeviceChoice::Auto, Err(reason)) = (&device, config.device, check_device(config)) {
-        progress::warn(&format!("not using the GPU: {reason}"));
-        return Ok(None);
-    }
-    Ok(device)
+    })
 }
 
 /// A run without held-out text has no perplexity.

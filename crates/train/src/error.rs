@@ -50,14 +50,6 @@ pub enum TrainError {
         /// Bytes that are free.
         free: u64,
     },
-    /// What a device has no kernels for.
-    #[error("`{what}` is trained on the processor so far: set device to cpu, or {instead}")]
-    OnlyOnProcessor {
-        /// The setting.
-        what: &'static str,
-        /// What to set instead.
-        instead: &'static str,
-    },
     /// A training that a device has no room for.
     #[error("the training needs {needed} MiB on {device}, which has {free} MiB free: {advice}")]
     NoDeviceMemory {

@@ -85,6 +85,14 @@ pub enum CudaError {
         /// The library's status.
         status: String,
     },
+    /// NCCL could not add up over several processes.
+    #[error("NCCL: {op} failed: {text}; NCCL_DEBUG=WARN in the environment says more")]
+    Nccl {
+        /// What was attempted.
+        op: &'static str,
+        /// The library's words.
+        text: String,
+    },
     /// A model or cache that the kernels were not made for.
     #[error("the CUDA backend does not support {what}: {advice}")]
     Unsupported {

@@ -17,7 +17,7 @@ pub enum Library {
 }
 
 /// Where toolkits put their libraries when nothing tells the loader.
-const FOLDERS: [&str; 4] = [
+pub(super) const FOLDERS: [&str; 4] = [
     "/usr/local/cuda/lib64",
     "/opt/cuda/lib64",
     "/usr/lib/x86_64-linux-gnu",

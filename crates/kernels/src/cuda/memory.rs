@@ -8,7 +8,7 @@ use cudarc::driver::result;
 use cudarc::driver::sys::CUdeviceptr;
 
 use super::error::{driver, is_out_of_memory};
-use super::{CudaError, Device};
+use super::{CudaError, Device, DeviceSlice};
 
 /// `len` elements in the memory of a device; freed when dropped, after the work that was asked before, and after the
 /// graphs that use it.
@@ -104,6 +104,25 @@ impl<T: Pod> DeviceBuffer<T> {
             // SAFETY: the range is inside the allocation, as just checked; the source outlives the wait.
             unsafe { result::memcpy_htod_async(target, elements, stream) }
         })
+    }
+
+    /// Copies the elements of another place of this device to `first..`, without waiting.
+    ///
+    /// # Errors
+    /// A failed device.
+    ///
+    /// # Panics
+    /// Elements past the end.
+    pub fn copy_from(&self, first: usize, from: DeviceSlice<'_, T>) -> Result<(), CudaError> {
+        assert!(self.has(first, from.len()), "a copy past the end of a device buffer");
+        if from.is_empty() {
+            return Ok(());
+        }
+        let (target, source) = (self.place(first).pointer(), from.pointer());
+        let queue = self.device().queue()?;
+        // SAFETY: both ranges are inside their allocations, as just checked and as the slice was made.
+        unsafe { result::memcpy_dtod_async(target, source, from.len() * size_of::<T>(), queue.stream()) }
+            .map_err(driver("copying on the device"))
     }
 
     /// The elements, once everything asked before has happened; waits.

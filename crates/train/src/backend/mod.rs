@@ -138,6 +138,15 @@ pub trait Backend: fmt::Debug {
     /// Tokens or targets outside the vocabulary, a batch that there is no room for; a failed device.
     fn pass(&mut self, pass: &Pass<'_>) -> Result<(), TrainError>;
 
+    /// Prepares for adding up gradients with other processes, before the first step with them; says what a person should know
+    /// of it.
+    ///
+    /// # Errors
+    /// A process that is lost.
+    fn connect(&mut self, _others: &mut dyn Collective) -> Result<Option<String>, TrainError> {
+        Ok(None)
+    }
+
     /// What the passes of this step came to in all processes, their gradients added up, with the sums of squares of the
     /// gradients in `ranges` of the layout.
     ///

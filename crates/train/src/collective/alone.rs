@@ -22,4 +22,8 @@ impl Collective for Alone {
     fn share(&mut self, _bytes: &mut Vec<u8>) -> Result<(), CollectiveError> {
         Ok(())
     }
+
+    fn check(&mut self) -> Result<(), CollectiveError> {
+        Ok(())
+    }
 }

@@ -44,4 +44,11 @@ pub trait Collective: Debug + Send {
     /// # Errors
     /// As [`Collective::sum`].
     fn share(&mut self, bytes: &mut Vec<u8>) -> Result<(), CollectiveError>;
+
+    /// Whether everybody is still there, as far as can be told without waiting: for who waits for something else that a lost
+    /// process would never bring.
+    ///
+    /// # Errors
+    /// A process that is gone, by its rank.
+    fn check(&mut self) -> Result<(), CollectiveError>;
 }

@@ -9,7 +9,8 @@ use std::ops::AddAssign;
 use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
-use rustix::net::sockopt;
+use rustix::io::Errno;
+use rustix::net::{self, RecvFlags, sockopt};
 
 use super::wire::{Head, Hello, Verb, reason};
 use super::{Collective, CollectiveError, Meeting, World};
@@ -252,6 +253,25 @@ impl Collective for Star {
             Ok(())
         })
     }
+
+    fn check(&mut self) -> Result<(), CollectiveError> {
+        self.guarded(|star| {
+            let (size, first) = (star.world.size, usize::from(star.world.is_first()));
+            let mut links = (first..).zip(&mut star.links);
+            links.try_for_each(|(rank, link)| match is_open(link) {
+                Ok(true) => Ok(()),
+                Ok(false) => {
+                    let head = Head::read(link).map_err(|e| lost(rank, size, &e))?;
+                    let reason = reason(link, head.length);
+                    Err(match rank {
+                        0 => CollectiveError::Ended { reason },
+                        _ => CollectiveError::Lost { rank, size, reason },
+                    })
+                }
+                Err(error) => Err(lost(rank, size, &error)),
+            })
+        })
+    }
 }
 
 /// Listens on all of this host's addresses: the name that others use for it may be a service's. Where that name is the
@@ -300,6 +320,17 @@ fn greet(
     match usize::try_from(hello.rank) {
         Ok(rank) if (1..size).contains(&rank) => Ok(Some((rank, stream))),
         _ => stranger(format!("it says that it is number {} of {size}", hello.rank)),
+    }
+}
+
+/// Whether nobody has ended a connection; looks at what has come and leaves it there. False where the next message is an end.
+fn is_open(link: &TcpStream) -> io::Result<bool> {
+    let mut head = [0; Head::BYTES];
+    match net::recv(link, &mut head, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+        Ok((0, _)) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Ok((Head::BYTES.., _)) => Ok(Head::read(&mut &head[..])?.verb != Verb::End),
+        Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(true),
+        Err(error) => Err(error.into()),
     }
 }
 

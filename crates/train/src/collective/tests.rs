@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
@@ -95,6 +95,34 @@ fn when_the_first_is_lost_the_others_end_too() {
         if star.world().is_first() { String::new() } else { star.sum(&mut [1.0]).unwrap_err().to_string() }
     });
     assert!(said[1..].iter().all(|said| said.contains("process 0 of 3 is lost")), "{said:?}");
+}
+
+/// Looks at the others until one is gone.
+fn gone(star: &mut Star) -> String {
+    let begun = Instant::now();
+    while begun.elapsed() < SOON {
+        if let Err(error) = star.check() {
+            return error.to_string();
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    "nobody is gone".to_owned()
+}
+
+#[test]
+fn who_waits_for_something_else_hears_of_a_lost_process_and_takes_nothing_from_a_sum() {
+    let said = world(3, |mut star| {
+        star.check().unwrap();
+        let mut values = [star.world().rank as f32];
+        // The first looks while the sums of the others lie there unread.
+        thread::sleep(Duration::from_millis(if star.world().is_first() { 30 } else { 0 }));
+        star.check().unwrap();
+        star.sum(&mut values).unwrap();
+        assert_eq!(values, [3.0]);
+        if star.world().rank == 2 { String::new() } else { gone(&mut star) }
+    });
+    assert!(said[0].contains("process 2 of 3 is lost"), "{}", said[0]);
+    assert!(said[1].contains("ended by process 0") && said[1].contains("process 2 of 3"), "{}", said[1]);
 }
 
 #[test]

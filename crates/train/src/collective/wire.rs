@@ -44,15 +44,18 @@ pub(super) struct Head {
 }
 
 impl Head {
+    /// Its length on the wire.
+    pub(super) const BYTES: usize = 9;
+
     pub(super) fn write(self, to: &mut impl Write) -> io::Result<()> {
-        let mut bytes = [0; 9];
+        let mut bytes = [0; Self::BYTES];
         bytes[0] = self.verb.code();
         bytes[1..].copy_from_slice(&self.length.to_le_bytes());
         to.write_all(&bytes)
     }
 
     pub(super) fn read(from: &mut impl Read) -> io::Result<Self> {
-        let mut bytes = [0; 9];
+        let mut bytes = [0; Self::BYTES];
         from.read_exact(&mut bytes)?;
         let [code, length @ ..] = bytes;
         let verb = Verb::ALL.into_iter().find(|verb| verb.code() == code).ok_or_else(|| {

@@ -11,6 +11,7 @@ use super::gates::{GateBack, GateInput};
 use super::gradients::Gradients;
 use super::network::Layer;
 use super::room::{BackRoom, LayerRoom};
+use super::sums::Handover;
 use crate::network::{Pruning, Pull};
 
 /// What a pass pulls at its gates with, and where it says what they met.
@@ -24,12 +25,14 @@ pub(super) struct GatePull<'a> {
 }
 
 impl Run<'_> {
-    /// Adds the gradients of everything that trains, from that of the head's input in the room.
+    /// Adds the gradients of everything that trains, from that of the head's input in the room, and hands them over where
+    /// other processes wait for them.
     pub(super) fn backward(
         &self,
         batch: &TokenRows,
         pull: GatePull<'_>,
         gradients: &Gradients,
+        mut handover: Option<Handover<'_>>,
     ) -> Result<(), KernelError> {
         let Self { kernels, network, weights, room, .. } = self;
         let (rows, layers) = (self.rows(), network.layers.len());
@@ -52,16 +55,17 @@ impl Run<'_> {
                 self.layer(index, slot, &room.residual[index], &room.residual[index + 1])?;
             }
             self.layer_backward(index, slot, pull, gradients)?;
-        }
-        let positions = network.positions.as_ref();
-        match gradients.of(&network.embedding)? {
-            None => Ok(()),
-            Some(table) => {
-                let positions = positions.map(|positions| gradients.vector(positions)).transpose()?;
-                let tables = EmbeddingSlices { table, positions };
-                kernels.embedding.backward(batch, room.tokens, d_residual, tables)
+            if let Some(handover) = &mut handover {
+                handover.ready(network.layers[index].start())?;
             }
         }
+        if let Some(table) = gradients.of(&network.embedding)? {
+            let positions = network.positions.as_ref();
+            let positions = positions.map(|positions| gradients.vector(positions)).transpose()?;
+            let tables = EmbeddingSlices { table, positions };
+            kernels.embedding.backward(batch, room.tokens, d_residual, tables)?;
+        }
+        handover.map_or(Ok(()), Handover::finish)
     }
 
     fn layer_backward(

@@ -50,6 +50,11 @@ impl Gradients {
         self.first
     }
 
+    /// Behind the last element.
+    pub(super) fn end(&self) -> usize {
+        self.first + self.numbers.len()
+    }
+
     /// The gradient of a place; none where it does not train.
     pub(super) fn of(&self, place: &Range<usize>) -> Result<Option<DeviceSlice<'_, f32>>, KernelError> {
         let is_still = self.still.iter().any(|still| still.start <= place.start && place.end <= still.end);

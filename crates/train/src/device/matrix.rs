@@ -7,6 +7,7 @@ use dropcap_kernels::matmul::{Sum, TrainMatrix};
 use dropcap_kernels::{DType, KernelError, Orientation};
 use dropcap_model::MatrixPlan;
 
+use super::factors::Factors;
 use super::gradients::Gradients;
 use super::kernels::Kernels;
 use super::place::Places;
@@ -22,6 +23,8 @@ pub(super) struct Matrix {
     pub(super) inputs: usize,
     pub(super) outputs: usize,
     orientation: Orientation,
+    /// What is added to W, which is held.
+    pub(super) factors: Option<Factors>,
 }
 
 impl Matrix {
@@ -41,7 +44,25 @@ impl Matrix {
             inputs: plan.inputs,
             outputs: plan.outputs(),
             orientation: plan.parts.first().map_or(Orientation::OutputsByInputs, |part| part.orientation),
+            factors: None,
         })
+    }
+
+    /// The same map with factors beside its weight.
+    pub(super) fn beside(self, factors: Option<Factors>) -> Self {
+        Self { factors, ..self }
+    }
+
+    /// W as products read it, `[inputs, outputs]`: with what factors add to it, until the next one is asked for.
+    fn operand<'a>(
+        &'a self,
+        kernels: &Kernels,
+        weights: &'a Weights,
+    ) -> Result<TrainMatrix<'a>, KernelError> {
+        match &self.factors {
+            None => weights.matrix(self),
+            Some(factors) => self.view(factors.merged(kernels, weights, &self.weight)?, kernels.dtype),
+        }
     }
 
     /// `[inputs, outputs]` of numbers that lie as the weights do.
@@ -70,7 +91,7 @@ impl Matrix {
     ) -> Result<(), KernelError> {
         let bias = self.bias.as_ref().map(|bias| weights.narrow(bias)).transpose()?;
         let (x, y) = (kernels.rows(x, rows, self.inputs)?, kernels.rows(y, rows, self.outputs)?);
-        kernels.products.multiply(x, weights.matrix(self)?, Sum::Store, bias, y)
+        kernels.products.multiply(x, self.operand(kernels, weights)?, Sum::Store, bias, y)
     }
 
     /// `after = before + x W^T + b`: a step of the f32 residual stream.
@@ -84,7 +105,7 @@ impl Matrix {
     ) -> Result<(), KernelError> {
         let bias = self.bias.as_ref().map(|bias| weights.of(bias)).transpose()?;
         let bias = bias.map(DeviceSlice::bytes);
-        kernels.products.multiply(x, weights.matrix(self)?, Sum::With(before), bias, after)
+        kernels.products.multiply(x, self.operand(kernels, weights)?, Sum::With(before), bias, after)
     }
 
     /// `dx = dy W`.
@@ -95,7 +116,7 @@ impl Matrix {
         dy: TrainMatrix<'_>,
         dx: TrainMatrix<'_>,
     ) -> Result<(), KernelError> {
-        kernels.products.multiply(dy, weights.matrix(self)?.turned(), Sum::Store, None, dx)
+        kernels.products.multiply(dy, self.operand(kernels, weights)?.turned(), Sum::Store, None, dx)
     }
 
     /// Adds `x^T dy` to the gradient of W, where that is trained.
@@ -120,8 +141,8 @@ impl Matrix {
         }
     }
 
-    /// Both gradients from rows without gaps, `x` `[rows, inputs]` and `dy` `[rows, outputs]`, and that of the bias: adds the
-    /// sums over rows to those of W and b, where they are trained.
+    /// Gradients from rows without gaps, `x` `[rows, inputs]` and `dy` `[rows, outputs]`: adds the sums over rows to those of
+    /// W and b, where they are trained, or to those of the factors.
     pub(super) fn gradients(
         &self,
         kernels: &Kernels,
@@ -132,6 +153,9 @@ impl Matrix {
         scratch: &DeviceBuffer<f32>,
     ) -> Result<(), KernelError> {
         let x = kernels.rows(x, rows, self.inputs)?;
+        if let Some(factors) = &self.factors {
+            return factors.gradient(kernels, gradients, rows, x, dy);
+        }
         self.weight_gradient(kernels, gradients, x, kernels.rows(dy, rows, self.outputs)?)?;
         match &self.bias {
             None => Ok(()),

@@ -4,7 +4,9 @@
 
 mod attention;
 mod backward;
+mod factors;
 mod forward;
+mod gaps;
 mod gates;
 mod gradients;
 mod head;
@@ -17,6 +19,7 @@ mod part;
 mod place;
 mod room;
 mod sample;
+mod sums;
 #[cfg(test)]
 pub(crate) mod tests;
 mod verbs;
@@ -36,7 +39,7 @@ pub use need::Need;
 
 use crate::TrainError;
 use crate::backend::Room as Size;
-use crate::network::{GateForm, Layout, Pruning, gated_shape};
+use crate::network::{FactorForm, GateForm, Layout, Pruning, gated_shape};
 use forward::Run;
 use gates::GateMaps;
 use gradients::Gradients;
@@ -47,6 +50,7 @@ use part::Part;
 use place::Places;
 use room::Room;
 use sample::Sample;
+use sums::Sums;
 use weights::Weights;
 use windows::Windows;
 
@@ -62,6 +66,8 @@ pub struct Plan<'a> {
     pub plan: &'a WeightPlan,
     /// The form of its gates, if it has any.
     pub gates: Option<GateForm>,
+    /// The form of factors beside weights that are held, if there are any.
+    pub factors: Option<&'a FactorForm>,
     /// What each layer's gates multiply their input's channels by; empty for nothing.
     pub scales: &'a [Vec<f32>],
     /// The format of products' operands: f32 or bf16.
@@ -70,7 +76,7 @@ pub struct Plan<'a> {
     pub cache: DType,
     /// How much is computed at once.
     pub room: Size,
-    /// Where its parameters lie, without factors; what of them trains.
+    /// Where its parameters lie; what of them trains.
     pub layout: Layout,
     /// The values of those that do not train.
     pub held: &'a [f32],
@@ -94,6 +100,8 @@ pub enum Teacher<'a> {
 /// A network whose parameters lie on a CUDA device.
 #[derive(Debug)]
 pub struct Cuda {
+    /// First, so that it goes first: what waits for a lost process ends with it, and memory is freed when nothing waits.
+    sums: Option<Sums>,
     layout: Layout,
     places: Places,
     cache: DType,
@@ -104,7 +112,7 @@ pub struct Cuda {
     gradients: Gradients,
     room: Room,
     maps: Vec<GateMaps>,
-    /// Whether the maps are those of the present values.
+    /// Whether the maps and what products read of factors are those of the present values.
     packed: bool,
     windows: Windows,
     table: KeepTable,
@@ -126,7 +134,8 @@ pub struct Cuda {
 #[derive(Debug)]
 enum Taught {
     Nobody,
-    Student,
+    /// The student's own weights, in the network beneath its factors.
+    Student(Box<Network>),
     Apart(Weights),
 }
 
@@ -152,21 +161,21 @@ impl Cuda {
         let layout = plan.layout.clone();
         let places = Places::new(&layout, plan.plan);
         let kernels = Kernels::new(device, config, gates, dtype, cache)?;
-        let network = Network::new(&kernels, config, plan.plan, gates, &layout, &places, size.tokens)?;
+        let network = Network::new(&kernels, plan, plan.factors, &places)?;
         let teacher = match plan.teacher {
             Teacher::None => Taught::Nobody,
-            Teacher::Student => Taught::Student,
+            Teacher::Student => Taught::Student(Box::new(Network::new(&kernels, plan, None, &places)?)),
             Teacher::Apart(values) => {
                 let places = Places::new(&Layout::new(config, plan.plan, None), plan.plan);
-                let weights = Weights::new(&kernels, &places)?;
+                let weights = Weights::new(&kernels, &places, network.only_products_read(places.len()))?;
                 weights.load(&kernels, &places, 0, values)?;
                 Taught::Apart(weights)
             }
         };
-        let weights = Weights::new(&kernels, &places)?;
+        let first = places.of(&layout.trained()).start;
+        let weights = Weights::new(&kernels, &places, network.only_products_read(first))?;
         weights.load(&kernels, &places, 0, plan.held)?;
         let still = plan.still.iter().map(|range| places.of(range)).collect();
-        let first = places.of(&layout.trained()).start;
         // The widest shape of attention, whichever way a pass forgets.
         let floors = dropcap_policy::Floors::default();
         let pruning = Pruning::Hard { floors, shifts: &[], noise: None };
@@ -174,6 +183,7 @@ impl Cuda {
         let heads = gates.map_or(0, |form| form.heads);
         let zeros = |what, len| DeviceBuffer::zeroed(device, what, len).map_err(KernelError::from);
         let mut cuda = Self {
+            sums: None,
             weights,
             gradients: Gradients::new(&kernels, &places, first, still, network.widest_vector())?,
             room: Room::new(&kernels, &network, &shape, size.recompute, !matches!(teacher, Taught::Nobody))?,
@@ -225,7 +235,7 @@ impl Cuda {
         Ok(())
     }
 
-    /// Makes the gates' maps of the present values, where they are not.
+    /// Makes what products read of gates and factors from the present values, where it is of others.
     fn pack(&mut self) -> Result<(), TrainError> {
         if self.packed {
             return Ok(());
@@ -235,6 +245,7 @@ impl Cuda {
                 maps.refill(&self.kernels, &self.weights, places)?;
             }
         }
+        self.network.factors().try_for_each(|factors| factors.refill(&self.kernels, &self.weights))?;
         self.packed = true;
         Ok(())
     }

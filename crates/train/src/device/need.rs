@@ -2,6 +2,7 @@
 
 use dropcap_kernels::DType;
 
+use super::factors::FactorRoom;
 use super::room::SLICE;
 use super::{Plan, Teacher};
 use crate::network::Group;
@@ -38,11 +39,19 @@ impl Plan<'_> {
         let layout = &self.layout;
         let (all, weights) = (layout.len(), layout.group(Group::Weights).len());
         let narrow = self.dtype.bytes();
-        // Values, and the copy that products read where it is not the values themselves.
-        let held = 4 + if self.dtype == DType::F32 { 0 } else { narrow };
-        let trained = layout.trained().len();
-        let taught = if matches!(self.teacher, Teacher::Apart(_)) { weights } else { 0 };
-        let parameters = held * (all + taught) + 12 * trained;
+        // Products read a copy of the values where their format is another one; of what they alone read and nobody changes,
+        // there is nothing but the copy.
+        let head = self.plan.head.iter();
+        let products: usize =
+            self.plan.products().chain(head).map(|matrix| matrix.outputs() * matrix.inputs).sum();
+        let held = |all: usize, is_held: bool| match self.dtype {
+            DType::F32 => 4 * all,
+            _ => (4 + narrow) * all - if is_held { 4 * products } else { 0 },
+        };
+        let trained = layout.trained();
+        let taught = if matches!(self.teacher, Teacher::Apart(_)) { held(weights, true) } else { 0 };
+        let (merged, thin) = self.factors.map_or((0, 0), |form| FactorRoom::sizes(form, self.plan));
+        let parameters = held(all, trained.start >= weights) + taught + 12 * trained.len() + narrow * merged;
 
         let room = self.room;
         let rows = room.sequences * room.tokens;
@@ -63,9 +72,60 @@ impl Plan<'_> {
         let (votes, strips) = if gates > 0 { (heads * (4 * tiles + 16) + 2 * hidden, pairs) } else { (0, 0) };
         let logits = 4 * SLICE.min(rows) * config.vocabulary.next_multiple_of(64);
         let outputs = if matches!(self.teacher, Teacher::None) { 1 } else { 2 };
-        let activations = rows * (layers * layer + back + stream + votes + outputs * narrow * hidden)
+        let activations = rows
+            * (layers * layer + back + stream + votes + outputs * narrow * hidden + 2 * narrow * thin)
             + outputs * logits
             + strips;
         Need { parameters, activations, rest: REST }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use dropcap_model::{DecoderConfig, WeightPlan};
+
+    use super::*;
+    use crate::backend::Room;
+    use crate::network::{FactorForm, Layout};
+
+    #[test]
+    fn a_held_model_of_eight_billion_takes_two_bytes_a_parameter_beside_its_tables() {
+        let json = r#"{"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 4096,
+            "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "intermediate_size": 14336,
+            "max_position_embeddings": 8192, "vocab_size": 128256, "rms_norm_eps": 1e-5, "rope_theta": 500000.0,
+            "tie_word_embeddings": false, "hidden_act": "silu"}"#;
+        let config = DecoderConfig::parse(Path::new("test"), json.as_bytes()).unwrap();
+        let plan = WeightPlan::of(&config, &|_| false);
+        let targets =
+            plan.products().flat_map(|matrix| &matrix.parts).map(|part| part.tensor.clone()).collect();
+        let form = FactorForm { rank: 16, scale: 2.0, targets };
+        let layout = Layout::new(&config, &plan, None).with_factors(&form, &plan);
+        let (all, trained) = (layout.len(), layout.trained().len());
+        let parameters = |factors, layout| {
+            let plan = Plan {
+                config: &config,
+                plan: &plan,
+                gates: None,
+                factors,
+                scales: &[],
+                dtype: DType::Bf16,
+                cache: DType::Bf16,
+                room: Room { sequences: 2, tokens: 4096, recompute: true },
+                layout,
+                held: &[],
+                still: Vec::new(),
+                teacher: Teacher::Student,
+            };
+            plan.need().parameters
+        };
+        let table = 128_256 * 4096;
+        let lora = parameters(Some(&form), layout);
+        // The largest stack is that of the MLP's first product.
+        let expected = 2 * all + 4 * table + 16 * trained + 2 * 2 * 14336 * 4096;
+        assert!(lora.abs_diff(expected) < 2 << 20, "{lora} {expected}");
+        let whole = parameters(None, Layout::new(&config, &plan, None));
+        assert_eq!(whole, 18 * (all - trained));
     }
 }

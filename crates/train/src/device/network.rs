@@ -1,21 +1,24 @@
 //! The decoder as the device computes it: where each layer's parameters lie.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use dropcap_kernels::cuda::DeviceSlice;
 use dropcap_kernels::norm::NormSlices;
 use dropcap_kernels::rope::{HeadNorms, RopeTables};
 use dropcap_kernels::{KernelError, RopeTable};
 use dropcap_methods::GateLayout;
-use dropcap_model::{DecoderConfig, LayerPlan, MatrixPlan, NormPlan, Position, WeightPlan};
+use dropcap_model::{DecoderConfig, LayerPlan, MatrixPlan, NormPlan, Position};
 
+use super::Plan;
+use super::factors::{FactorRoom, Factors};
 use super::gradients::Gradients;
 use super::kernels::Kernels;
 use super::matrix::Matrix;
 use super::place::Places;
 use super::weights::Weights;
 use crate::TrainError;
-use crate::network::{GateForm, Layout};
+use crate::network::{FactorForm, GateForm};
 
 /// Places of all parameters by what they are for.
 #[derive(Debug)]
@@ -60,22 +63,30 @@ pub(super) struct Norm {
 }
 
 impl Network {
-    /// The network of a plan whose tensors lie at `places`, for sequences of `tokens`.
+    /// The network of a plan whose tensors lie at `places`; with `factors` beside its weights, or as it is beneath them.
     pub(super) fn new(
         kernels: &Kernels,
-        config: &DecoderConfig,
-        plan: &WeightPlan,
-        gates: Option<GateForm>,
-        layout: &Layout,
+        plan: &Plan<'_>,
+        factors: Option<&FactorForm>,
         places: &Places,
-        tokens: usize,
     ) -> Result<Self, TrainError> {
+        let &Plan { config, plan, gates, ref layout, room, .. } = plan;
+        let rows = room.sequences * room.tokens;
+        let factor_room = factors.map(|form| FactorRoom::new(kernels, form, plan, [rows, config.hidden]));
+        let factors = factors.zip(factor_room.transpose()?.map(Arc::new));
         let of = |name: &str| -> Result<Range<usize>, TrainError> { Ok(places.of(&layout.range(name)?)) };
         let norm = |norm: &NormPlan| -> Result<Norm, TrainError> {
             let bias = norm.bias.as_ref().map(|bias| of(&bias.tensor)).transpose()?;
             Ok(Norm { weight: of(&norm.weight.tensor)?, bias })
         };
-        let matrix = |plan: &MatrixPlan| Matrix::planned(plan, layout, places);
+        let table = |table: &MatrixPlan| Matrix::planned(table, layout, places);
+        let matrix = |matrix: &MatrixPlan| -> Result<Matrix, TrainError> {
+            let factors = match &factors {
+                None => None,
+                Some((form, room)) => Factors::planned(kernels, form, plan, matrix, (layout, places), room)?,
+            };
+            Ok(table(matrix)?.beside(factors))
+        };
         let layer = |(index, layer): (usize, &LayerPlan)| -> Result<Layer, TrainError> {
             let head_norms = match (&layer.query_norm, &layer.key_norm) {
                 (Some(query), Some(key)) => Some([of(&query.tensor)?, of(&key.tensor)?]),
@@ -104,20 +115,40 @@ impl Network {
             Position::Rope(rope) => {
                 let (inv_freq, attention_scaling) = rope.frequencies(config.head_dim);
                 let table = RopeTable { inv_freq, attention_scaling };
-                Some(RopeTables::new(&kernels.device, &table, tokens)?)
+                Some(RopeTables::new(&kernels.device, &table, room.tokens)?)
             }
         };
-        let table = |plan: &MatrixPlan| matrix(plan).map(|matrix| matrix.weight);
         Ok(Self {
-            embedding: table(&plan.embedding)?,
-            positions: plan.positions.as_ref().map(table).transpose()?,
+            embedding: table(&plan.embedding)?.weight,
+            positions: plan
+                .positions
+                .as_ref()
+                .map(|positions| table(positions).map(|table| table.weight))
+                .transpose()?,
             rope,
             layers: plan.layers.iter().enumerate().map(layer).collect::<Result<_, _>>()?,
             final_norm: norm(&plan.final_norm)?,
-            head: matrix(plan.head.as_ref().unwrap_or(&plan.embedding))?,
+            head: table(plan.head.as_ref().unwrap_or(&plan.embedding))?,
             config: config.clone(),
             gates,
         })
+    }
+
+    /// All maps between the residual stream and itself.
+    fn products(&self) -> impl Iterator<Item = &Matrix> {
+        self.layers.iter().flat_map(|layer| [&layer.qkv, &layer.output, &layer.up, &layer.down])
+    }
+
+    /// The factors of all maps.
+    pub(super) fn factors(&self) -> impl Iterator<Item = &Factors> {
+        self.products().filter_map(|matrix| matrix.factors.as_ref())
+    }
+
+    /// The weights before the place `first` that products read and nothing else does.
+    pub(super) fn only_products_read(&self, first: usize) -> Vec<Range<usize>> {
+        let head = Some(&self.head).filter(|head| head.weight != self.embedding);
+        let weights = self.products().chain(head).map(|matrix| matrix.weight.clone());
+        weights.filter(|weight| weight.end <= first).collect()
     }
 
     /// Width of a row `[q | k | v]`.
@@ -144,6 +175,13 @@ impl Norm {
 }
 
 impl Layer {
+    /// Where its parameters begin.
+    pub(super) fn start(&self) -> usize {
+        let norms = [&self.attention_norm, &self.mlp_norm].map(|norm| norm.weight.start);
+        let matrices = [&self.qkv, &self.output, &self.up, &self.down].map(|matrix| matrix.weight.start);
+        norms.into_iter().chain(matrices).fold(usize::MAX, usize::min)
+    }
+
     pub(super) fn head_norms<'a>(&self, weights: &'a Weights) -> Result<Option<HeadNorms<'a>>, KernelError> {
         self.norms_of(|place| weights.of(place))
     }

@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use dropcap_model::{LayerPlan, MatrixPlan, WeightPlan};
+use dropcap_model::{LayerPlan, MatrixPlan, WeightPlan, peft_factor};
 
 use crate::network::Layout;
 
 /// Elements whose multiples tensors begin at: 16 bytes and more in every format, as the widest loads of products want.
-const ALIGNMENT: usize = 64;
+pub(super) const ALIGNMENT: usize = 64;
 
 /// The layout's tensors in the layout's order, each stack of a product at an address of whole vectors.
 ///
@@ -27,11 +27,17 @@ impl Places {
             [&layer.qkv, &layer.output, &layer.up, &layer.down].map(MatrixPlan::clone)
         };
         let stacks = tables.into_iter().flatten().cloned().chain(plan.layers.iter().flat_map(of_layer));
+        // The first halves of a stack's factors are one matrix too.
+        let halves = plan.products().flat_map(|stack| {
+            let names = stack.parts.iter().map(|part| peft_factor(plan, &part.tensor, 'A'));
+            names.filter(|name| layout.range(name).is_ok()).skip(1)
+        });
         let continued: HashSet<String> = stacks
             .flat_map(|stack| {
                 let parts = stack.parts.into_iter().skip(1).map(|part| part.tensor);
                 parts.chain(stack.bias.into_iter().skip(1).map(|part| part.tensor)).collect::<Vec<_>>()
             })
+            .chain(halves)
             .collect();
         let mut len = 0_usize;
         let mut tensors = Vec::with_capacity(layout.slots().len());

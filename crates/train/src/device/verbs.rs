@@ -11,13 +11,15 @@ use dropcap_kernels::{AdamW, KernelError};
 use super::backward::GatePull;
 use super::forward::{Counting, Run, SoftVotes};
 use super::head::{Goal, Lesson};
+use super::network::Network;
 use super::room::Teaching;
+use super::sums::Sums;
 use super::weights::{Weights, download, upload};
 use super::{Cuda, MOST_RANGES, Taught};
 use crate::TrainError;
 use crate::backend::{Backend, Gathered, Measured, Parameters, Pass};
 use crate::collective::Collective;
-use crate::network::{GateForm, Layout, Pressure, Pruning, Pull, mean_survival};
+use crate::network::{GateForm, Group, Layout, Pressure, Pruning, Pull, mean_survival};
 
 impl Backend for Cuda {
     fn layout(&self) -> &Layout {
@@ -46,10 +48,10 @@ impl Backend for Cuda {
     }
 
     fn pass(&mut self, pass: &Pass<'_>) -> Result<(), TrainError> {
-        let &Pass { ids, targets, pruning, pull, scale, distill, part, parts: all_passes } = pass;
+        let &Pass { ids, targets, pruning, pull, scale, distill, part: number, parts: all_passes } = pass;
         self.look = None;
         let sequences = self.admit(ids, targets, pruning)?;
-        if part == 0 {
+        if number == 0 {
             self.passes = 0;
             self.all_passes = all_passes;
             self.gradients.clear()?;
@@ -71,14 +73,14 @@ impl Backend for Cuda {
         let cache = self.cache;
         let soft = Some(SoftVotes { curve: &self.curve, survival: &part.survival });
         let run = Run { kernels, network, weights, room, sequences, pruning, windows, maps, cache, soft };
-        let teacher: Option<&Weights> = match &self.teacher {
+        let teacher: Option<(&Network, &Weights)> = match &self.teacher {
             Taught::Nobody => None,
-            Taught::Student => Some(weights),
-            Taught::Apart(weights) => Some(weights),
+            Taught::Student(beneath) => Some((beneath, weights)),
+            Taught::Apart(weights) => Some((network, weights)),
         };
         let taught = match (teacher, &room.taught) {
-            (Some(weights), Some(Teaching { output, logits })) => {
-                let teaching = Run { weights, pruning: &Pruning::Dense, ..run };
+            (Some((network, weights)), Some(Teaching { output, logits })) => {
+                let teaching = Run { network, weights, pruning: &Pruning::Dense, ..run };
                 teaching.look(&part.batch, None, output)?;
                 Some(Lesson { weights, output, logits })
             }
@@ -93,12 +95,25 @@ impl Backend for Cuda {
         };
         run.loss(goal, Some(&self.gradients))?;
         let pull = GatePull { pull, lambda: &self.lambda, margins: &part.margins };
-        run.backward(&part.batch, pull, &self.gradients)?;
+        let end = self.places.of(&self.layout.group(Group::Weights)).end;
+        let sums = self.sums.as_ref();
+        let handover = sums.and_then(|sums| sums.hand_over(&self.gradients, end, number, all_passes));
+        run.backward(&part.batch, pull, &self.gradients, handover)?;
         for (layer, lanes) in part.lanes.iter_mut().enumerate() {
             *lanes = sequences * run.lanes(layer)?;
         }
         part.fetch()?;
         Ok(())
+    }
+
+    fn connect(&mut self, others: &mut dyn Collective) -> Result<Option<String>, TrainError> {
+        Ok(match Sums::meet(&self.kernels.device, others)? {
+            Ok(sums) => {
+                self.sums = Some(sums);
+                None
+            }
+            Err(reason) => Some(format!("gradients go over TCP, which is slow: {reason}")),
+        })
     }
 
     fn gather(
@@ -109,16 +124,11 @@ impl Backend for Cuda {
         if ranges.len() > MOST_RANGES {
             return Err(TrainError::Internal { what: format!("squares of {} ranges", ranges.len()) });
         }
-        let mut shared = None;
-        if others.world().size > 1 {
-            self.kernels.device.synchronize().map_err(KernelError::from)?;
-            let mut gathered = self.gathered();
-            gathered.add_up(others)?;
+        if others.world().size > 1 && self.sums.is_none() {
             let (trained, first) = (self.layout.trained(), self.gradients.first());
             let mut gradients = download(&self.places, trained.clone(), &self.gradients.numbers, first)?;
             others.sum(&mut gradients)?;
             upload(&self.places, trained.start, &gradients, &self.gradients.numbers, first)?;
-            shared = Some(gathered);
         }
         for (index, range) in ranges.iter().enumerate() {
             let place = self.gradients.trained(self.places.of(range));
@@ -128,10 +138,15 @@ impl Backend for Cuda {
         }
         self.squares.totals.read_pinned(&mut self.squares.fetched).map_err(KernelError::from)?;
         self.sample.fetch(&self.kernels, &self.weights)?;
+        if let Some(sums) = self.sums.take() {
+            sums.wait(others)?;
+            self.sums = Some(sums);
+        }
         self.kernels.device.synchronize().map_err(KernelError::from)?;
         self.sample.take();
-        let squares = self.squares.fetched.first(ranges.len());
-        Ok(Gathered { squares, ..shared.unwrap_or_else(|| self.gathered()) })
+        let mut gathered = self.gathered();
+        gathered.add_up(others)?;
+        Ok(Gathered { squares: self.squares.fetched.first(ranges.len()), ..gathered })
     }
 
     fn update(&mut self, rules: &[(Range<usize>, AdamW)]) -> Result<bool, TrainError> {
@@ -173,7 +188,7 @@ impl Backend for Cuda {
 
     fn export(&mut self) -> Result<Parameters<'_>, TrainError> {
         let (trained, places) = (self.layout.trained(), &self.places);
-        let values = download(places, trained.clone(), &self.weights.values, 0)?;
+        let values = self.weights.read(places, trained.clone())?;
         let [first, second] = &self.gradients.moments;
         let moment = |moment| download(places, trained.clone(), moment, self.gradients.first());
         let moments = [Cow::Owned(moment(first)?), Cow::Owned(moment(second)?)];

@@ -6,31 +6,43 @@ use dropcap_kernels::cuda::{DeviceBuffer, DeviceSlice};
 use dropcap_kernels::matmul::TrainMatrix;
 use dropcap_kernels::{DType, KernelError};
 
+use super::gaps::Gaps;
 use super::kernels::Kernels;
 use super::matrix::Matrix;
 use super::place::Places;
 
+/// Numbers that are rounded at once on their way to a place without values.
+const STAGE: usize = 1 << 24;
+
 /// Values in [`Places`].
 #[derive(Debug)]
 pub(super) struct Weights {
-    pub(super) values: DeviceBuffer<f32>,
+    values: DeviceBuffer<f32>,
+    /// Places that are in the copy alone.
+    gaps: Gaps,
     /// In the format of products; the values themselves where that is f32.
     working: Option<DeviceBuffer<u8>>,
     dtype: DType,
 }
 
 impl Weights {
-    /// Zeros.
-    pub(super) fn new(kernels: &Kernels, places: &Places) -> Result<Self, KernelError> {
-        let working = match kernels.dtype {
-            DType::F32 => None,
-            dtype => {
+    /// Zeros. The places `only_products` read and nobody changes are not kept in f32 beside their copy.
+    pub(super) fn new(
+        kernels: &Kernels,
+        places: &Places,
+        only_products: Vec<Range<usize>>,
+    ) -> Result<Self, KernelError> {
+        let (device, dtype) = (&kernels.device, kernels.dtype);
+        let (gaps, working) = match dtype {
+            DType::F32 => (Gaps::default(), None),
+            _ => {
                 let bytes = places.len() * dtype.bytes();
-                Some(DeviceBuffer::zeroed(&kernels.device, "the working copy of the parameters", bytes)?)
+                let working = DeviceBuffer::zeroed(device, "the working copy of the parameters", bytes)?;
+                (Gaps::of(only_products), Some(working))
             }
         };
-        let values = DeviceBuffer::zeroed(&kernels.device, "the parameters", places.len())?;
-        Ok(Self { values, working, dtype: kernels.dtype })
+        let values = DeviceBuffer::zeroed(device, "the parameters", places.len() - gaps.len())?;
+        Ok(Self { values, gaps, working, dtype })
     }
 
     /// Takes the values of the layout from `first` on.
@@ -41,16 +53,52 @@ impl Weights {
         first: usize,
         values: &[f32],
     ) -> Result<(), KernelError> {
-        upload(places, first, values, &self.values, 0)?;
-        if let Some(working) = &self.working {
-            kernels.optimizer.narrow((&self.values).into(), working.into())?;
+        let mut stage = None;
+        for (range, place) in places.tensors() {
+            if range.start < first || range.end > first + values.len() {
+                continue;
+            }
+            let (numbers, place) =
+                (&values[range.start - first..range.end - first], *place..place + range.len());
+            if let Some(at) = self.gaps.stored(&place) {
+                self.values.write(at.start, numbers)?;
+                if self.working.is_some() {
+                    kernels.optimizer.split(self.of(&place)?, None, self.narrow(&place)?, None)?;
+                }
+                continue;
+            }
+            let stage = match &stage {
+                Some(stage) => stage,
+                None => &*stage.insert(kernels.wide("values on their way", STAGE)?),
+            };
+            for (index, piece) in numbers.chunks(STAGE).enumerate() {
+                let start = place.start + index * STAGE;
+                stage.write(0, piece)?;
+                let piece = start..start + piece.len();
+                let from = DeviceSlice::new(stage, 0..piece.len())?;
+                kernels.optimizer.split(from, None, self.narrow(&piece)?, None)?;
+            }
         }
         Ok(())
     }
 
+    /// The values of a stretch of the layout that has them.
+    pub(super) fn read(&self, places: &Places, stretch: Range<usize>) -> Result<Vec<f32>, KernelError> {
+        let place = places.of(&stretch);
+        let missing = place.start - self.gaps.stored(&place).unwrap_or(place).start;
+        download(places, stretch, &self.values, missing)
+    }
+
     /// The values of a place.
     pub(super) fn of(&self, place: &Range<usize>) -> Result<DeviceSlice<'_, f32>, KernelError> {
-        DeviceSlice::new(&self.values, place.clone())
+        match self.gaps.stored(place) {
+            Some(stored) => DeviceSlice::new(&self.values, stored),
+            None => Err(KernelError::Invalid {
+                op: "the values of parameters",
+                expected: "a place that has values".to_owned(),
+                got: format!("{place:?}, which products alone read"),
+            }),
+        }
     }
 
     /// The copy of a place that products read.

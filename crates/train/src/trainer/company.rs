@@ -39,6 +39,14 @@ impl Trainer {
         Ok(self)
     }
 
+    /// Lets the devices of several processes find each other; says what a person should know of it.
+    ///
+    /// # Errors
+    /// A process that is lost.
+    pub(super) fn connect(&mut self) -> Result<Option<String>, TrainError> {
+        if self.others.world().size == 1 { Ok(None) } else { self.backend.connect(&mut *self.others) }
+    }
+
     /// Whether any process was asked to stop: they stop after the same step.
     ///
     /// # Errors

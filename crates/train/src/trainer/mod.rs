@@ -30,7 +30,7 @@ pub use plan::Plan;
 pub use result::Finished;
 pub use run::{Finish, run};
 pub use settle::Settled;
-pub use start::{Source, Texts, check_device};
+pub use start::{Source, Texts};
 pub use step::Outcome;
 
 use crate::TrainError;

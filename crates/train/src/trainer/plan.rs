@@ -9,7 +9,7 @@ use dropcap_kernels::{DType, Epilogue, KernelError, PackedMatrix, Team, matmul};
 
 use super::Source;
 use super::adapter::layout;
-use super::start::{check_device, check_room, student, threads};
+use super::start::{check_room, student, threads};
 use crate::TrainError;
 use crate::config::{Config, Trained};
 use crate::network::Group;
@@ -63,7 +63,6 @@ impl Plan {
         let teacher = config.distill > 0.0;
         let (parameter_bytes, activation_bytes, rate) = match device {
             Some(device) => {
-                check_device(config)?;
                 let need = check_room(config, source, device)?;
                 (need.parameters, need.activations + need.rest, measure_device(device)?)
             }

@@ -73,6 +73,9 @@ pub fn run(
         }
     }
     let mut trainer = trainer.among(others)?;
+    if let Some(warning) = trainer.connect()? {
+        report.warned(&warning);
+    }
     let resumed = (trainer.step > 0).then_some(trainer.step);
     let mut journal =
         Journal(directory.as_ref().map(|directory| Pages::open(directory, resumed)).transpose()?);

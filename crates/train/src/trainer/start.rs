@@ -19,7 +19,7 @@ use crate::config::{Config, Family, GateRule, Init, Trained};
 use crate::data::{Batches, Borders, Prepared, Preparing, named_end, prepare};
 use crate::device::{self, Cuda, Need};
 use crate::digest::Digest;
-use crate::network::{GateForm, Group, Layout, Network, initialize};
+use crate::network::{FactorForm, GateForm, Group, Layout, Network, initialize};
 
 /// The model that a training starts from, before any of its weights is read.
 #[derive(Debug)]
@@ -258,12 +258,13 @@ fn backend(
     let tokens = config.sequence_tokens(source.config().max_positions)?;
     let room = room(config, tokens);
     if let Some(device) = device {
-        check_device(config)?;
         check_room(config, source, device)?;
         let dense = Layout::new(source.config(), source.plan(), None);
         let apart = config.distill > 0.0 && config.train == Trained::All;
         let apart = apart.then(|| source.weights(&dense, config.seed)).transpose()?;
-        let plan = device_plan(config, source, layout.clone(), room, &held, apart.as_deref());
+        let factors = factors(config, source)?;
+        let plan =
+            device_plan(config, source, layout.clone(), factors.as_ref(), room, &held, apart.as_deref());
         return Ok(Box::new(Cuda::new(device, &plan)?));
     }
     if config.precision.is_some_and(|precision| precision != DType::F32) {
@@ -289,20 +290,14 @@ fn backend(
     Ok(Box::new(Processor::new(team, network, teacher, room, still, held)))
 }
 
-/// Refuses what a device has no kernels for.
-///
-/// # Errors
-/// [`TrainError::OnlyOnProcessor`].
-pub fn check_device(config: &Config) -> Result<(), TrainError> {
-    if config.train == Trained::Lora {
-        return Err(TrainError::OnlyOnProcessor { what: "train: lora", instead: "train to all or gates" });
-    }
-    Ok(())
-}
-
 fn room(config: &Config, tokens: usize) -> Room {
     let recompute = config.checkpoint.activations;
     Room { sequences: config.batch.micro_sequences, tokens, recompute }
+}
+
+/// The factors of a configuration that trains some.
+fn factors(config: &Config, source: &Source) -> Result<Option<FactorForm>, TrainError> {
+    (config.train == Trained::Lora).then(|| factor_form(config, source)).transpose()
 }
 
 /// What a configuration trains on a device, behind the values that it holds; a teacher has weights `apart` from its
@@ -311,6 +306,7 @@ fn device_plan<'a>(
     config: &Config,
     source: &'a Source,
     layout: Layout,
+    factors: Option<&'a FactorForm>,
     room: Room,
     held: &'a [f32],
     apart: Option<&'a [f32]>,
@@ -319,6 +315,7 @@ fn device_plan<'a>(
         config: source.config(),
         plan: source.plan(),
         gates: config.gates.as_ref().map(|gates| gates.form(source.config().kv_heads)),
+        factors,
         scales: &[],
         dtype: config.precision.unwrap_or(DType::Bf16),
         cache: config.kv_dtype,
@@ -344,7 +341,8 @@ pub(super) fn check_room(config: &Config, source: &Source, device: &Device) -> R
     // What a teacher holds is counted, whatever it is.
     let apart: Option<&[f32]> = (config.train == Trained::All).then_some(&[]);
     let layout = layout(config, source, form)?;
-    let mut plan = device_plan(config, source, layout, room(config, tokens), &[], apart);
+    let factors = factors(config, source)?;
+    let mut plan = device_plan(config, source, layout, factors.as_ref(), room(config, tokens), &[], apart);
     let (free, _) = device.memory().map_err(KernelError::from)?;
     let need = plan.need();
     if need.bytes() <= free {

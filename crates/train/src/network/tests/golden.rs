@@ -343,6 +343,7 @@ fn on_a_device(device: &Device, values: &[f32], rows: usize, tokens: usize) -> C
         config: checkpoint.config(),
         plan: checkpoint.plan(),
         gates,
+        factors: None,
         scales: &[],
         dtype: DType::F32,
         cache: DType::F32,

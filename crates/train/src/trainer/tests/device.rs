@@ -44,6 +44,38 @@ fn twenty_steps_on_the_device_are_those_of_the_processor() {
 }
 
 #[test]
+fn factors_on_the_device_take_the_processors_steps_and_a_rounded_base_stays_near() {
+    let Some(device) = device("factors beside a held model") else { return };
+    let workshop = Workshop::new();
+    let base = workshop.base();
+    let common = [
+        "train=lora",
+        "init=",
+        "tokenizer=",
+        "distill=0.5",
+        "optimizer.warmup=0",
+        "optimizer.learning_rate=1e-2",
+    ];
+    let curve = |device: Option<&Device>, precision: &str| -> Vec<(f64, f64)> {
+        let changes = [&[&*base, "steps=100", precision], &common[..]].concat();
+        let outcomes = outcomes(&workshop, &changes, device, 20);
+        outcomes.iter().map(|outcome| (outcome.loss.mean(), outcome.loss.mean_divergence())).collect()
+    };
+    let on_processor = curve(None, "precision=f32");
+    for (precision, tolerance) in [("precision=f32", 1e-4), ("precision=bf16", 0.01)] {
+        let on_device = curve(Some(&*device), precision);
+        for (step, (got, expected)) in on_device.iter().zip(&on_processor).enumerate() {
+            assert!(
+                (got.0 / expected.0 - 1.0).abs() < tolerance,
+                "{precision}, step {step}: {got:?} {expected:?}"
+            );
+        }
+        // The teacher is the model without its factors, and they move away from it.
+        assert!(on_device[19].1 > 1e-6, "{on_device:?}");
+    }
+}
+
+#[test]
 fn sixteen_bits_learn_as_f32_does() {
     let Some(device) = device("bf16 against f32") else { return };
     let workshop = Workshop::new();

@@ -1,0 +1,150 @@
+//! The functions of NCCL that sums over several GPUs take.
+//!
+//! They are looked up here and not through cudarc, whose loader asks for `libnccl.so`: distributions and
+//! `pip install nvidia-nccl` bring `libnccl.so.2` alone. Their signatures have been the same since NCCL 2.4.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::sync::OnceLock;
+
+use cudarc::driver::sys::CUstream;
+
+use super::CudaError;
+use super::libraries::FOLDERS;
+
+/// A communicator of the library's.
+pub(super) type Handle = *mut c_void;
+/// `ncclUniqueId`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct RawId(pub(super) [u8; 128]);
+
+/// `ncclResult_t`: 0 for success, 7 for what is still under way.
+type Status = c_int;
+const SUCCESS: Status = 0;
+const IN_PROGRESS: Status = 7;
+/// `ncclFloat32`.
+const F32: c_int = 7;
+/// `ncclSum`.
+const SUM: c_int = 0;
+
+/// The library's functions.
+#[derive(Debug)]
+pub(super) struct Nccl {
+    get_unique_id: unsafe extern "C" fn(*mut RawId) -> Status,
+    comm_init_rank: unsafe extern "C" fn(*mut Handle, c_int, RawId, c_int) -> Status,
+    all_reduce:
+        unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, c_int, Handle, CUstream) -> Status,
+    get_async_error: unsafe extern "C" fn(Handle, *mut Status) -> Status,
+    comm_abort: unsafe extern "C" fn(Handle) -> Status,
+    comm_destroy: unsafe extern "C" fn(Handle) -> Status,
+    get_error_string: unsafe extern "C" fn(Status) -> *const c_char,
+    /// Closing it would take the functions away.
+    _library: libloading::Library,
+}
+
+impl Nccl {
+    /// The library, loaded once in the process.
+    ///
+    /// # Errors
+    /// [`CudaError::Library`], with what to install.
+    pub(super) fn load() -> Result<&'static Self, CudaError> {
+        static LOADED: OnceLock<Option<Nccl>> = OnceLock::new();
+        LOADED.get_or_init(Self::open).as_ref().ok_or(CudaError::Library {
+            library: "libnccl.so.2",
+            advice: "install NCCL 2 (the package libnccl2, or `pip install nvidia-nccl-cu13`), and put its folder into LD_LIBRARY_PATH",
+        })
+    }
+
+    fn open() -> Option<Self> {
+        let names = ["libnccl.so.2".to_owned(), "libnccl.so".to_owned()];
+        let folders = FOLDERS.iter().map(|folder| format!("{folder}/libnccl.so.2"));
+        names.into_iter().chain(folders).find_map(|name| {
+            // SAFETY: loading a library runs its initialisers; this one is NVIDIA's, made to be loaded this way.
+            let library = unsafe { libloading::Library::new(name) }.ok()?;
+            // SAFETY: the types are those of nccl.h.
+            unsafe { Self::of(library) }
+        })
+    }
+
+    /// # Safety
+    /// The library is NCCL 2.
+    unsafe fn of(library: libloading::Library) -> Option<Self> {
+        // SAFETY: as the caller promises; the pointers are used no longer than the library lives, which is in here.
+        unsafe {
+            Some(Self {
+                get_unique_id: *library.get(b"ncclGetUniqueId\0").ok()?,
+                comm_init_rank: *library.get(b"ncclCommInitRank\0").ok()?,
+                all_reduce: *library.get(b"ncclAllReduce\0").ok()?,
+                get_async_error: *library.get(b"ncclCommGetAsyncError\0").ok()?,
+                comm_abort: *library.get(b"ncclCommAbort\0").ok()?,
+                comm_destroy: *library.get(b"ncclCommDestroy\0").ok()?,
+                get_error_string: *library.get(b"ncclGetErrorString\0").ok()?,
+                _library: library,
+            })
+        }
+    }
+
+    pub(super) fn unique_id(&self) -> Result<RawId, CudaError> {
+        let mut id = RawId([0; 128]);
+        // SAFETY: room for an id.
+        let status = unsafe { (self.get_unique_id)(&raw mut id) };
+        self.checked("naming a world", status).map(|()| id)
+    }
+
+    /// # Safety
+    /// The device's context is bound to this thread.
+    pub(super) unsafe fn join(&self, id: RawId, rank: c_int, size: c_int) -> Result<Handle, CudaError> {
+        let mut handle = std::ptr::null_mut();
+        // SAFETY: room for a handle; the caller promises the rest.
+        let status = unsafe { (self.comm_init_rank)(&raw mut handle, size, id, rank) };
+        self.checked("joining the other processes", status).map(|()| handle)
+    }
+
+    /// # Safety
+    /// `count` f32 lie at `values` on the communicator's device; handle and stream are alive.
+    pub(super) unsafe fn sum(
+        &self,
+        values: u64,
+        count: usize,
+        handle: Handle,
+        stream: CUstream,
+    ) -> Result<(), CudaError> {
+        let values = values as *mut c_void;
+        // SAFETY: as the caller promises; source and target may be the same.
+        let status = unsafe { (self.all_reduce)(values, values, count, F32, SUM, handle, stream) };
+        self.checked("adding up over all processes", status)
+    }
+
+    /// # Safety
+    /// The handle is alive.
+    pub(super) unsafe fn check(&self, handle: Handle) -> Result<(), CudaError> {
+        let mut state = SUCCESS;
+        // SAFETY: as the caller promises; room for a status.
+        let status = unsafe { (self.get_async_error)(handle, &raw mut state) };
+        self.checked("looking after sums", status)?;
+        self.checked("adding up over all processes", state)
+    }
+
+    /// Ends a communicator, and with `abort` what it still does.
+    ///
+    /// # Safety
+    /// The handle is alive, and nobody uses it again.
+    pub(super) unsafe fn end(&self, handle: Handle, abort: bool) {
+        let end = if abort { self.comm_abort } else { self.comm_destroy };
+        // SAFETY: as the caller promises. A failure leaves nothing to do.
+        let _ = unsafe { end(handle) };
+    }
+
+    fn checked(&self, op: &'static str, status: Status) -> Result<(), CudaError> {
+        if status == SUCCESS || status == IN_PROGRESS {
+            return Ok(());
+        }
+        // SAFETY: any status is allowed; the answer is a static string, or null.
+        let text = unsafe {
+            let text = (self.get_error_string)(status);
+            if text.is_null() { None } else { Some(CStr::from_ptr(text).to_string_lossy().into_owned()) }
+        };
+        let text = text.unwrap_or_else(|| format!("status {status}"));
+        Err(CudaError::Nccl { op, text })
+    }
+}
