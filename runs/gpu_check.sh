@@ -59,7 +59,7 @@ chosen() {
 # One line: whether the tool found nothing in a test that passed, and how long it took.
 try_tool() {
     local tool=$1 binary=$2 test=$3 start=$SECONDS verdict=clean log
-    log=$(timeout 100 compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 5 \
+    log=$(timeout 170 compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 5 \
         "$binary" --exact "$test" --test-threads=1 2>&1) || verdict=FAILED
     grep -q '^test result: ok. 1 passed' <<<"$log" || verdict=FAILED
     printf '%-6s %s %s %s s\n' "$verdict" "$tool" "$test" $((SECONDS - start))
