@@ -5,16 +5,20 @@
 //! its tests.
 
 mod arguments;
+pub mod budgets;
 mod dcp;
 pub mod docs;
 mod error;
 mod facts;
 pub mod fuzzing;
 mod gates;
+#[cfg(test)]
+mod golden;
 mod method;
 mod nearest;
 mod none;
 mod registry;
+pub mod scorers;
 mod simulate;
 mod spec;
 mod streaming_llm;
