@@ -73,8 +73,9 @@ fn collect(
 /// The result does not depend on `chunk`, except for the rounding of sums over a pruned cache.
 ///
 /// # Errors
-/// An empty text, a zero chunk, a token outside the vocabulary, a text longer than the model's positions, an exhausted
-/// pool; a logit that is not finite, a number that the cache's format cannot hold; a refusal of `rows`.
+/// An empty text, a zero chunk, one that does not hold what the method must see together, a token outside the vocabulary,
+/// a text longer than the model's positions, an exhausted pool; a logit that is not finite, a number that the cache's
+/// format cannot hold; a refusal of `rows`.
 pub fn evaluate_rows(
     decoder: &Decoder,
     team: &Team,
@@ -114,8 +115,16 @@ fn read(
     if chunk == 0 {
         return Err(EngineError::Option { name: "chunk", given: 0, minimum: 1 });
     }
-    for (number, part) in ids.chunks(chunk).enumerate() {
-        reading.feed(part, number * chunk + part.len() == ids.len())?;
+    let (needs, mut fed) = (reading.needs(), 0);
+    let needed = needs.together(ids.len());
+    if needed > chunk {
+        return Err(EngineError::Together { needed, chunk });
+    }
+    while fed < ids.len() {
+        let wanted = chunk.min(ids.len() - fed);
+        let part = &ids[fed..fed + needs.cut(ids.len(), fed, wanted)];
+        fed += part.len();
+        reading.feed(part, fed == ids.len())?;
         for row in (0..part.len()).step_by(ROWS) {
             rows(reading.logits(row..part.len().min(row + ROWS))?).map_err(EngineError::Rows)?;
         }

@@ -15,7 +15,7 @@ use dropcap_cache::KvCache;
 use dropcap_engine::{EngineError, evaluate, evaluate_rows};
 use dropcap_kernels::{DType, Team};
 use dropcap_model::{Checkpoint, Decoder, Logits, ModelError, Scratch, Segment};
-use dropcap_policy::{EvictionPolicy, KeepAll, LaneEditor, Observation, PolicyError, Rule};
+use dropcap_policy::{EvictionPolicy, KeepAll, LaneEditor, Observation, PolicyError, Rule, Stage};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use support::{Model, golden};
@@ -70,7 +70,7 @@ fn an_empty_step_is_refused() {
     assert!(matches!(step(&mut []), Err(ModelError::EmptyInput)));
     let pool = model.decoder.page_pool(&KeepAll, DType::F32, None).unwrap();
     let mut cache = KvCache::new(&pool, 3, 1);
-    let segment = Segment { cache: &mut cache, ids: &[], prompt_ends: true, logits: Logits::All };
+    let segment = Segment { cache: &mut cache, ids: &[], stage: Stage::PromptEnd, logits: Logits::All };
     assert!(matches!(step(&mut [segment]), Err(ModelError::EmptyInput)));
 }
 
