@@ -24,7 +24,7 @@ pub(crate) struct Recipe {
 pub(crate) type MakeRecipe = fn(&Arguments<'_>, &ModelFacts) -> Result<Recipe, MethodError>;
 
 /// What `@` means for all methods that rank.
-pub(crate) const AMOUNT: &str = "entries KEPT of each head: a number of tokens, or a share of the text (of its first n tokens, floor(n * share))";
+pub(crate) const AMOUNT: &str = "entries KEPT of each head: tokens, or a share of the text";
 
 /// When a method that may rank at every query does so.
 pub(crate) const WHEN: Parameter = Parameter {
