@@ -60,8 +60,13 @@ fn write_markdown(out: &mut String) -> std::fmt::Result {
     )?;
     writeln!(
         out,
-        "after every token from there on. What is dropped is gone, and positions are not renumbered. They run on the processor.\n"
+        "after every token from there on, and a share is then one of all tokens so far: of n, floor(n * share). Of equal scores the"
     )?;
+    writeln!(
+        out,
+        "later token stays; one that is not a number goes first. What is dropped is gone, and positions are not renumbered. They"
+    )?;
+    writeln!(out, "run on the processor.\n")?;
     writeln!(out, "| method | what it does | `@amount` |\n|---|---|---|")?;
     for method in METHODS {
         let amount = method.amount.unwrap_or("-");
