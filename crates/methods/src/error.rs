@@ -122,7 +122,7 @@ pub enum MethodError {
     },
     /// A method that ranks entries, and nothing that says how many stay.
     #[error(
-        "{method} ranks entries and needs to be told how many stay: write {method}@0.2 for the share kept, or {method}@1024 for tokens"
+        "{method} ranks entries and needs to be told how many stay: write @0.2 for the share kept, or @1024 for tokens, behind it"
     )]
     NoBudget {
         /// The method.

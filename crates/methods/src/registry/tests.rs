@@ -94,11 +94,7 @@ fn every_method_is_documented_and_its_defaults_are_allowed() {
         for text in [method.summary, method.details, method.source] {
             assert!(!text.is_empty() && !text.contains("  "), "{}: {text}", method.name);
         }
-        let pairs =
-            method.parameters.iter().map(|parameter| (parameter.name.into(), parameter.default.into()));
-        let term =
-            crate::Term { name: method.name.into(), inner: None, arguments: pairs.collect(), amount: None };
-        (method.check)(&Arguments::new(method, &term).unwrap()).unwrap();
+        usage(method).parse::<MethodSpec>().unwrap();
     }
 }
 
@@ -235,10 +231,10 @@ proptest! {
 fn a_budget_is_asked_for_once_and_around_what_ranks() {
     // The place is that of the first `^`.
     for (text, place, words) in [
-        ("none & snapkv", "       ^", "snapkv@0.2"),
-        ("ada(snapkv)", "^", "ada@0.2"),
+        ("none & snapkv", "       ^", "@0.2 for the share"),
+        ("ada(snapkv)", "^", "@0.2 for the share"),
         ("ada@0.2", "^", "ada(snapkv)@0.2"),
-        ("ada(snapkv@0.3)@0.2", "^", "a second one"),
+        ("ada(snapkv@0.3)@0.2", "           ^", "a second one"),
         ("ada(none)@0.2", "^", "knorm"),
         ("ada(snapkv(windw=3))@0.2", "           ^", "did you mean `window`"),
         ("ada(quantize)@0.2", "    ^", "no method `quantize`"),

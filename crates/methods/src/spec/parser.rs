@@ -31,7 +31,8 @@ impl Places {
     pub(super) fn locate(&self, error: MethodError) -> MethodError {
         let place = |key: &str| self.arguments.iter().find(|place| place.key == key);
         let at = match &error {
-            MethodError::NoAmount { .. } | MethodError::InnerAmount { .. } => Some(self.amount),
+            MethodError::NoAmount { .. } => Some(self.amount),
+            MethodError::InnerAmount { .. } => self.inner.as_ref().map(|inner| inner.amount),
             MethodError::OutOfRange { key, .. } => place(key).map(|place| place.value),
             MethodError::UnknownParameter { key, .. } => place(key).map(|place| place.at),
             MethodError::CompressionRatio { .. } => place("compression_ratio").map(|place| place.at),
