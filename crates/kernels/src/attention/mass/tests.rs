@@ -4,8 +4,8 @@ use super::*;
 use crate::PageLayout;
 use crate::testing::{Lane, Random};
 
-/// Largest difference to f64 of a sum over the queries, each of which gives at most 1.
-const TOLERANCE: f64 = 2e-5;
+/// Largest difference to f64 of a sum over up to 40 queries, each of which gives at most 1, in f32.
+const TOLERANCE: f64 = 5e-5;
 
 struct Case {
     shape: AttentionShape,
