@@ -2,7 +2,7 @@
 
 use dropcap_kernels::LaneView;
 
-use crate::lane::METADATA_BYTES;
+use crate::lane::metadata_bytes;
 use crate::range::Overflow;
 use crate::{CacheError, Death, KvReport, Lane, LayerIdx, PagePool};
 
@@ -70,6 +70,11 @@ impl KvCache {
     /// A layer's lanes `[groups]`, to be changed; none where there is no such layer.
     pub fn lanes_mut(&mut self, layer: LayerIdx) -> &mut [Lane] {
         self.layers.get_mut(layer.0).map_or(&mut [], Vec::as_mut_slice)
+    }
+
+    /// The lanes of every layer, from the embedding on `[layers][groups]`, to be changed.
+    pub fn layers_mut(&mut self) -> impl Iterator<Item = &mut [Lane]> {
+        self.layers.iter_mut().map(Vec::as_mut_slice)
     }
 
     /// A layer's lanes as the attention kernel reads them `[groups]`.
@@ -196,7 +201,7 @@ impl KvCache {
         KvReport {
             logical_entries,
             live_entries,
-            live_bytes: live_entries * (layout.entry_bytes() + METADATA_BYTES) as u64,
+            live_bytes: live_entries * (layout.entry_bytes() + metadata_bytes(&self.pool)) as u64,
             held_bytes: lanes().map(Lane::held_bytes).sum::<usize>() as u64,
             dense_bytes: logical_entries * key_value_bytes as u64,
         }

@@ -13,8 +13,10 @@ use crate::{NEVER, Page, PagePool};
 mod grow;
 mod shrink;
 
-/// Bytes that an entry takes beside its page: position, lifetime and killer.
-pub(crate) const METADATA_BYTES: usize = 12;
+/// Bytes that an entry takes beside its page: position, lifetime, killer and statistics.
+pub(crate) fn metadata_bytes(pool: &PagePool) -> usize {
+    (3 + pool.statistics()) * size_of::<u32>()
+}
 
 /// The entries of one (sequence, layer, head group), dense: entry i is slot `i % 32` of page `i / 32`.
 ///
@@ -23,7 +25,7 @@ pub(crate) const METADATA_BYTES: usize = 12;
 /// the end ([`Lane::newest`]).
 ///
 /// Invariants: a lifetime never grows; an entry is visible at least to its own token's query; e entries occupy
-/// `ceil(e / 32)` pages; side channels move with their entry.
+/// `ceil(e / 32)` pages; side channels and statistics move with their entry.
 #[derive(Debug)]
 pub struct Lane {
     pool: PagePool,
@@ -31,6 +33,8 @@ pub struct Lane {
     positions: Vec<u32>,
     expires_at: Vec<u32>,
     killers: Vec<u32>,
+    /// `[e, s]`
+    statistics: Vec<f32>,
     /// No entry expires before this: what makes a reclaim that frees nothing cost nothing.
     soonest: u32,
     /// The first number that its pages could not hold, until [`KvCache`](crate::KvCache) asks.
@@ -48,6 +52,7 @@ impl Lane {
             positions: Vec::new(),
             expires_at: Vec::new(),
             killers: Vec::new(),
+            statistics: Vec::new(),
             soonest: NEVER,
             overflow: None,
             family: Arc::default(),
@@ -79,6 +84,18 @@ impl Lane {
         &self.killers
     }
 
+    /// What a method sums up about each entry, f32 `[e, s]` with the pool's s ([`PagePool::statistics`]): zeros for a new
+    /// entry. Unlike side channels they lie beside the pages, whatever the pages' format, and may be changed for every
+    /// entry.
+    pub fn statistics(&self) -> &[f32] {
+        &self.statistics
+    }
+
+    /// The statistics, to be changed.
+    pub fn statistics_mut(&mut self) -> &mut [f32] {
+        &mut self.statistics
+    }
+
     /// The last `count` entries: after an append of `count`, and until the next reclaim, the new ones.
     pub fn newest(&self, count: usize) -> Range<usize> {
         self.len().saturating_sub(count)..self.len()
@@ -91,7 +108,8 @@ impl Lane {
 
     /// Bytes of the lane's pages and of what it holds beside them.
     pub fn held_bytes(&self) -> usize {
-        let metadata = self.positions.capacity() + self.expires_at.capacity() + self.killers.capacity();
+        let lifetimes = self.positions.capacity() + self.expires_at.capacity() + self.killers.capacity();
+        let metadata = lifetimes + self.statistics.capacity();
         self.pages.len() * self.pool.layout().bytes() + metadata * size_of::<u32>()
     }
 
@@ -132,6 +150,7 @@ impl Lane {
             positions: self.positions.clone(),
             expires_at: self.expires_at.clone(),
             killers: self.killers.clone(),
+            statistics: self.statistics.clone(),
             soonest: self.soonest,
             overflow: self.overflow,
             family: Arc::clone(&self.family),

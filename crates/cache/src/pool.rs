@@ -37,6 +37,7 @@ pub struct PoolUsage {
 #[derive(Debug)]
 pub(crate) struct Shared {
     layout: PageLayout,
+    statistics: usize,
     limit: Option<usize>,
     state: Mutex<State>,
 }
@@ -51,7 +52,17 @@ struct State {
 impl PagePool {
     /// A pool of pages of one layout that together take at most `limit_bytes`, or as much as there is.
     pub fn new(layout: PageLayout, limit_bytes: Option<usize>) -> Self {
-        Self(Arc::new(Shared { layout, limit: limit_bytes, state: Mutex::default() }))
+        Self::with_statistics(layout, limit_bytes, 0)
+    }
+
+    /// The same for lanes that keep `statistics` f32 numbers beside each entry ([`Lane::statistics`](crate::Lane)).
+    pub fn with_statistics(layout: PageLayout, limit_bytes: Option<usize>, statistics: usize) -> Self {
+        Self(Arc::new(Shared { layout, statistics, limit: limit_bytes, state: Mutex::default() }))
+    }
+
+    /// f32 numbers that lanes keep beside each entry.
+    pub fn statistics(&self) -> usize {
+        self.0.statistics
     }
 
     /// The layout of every page.

@@ -10,7 +10,8 @@ pub struct KvReport {
     pub logical_entries: u64,
     /// Entries that are held.
     pub live_entries: u64,
-    /// Bytes of the live entries: keys, values, side channels, and 12 bytes of metadata each.
+    /// Bytes of the live entries: keys, values, side channels, 12 bytes of metadata each, and the
+    /// statistics.
     pub live_bytes: u64,
     /// Bytes of the pages that hold them, partly filled ones in full, and of the metadata. A page that forks
     /// share counts once for each; the pool counts it once.

@@ -13,6 +13,7 @@ use dropcap_kernels::{Buffer, DType, PAGE_ENTRIES, PageLayout};
 use proptest::prelude::*;
 
 const LAYERS: usize = 2;
+const STATISTICS: usize = 2;
 
 #[derive(Debug, Clone, PartialEq)]
 struct Entry {
@@ -22,6 +23,7 @@ struct Entry {
     key: Vec<f32>,
     value: Vec<f32>,
     sides: Vec<Vec<f32>>,
+    statistics: [f32; STATISTICS],
 }
 
 /// The naive cache: lanes `[layers * groups]` of entries in no order that matters.
@@ -37,6 +39,8 @@ enum Operation {
     Step { tokens: usize, window: Option<u32> },
     /// Writes a side channel of part of a lane's entries.
     WriteSide { lane: usize, from: usize, count: usize, channel: usize },
+    /// Adds to the statistics of all entries of a lane.
+    Count { lane: usize },
     /// Lowers one entry in so many; the lifetime is the next position and some.
     Lower { lane: usize, every: usize, offset: usize, later: u32 },
     /// Reclaims all lanes at the next position and some.
@@ -56,6 +60,7 @@ fn operations() -> impl Strategy<Value = Operation> {
         6 => (1..80usize, prop::option::weighted(0.3, 0..60u32))
             .prop_map(|(tokens, window)| Operation::Step { tokens, window }),
         4 => Just(Operation::Step { tokens: 1, window: None }),
+        3 => (0..8usize).prop_map(|lane| Operation::Count { lane }),
         3 => (0..8usize, 0..90usize, 0..40usize, 0..3usize)
             .prop_map(|(lane, from, count, channel)| Operation::WriteSide { lane, from, count, channel }),
         6 => (0..8usize, 1..6usize, 0..6usize, 0..50u32)
@@ -97,7 +102,7 @@ struct World {
 impl World {
     fn new(layout: PageLayout, groups: usize, limit_pages: Option<usize>) -> Self {
         let limit = limit_pages.map(|pages| pages * layout.bytes());
-        let pool = PagePool::new(layout, limit);
+        let pool = PagePool::with_statistics(layout, limit, STATISTICS);
         let mut world = Self { pool, groups, sequences: Vec::new(), seed: 0 };
         (0..2).for_each(|_| world.begin());
         world
@@ -151,6 +156,7 @@ impl World {
                         key: at(key_offset),
                         value: at(value_offset),
                         sides: sides.clone(),
+                        statistics: [0.0; STATISTICS],
                     });
                 }
                 // A recycled page is zeroed, a reused slot holds what lay there; channels are the policy's.
@@ -199,6 +205,19 @@ impl World {
                     let position = lane.positions()[from + i];
                     let entry = entries.iter_mut().find(|entry| entry.position == position).unwrap();
                     entry.sides[channel] = rounded(layout.dtype(), &rows[i * stride..][..width]);
+                }
+            }
+            Operation::Count { lane } => {
+                let lane_index = lane % lanes;
+                let lane = &mut cache.lanes_mut(LayerIdx(lane_index / groups))[lane_index % groups];
+                let positions = lane.positions().to_vec();
+                for (row, position) in lane.statistics_mut().chunks_exact_mut(STATISTICS).zip(positions) {
+                    row[0] += 1.0;
+                    row[1] -= position as f32;
+                }
+                for entry in &mut naive.lanes[lane_index] {
+                    entry.statistics[0] += 1.0;
+                    entry.statistics[1] -= entry.position as f32;
                 }
             }
             Operation::Lower { lane, every, offset, later } => {
@@ -299,7 +318,9 @@ impl World {
                 let lane = &cache.lanes(LayerIdx(index / self.groups))[index % self.groups];
                 assert_eq!(lane.len(), entries.len());
                 assert_eq!(lane.pages(), lane.len().div_ceil(PAGE_ENTRIES), "no holes");
-                assert!(lane.held_bytes() >= lane.pages() * layout.bytes() + 12 * lane.len());
+                assert!(
+                    lane.held_bytes() >= lane.pages() * layout.bytes() + (12 + 4 * STATISTICS) * lane.len()
+                );
                 let view = lane.view();
                 assert_eq!((view.len(), view.pages.len()), (lane.len(), lane.pages()));
                 pages.extend(view.pages.iter().map(|page| std::ptr::from_ref(*page)));
@@ -317,6 +338,7 @@ impl World {
                         sides: (0..layout.side_widths().len())
                             .map(|channel| lane.read_side(entry, channel).unwrap())
                             .collect(),
+                        statistics: lane.statistics()[entry * STATISTICS..][..STATISTICS].try_into().unwrap(),
                     };
                     assert_eq!(&got, expected);
                 }
@@ -325,7 +347,7 @@ impl World {
             let live: usize = naive.lanes.iter().map(Vec::len).sum();
             let logical = u64::from(naive.next_position) * naive.lanes.len() as u64;
             assert_eq!((report.live_entries, report.logical_entries), (live as u64, logical));
-            assert_eq!(report.live_bytes, (live * (layout.entry_bytes() + 12)) as u64);
+            assert_eq!(report.live_bytes, (live * (layout.entry_bytes() + 12 + 4 * STATISTICS)) as u64);
             assert_eq!(report.dense_bytes, logical * (2 * heads * d * layout.dtype().bytes()) as u64);
             assert!(report.held_bytes >= report.live_bytes);
         }

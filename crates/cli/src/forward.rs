@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{ArgGroup, Args};
-use dropcap_engine::{EngineError, Evaluation, LogitSink, evaluate_rows, evaluate_rows_on_device};
+use dropcap_engine::{EngineError, Evaluation, LogitSink, Text, evaluate_rows, evaluate_rows_on_device};
 use dropcap_files::{Existing, check, publish};
 use dropcap_methods::MethodSpec;
 use dropcap_model::DecoderConfig;
@@ -38,6 +38,9 @@ pub struct Arguments {
     /// File with token ids, separated by commas or white space.
     #[arg(long, value_name = "FILE", group = "tokens")]
     ids_file: Option<PathBuf>,
+    /// How many of the tokens are the prompt: methods that act where a prompt ends act there [default: all].
+    #[arg(long, value_name = "N", value_parser = size::positive)]
+    context: Option<usize>,
     /// Feed the text in chunks of so many tokens [default: all at once].
     #[arg(long, value_name = "N", value_parser = size::positive)]
     chunk: Option<usize>,
@@ -62,13 +65,13 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let machine = &arguments.model.machine;
     let (kv_dtype, kv_limit) = (machine.kv_dtype, machine.kv_limit);
     let chunk = arguments.chunk.unwrap_or(ids.len().max(1));
+    let prompt = arguments.context.unwrap_or(ids.len().max(1));
     let policy = loaded.policy.as_ref();
-    let ids = ids.as_slice();
+    let text = Text { ids: &ids, prompt, chunk };
     let (lanes, mut run): (usize, Box<Run<'_>>) = match &loaded.compute {
         Compute::Host { team, decoder } => {
             let pool = decoder.page_pool(policy, kv_dtype, kv_limit)?;
-            let run =
-                move |rows: LogitSink<'_>| evaluate_rows(decoder, team, policy, &pool, ids, chunk, rows);
+            let run = move |rows: LogitSink<'_>| evaluate_rows(decoder, team, policy, &pool, text, rows);
             (decoder.lanes_per_layer(policy), Box::new(run))
         }
         Compute::Device(weights) => {
@@ -83,7 +86,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             };
             let mut decoder = DeviceDecoder::new(weights.clone(), policy, options)?;
             let lanes = decoder.groups();
-            let run = move |rows: LogitSink<'_>| evaluate_rows_on_device(&mut decoder, ids, chunk, rows);
+            let run = move |rows: LogitSink<'_>| evaluate_rows_on_device(&mut decoder, text, rows);
             (lanes, Box::new(run))
         }
     };

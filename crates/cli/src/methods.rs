@@ -47,7 +47,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     writeln!(
         out,
-        "Write a method as name(key=value, ...), with @2048 (tokens) or @0.5 (share kept) for a budget;\n`a & b` keeps only what both keep. Example: --method \"streaming_llm(sinks=4, recent=508)\""
+        "Write a method as name(key=value, ...), with @2048 (tokens) or @0.5 (share kept) for a budget;\n`a & b` keeps only what both keep, and ada(a)@0.2 shares a budget between heads. Example: --method \"streaming_llm(sinks=4, recent=508)\""
     )?;
     Ok(ExitCode::SUCCESS)
 }

@@ -6,6 +6,7 @@ mod rows;
 
 use dropcap_cache::{Death, KvCache, PoolUsage};
 use dropcap_model::DecoderConfig;
+use dropcap_policy::Stage;
 
 pub(crate) use device::Device;
 pub(crate) use host::Host;
@@ -26,7 +27,7 @@ pub(crate) enum Backend {
 pub(crate) struct Feed<'a> {
     pub(crate) memory: &'a mut SequenceMemory,
     pub(crate) tokens: &'a [u32],
-    pub(crate) prompt_ends: bool,
+    pub(crate) stage: Stage,
     /// What is to be told of the prompt.
     pub(crate) targets: Targets<'a>,
     /// Present where a token is wanted after the last of `tokens`.

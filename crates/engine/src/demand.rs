@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use dropcap_kernels::PAGE_ENTRIES;
 use dropcap_model::DecoderConfig;
-use dropcap_policy::{EvictionPolicy, Peak};
+use dropcap_policy::{EvictionPolicy, Needs, Peak};
 
 use crate::{EngineError, Shortage};
 
@@ -29,6 +29,7 @@ pub(crate) struct TextSize {
 #[derive(Debug)]
 pub(crate) struct Demand {
     policy: Arc<dyn EvictionPolicy>,
+    needs: Needs,
     /// Lanes of each layer.
     groups: usize,
     /// The model's own window in each layer.
@@ -48,7 +49,8 @@ impl Demand {
     ) -> Result<Self, EngineError> {
         let groups = if policy.per_head() { config.kv_heads } else { 1 };
         let window = |layer| config.sliding_window.get(layer).copied().flatten();
-        let demand = Self { policy, groups, windows: (0..config.layers).map(window).collect(), pool };
+        let needs = policy.needs();
+        let demand = Self { policy, needs, groups, windows: (0..config.layers).map(window).collect(), pool };
         if pool.pages < demand.lanes() {
             return Err(EngineError::CapTooSmall {
                 limit: pool.limit_bytes,
@@ -63,6 +65,11 @@ impl Demand {
         self.policy.per_head()
     }
 
+    /// What the method asks for.
+    pub(crate) fn needs(&self) -> Needs {
+        self.needs
+    }
+
     /// Layers of the model.
     pub(crate) fn layers(&self) -> usize {
         self.windows.len()
@@ -73,12 +80,13 @@ impl Demand {
         self.pages(text, |peak| peak.most.saturating_add(step.max(1) - 1))
     }
 
-    /// Refuses a text that does not fit even alone and token by token.
+    /// Refuses a text that does not fit even alone and token by token, but for those of its prompt that must come together.
     ///
     /// # Errors
     /// The sum that does not come out.
     pub(crate) fn check(&self, text: TextSize) -> Result<(), EngineError> {
-        let wanted = self.pages(text, |peak| peak.least);
+        let together = self.needs.together(text.prompt).max(1);
+        let wanted = self.pages(text, |peak| peak.least.saturating_add(together - 1));
         if wanted <= self.pool.pages {
             return Ok(());
         }
@@ -117,7 +125,7 @@ mod tests {
 
     fn demand(policy: impl EvictionPolicy + 'static, windows: Vec<Option<u32>>) -> Demand {
         let pool = PoolSize { pages: PAGES, page_bytes: 10, limit_bytes: 10 * PAGES };
-        Demand { policy: Arc::new(policy), groups: 2, windows, pool }
+        Demand { needs: policy.needs(), policy: Arc::new(policy), groups: 2, windows, pool }
     }
 
     fn text(prompt: usize, tokens: usize) -> TextSize {

@@ -159,7 +159,8 @@ impl Engine {
     ///
     /// # Errors
     /// An empty or too long prompt, a token outside the vocabulary, a sampling parameter outside its range; a prompt
-    /// that the cache could not hold even if it were alone ([`EngineError::OutOfMemory`]); a full queue; an engine that has
+    /// that the cache could not hold even if it were alone ([`EngineError::OutOfMemory`]), or of which the method wants to
+    /// see more together than a step may hold; a full queue; an engine that has
     /// failed.
     pub fn submit(&mut self, request: Request) -> Result<SequenceId, EngineError> {
         self.check_alive()?;
@@ -186,6 +187,10 @@ impl Engine {
         self.backend.check_sampling(&request.sampling)?;
         let id = SequenceId(self.next_id);
         let sequence = Sequence::new(id, request, config.max_positions)?;
+        let (needed, chunk) = (self.demand.needs().together(sequence.context()), self.options.chunk);
+        if needed > chunk {
+            return Err(EngineError::Together { needed, chunk });
+        }
         self.demand.check(sequence.size())?;
         self.next_id += 1;
         self.waiting.push_back(sequence);

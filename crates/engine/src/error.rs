@@ -24,6 +24,16 @@ pub enum EngineError {
         /// Positions of the model.
         limit: usize,
     },
+    /// A method that must see more tokens together than one step may hold.
+    #[error(
+        "the method looks back from the prompt's end at its last {needed} tokens together, but a step holds at most {chunk}: raise the chunk to {needed}, or shorten the prompt or the method's window"
+    )]
+    Together {
+        /// Tokens that it must see in one step.
+        needed: usize,
+        /// Most that a step may hold.
+        chunk: usize,
+    },
     /// A token id that the model does not have.
     #[error("token id {id} is outside the model's vocabulary of {vocabulary}")]
     TokenOutsideVocabulary {

@@ -26,10 +26,21 @@ pub struct Evaluation {
     pub report: KvReport,
 }
 
+/// A text and how it goes in.
+#[derive(Debug, Clone, Copy)]
+pub struct Text<'a> {
+    /// Its tokens.
+    pub ids: &'a [u32],
+    /// How many of them methods take for the prompt, at least one: what they do where a prompt ends they do there.
+    pub prompt: usize,
+    /// Most tokens of a step.
+    pub chunk: usize,
+}
+
 /// Takes some rows of logits, f32 `[rows, v]`, in the order of the text.
 pub type LogitSink<'a> = &'a mut dyn FnMut(&[f32]) -> std::io::Result<()>;
 
-/// [`evaluate_rows`] with all rows in memory.
+/// [`evaluate_rows`] of a prompt, with all rows in memory.
 ///
 /// # Errors
 /// As [`evaluate_rows`].
@@ -41,10 +52,11 @@ pub fn evaluate(
     ids: &[u32],
     chunk: usize,
 ) -> Result<Evaluation, EngineError> {
-    collect(|rows| evaluate_rows(decoder, team, policy, pool, ids, chunk, rows))
+    let text = Text { ids, prompt: ids.len(), chunk };
+    collect(|rows| evaluate_rows(decoder, team, policy, pool, text, rows))
 }
 
-/// [`evaluate_rows_on_device`] with all rows in memory.
+/// [`evaluate_rows_on_device`] of a prompt, with all rows in memory.
 ///
 /// # Errors
 /// As [`evaluate_rows_on_device`].
@@ -53,7 +65,8 @@ pub fn evaluate_on_device(
     ids: &[u32],
     chunk: usize,
 ) -> Result<Evaluation, EngineError> {
-    collect(|rows| evaluate_rows_on_device(decoder, ids, chunk, rows))
+    let text = Text { ids, prompt: ids.len(), chunk };
+    collect(|rows| evaluate_rows_on_device(decoder, text, rows))
 }
 
 fn collect(
@@ -67,24 +80,24 @@ fn collect(
     Ok(Evaluation { logits, ..evaluation })
 }
 
-/// Feeds `ids` to `decoder` in chunks of `chunk` tokens (the last may be shorter) and hands every row of logits on, a
-/// few at a time: all of a long text would be larger than the model.
+/// Feeds `text` to `decoder` in chunks, which do not cross the prompt's end, and hands every row of logits on, a few at a
+/// time: all of a long text would be larger than the model.
 ///
-/// The result does not depend on `chunk`, except for the rounding of sums over a pruned cache.
+/// The result does not depend on the chunks, except for the rounding of sums over a pruned cache.
 ///
 /// # Errors
-/// An empty text, a zero chunk, a token outside the vocabulary, a text longer than the model's positions, an exhausted
-/// pool; a logit that is not finite, a number that the cache's format cannot hold; a refusal of `rows`.
+/// An empty text, a prompt that is empty or longer than the text, a chunk of zero or one that does not hold what the method
+/// must see together, a token outside the vocabulary, a text longer than the model's positions, an exhausted pool; a logit that is not finite, a number that the cache's
+/// format cannot hold; a refusal of `rows`.
 pub fn evaluate_rows(
     decoder: &Decoder,
     team: &Team,
     policy: &dyn EvictionPolicy,
     pool: &PagePool,
-    ids: &[u32],
-    chunk: usize,
+    text: Text<'_>,
     rows: LogitSink<'_>,
 ) -> Result<Evaluation, EngineError> {
-    read(Reading::on_host(decoder, team, policy, pool, ids.len()), ids, chunk, rows)
+    read(Reading::on_host(decoder, team, policy, pool, text.ids.len()), text, rows)
 }
 
 /// [`evaluate_rows`] on a device, whose decoder must tell of deaths ([`dropcap_model::device::DeviceOptions::deaths`]) and
@@ -94,28 +107,39 @@ pub fn evaluate_rows(
 /// As [`evaluate_rows`]; no free slot; a failed device.
 pub fn evaluate_rows_on_device(
     decoder: &mut DeviceDecoder,
-    ids: &[u32],
-    chunk: usize,
+    text: Text<'_>,
     rows: LogitSink<'_>,
 ) -> Result<Evaluation, EngineError> {
-    let chunk = chunk.min(decoder.options().chunk);
-    read(Reading::on_device(decoder, ids.len())?, ids, chunk, rows)
+    let chunk = text.chunk.min(decoder.options().chunk);
+    read(Reading::on_device(decoder, text.ids.len())?, Text { chunk, ..text }, rows)
 }
 
 fn read(
     mut reading: Reading<'_>,
-    ids: &[u32],
-    chunk: usize,
+    Text { ids, prompt, chunk }: Text<'_>,
     rows: LogitSink<'_>,
 ) -> Result<Evaluation, EngineError> {
     if ids.is_empty() {
         return Err(EngineError::EmptyPrompt);
     }
-    if chunk == 0 {
-        return Err(EngineError::Option { name: "chunk", given: 0, minimum: 1 });
+    for (name, given) in [("chunk", chunk), ("prompt", prompt)] {
+        if given == 0 {
+            return Err(EngineError::Option { name, given, minimum: 1 });
+        }
     }
-    for (number, part) in ids.chunks(chunk).enumerate() {
-        reading.feed(part, number * chunk + part.len() == ids.len())?;
+    if prompt > ids.len() {
+        return Err(EngineError::PromptTooLong { given: prompt, limit: ids.len() });
+    }
+    let (needs, mut fed) = (reading.needs(), 0);
+    let needed = needs.together(prompt);
+    if needed > chunk {
+        return Err(EngineError::Together { needed, chunk });
+    }
+    while fed < ids.len() {
+        let end = if fed < prompt { prompt } else { ids.len() };
+        let part = &ids[fed..fed + needs.cut(prompt, fed, chunk.min(end - fed))];
+        fed += part.len();
+        reading.feed(part, fed == prompt)?;
         for row in (0..part.len()).step_by(ROWS) {
             rows(reading.logits(row..part.len().min(row + ROWS))?).map_err(EngineError::Rows)?;
         }

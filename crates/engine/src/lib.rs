@@ -28,7 +28,7 @@ mod tracing;
 pub use engine::Engine;
 pub use error::EngineError;
 pub use evaluate::{
-    Evaluation, LogitSink, evaluate, evaluate_on_device, evaluate_rows, evaluate_rows_on_device,
+    Evaluation, LogitSink, Text, evaluate, evaluate_on_device, evaluate_rows, evaluate_rows_on_device,
 };
 pub use log_probs::{LogProbs, PromptLogProbs, TokenLogProb};
 pub use options::EngineOptions;

@@ -6,7 +6,7 @@ use dropcap_cache::{Death, KvCache, LayerIdx, NEVER, PagePool};
 use dropcap_kernels::Team;
 use dropcap_model::device::{DeviceDecoder, DeviceSegment, Wanted};
 use dropcap_model::{Decoder, Logits, Scratch, Segment};
-use dropcap_policy::EvictionPolicy;
+use dropcap_policy::{EvictionPolicy, Needs, Stage};
 
 use crate::memory::DeviceMemory;
 use crate::sampler::check_finite;
@@ -21,6 +21,8 @@ pub struct Reading<'a> {
     tokens: usize,
     /// Tokens that are in.
     fed: usize,
+    /// Whether a prompt has ended.
+    behind: bool,
     /// Those of them that the last feed brought.
     last: usize,
     lanes: usize,
@@ -81,12 +83,22 @@ impl<'a> Reading<'a> {
 
     fn begin(place: Place<'a>, layers: usize, lanes: usize, tokens: usize) -> Self {
         let expires_at = vec![vec![NEVER; lanes * tokens]; layers];
-        Self { place, tokens, fed: 0, last: 0, lanes, expires_at, logits: Vec::new() }
+        Self { place, tokens, fed: 0, behind: false, last: 0, lanes, expires_at, logits: Vec::new() }
+    }
+
+    /// What the method asks of those who cut the text; a device decides by rules, which ask for nothing.
+    #[must_use]
+    pub fn needs(&self) -> Needs {
+        match &self.place {
+            Place::Host { policy, .. } => policy.needs(),
+            Place::Device { .. } => Needs::default(),
+        }
     }
 
     /// Feeds the next tokens of the text; `prompt_ends` says whether the last of them ends what counts as the prompt.
     ///
     /// # Errors
+    /// A prompt whose last tokens, as many as the method must see together ([`Needs::together`]), come in several feeds.
     /// No tokens, one outside the vocabulary, more than the text or the model has; an exhausted pool; a number that the
     /// cache's format cannot hold; on a device a logit that is not finite, and a failure of the device.
     pub fn feed(&mut self, ids: &[u32], prompt_ends: bool) -> Result<(), EngineError> {
@@ -96,13 +108,22 @@ impl<'a> Reading<'a> {
         if ids.len() > self.tokens - self.fed {
             return Err(EngineError::PromptTooLong { given: self.fed + ids.len(), limit: self.tokens });
         }
+        let stage = match (prompt_ends, self.behind) {
+            (true, _) => Stage::PromptEnd,
+            (false, true) => Stage::Behind,
+            (false, false) => Stage::Prompt,
+        };
         let (tokens, expires_at) = (self.tokens, &mut self.expires_at);
         let mut died = |layer: usize, lane: usize, position: u32, end: u32| {
             expires_at[layer][lane * tokens + position as usize] = end;
         };
         match &mut self.place {
             Place::Host { decoder, team, policy, cache, scratch } => {
-                let mut segments = [Segment { cache, ids, prompt_ends, logits: Logits::None }];
+                let needed = policy.needs().together(self.fed + ids.len());
+                if prompt_ends && needed > ids.len() {
+                    return Err(EngineError::Together { needed, chunk: ids.len() });
+                }
+                let mut segments = [Segment { cache, ids, stage, logits: Logits::None }];
                 let mut died = |_, layer: usize, lane: usize, death: Death| {
                     died(layer, lane, death.position, death.expires_at);
                 };
@@ -114,6 +135,7 @@ impl<'a> Reading<'a> {
                 feed_device(decoder, memory, ids, prompt_ends, &mut self.logits, &mut died)?;
             }
         }
+        self.behind |= prompt_ends;
         self.fed += ids.len();
         self.last = ids.len();
         Ok(())

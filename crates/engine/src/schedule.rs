@@ -27,12 +27,14 @@ pub(crate) struct Share {
 }
 
 /// Plans one step over sequences (oldest first) with at most `chunk` prompt tokens, within `free_pages`;
-/// `pages(i, t)` says what t tokens of the i-th take at most.
+/// `pages(i, t)` says what t tokens of the i-th take at most, `cut(i, t)` how many of t tokens a step may take of it, none
+/// where fewer than t must not come apart.
 pub(crate) fn plan(
     standings: &[Standing],
     chunk: usize,
     free_pages: usize,
     pages: impl Fn(usize, usize) -> usize,
+    cut: impl Fn(usize, usize) -> usize,
 ) -> Vec<Share> {
     let mut shares = Vec::with_capacity(standings.len());
     let reserved: usize = standings.iter().map(|standing| standing.reserved).sum();
@@ -47,12 +49,18 @@ pub(crate) fn plan(
             let own = standing.reserved;
             let room = (spare + own).min(free);
             let mut tokens = if prefilling { standing.feedable.min(budget) } else { 1 };
-            while tokens > 1 && pages(index, tokens) > room {
-                tokens /= 2;
-            }
-            if tokens == 0 {
+            // What there would be without a shortage of pages says whether the sequence waits for pages or for a step.
+            let whole = cut(index, tokens);
+            if whole == 0 {
                 continue;
             }
+            while tokens > 1 && pages(index, cut(index, tokens)) > room {
+                tokens /= 2;
+            }
+            let tokens = match cut(index, tokens) {
+                0 => whole,
+                tokens => tokens,
+            };
             let taken = pages(index, tokens);
             if taken > room {
                 // What is spare is saved up for the oldest that waits: the younger must not take it page by page.
@@ -81,6 +89,11 @@ mod tests {
         Standing { prefilling: true, feedable, reserved }
     }
 
+    /// Any cut will do.
+    fn any(_index: usize, tokens: usize) -> usize {
+        tokens
+    }
+
     fn share(index: usize, tokens: usize) -> Share {
         Share { index, tokens }
     }
@@ -90,29 +103,47 @@ mod tests {
         let standings = [DECODES, prompt(40, 3), DECODES];
         // Each token of a decoding sequence takes a page, 16 tokens of the prompt take one.
         let pages = |index: usize, tokens: usize| if index == 1 { tokens.div_ceil(16) } else { 1 };
-        assert_eq!(plan(&standings, 64, 5, pages), [share(0, 1), share(1, 40), share(2, 1)]);
-        assert_eq!(plan(&standings, 64, 4, pages), [share(0, 1), share(1, 40)]);
-        assert_eq!(plan(&standings, 64, 3, pages), [share(1, 40)]);
+        assert_eq!(plan(&standings, 64, 5, pages, any), [share(0, 1), share(1, 40), share(2, 1)]);
+        assert_eq!(plan(&standings, 64, 4, pages, any), [share(0, 1), share(1, 40)]);
+        assert_eq!(plan(&standings, 64, 3, pages, any), [share(1, 40)]);
     }
 
     #[test]
     fn the_younger_do_not_overtake_one_that_waits_for_pages() {
         let pages = |index: usize, _tokens: usize| [3, 1, 0][index];
-        assert_eq!(plan(&[DECODES; 3], 64, 2, pages), [share(2, 1)]);
-        assert_eq!(plan(&[DECODES; 3], 64, 3, pages), [share(0, 1), share(2, 1)]);
+        assert_eq!(plan(&[DECODES; 3], 64, 2, pages, any), [share(2, 1)]);
+        assert_eq!(plan(&[DECODES; 3], 64, 3, pages, any), [share(0, 1), share(2, 1)]);
     }
 
     #[test]
     fn a_prompt_goes_in_smaller_pieces_where_memory_is_short() {
         let pages = |_index: usize, tokens: usize| tokens.div_ceil(8);
-        assert_eq!(plan(&[prompt(100, 20)], 64, 3, pages), [share(0, 16)]);
-        assert_eq!(plan(&[prompt(100, 20)], 64, 0, pages), []);
+        assert_eq!(plan(&[prompt(100, 20)], 64, 3, pages, any), [share(0, 16)]);
+        assert_eq!(plan(&[prompt(100, 20)], 64, 0, pages, any), []);
+    }
+
+    #[test]
+    fn what_must_come_together_waits_for_a_step_that_holds_it() {
+        // The last 20 of 50 tokens; the first sequence takes part of the first step.
+        let cut = |index: usize, tokens: usize| match index {
+            0 => tokens,
+            _ if tokens >= 50 => tokens,
+            _ => tokens.min(30),
+        };
+        let free = |_index: usize, _tokens: usize| 0;
+        assert_eq!(plan(&[prompt(24, 0), prompt(50, 0)], 64, 0, free, cut), [share(0, 24), share(1, 30)]);
+        let rest = |index: usize, tokens: usize| if index == 0 || tokens >= 20 { tokens } else { 0 };
+        assert_eq!(plan(&[prompt(50, 0), prompt(20, 0)], 64, 0, free, rest), [share(0, 50)]);
+        let pages = |_index: usize, tokens: usize| tokens;
+        let alone = |_index: usize, tokens: usize| if tokens >= 20 { tokens } else { 0 };
+        assert_eq!(plan(&[prompt(20, 0)], 64, 19, pages, alone), [], "it waits for its pages");
+        assert_eq!(plan(&[prompt(20, 0)], 64, 20, pages, alone), [share(0, 20)]);
     }
 
     #[test]
     fn prompts_share_one_budget_in_their_order() {
         let free = |_index: usize, _tokens: usize| 0;
         let standings = [prompt(40, 0), DECODES, prompt(40, 0), prompt(40, 0)];
-        assert_eq!(plan(&standings, 64, 0, free), [share(0, 40), share(1, 1), share(2, 24)]);
+        assert_eq!(plan(&standings, 64, 0, free, any), [share(0, 40), share(1, 1), share(2, 24)]);
     }
 }

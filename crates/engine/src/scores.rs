@@ -8,7 +8,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dropcap_kernels::PAGE_ENTRIES;
-use dropcap_policy::{Action, EvictionPolicy, LaneEditor, Observation, Peak, PolicyError, SideChannel, Span};
+use dropcap_policy::{
+    Action, Attended, EvictionPolicy, LaneEditor, Needs, Observation, Peak, PolicyError, SideChannel, Span,
+};
 
 /// Where an entry is: index of its sequence in the step, layer, lane within the layer, position.
 pub(crate) type Entry = (usize, usize, usize, u32);
@@ -64,8 +66,16 @@ impl EvictionPolicy for Scored {
         self.policy.side_channels()
     }
 
+    fn needs(&self) -> Needs {
+        self.policy.needs()
+    }
+
     fn peak(&self, prompt: usize, tokens: usize) -> Peak {
         self.policy.peak(prompt, tokens)
+    }
+
+    fn after(&self, seen: &Attended<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {
+        self.policy.after(seen, lanes)
     }
 
     fn decide(&self, seen: &Observation<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {

@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::time::Instant;
 
+use dropcap_policy::{Needs, Stage};
+
 use crate::backend::{Feed, NextToken, Targets};
 use crate::demand::TextSize;
 use crate::memory::SequenceMemory;
@@ -69,7 +71,7 @@ impl Sequence {
     /// The next `count` pending tokens; with the last of them a new one is wanted.
     pub(crate) fn feed(&mut self, count: usize) -> Feed<'_> {
         let first = self.memory.next_position() as usize;
-        let prompt_ends = self.prompt_ends_within(count);
+        let stage = self.stage(count);
         let end = first + count;
         // The token at a position follows the one before it.
         let told = self.targets(first + 1..(end + 1).min(self.prompt_tokens));
@@ -83,7 +85,7 @@ impl Sequence {
             let (random, top) = (self.sampler.uniform(), self.log_probs.generated);
             NextToken { sampler: &self.sampler, text: &self.text, random, top }
         });
-        Feed { memory: &mut self.memory, tokens: &self.text[first..end], prompt_ends, targets, draw }
+        Feed { memory: &mut self.memory, tokens: &self.text[first..end], stage, targets, draw }
     }
 
     /// Those of some positions of the prompt whose tokens are still to be told of.
@@ -131,12 +133,17 @@ impl Sequence {
         &self.salt
     }
 
-    /// Most tokens that may come from another text: one must go through the model, and those that are to be told of need
-    /// the one before them.
-    pub(crate) fn shareable(&self) -> usize {
+    /// Most tokens that may come from another text: one must go through the model, or as many as the method wants to see
+    /// together, and those that are to be told of need the one before them.
+    pub(crate) fn shareable(&self, needs: Needs) -> usize {
         let untold = self.log_probs.prompt.map_or(usize::MAX, |_| self.prompt_first().max(self.told) - 1);
         // What a method does where the context ends it does for each text anew.
-        (self.context - 1).min(untold)
+        (self.context - needs.together(self.context).max(1)).min(untold)
+    }
+
+    /// How many of the next `wanted` tokens a step may take, of what the method wants to see together all or nothing.
+    pub(crate) fn cut(&self, needs: Needs, wanted: usize) -> usize {
+        needs.cut(self.context, self.memory.next_position() as usize, wanted)
     }
 
     /// How its tokens are chosen.
@@ -176,10 +183,14 @@ impl Sequence {
         self.memory.next_position() < self.traced
     }
 
-    /// Whether feeding `count` more tokens feeds the context's last one.
-    fn prompt_ends_within(&self, count: usize) -> bool {
+    /// Where in the text the next `count` tokens lie.
+    fn stage(&self, count: usize) -> Stage {
         let fed = self.memory.next_position() as usize;
-        fed < self.context && fed + count >= self.context
+        match (fed < self.context, fed + count >= self.context) {
+            (true, true) => Stage::PromptEnd,
+            (true, false) => Stage::Prompt,
+            (false, _) => Stage::Behind,
+        }
     }
 
     /// Whether there is a text to deliver.

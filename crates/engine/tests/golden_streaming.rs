@@ -11,6 +11,7 @@ mod support;
 use dropcap_cache::{KvCache, LayerIdx};
 use dropcap_kernels::DType;
 use dropcap_model::{Logits, Scratch, Segment};
+use dropcap_policy::Stage;
 use dropcap_weights::TensorFile;
 use support::{Model, argmax, distance, floats, golden, ids, json};
 
@@ -35,7 +36,8 @@ fn kept_sets_logits_and_tokens_agree_with_kvpress() {
             let mut cache = KvCache::new(&pool, model.decoder.config().layers, 1);
             let (mut scratch, mut logits) = (Scratch::default(), Vec::new());
             let mut feed = |cache: &mut KvCache, text: &[u32], prompt_ends: bool, out: &mut Vec<f32>| {
-                let mut segments = [Segment { cache, ids: text, prompt_ends, logits: Logits::Last }];
+                let stage = if prompt_ends { Stage::PromptEnd } else { Stage::Prompt };
+                let mut segments = [Segment { cache, ids: text, stage, logits: Logits::Last }];
                 model
                     .decoder
                     .forward(

@@ -9,6 +9,7 @@
 mod support;
 
 use dropcap_cache::NEVER;
+use dropcap_engine::Reading;
 use dropcap_policy::{EvictionPolicy, KeepAll, LaneEditor, Observation, PolicyError};
 use support::naive::Naive;
 use support::{Model, distance};
@@ -104,6 +105,61 @@ fn streaming_llm_equals_its_mask_in_any_chunks() {
     }
 }
 
+/// Methods that look at attention, keys and queries, when a prompt ends and after every query.
+const RANKING: [&str; 12] = [
+    "knorm(when=every_query)@20",
+    "keydiff@0.3",
+    "tova(when=every_query, recent=0)@17",
+    "snapkv(window=9, kernel=3)@0.3",
+    "h2o(when=every_query, recent=6)@19",
+    "observed_attention(when=every_query)@0.25",
+    "a2sf(factor=0.7, when=every_query)@21",
+    "expected_attention(future=9)@0.3",
+    "lagkv(lag=8)@0.4",
+    "compactor(chunk=16, sketch=6)@0.3",
+    "ada(h2o(when=every_query), floor=0.5)@19",
+    "pyramid(snapkv(window=2), beta=4)@0.3",
+];
+
+#[test]
+fn methods_that_rank_equal_their_masks_in_any_chunks() {
+    let text: Vec<u32> = (0..97).map(|i| i * 37 % 97).collect();
+    let prompt = 61;
+    for folder in support::MODELS {
+        let model = Model::open(folder);
+        let naive = Naive::open(folder, model.checkpoint.config());
+        for spec in RANKING {
+            let policy = model.method(spec);
+            let pool = model.decoder.page_pool(policy.as_ref(), dropcap_kernels::DType::F32, None).unwrap();
+            let run = |chunk: usize| {
+                let mut reading =
+                    Reading::on_host(&model.decoder, &model.team, policy.as_ref(), &pool, text.len());
+                let (mut logits, mut fed) = (Vec::new(), 0);
+                while fed < text.len() {
+                    let end = if fed < prompt { prompt } else { text.len() };
+                    let count = match reading.needs().cut(prompt, fed, chunk.min(end - fed)) {
+                        0 => prompt - fed,
+                        count => count,
+                    };
+                    reading.feed(&text[fed..fed + count], fed + count == prompt).unwrap();
+                    logits.extend_from_slice(reading.logits(0..count).unwrap());
+                    fed += count;
+                }
+                (logits, reading.finish().unwrap())
+            };
+            let (_, whole) = run(text.len());
+            assert!(whole.report.keep_ratio() < 0.8, "{folder} {spec}: something was forgotten");
+            let expected = naive.logits(&text, &whole.expires_at, whole.lanes);
+            for chunk in [1, 8, 31, 97] {
+                let (logits, found) = run(chunk);
+                assert_eq!(found.expires_at, whole.expires_at, "{folder} {spec} chunks of {chunk}");
+                let off = distance(&logits, &expected);
+                assert!(off <= LOGITS, "{folder} {spec} chunks of {chunk}: logits off by {off}");
+            }
+        }
+    }
+}
+
 /// Keeps everything, one lane per KV head.
 #[derive(Debug)]
 struct KeepAllHeads;
@@ -124,13 +180,19 @@ fn keeping_everything_is_dense_to_the_bit() {
     for folder in support::WITHOUT_WINDOW {
         let model = Model::open(folder);
         let dense = model.evaluate(&KeepAll, &text, 97).logits;
-        let keepers: [Box<dyn EvictionPolicy>; 3] = [
+        let keepers: [Box<dyn EvictionPolicy>; 8] = [
+            Box::new(model.method("knorm@97")),
+            Box::new(model.method("tova(when=every_query)@1000")),
+            Box::new(model.method("snapkv@1.0")),
+            Box::new(model.method("h2o(when=every_query)@1.0")),
+            Box::new(model.method("ada(pyramid(snapkv))@1.0")),
             Box::new(KeepAllHeads),
             Box::new(model.method("simulate(keep=1)")),
             Box::new(model.method("streaming_llm(sinks=4, recent=1000)")),
         ];
         for policy in &keepers {
             for chunk in [1, 33, 97] {
+                let chunk = chunk.max(policy.needs().together(text.len()));
                 assert!(model.evaluate(policy, &text, chunk).logits == dense, "{folder} {policy:?} {chunk}");
             }
         }

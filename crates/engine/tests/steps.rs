@@ -12,10 +12,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dropcap_cache::KvCache;
-use dropcap_engine::{EngineError, evaluate, evaluate_rows};
+use dropcap_engine::{EngineError, Text, evaluate, evaluate_rows};
 use dropcap_kernels::{DType, Team};
 use dropcap_model::{Checkpoint, Decoder, Logits, ModelError, Scratch, Segment};
-use dropcap_policy::{EvictionPolicy, KeepAll, LaneEditor, Observation, PolicyError, Rule};
+use dropcap_policy::{EvictionPolicy, KeepAll, LaneEditor, Observation, PolicyError, Rule, Stage};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use support::{Model, golden};
@@ -70,7 +70,7 @@ fn an_empty_step_is_refused() {
     assert!(matches!(step(&mut []), Err(ModelError::EmptyInput)));
     let pool = model.decoder.page_pool(&KeepAll, DType::F32, None).unwrap();
     let mut cache = KvCache::new(&pool, 3, 1);
-    let segment = Segment { cache: &mut cache, ids: &[], prompt_ends: true, logits: Logits::All };
+    let segment = Segment { cache: &mut cache, ids: &[], stage: Stage::PromptEnd, logits: Logits::All };
     assert!(matches!(step(&mut [segment]), Err(ModelError::EmptyInput)));
 }
 
@@ -90,18 +90,19 @@ fn rows_handed_on_in_slices_are_those_of_the_whole() {
     let ids: Vec<u32> = (0..97).collect();
     let whole = model.evaluate(&KeepAll, &ids, 97);
     let pool = model.decoder.page_pool(&KeepAll, DType::F32, None).unwrap();
+    let text = Text { ids: &ids, prompt: 97, chunk: 97 };
     let (mut rows, mut most) = (Vec::new(), 0);
     let mut take = |some: &[f32]| {
         most = most.max(some.len() / 97);
         rows.extend_from_slice(some);
         Ok(())
     };
-    let found = evaluate_rows(&model.decoder, &model.team, &KeepAll, &pool, &ids, 97, &mut take).unwrap();
+    let found = evaluate_rows(&model.decoder, &model.team, &KeepAll, &pool, text, &mut take).unwrap();
     assert!(rows == whole.logits && most < 97);
     assert!(found.logits.is_empty() && found.expires_at == whole.expires_at);
 
     let mut full = |_: &[f32]| Err(std::io::Error::other("the disk is full"));
-    let refused = evaluate_rows(&model.decoder, &model.team, &KeepAll, &pool, &ids, 97, &mut full);
+    let refused = evaluate_rows(&model.decoder, &model.team, &KeepAll, &pool, text, &mut full);
     assert!(refused.unwrap_err().to_string().contains("the disk is full"));
 }
 

@@ -1,5 +1,6 @@
 //! The arguments of one method in a spec, checked and typed.
 
+use crate::method::Ranks;
 use crate::spec::count_within;
 use crate::{Amount, Method, MethodError, ParameterKind, Term, nearest::nearest};
 
@@ -17,6 +18,9 @@ impl<'a> Arguments<'a> {
     /// An unknown key, a value outside its range, or an amount for a method that takes none.
     pub fn new(method: &'static Method, term: &'a Term) -> Result<Self, MethodError> {
         let arguments = Self { method, term };
+        if term.inner().is_some() && !matches!(method.ranks, Ranks::Around(_)) {
+            return Err(MethodError::TakesNoInner { method: method.name });
+        }
         for (key, value) in term.arguments() {
             let Some(parameter) = method.parameters.iter().find(|parameter| parameter.name == key) else {
                 return Err(arguments.unknown(key, value));
@@ -24,6 +28,7 @@ impl<'a> Arguments<'a> {
             match parameter.kind {
                 ParameterKind::Count { least, most } => drop(count_within(key, value, least, most)?),
                 ParameterKind::Share => drop(parse_share(key, value)?),
+                ParameterKind::Fraction => drop(parse_fraction(key, value)?),
                 ParameterKind::Flag => drop(parse_word(key, value, &["true", "false"])?),
                 ParameterKind::Choice(words) => drop(parse_word(key, value, words)?),
                 ParameterKind::File if value.is_empty() => {
@@ -36,6 +41,18 @@ impl<'a> Arguments<'a> {
             (None, Some(given)) => Err(MethodError::NoAmount { method: method.name, given }),
             _ => Ok(arguments),
         }
+    }
+
+    /// The method.
+    #[must_use]
+    pub fn method(&self) -> &'static Method {
+        self.method
+    }
+
+    /// What stands within the parentheses before the parameters.
+    #[must_use]
+    pub fn inner(&self) -> Option<&'a Term> {
+        self.term.inner()
     }
 
     /// What follows the `@`.
@@ -78,6 +95,14 @@ impl<'a> Arguments<'a> {
         parse_share(key, self.text(key)?)
     }
 
+    /// The value of a [`ParameterKind::Fraction`].
+    ///
+    /// # Errors
+    /// As [`text`](Self::text).
+    pub fn fraction(&self, key: &str) -> Result<f64, MethodError> {
+        parse_fraction(key, self.text(key)?)
+    }
+
     /// The value of a [`ParameterKind::Flag`].
     ///
     /// # Errors
@@ -113,6 +138,13 @@ fn parse_share(key: &str, value: &str) -> Result<f64, MethodError> {
     match value.parse::<f64>() {
         Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
         _ => Err(out_of_range(key, value, "a share above 0 and up to 1")),
+    }
+}
+
+fn parse_fraction(key: &str, value: &str) -> Result<f64, MethodError> {
+    match value.parse::<f64>() {
+        Ok(number) if (0.0..=1.0).contains(&number) => Ok(number),
+        _ => Err(out_of_range(key, value, "a number from 0 to 1")),
     }
 }
 

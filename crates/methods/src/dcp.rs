@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use dropcap_policy::{Action, EvictionPolicy, Floors, Rule, Rules};
 
+use crate::method::Ranks;
 use crate::{
     Arguments, GATES_FILE, Gates, MAX_COUNT, Method, MethodError, ModelFacts, Parameter, ParameterKind,
 };
@@ -29,6 +30,7 @@ With `propagate_in_depth`, an entry that died in a layer is dead in all layers a
 this off, and so gates trained that way expect it off.",
     source: "Anagnostidis, Pavllo, Biggio, Noci, Lucchi, Hofmann, NeurIPS 2023, arXiv 2305.15805, section 3",
     amount: None,
+    ranks: Ranks::No,
     parameters: &[
         Parameter {
             name: "gates",

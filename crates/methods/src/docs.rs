@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::method::Ranks;
 use crate::{METHODS, Method, ParameterKind};
 
 /// The command that writes `docs/methods.md` anew.
@@ -16,22 +17,21 @@ pub fn markdown() -> String {
     out
 }
 
-/// How a method is written with all its defaults, such as `streaming_llm(sinks=4, recent=508, when=rolling)`.
-fn usage(method: &Method) -> String {
-    if method.parameters.is_empty() {
-        return method.name.to_owned();
-    }
-    let pairs: Vec<String> = method
-        .parameters
-        .iter()
-        .map(|parameter| format!("{}={}", parameter.name, parameter.default))
-        .collect();
-    format!("{}({})", method.name, pairs.join(", "))
+/// How a method is written with all its defaults, such as `streaming_llm(sinks=4, recent=508, when=rolling)`, and with a
+/// budget where it must have one.
+pub(crate) fn usage(method: &Method) -> String {
+    let inner = matches!(method.ranks, Ranks::Around(_)).then(|| "snapkv".to_owned());
+    let pairs = method.parameters.iter().map(|parameter| format!("{}={}", parameter.name, parameter.default));
+    let items: Vec<String> = inner.into_iter().chain(pairs).collect();
+    let items = if items.is_empty() { String::new() } else { format!("({})", items.join(", ")) };
+    let budget = if matches!(method.ranks, Ranks::No) { "" } else { "@0.2" };
+    format!("{}{items}{budget}", method.name)
 }
 
 fn values(kind: ParameterKind) -> String {
     match kind {
         ParameterKind::Count { least, most } => format!("{least} to {most}"),
+        ParameterKind::Fraction => "0 to 1".into(),
         ParameterKind::Share => "above 0, up to 1".into(),
         ParameterKind::Flag => "true, false".into(),
         ParameterKind::File => "a path".into(),
@@ -50,6 +50,23 @@ fn write_markdown(out: &mut String) -> std::fmt::Result {
         "A method says which entries leave the cache, and when. It is named by a specification such as"
     )?;
     writeln!(out, "`streaming_llm(sinks=4, recent=508)`; the grammar is in [formats.md](formats.md).\n")?;
+    writeln!(
+        out,
+        "Those that rank entries take any budget, `@1024` or `@0.2`, and `ada(...)` and `pyramid(...)` around them. They free"
+    )?;
+    writeln!(
+        out,
+        "memory when the prompt ends, a layer at a time, and until then a prompt is held densely; with `when=every_query` also"
+    )?;
+    writeln!(
+        out,
+        "after every token from there on, and a share is then one of all tokens so far: of n, floor(n * share). Of equal scores the"
+    )?;
+    writeln!(
+        out,
+        "later token stays; one that is not a number goes first. What is dropped is gone, and positions are not renumbered. They"
+    )?;
+    writeln!(out, "run on the processor.\n")?;
     writeln!(out, "| method | what it does | `@amount` |\n|---|---|---|")?;
     for method in METHODS {
         let amount = method.amount.unwrap_or("-");

@@ -6,7 +6,8 @@ use dropcap_files::FileError;
 use dropcap_kernels::KernelError;
 use dropcap_weights::{NonFinite, WeightsError};
 
-use crate::Amount;
+use crate::method::Ranks;
+use crate::{Amount, METHODS};
 
 /// Everything that can be wrong with a method's specification or its files.
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +120,50 @@ pub enum MethodError {
         /// The amount given.
         given: Amount,
     },
+    /// A method that ranks entries, and nothing that says how many stay.
+    #[error(
+        "{method} ranks entries and needs to be told how many stay: write @0.2 for the share kept, or @1024 for tokens, behind it"
+    )]
+    NoBudget {
+        /// The method.
+        method: &'static str,
+    },
+    /// A budget that shares out what no method ranks.
+    #[error("{method} shares out a budget among what another method ranks: write {method}(snapkv)@0.2")]
+    NoInner {
+        /// The method.
+        method: &'static str,
+    },
+    /// A budget within the parentheses of another.
+    #[error(
+        "{method} stands within {outer}, and the budget behind it (@{given}) would be a second one: write it once, behind {outer}(...)"
+    )]
+    InnerAmount {
+        /// The method within.
+        method: &'static str,
+        /// The method around it.
+        outer: &'static str,
+        /// The amount given.
+        given: Amount,
+    },
+    /// A method within parentheses that ranks nothing.
+    #[error(
+        "{method} does not rank entries, so no budget can be shared out among them; methods that rank are {}",
+        ranking()
+    )]
+    DoesNotRank {
+        /// The method.
+        method: &'static str,
+    },
+    /// A method within the parentheses of one that takes none.
+    #[error(
+        "{method} takes no other method within its parentheses; join methods by `&`, or write {}",
+        around()
+    )]
+    TakesNoInner {
+        /// The method.
+        method: &'static str,
+    },
     /// A gate file that cannot be read.
     #[error("cannot read the gates: {0}")]
     Weights(#[from] WeightsError),
@@ -208,6 +253,18 @@ fn shown(given: &str) -> String {
         text.push_str("...");
     }
     text
+}
+
+/// The methods that rank by themselves.
+fn ranking() -> String {
+    let ranks = METHODS.iter().filter(|method| matches!(method.ranks, Ranks::Itself(_)));
+    ranks.map(|method| method.name).collect::<Vec<_>>().join(", ")
+}
+
+/// How methods stand within others.
+fn around() -> String {
+    let around = METHODS.iter().filter(|method| matches!(method.ranks, Ranks::Around(_)));
+    around.map(|method| format!("{}(snapkv)@0.2", method.name)).collect::<Vec<_>>().join(" or ")
 }
 
 fn suggestion(nearest: Option<&str>) -> String {

@@ -3,21 +3,41 @@
 //! [`METHODS`] is the single source of truth: what a user may write, what `--help` says, the table in
 //! `docs/methods.md` and the matrix of the tests all come from it. A new method is its file, one line there and
 //! its tests.
+//!
+//! Most methods rank: a `Scorer` says what entries are worth, a `Budget` how many stay, and `Ranked` is the policy of both.
 
+mod a2sf;
+mod ada;
 mod arguments;
+pub mod budgets;
+mod compactor;
 mod dcp;
 pub mod docs;
 mod error;
+mod expected_attention;
 mod facts;
 pub mod fuzzing;
 mod gates;
+#[cfg(test)]
+mod golden;
+mod h2o;
+mod keydiff;
+mod knorm;
+mod lagkv;
 mod method;
 mod nearest;
 mod none;
+mod observed_attention;
+mod pyramid;
+mod random;
+mod ranked;
 mod registry;
+pub mod scorers;
 mod simulate;
+mod snapkv;
 mod spec;
 mod streaming_llm;
+mod tova;
 
 pub use arguments::Arguments;
 pub use dcp::dcp;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use dropcap_policy::EvictionPolicy;
 
+use crate::ranked::MakeRecipe;
 use crate::{Arguments, MethodError, ModelFacts};
 
 /// How a method becomes a policy for one model.
@@ -22,12 +23,25 @@ pub struct Method {
     pub source: &'static str,
     /// What `@amount` means for this method; `None` if it takes none.
     pub amount: Option<&'static str>,
+    /// Whether it ranks entries, so that a budget can be put around it.
+    pub(crate) ranks: Ranks,
     /// Its parameters, in the order of the documentation.
     pub parameters: &'static [Parameter],
     /// Refuses arguments that contradict each other; every value is already in its range. Needs no model.
     pub check: fn(&Arguments<'_>) -> Result<(), MethodError>,
     /// Makes the policy for one model, from arguments that passed `check`.
     pub build: Build,
+}
+
+/// Whether and how a method ranks entries.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Ranks {
+    /// It does not.
+    No,
+    /// By scores of its own.
+    Itself(MakeRecipe),
+    /// By those of the method within its parentheses, whose budget it shares out otherwise.
+    Around(MakeRecipe),
 }
 
 /// One parameter of a method.
@@ -55,6 +69,8 @@ pub enum ParameterKind {
     },
     /// A share in (0, 1].
     Share,
+    /// A number in [0, 1].
+    Fraction,
     /// `true` or `false`.
     Flag,
     /// A path; a relative one is looked for in the working directory, then in the model's folder.

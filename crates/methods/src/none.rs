@@ -5,6 +5,7 @@ use std::sync::Arc;
 use dropcap_policy::KeepAll;
 
 use crate::Method;
+use crate::method::Ranks;
 
 pub(crate) const METHOD: Method = Method {
     name: "none",
@@ -12,6 +13,7 @@ pub(crate) const METHOD: Method = Method {
     details: "The baseline of every comparison: bit for bit what the model computes without this project.",
     source: "the model itself",
     amount: None,
+    ranks: Ranks::No,
     parameters: &[],
     check: |_| Ok(()),
     build: |_, _| Ok(Arc::new(KeepAll)),

@@ -4,17 +4,39 @@ use std::sync::Arc;
 
 use dropcap_policy::{Both, EvictionPolicy};
 
+use crate::method::Ranks;
 use crate::{Arguments, Method, MethodError, MethodSpec, ModelFacts, Term, nearest::nearest};
-use crate::{dcp, none, simulate, streaming_llm};
+use crate::{
+    a2sf, ada, compactor, dcp, expected_attention, h2o, keydiff, knorm, lagkv, none, observed_attention,
+    pyramid, random, simulate, snapkv, streaming_llm, tova,
+};
 
 /// Every method there is. Grammar, help, documentation and tests are made from this slice.
-pub const METHODS: &[Method] = &[none::METHOD, dcp::METHOD, streaming_llm::METHOD, simulate::METHOD];
+pub const METHODS: &[Method] = &[
+    none::METHOD,
+    dcp::METHOD,
+    streaming_llm::METHOD,
+    knorm::METHOD,
+    keydiff::METHOD,
+    tova::METHOD,
+    snapkv::METHOD,
+    h2o::METHOD,
+    observed_attention::METHOD,
+    a2sf::METHOD,
+    expected_attention::METHOD,
+    lagkv::METHOD,
+    compactor::METHOD,
+    random::METHOD,
+    ada::METHOD,
+    pyramid::METHOD,
+    simulate::METHOD,
+];
 
 /// The method of that name.
 ///
 /// # Errors
 /// No such method: the message lists all and suggests the nearest.
-fn find(name: &str) -> Result<&'static Method, MethodError> {
+pub(crate) fn find(name: &str) -> Result<&'static Method, MethodError> {
     let names = || METHODS.iter().map(|method| method.name);
     METHODS.iter().find(|method| method.name == name).ok_or_else(|| MethodError::UnknownMethod {
         name: name.into(),
@@ -27,6 +49,15 @@ fn find(name: &str) -> Result<&'static Method, MethodError> {
 pub(crate) fn check(term: &Term) -> Result<(), MethodError> {
     let method = find(term.name())?;
     (method.check)(&Arguments::new(method, term)?)
+}
+
+/// Refuses a term of a spec, not one within another, that ranks without a budget.
+pub(crate) fn check_budget(term: &Term) -> Result<(), MethodError> {
+    let method = find(term.name())?;
+    match (method.ranks, term.amount()) {
+        (Ranks::Itself(_) | Ranks::Around(_), None) => Err(MethodError::NoBudget { method: method.name }),
+        _ => Ok(()),
+    }
 }
 
 /// The policy that `spec` names, for one model; several terms combine to the smaller lifetime.

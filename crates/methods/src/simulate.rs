@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use dropcap_policy::{Action, Rule, Rules};
 
+use crate::method::Ranks;
 use crate::{Gates, MAX_GATE_WIDTH, Method, MethodError, Parameter, ParameterKind};
 
 pub(crate) const METHOD: Method = Method {
@@ -16,6 +17,7 @@ spaced; the others are gone for the query after their own. The output is meaning
 model that keeps that share.",
     source: "ours; for `dropcap bench --keep`",
     amount: None,
+    ranks: Ranks::No,
     parameters: &[
         Parameter {
             name: "keep",

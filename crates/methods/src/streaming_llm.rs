@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use dropcap_policy::{Action, PromptBudget, PromptCut, Rule, Rules};
 
+use crate::method::Ranks;
 use crate::{Amount, Arguments, MAX_COUNT, Method, MethodError, Parameter, ParameterKind};
 
 const NAME: &str = "streaming_llm";
@@ -27,6 +28,7 @@ place in the cache.",
     amount: Some(
         "tokens: the budget sinks + recent; a share: of the prompt, KEPT when it ends (only with when=prefill_end)",
     ),
+    ranks: Ranks::No,
     parameters: &[
         Parameter {
             name: "sinks",

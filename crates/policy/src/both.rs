@@ -1,16 +1,18 @@
 //! Two policies at once.
 
-use crate::{EvictionPolicy, LaneEditor, Observation, Peak, PolicyError, Rule, SideChannel};
+use crate::{Attended, EvictionPolicy, LaneEditor, Needs, Observation, Peak, PolicyError, Rule, SideChannel};
 
 /// Two policies over the same cache: an entry lives as long as both let it, the smaller of the two lifetimes.
 ///
-/// The side channels of the second follow those of the first. Where one decides per KV head, there is a lane
+/// Side channels and statistics of the second follow those of the first. Where one decides per KV head, there is a lane
 /// per KV head, and the other acts on each alike.
 #[derive(Debug, Clone)]
 pub struct Both<A, B> {
     first: A,
     second: B,
     first_channels: usize,
+    first_needs: Needs,
+    second_needs: Needs,
     rules: Option<Vec<Rule>>,
 }
 
@@ -21,7 +23,8 @@ impl<A: EvictionPolicy, B: EvictionPolicy> Both<A, B> {
     pub fn new(first: A, second: B) -> Self {
         let first_channels = first.side_channels().len();
         let rules = first.rules().zip(second.rules()).map(|both| [both.0, both.1].concat());
-        Self { first, second, first_channels, rules }
+        let (first_needs, second_needs) = (first.needs(), second.needs());
+        Self { first, second, first_channels, first_needs, second_needs, rules }
     }
 }
 
@@ -36,6 +39,10 @@ impl<A: EvictionPolicy, B: EvictionPolicy> EvictionPolicy for Both<A, B> {
         channels
     }
 
+    fn needs(&self) -> Needs {
+        self.first_needs.and(self.second_needs)
+    }
+
     fn rules(&self) -> Option<&[Rule]> {
         self.rules.as_deref()
     }
@@ -48,5 +55,11 @@ impl<A: EvictionPolicy, B: EvictionPolicy> EvictionPolicy for Both<A, B> {
         self.first.decide(seen, lanes)?;
         let shifted = Observation { first_channel: seen.first_channel + self.first_channels, ..*seen };
         self.second.decide(&shifted, lanes)
+    }
+
+    fn after(&self, seen: &Attended<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {
+        self.first.after(seen, lanes)?;
+        let first_statistic = seen.first_statistic + self.first_needs.statistics;
+        self.second.after(&Attended { first_statistic, ..*seen }, lanes)
     }
 }

@@ -3,17 +3,19 @@
 use std::fmt::Debug;
 use std::ops::Deref;
 
-use crate::{LaneEditor, Observation, Peak, PolicyError, Rule, SideChannel};
+use crate::{Attended, LaneEditor, Needs, Observation, Peak, PolicyError, Rule, SideChannel};
 
 /// A pruning method as the engine sees it.
 ///
 /// The decoder calls [`decide`](Self::decide) once per layer and step, after the new tokens' keys and values were
-/// appended and before the layer attends. A policy lowers lifetimes; the cache frees what they end.
+/// appended and before the layer attends, and, for those that declare so ([`needs`](Self::needs)),
+/// [`after`](Self::after) when it has attended. A policy lowers lifetimes; the cache frees what they end.
 ///
 /// # What an implementation must hold
-/// - **No state.** `decide` depends on its arguments only; memory goes into side channels.
-/// - **Chunking changes nothing.** However a sequence is cut into steps, and whichever sequences share a step,
-///   every entry ends up with the same lifetime and killer once the same queries have been processed.
+/// - **No state.** What is decided depends on the arguments only; memory goes into side channels and statistics.
+/// - **Chunking changes nothing.** However a sequence is cut into steps, as far as `needs` lets it be cut, and whichever
+///   sequences share a step, every entry ends up with the same lifetime and killer once the same queries have been
+///   processed; sums over entries may round otherwise, see ARCHITECTURE.md.
 /// - **A lifetime is final once it lies in the past.** Lower an entry only to a position of this step or later;
 ///   queries before it have already seen the entry.
 ///
@@ -28,6 +30,11 @@ pub trait EvictionPolicy: Send + Sync + Debug {
     /// The numbers to store with every entry, the same in every layer; none by default.
     fn side_channels(&self) -> Vec<SideChannel> {
         Vec::new()
+    }
+
+    /// What it asks for beyond `decide`; nothing by default, and then nothing is paid.
+    fn needs(&self) -> Needs {
+        Needs::default()
     }
 
     /// The same decisions as data, for a backend that decides on its device; `None` where they exist only as code, and
@@ -50,6 +57,16 @@ pub trait EvictionPolicy: Send + Sync + Debug {
     /// Shapes that do not fit what the policy was built for. A policy never fails because of values: whatever
     /// the numbers, the floors of [`LaneEditor`] hold.
     fn decide(&self, seen: &Observation<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError>;
+
+    /// Brings statistics up to date and lowers lifetimes from the query after each span's last one on; `lanes` holds one
+    /// editor per span. Called when [`needs`](Self::needs) says so.
+    ///
+    /// # Errors
+    /// As [`decide`](Self::decide).
+    fn after(&self, seen: &Attended<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {
+        let _ = (seen, lanes);
+        Ok(())
+    }
 }
 
 /// A borrowed or shared policy is a policy.
@@ -65,6 +82,10 @@ where
         (**self).side_channels()
     }
 
+    fn needs(&self) -> Needs {
+        (**self).needs()
+    }
+
     fn rules(&self) -> Option<&[Rule]> {
         (**self).rules()
     }
@@ -75,5 +96,8 @@ where
 
     fn decide(&self, seen: &Observation<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {
         (**self).decide(seen, lanes)
+    }
+    fn after(&self, seen: &Attended<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {
+        (**self).after(seen, lanes)
     }
 }

@@ -9,7 +9,8 @@ use crate::{Floors, PolicyError, Span};
 /// What a policy may do to one sequence's entries in one layer: write their side channels, lower their lifetimes.
 ///
 /// Whatever is asked of it, a lifetime never grows, no token ends before the query after its own, nothing ends before
-/// this step's first query, and the floors hold: a policy with poisoned parameters can forget too much, never the
+/// the first query that may still be told (this step's first before attention, the one after its last behind it), and
+/// the floors hold: a policy with poisoned parameters can forget too much, never the
 /// sinks or the recent window.
 #[derive(Debug)]
 pub struct LaneEditor<'a> {
@@ -25,6 +26,12 @@ impl<'a> LaneEditor<'a> {
     pub fn new(lanes: &'a mut [Lane], span: &Span) -> Self {
         let (appended, first_query) = (span.queries, span.first_position);
         Self { lanes, appended, first_query, floors: Floors::default() }
+    }
+
+    /// An editor of `lanes` after the queries of `span` have attended: what it ends, they have seen.
+    #[must_use]
+    pub fn after(lanes: &'a mut [Lane], span: &Span) -> Self {
+        Self { lanes, appended: 0, first_query: span.next_position(), floors: Floors::default() }
     }
 
     /// The same lanes under higher floors, until the borrow ends; floors can be raised here, never lowered.
@@ -49,7 +56,8 @@ impl<'a> LaneEditor<'a> {
         &self.lanes[group]
     }
 
-    /// This step's entries within a lane, in the order of their positions: always the lane's last ones.
+    /// This step's entries within a lane, in the order of their positions: always the lane's last ones. None after
+    /// attention.
     ///
     /// # Panics
     /// If `group` is not below [`groups`](Self::groups).
@@ -74,11 +82,20 @@ impl<'a> LaneEditor<'a> {
         Ok(self.lanes[group].write_side(entries, channel, rows, stride)?)
     }
 
+    /// The statistics of a lane's entries, all that the lane has, to be changed: f32 `[e, s]`, of which a policy owns
+    /// those from [`crate::Attended::first_statistic`] on that it declared.
+    ///
+    /// # Panics
+    /// If `group` is not below [`groups`](Self::groups).
+    pub fn statistics(&mut self, group: usize) -> &mut [f32] {
+        self.lanes[group].statistics_mut()
+    }
+
     /// Lets an entry end at the query `expires_at` and notes which query decided so; false if the entry was to end
     /// no later anyway, and then nothing changes.
     ///
-    /// The entry ends at its floor if that is later, and not before this step's first query: earlier ones have seen
-    /// it. `killer` stays who decided, however long ago.
+    /// The entry ends at its floor if that is later, and not before the first query that may still be told:
+    /// earlier ones have seen it. `killer` stays who decided, however long ago.
     ///
     /// # Panics
     /// If `group` or `entry` is out of range.

@@ -8,8 +8,12 @@
 //! Most methods say what they do as data: [`Rules`] carries it out on the processor, kernels on a device, and nothing
 //! is said twice. What no rule can say is code behind [`EvictionPolicy`].
 //!
-//! A policy is immutable. What it must remember about an entry rides with the entry as a [`SideChannel`], so
-//! memory of the method is moved, copied and freed together with the key and the value.
+//! There are two moments: before a layer attends ([`EvictionPolicy::decide`]: votes, windows), and after it, for methods
+//! that look at attention ([`EvictionPolicy::after`]). The second is for those alone that declare it ([`Needs`]).
+//!
+//! A policy is immutable. What it must remember about an entry rides with the entry, as a [`SideChannel`] in the cache's
+//! format or as a statistic, an f32 sum that may change; so memory of the method is moved, copied and freed together with
+//! the key and the value.
 
 mod both;
 pub mod conformance;
@@ -17,12 +21,14 @@ mod error;
 mod eviction_policy;
 mod keep_all;
 mod lane_editor;
+mod needs;
 mod observation;
 mod peak;
 mod protected;
 mod rule;
 mod rules;
 mod side_channel;
+mod turns;
 
 pub use both::Both;
 pub use dropcap_kernels::lifetimes::Floors;
@@ -30,9 +36,11 @@ pub use error::PolicyError;
 pub use eviction_policy::EvictionPolicy;
 pub use keep_all::KeepAll;
 pub use lane_editor::LaneEditor;
-pub use observation::{Observation, Span};
+pub use needs::{Cadence, Needs};
+pub use observation::{Attended, Observation, Span, Stage};
 pub use peak::Peak;
 pub use protected::Protected;
 pub use rule::{Action, PromptBudget, PromptCut, Rule, VoteGates, VoteLayer};
 pub use rules::Rules;
 pub use side_channel::SideChannel;
+pub use turns::{Turn, turns};

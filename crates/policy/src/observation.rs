@@ -1,7 +1,18 @@
 //! What a policy may look at when it decides.
 
 use dropcap_cache::Death;
-use dropcap_kernels::Team;
+use dropcap_kernels::{AttentionShape, RopeTable, Team};
+
+/// Where in its text a step's tokens lie. No step crosses the end of a prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// In a prompt that goes on.
+    Prompt,
+    /// The last tokens of a prompt (of this turn, in a conversation).
+    PromptEnd,
+    /// Behind the prompt: generated, or read as if it were.
+    Behind,
+}
 
 /// One sequence's rows in a ragged step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,11 +23,17 @@ pub struct Span {
     pub queries: usize,
     /// Position of the first new token in its sequence; the others follow one by one.
     pub first_position: u32,
-    /// Whether this step holds the last token of the prompt (of this turn, in a conversation).
-    pub prompt_ends: bool,
+    /// Where in the text they lie.
+    pub stage: Stage,
 }
 
 impl Span {
+    /// Whether this step holds the last token of the prompt.
+    #[must_use]
+    pub fn prompt_ends(&self) -> bool {
+        self.stage == Stage::PromptEnd
+    }
+
     /// The position after this step's last token: the first query that later steps will bring.
     #[must_use]
     pub fn next_position(&self) -> u32 {
@@ -44,4 +61,32 @@ pub struct Observation<'a> {
     pub died_below: &'a [Vec<Death>],
     /// Index, in the pages, of this policy's first side channel; the rest follow in the declared order.
     pub first_channel: usize,
+}
+
+/// One layer of one step, seen by a policy after the layer's attention.
+///
+/// What it decides now holds from the query after each span's last one on.
+#[derive(Debug, Clone, Copy)]
+pub struct Attended<'a> {
+    /// The threads to compute with.
+    pub team: &'a Team,
+    /// Index of the layer, counted from the embedding.
+    pub layer: usize,
+    /// Number of layers.
+    pub layers: usize,
+    /// Input of the attention block (after the norm) for all rows of the step, f32 `[t, c]`.
+    pub hidden: &'a [f32],
+    /// Queries of all rows, as attention took them: row i starts at `i * query_stride` and is `h * d` wide.
+    pub queries: &'a [f32],
+    /// Elements from one row of queries to the next.
+    pub query_stride: usize,
+    /// Heads and scale of the layer's attention.
+    pub shape: AttentionShape,
+    /// What turned queries and keys by their positions; none where positions are learned.
+    pub rope: Option<&'a RopeTable>,
+    /// The sequences, in the order of the lanes. Their lanes may hold entries of later tokens too: whatever lies at or
+    /// behind [`Span::next_position`] has not come yet.
+    pub spans: &'a [Span],
+    /// Index of this policy's first statistic in the row of an entry; the rest follow.
+    pub first_statistic: usize,
 }

@@ -1,6 +1,8 @@
 //! A policy under floors.
 
-use crate::{EvictionPolicy, Floors, LaneEditor, Observation, Peak, PolicyError, Rule, SideChannel};
+use crate::{
+    Attended, EvictionPolicy, Floors, LaneEditor, Needs, Observation, Peak, PolicyError, Rule, SideChannel,
+};
 
 /// A policy that may not touch the first tokens and the most recent ones.
 ///
@@ -33,6 +35,10 @@ impl<P: EvictionPolicy> EvictionPolicy for Protected<P> {
         self.inner.side_channels()
     }
 
+    fn needs(&self) -> Needs {
+        self.inner.needs()
+    }
+
     fn rules(&self) -> Option<&[Rule]> {
         self.rules.as_deref()
     }
@@ -42,8 +48,16 @@ impl<P: EvictionPolicy> EvictionPolicy for Protected<P> {
     }
 
     fn decide(&self, seen: &Observation<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {
-        let mut guarded: Vec<LaneEditor<'_>> =
-            lanes.iter_mut().map(|lanes| lanes.guarded(self.floors)).collect();
-        self.inner.decide(seen, &mut guarded)
+        self.inner.decide(seen, &mut self.guard(lanes))
+    }
+
+    fn after(&self, seen: &Attended<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {
+        self.inner.after(seen, &mut self.guard(lanes))
+    }
+}
+
+impl<P> Protected<P> {
+    fn guard<'a>(&self, lanes: &'a mut [LaneEditor<'_>]) -> Vec<LaneEditor<'a>> {
+        lanes.iter_mut().map(|lanes| lanes.guarded(self.floors)).collect()
     }
 }

@@ -74,7 +74,7 @@ impl EvictionPolicy for Rules {
                     seen.died_below.iter().zip(&mut guarded).for_each(|(died, lanes)| inherit(died, lanes));
                 }
                 Action::PromptCut(cut) => spans
-                    .filter(|(span, _)| span.prompt_ends)
+                    .filter(|(span, _)| span.prompt_ends())
                     .for_each(|(span, lanes)| cut_prompt(*cut, span, lanes)),
             }
         }

@@ -112,7 +112,9 @@ impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
         let message = error.to_string();
         match error {
-            EngineError::PromptTooLong { .. } | EngineError::OutOfMemory(_) => {
+            EngineError::PromptTooLong { .. }
+            | EngineError::OutOfMemory(_)
+            | EngineError::Together { .. } => {
                 let code = Some("context_length_exceeded");
                 Self { code, ..Self::parameter("prompt", message) }
             }

@@ -194,7 +194,7 @@ impl Metrics {
         self.refused_for(match error {
             EngineError::QueueFull { .. } => "queue_full",
             EngineError::OutOfMemory(_) => "memory",
-            EngineError::PromptTooLong { .. } => "context_length",
+            EngineError::PromptTooLong { .. } | EngineError::Together { .. } => "context_length",
             _ => "invalid",
         });
     }

@@ -63,6 +63,7 @@ impl Lane {
             }
         }
         self.positions.extend(first_position..end_position);
+        self.statistics.resize(end * self.pool.statistics(), 0.0);
         match window {
             None => {
                 self.expires_at.resize(end, NEVER);

@@ -70,6 +70,8 @@ impl Lane {
         self.positions.truncate(len);
         self.expires_at.truncate(len);
         self.killers.truncate(len);
+        let statistics = self.pool.statistics();
+        self.statistics.truncate(len * statistics);
         self.pages.truncate(len.div_ceil(PAGE_ENTRIES));
         // A lane that was long once must not hold its metadata for ever; twice the need spares the next growth.
         if self.positions.capacity() > 4 * len.max(PAGE_ENTRIES) {
@@ -77,6 +79,7 @@ impl Lane {
             self.positions.shrink_to(spare);
             self.expires_at.shrink_to(spare);
             self.killers.shrink_to(spare);
+            self.statistics.shrink_to(spare * statistics);
             self.pages.shrink_to(spare.div_ceil(PAGE_ENTRIES));
         }
     }
@@ -107,7 +110,7 @@ impl Lane {
 
     /// Moves the last live entries into the dead places below `live`, the number of entries that live.
     fn compact(&mut self, live: usize, dead: impl Fn(u32, u32) -> bool) -> Result<(), CacheError> {
-        let mut source = self.len();
+        let (mut source, statistics) = (self.len(), self.pool.statistics());
         for hole in 0..live {
             if !dead(self.positions[hole], self.expires_at[hole]) {
                 continue;
@@ -123,6 +126,8 @@ impl Lane {
             self.positions[hole] = self.positions[source];
             self.expires_at[hole] = self.expires_at[source];
             self.killers[hole] = self.killers[source];
+            let from = source * statistics;
+            self.statistics.copy_within(from..from + statistics, hole * statistics);
         }
         self.truncate(live);
         Ok(())

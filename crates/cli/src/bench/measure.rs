@@ -6,7 +6,7 @@ use anyhow::Result;
 use dropcap_cache::{KvCache, KvReport};
 use dropcap_kernels::{DType, Team};
 use dropcap_model::{Decoder, Logits, Scratch, Segment};
-use dropcap_policy::EvictionPolicy;
+use dropcap_policy::{EvictionPolicy, Stage};
 
 /// What to time.
 #[derive(Debug, Clone, Copy)]
@@ -116,22 +116,34 @@ impl Bench<'_> {
         scratch: &mut Scratch,
     ) -> Result<()> {
         let vocabulary = self.decoder.config().vocabulary as u32;
+        let needs = self.policy.needs();
         let mut logits = Vec::new();
         let mut done = 0;
         while done < count {
-            let tokens = chunk.min(count - done);
+            let before = caches.first().map_or(0, |cache| cache.next_position() as usize);
+            let wanted = chunk.min(count - done);
+            let tokens = match needs.cut(if prompt { before + count - done } else { 0 }, before, wanted) {
+                // What must come together is measured together.
+                0 => count - done,
+                tokens => tokens,
+            };
             done += tokens;
             let last = done == count;
             // Any token will do: time does not depend on which.
             let ids: Vec<u32> = (0..tokens as u32)
                 .map(|i| (done as u32 + i).wrapping_mul(2_654_435_761) % vocabulary)
                 .collect();
+            let stage = match (prompt, last) {
+                (true, true) => Stage::PromptEnd,
+                (true, false) => Stage::Prompt,
+                (false, _) => Stage::Behind,
+            };
             let mut segments: Vec<Segment<'_>> = caches
                 .iter_mut()
                 .map(|cache| Segment {
                     cache,
                     ids: &ids,
-                    prompt_ends: prompt && last,
+                    stage,
                     logits: if last { Logits::Last } else { Logits::None },
                 })
                 .collect();

@@ -108,7 +108,7 @@ impl Host {
 fn segment<'a>(feed: &'a mut Feed<'_>) -> Result<Segment<'a>, EngineError> {
     let logits = feed.first_row().map_or(Logits::None, Logits::From);
     let SequenceMemory::Host(memory) = &mut *feed.memory else { return Err(EngineError::ForeignMemory) };
-    Ok(Segment { cache: &mut memory.cache, ids: feed.tokens, prompt_ends: feed.prompt_ends, logits })
+    Ok(Segment { cache: &mut memory.cache, ids: feed.tokens, stage: feed.stage, logits })
 }
 
 /// Live entries of each layer, all lanes of it together.

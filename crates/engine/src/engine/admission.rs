@@ -6,8 +6,9 @@ use super::Engine;
 use crate::sequence::Sequence;
 use crate::{EngineError, FinishReason, Output};
 
-/// A prompt that joins is promised pages for so many tokens at a time beside what it holds: one page a lane more
-/// than token by token, and still full blocks for the kernels. What is free beyond that makes its chunks larger.
+/// A prompt that joins is promised pages for so many tokens at a time beside what it holds, or for as many as its method
+/// wants together: one page a lane more than token by token, and still full blocks for the kernels. What is free beyond
+/// that makes its chunks larger.
 const STEP: usize = PAGE_ENTRIES;
 
 impl Engine {
@@ -46,13 +47,21 @@ impl Engine {
                 self.growth(sequence, steps.min(sequence.left()), 1)
             }
         });
-        let wanted = others.fold(self.demand.most(first.size(), STEP), usize::saturating_add);
+        let wanted = others.fold(self.demand.most(first.size(), self.promised(first)), usize::saturating_add);
         wanted <= self.backend.free_pages()
     }
 
     /// Free pages that nobody else may take: none once its text is in.
     pub(super) fn reserved(&self, sequence: &Sequence) -> usize {
-        if sequence.is_prefilling() { self.growth(sequence, sequence.pending().len(), STEP) } else { 0 }
+        if !sequence.is_prefilling() {
+            return 0;
+        }
+        self.growth(sequence, sequence.pending().len(), self.promised(sequence))
+    }
+
+    /// Tokens at a time that a prompt has pages for.
+    fn promised(&self, sequence: &Sequence) -> usize {
+        STEP.max(self.demand.needs().together(sequence.context()))
     }
 
     /// Pages that `tokens` more tokens of a sequence can take at most, fed by up to `step` at a time.

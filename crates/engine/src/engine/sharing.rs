@@ -10,8 +10,8 @@ impl Engine {
     /// taken.
     pub(super) fn open_first(&mut self) -> Result<Option<(SequenceMemory, usize)>, EngineError> {
         let Some(first) = self.waiting.front() else { return Ok(None) };
-        let found =
-            self.prefixes.as_mut().and_then(|kept| kept.find(first.salt(), first.text(), first.shareable()));
+        let most = first.shareable(self.demand.needs());
+        let found = self.prefixes.as_mut().and_then(|kept| kept.find(first.salt(), first.text(), most));
         if let Some(cache) = found {
             let tokens = cache.next_position() as usize;
             if let Some(memory) = self.backend.hold(cache) {

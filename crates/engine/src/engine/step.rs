@@ -30,18 +30,25 @@ impl Engine {
     }
 
     fn plan(&self) -> Vec<Share> {
+        let needs = self.demand.needs();
         let standing = |sequence: &Sequence| {
             let fed = sequence.memory.next_position() as usize;
             let most = self.prefixes.as_ref().map_or(usize::MAX, |kept| kept.feedable(fed));
+            let feedable = sequence.feedable();
             Standing {
                 prefilling: sequence.is_prefilling(),
-                feedable: sequence.feedable().min(most),
+                // A place where a cache would be kept yields to tokens that must come together.
+                feedable: match sequence.cut(needs, feedable.min(most)) {
+                    0 => feedable,
+                    whole => whole,
+                },
                 reserved: self.reserved(sequence),
             }
         };
         let standings: Vec<Standing> = self.running.iter().map(standing).collect();
         let pages = |index: usize, tokens| self.running[index].pages_for(tokens);
-        plan(&standings, self.options.chunk, self.backend.free_pages(), pages)
+        let cut = |index: usize, tokens| self.running[index].cut(needs, tokens);
+        plan(&standings, self.options.chunk, self.backend.free_pages(), pages, cut)
     }
 
     /// The forward pass of one planned step: what every share got.

@@ -8,6 +8,7 @@ pub use source::TextTask;
 pub use windows::{Span, rolling};
 
 use dropcap_engine::Reading;
+use dropcap_policy::Needs;
 use dropcap_scores::keep_ratio;
 
 use crate::record::{Memory, Outcome, Window};
@@ -52,9 +53,12 @@ impl<'a> TextReaders<'a> {
         let mut outcomes = vec![Window { first, ..Window::default() }; readings.len()];
         let mut comparison = Comparison::new(team, vocabulary);
         let end = if context == 0 { inputs.len() } else { context };
-        let (prompt, rest) = inputs.split_at(end);
+        let needs = readings.iter().fold(Needs::default(), |all, reading| all.and(reading.needs()));
+        let chunk = TEXT_CHUNK.max(needs.together(end));
         let mut begin = 0;
-        for part in prompt.chunks(TEXT_CHUNK).chain(rest.chunks(TEXT_CHUNK)) {
+        while begin < inputs.len() {
+            let stop = if begin < end { end } else { inputs.len() };
+            let part = &inputs[begin..begin + needs.cut(end, begin, chunk.min(stop - begin))];
             for reading in &mut readings {
                 reading.feed(part, begin + part.len() == end)?;
             }

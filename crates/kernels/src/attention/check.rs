@@ -14,17 +14,8 @@ pub(super) fn check(
     query_stride: usize,
     out: &[f32],
 ) -> Result<(), KernelError> {
-    let AttentionShape { query_heads, kv_heads, head_dim, scale } = *shape;
-    if kv_heads == 0 || head_dim == 0 || query_heads == 0 || !query_heads.is_multiple_of(kv_heads) {
-        return Err(invalid(
-            "query heads that are a multiple of the KV heads, and at least 1 dimension".to_owned(),
-            format!("{query_heads} query heads, {kv_heads} KV heads, {head_dim} dimensions"),
-        ));
-    }
-    if !scale.is_finite() {
-        return Err(invalid("a finite scale".to_owned(), scale.to_string()));
-    }
-    let width = checked_size(OP, &[query_heads, head_dim])?;
+    check_shape(shape)?;
+    let width = checked_size(OP, &[shape.query_heads, shape.head_dim])?;
     if !out.len().is_multiple_of(width) {
         return Err(invalid(format!("output rows of {width} elements"), format!("{} elements", out.len())));
     }
@@ -42,7 +33,27 @@ pub(super) fn check(
     check_disjoint(rows)
 }
 
-fn check_item(shape: &AttentionShape, item: &AttentionRows<'_>, batch: usize) -> Result<(), KernelError> {
+/// Refuses heads that do not divide, and a scale that is no number.
+pub(super) fn check_shape(shape: &AttentionShape) -> Result<(), KernelError> {
+    let AttentionShape { query_heads, kv_heads, head_dim, scale } = *shape;
+    if kv_heads == 0 || head_dim == 0 || query_heads == 0 || !query_heads.is_multiple_of(kv_heads) {
+        return Err(invalid(
+            "query heads that are a multiple of the KV heads, and at least 1 dimension".to_owned(),
+            format!("{query_heads} query heads, {kv_heads} KV heads, {head_dim} dimensions"),
+        ));
+    }
+    if !scale.is_finite() {
+        return Err(invalid("a finite scale".to_owned(), scale.to_string()));
+    }
+    checked_size(OP, &[query_heads, head_dim]).map(drop)
+}
+
+/// Refuses rows beyond the `batch` that there are, positions beyond the last, and lanes of another shape.
+pub(super) fn check_item(
+    shape: &AttentionShape,
+    item: &AttentionRows<'_>,
+    batch: usize,
+) -> Result<(), KernelError> {
     if item.first_row > batch || item.queries > batch - item.first_row {
         return Err(invalid(
             format!("rows inside the {batch} of the output"),

@@ -15,6 +15,7 @@ pub(crate) mod cuda;
 #[cfg(test)]
 mod cuda_tests;
 mod device_plan;
+mod mass;
 mod mix;
 mod plan;
 #[cfg(test)]
@@ -25,6 +26,7 @@ mod sweep;
 mod tiles;
 
 pub use cuda::DeviceAttention;
+pub use mass::{attention_mass, attention_mass_with};
 
 use std::sync::OnceLock;
 

@@ -49,7 +49,8 @@ impl<'a> Sight<'a> {
         self.entries() == PAGE_ENTRIES && self.bounds.positions.1 <= query && query < self.bounds.expires_at.0
     }
 
-    fn is_seen(&self, query: u32) -> bool {
+    /// Whether a query sees any entry.
+    pub(super) fn is_seen(&self, query: u32) -> bool {
         let mut lifetimes = self.positions.iter().zip(self.expires_at);
         lifetimes.any(|(&position, &expires_at)| sees(query, position, expires_at))
     }
@@ -151,7 +152,7 @@ impl Kernel for Soften<'_> {
 
 /// Scores of entries that the query does not see become -infinity, whose exponential is exactly 0.
 #[inline(always)]
-fn hide(row: &mut [f32], sights: &[Sight<'_>], query: u32) {
+pub(super) fn hide(row: &mut [f32], sights: &[Sight<'_>], query: u32) {
     for (scores, sight) in row.chunks_exact_mut(PAGE_ENTRIES).zip(sights) {
         if sight.is_wholly_seen(query) {
             continue;

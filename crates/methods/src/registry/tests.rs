@@ -5,6 +5,7 @@ use dropcap_weights::Fingerprint;
 use proptest::prelude::*;
 
 use super::*;
+use crate::docs::usage;
 use crate::{Gates, fuzzing};
 
 const SCENE: Scene =
@@ -50,7 +51,7 @@ fn model() -> (tempfile::TempDir, ModelFacts) {
 fn every_method_conforms_with_its_defaults() {
     let (_folder, facts) = model();
     for method in METHODS {
-        let policy = build(&method.name.parse().unwrap(), &facts).unwrap();
+        let policy = build(&usage(method).parse().unwrap(), &facts).unwrap();
         check(&policy, &SCENE).unwrap_or_else(|violation| panic!("{}: {violation}", method.name));
     }
 }
@@ -65,6 +66,21 @@ fn combinations_conform() {
         "dcp(propagate_in_depth=true) & streaming_llm@40",
         "dcp & dcp(gates=\"a, b.safetensors\") & none",
         "simulate(keep=0.5, width=3) & streaming_llm@24 & dcp",
+        "knorm(when=every_query, sinks=2)@30",
+        "keydiff(when=every_query, recent=4)@0.4",
+        "tova(when=every_query, recent=0)@25",
+        "h2o(recent=9, when=every_query)@20",
+        "observed_attention(when=every_query)@0.3",
+        "snapkv(window=7, kernel=3)@20",
+        "a2sf(when=every_query, factor=0.8)@20",
+        "lagkv(lag=8, across=true)@0.5",
+        "expected_attention(future=20, covariance=false)@30",
+        "compactor(first=3, last=2, chunk=16, sketch=3)@0.4",
+        "random(when=every_query)@20",
+        "ada(h2o(recent=9, when=every_query), floor=0.5)@20",
+        "ada(pyramid(snapkv(window=3), beta=4))@0.3",
+        "tova(when=every_query)@25 & h2o(when=every_query)@30",
+        "streaming_llm(sinks=2, recent=40) & tova(when=every_query)@25",
     ] {
         let policy = build(&text.parse().unwrap(), &facts).unwrap();
         check(&policy, &SCENE).unwrap_or_else(|violation| panic!("{text}: {violation}"));
@@ -78,10 +94,7 @@ fn every_method_is_documented_and_its_defaults_are_allowed() {
         for text in [method.summary, method.details, method.source] {
             assert!(!text.is_empty() && !text.contains("  "), "{}: {text}", method.name);
         }
-        let pairs =
-            method.parameters.iter().map(|parameter| (parameter.name.into(), parameter.default.into()));
-        let term = crate::Term { name: method.name.into(), arguments: pairs.collect(), amount: None };
-        (method.check)(&Arguments::new(method, &term).unwrap()).unwrap();
+        usage(method).parse::<MethodSpec>().unwrap();
     }
 }
 
@@ -185,7 +198,7 @@ proptest! {
         let written: Vec<String> = terms
             .iter()
             .map(|(name, arguments, amount)| {
-                crate::Term { name: name.clone(), arguments: arguments.clone(), amount: *amount }.to_string()
+                crate::Term { name: name.clone(), inner: None, arguments: arguments.clone(), amount: *amount }.to_string()
             })
             .collect();
         let spec = MethodSpec::parse_grammar(&written.join(" & ")).unwrap();
@@ -212,4 +225,29 @@ proptest! {
         let folder = tempfile::tempdir().unwrap();
         fuzzing::gate_file(&bytes, &folder.path().join("gates"));
     }
+}
+
+#[test]
+fn a_budget_is_asked_for_once_and_around_what_ranks() {
+    // The place is that of the first `^`.
+    for (text, place, words) in [
+        ("none & snapkv", "       ^", "@0.2 for the share"),
+        ("ada(snapkv)", "^", "@0.2 for the share"),
+        ("ada@0.2", "^", "ada(snapkv)@0.2"),
+        ("ada(snapkv@0.3)@0.2", "           ^", "a second one"),
+        ("ada(none)@0.2", "^", "knorm"),
+        ("ada(snapkv(windw=3))@0.2", "           ^", "did you mean `window`"),
+        ("ada(quantize)@0.2", "    ^", "no method `quantize`"),
+        ("snapkv(h2o)@0.2", "^", "ada(snapkv)@0.2"),
+        ("snapkv(kernel=4)@0.2", "              ^", "odd"),
+        ("snapkv(compression_ratio=0.8)", "       ^", "@0.2"),
+        ("ada(snapkv, floor=1.5)@0.2", "                  ^", "from 0 to 1"),
+    ] {
+        let message = text.parse::<MethodSpec>().unwrap_err().to_string();
+        let place = format!("at byte {} of the method: ", place.find('^').unwrap());
+        assert!(message.starts_with(&place) && message.contains(words), "{text}: {message}");
+    }
+    let (_folder, facts) = model();
+    let message = build(&"ada(tova)@0.2".parse().unwrap(), &facts).unwrap_err().to_string();
+    assert!(message.contains("same tokens in all heads"), "{message}");
 }

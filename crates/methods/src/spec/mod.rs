@@ -22,8 +22,8 @@ const MAX_TERMS: usize = 8;
 ///
 /// ```text
 /// spec   = term { "&" term }                       an entry lives as long as every term lets it
-/// term   = name [ "(" [ pair { "," pair } ] ")" ] [ "@" amount ]
-/// pair   = name "=" value
+/// term   = name [ "(" [ item { "," item } ] ")" ] [ "@" amount ]
+/// item   = term (the first only: what a budget such as ada shares out)  |  name "=" value
 /// value  = bare | '"' { character | '\"' | '\\' } '"'
 /// amount = tokens (2048, 2K = 2048, 2k = 2000, 1.5K = 1536)  |  share kept (0.5)
 /// ```
@@ -38,6 +38,7 @@ pub struct MethodSpec {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Term {
     pub(crate) name: String,
+    pub(crate) inner: Option<Box<Term>>,
     pub(crate) arguments: Vec<(String, String)>,
     pub(crate) amount: Option<Amount>,
 }
@@ -62,6 +63,12 @@ impl Term {
         &self.name
     }
 
+    /// The method within the parentheses, as in `ada(snapkv)`.
+    #[must_use]
+    pub fn inner(&self) -> Option<&Term> {
+        self.inner.as_deref()
+    }
+
     /// Keys and values as written, unquoted, in the order written.
     #[must_use]
     pub fn arguments(&self) -> &[(String, String)] {
@@ -81,11 +88,20 @@ impl FromStr for MethodSpec {
     fn from_str(text: &str) -> Result<Self, MethodError> {
         let mut terms = Vec::new();
         for (term, places) in parser::parse(text)? {
-            registry::check(&term).map_err(|error| places.locate(error))?;
+            check(&term, &places)?;
+            registry::check_budget(&term).map_err(|error| places.locate(error))?;
             terms.push(term);
         }
         Ok(Self { terms })
     }
+}
+
+/// Checks a term, what stands within its parentheses first, and says where an error is.
+fn check(term: &Term, places: &parser::Places) -> Result<(), MethodError> {
+    if let (Some(inner), Some(places)) = (&term.inner, &places.inner) {
+        check(inner, places)?;
+    }
+    registry::check(term).map_err(|error| places.locate(error))
 }
 
 impl fmt::Display for MethodSpec {
@@ -103,10 +119,13 @@ impl fmt::Display for MethodSpec {
 impl fmt::Display for Term {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&self.name)?;
-        if !self.arguments.is_empty() {
+        if self.inner.is_some() || !self.arguments.is_empty() {
             out.write_str("(")?;
+            if let Some(inner) = &self.inner {
+                inner.fmt(out)?;
+            }
             for (index, (key, value)) in self.arguments.iter().enumerate() {
-                let comma = if index > 0 { ", " } else { "" };
+                let comma = if index > 0 || self.inner.is_some() { ", " } else { "" };
                 write!(out, "{comma}{key}={}", parser::quoted_if_needed(value))?;
             }
             out.write_str(")")?;

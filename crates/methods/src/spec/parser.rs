@@ -5,11 +5,15 @@ use crate::MethodError;
 
 /// More parameters than any method has; keeps the duplicate check from being quadratic in hostile input.
 const MAX_ARGUMENTS: usize = 32;
+/// More methods within each other than make sense; keeps hostile input from exhausting the stack.
+const MAX_DEPTH: usize = 4;
 
 /// Where the parts of a term stand, as byte offsets in the text.
 #[derive(Debug)]
 pub(super) struct Places {
     name: usize,
+    /// Those of the method within the parentheses.
+    pub(super) inner: Option<Box<Places>>,
     /// One for each pair of the term.
     arguments: Vec<Place>,
     amount: usize,
@@ -28,6 +32,7 @@ impl Places {
         let place = |key: &str| self.arguments.iter().find(|place| place.key == key);
         let at = match &error {
             MethodError::NoAmount { .. } => Some(self.amount),
+            MethodError::InnerAmount { .. } => self.inner.as_ref().map(|inner| inner.amount),
             MethodError::OutOfRange { key, .. } => place(key).map(|place| place.value),
             MethodError::UnknownParameter { key, .. } => place(key).map(|place| place.at),
             MethodError::CompressionRatio { .. } => place("compression_ratio").map(|place| place.at),
@@ -43,12 +48,12 @@ pub(super) fn parse(text: &str) -> Result<Vec<(Term, Places)>, MethodError> {
         return Err(MethodError::TooLong { limit: MAX_SPEC_BYTES, got: text.len() });
     }
     let mut parser = Parser { text, at: 0 };
-    let mut terms = vec![parser.term()?];
+    let mut terms = vec![parser.term(1)?];
     while parser.eat('&') {
         if terms.len() == MAX_TERMS {
             return Err(MethodError::TooManyTerms { limit: MAX_TERMS });
         }
-        terms.push(parser.term()?);
+        terms.push(parser.term(1)?);
     }
     match parser.peek() {
         None => Ok(terms),
@@ -78,14 +83,32 @@ struct Parser<'a> {
 }
 
 impl<'a> Parser<'a> {
-    fn term(&mut self) -> Result<(Term, Places), MethodError> {
+    /// A term within `depth - 1` others.
+    fn term(&mut self, depth: usize) -> Result<(Term, Places), MethodError> {
         if self.peek() == Some('(') {
             return Err(self.expected("a method's name (methods are joined by `&` without parentheses)"));
         }
         self.skip_space();
-        let mut places = Places { name: self.at, arguments: Vec::new(), amount: self.at };
+        let mut places = Places { name: self.at, inner: None, arguments: Vec::new(), amount: self.at };
         let name = self.name("a method's name")?.to_owned();
-        let arguments = if self.eat('(') { self.arguments(&mut places.arguments)? } else { Vec::new() };
+        let (mut inner, mut arguments) = (None, Vec::new());
+        if self.eat('(') {
+            let mut goes_on = true;
+            if self.is_term() {
+                if depth == MAX_DEPTH {
+                    return Err(self.expected("a parameter (methods stand within each other up to 4 deep)"));
+                }
+                let (term, place) = self.term(depth + 1)?;
+                (inner, places.inner) = (Some(Box::new(term)), Some(Box::new(place)));
+                goes_on = self.eat(',');
+                if !goes_on && !self.eat(')') {
+                    return Err(self.expected("`,` or `)`"));
+                }
+            }
+            if goes_on {
+                arguments = self.arguments(&mut places.arguments)?;
+            }
+        }
         let amount = if self.eat('@') {
             self.skip_space();
             places.amount = self.at;
@@ -97,7 +120,15 @@ impl<'a> Parser<'a> {
         } else {
             None
         };
-        Ok((Term { name, arguments, amount }, places))
+        Ok((Term { name, inner, arguments, amount }, places))
+    }
+
+    /// Whether a method stands next, and no parameter: a name without `=`.
+    fn is_term(&mut self) -> bool {
+        let at = self.at;
+        let found = self.name("").is_ok() && matches!(self.peek(), Some('(' | ')' | ',' | '@'));
+        self.at = at;
+        found
     }
 
     fn arguments(&mut self, places: &mut Vec<Place>) -> Result<Vec<(String, String)>, MethodError> {

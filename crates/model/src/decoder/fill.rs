@@ -2,17 +2,17 @@
 
 use dropcap_cache::KvCache;
 use dropcap_kernels::Team;
-use dropcap_policy::EvictionPolicy;
+use dropcap_policy::{EvictionPolicy, Stage};
 
 use super::{Decoder, Logits, Segment};
 use crate::ModelError;
 
-/// Tokens appended at a time.
+/// Tokens appended at a time, unless the policy wants more of them together.
 const CHUNK: usize = 256;
 
 impl Decoder {
     /// Appends `tokens` tokens of random keys and values to every layer of `cache`; the policy sees random hidden
-    /// states and decides as ever, and what it drops is freed. Only time and memory of later steps mean anything.
+    /// states and queries, and decides as ever, and what it drops is freed. Only time and memory of later steps mean anything.
     ///
     /// # Errors
     /// A text longer than the model's positions, or an exhausted pool.
@@ -35,19 +35,24 @@ impl Decoder {
             };
             (0..count).map(|_| next()).collect()
         };
-        let (hidden, qkv) = (noise(CHUNK * self.config.hidden), noise(CHUNK * self.fused_width()));
-        let ids = [0; CHUNK];
+        let needs = policy.needs();
+        let chunk = CHUNK.max(needs.together(tokens));
+        let (hidden, qkv) = (noise(chunk * self.config.hidden), noise(chunk * self.fused_width()));
+        let ids = vec![0; chunk];
         let mut done = 0;
         while done < tokens {
-            let count = CHUNK.min(tokens - done);
+            let count = needs.cut(tokens, done, chunk.min(tokens - done));
             done += count;
-            let segment =
-                Segment { cache, ids: &ids[..count], prompt_ends: done == tokens, logits: Logits::None };
+            let stage = if done == tokens { Stage::PromptEnd } else { Stage::Prompt };
+            let segment = Segment { cache, ids: &ids[..count], stage, logits: Logits::None };
             let (mut segments, mut died) = ([segment], |_, _, _, _| {});
             let mut step = self.begin(team, policy, &mut segments, &mut died)?;
             for layer in 0..self.config.layers {
                 self.append(layer, &mut step, &qkv)?;
                 step.decide(layer, &hidden[..count * self.config.hidden])?;
+                let spans = step.spans.clone();
+                let hidden = &hidden[..count * self.config.hidden];
+                self.after(layer, &mut step, hidden, &qkv, (&[0], &spans))?;
                 self.reclaim(layer, &mut step)?;
             }
             cache.advance(count);

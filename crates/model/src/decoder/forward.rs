@@ -1,15 +1,11 @@
 //! One step of a ragged batch: any mix of prompt chunks and single decoded tokens.
 //!
 //! Prefill, chunked prefill and decode are this one path. Per layer: norm, project, rotate, append to the
-//! cache, let the policy decide, attend over what is visible, reclaim what has died.
+//! cache, let the policy decide, attend over what is visible, let the policy look at that, reclaim what has died.
 
 use std::ops::Range;
 
-use dropcap_cache::LayerIdx;
-use dropcap_kernels::{
-    AttentionRows, AttentionShape, Epilogue, RopeAngles, Team, attention, matmul, rms_norm_heads, rotate,
-    silu_mul,
-};
+use dropcap_kernels::{Epilogue, RopeAngles, Team, matmul, rms_norm_heads, rotate, silu_mul};
 use dropcap_policy::EvictionPolicy;
 
 use super::host::HostMemory;
@@ -124,24 +120,7 @@ impl Decoder {
 
         self.append(index, step, &scratch.qkv)?;
         step.decide(index, &scratch.normed)?;
-        let rows: Vec<AttentionRows<'_>> = step
-            .segments
-            .iter()
-            .zip(&step.spans)
-            .map(|(segment, span)| AttentionRows {
-                first_row: span.first_row,
-                queries: span.queries,
-                first_position: span.first_position,
-                lanes: segment.cache.views(LayerIdx(index)),
-            })
-            .collect();
-        let shape = AttentionShape {
-            query_heads: config.heads,
-            kv_heads: config.kv_heads,
-            head_dim: config.head_dim,
-            scale: config.attention_scale(index),
-        };
-        attention(team, &shape, &rows, &scratch.qkv, self.fused_width(), &mut scratch.mixed)?;
+        self.mix(index, step, scratch)?;
         layer.output.apply(team, &scratch.mixed, Epilogue::Add, &mut scratch.residual)?;
         self.reclaim(index, step)
     }

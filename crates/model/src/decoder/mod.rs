@@ -7,6 +7,7 @@ mod fill;
 mod forward;
 mod host;
 mod memory;
+mod mix;
 mod scratch;
 mod step;
 
@@ -82,7 +83,7 @@ impl Decoder {
         let heads = self.config.kv_heads / self.lanes_per_layer(policy);
         let side_widths = policy.side_channels().iter().map(|channel| channel.width).collect();
         let layout = PageLayout::new(heads, self.config.head_dim, side_widths, dtype)?;
-        Ok(PagePool::new(layout, limit_bytes))
+        Ok(PagePool::with_statistics(layout, limit_bytes, policy.needs().statistics))
     }
 
     /// How many lanes each layer of a sequence has under `policy`: one, or one per KV head.

@@ -2,7 +2,7 @@
 
 use dropcap_cache::{Death, KvCache};
 use dropcap_kernels::Team;
-use dropcap_policy::{Action, EvictionPolicy, Rule, Span};
+use dropcap_policy::{Action, EvictionPolicy, Needs, Rule, Span, Stage};
 
 use super::Decoder;
 use crate::ModelError;
@@ -27,8 +27,8 @@ pub struct Segment<'a> {
     pub cache: &'a mut KvCache,
     /// New tokens of this step, at least one.
     pub ids: &'a [u32],
-    /// Whether this step holds the prompt's last token.
-    pub prompt_ends: bool,
+    /// Where in the text they lie.
+    pub stage: Stage,
     /// Which rows to turn into logits.
     pub logits: Logits,
 }
@@ -40,6 +40,7 @@ pub type DeathSink<'a> = &'a mut dyn FnMut(usize, usize, usize, Death);
 pub(super) struct Step<'a, 'c> {
     pub(super) team: &'a Team,
     pub(super) policy: &'a dyn EvictionPolicy,
+    pub(super) needs: Needs,
     pub(super) segments: &'a mut [Segment<'c>],
     /// Each segment's rows and positions.
     pub(super) spans: Vec<Span>,
@@ -74,7 +75,7 @@ impl Decoder {
             if let Some(&id) = segment.ids.iter().find(|&&id| id as usize >= vocabulary) {
                 return Err(ModelError::TokenOutsideVocabulary { id, vocabulary });
             }
-            spans.push(Span { first_row: rows, queries, first_position, prompt_ends: segment.prompt_ends });
+            spans.push(Span { first_row: rows, queries, first_position, stage: segment.stage });
             rows += queries;
         }
         if rows == 0 {
@@ -83,7 +84,8 @@ impl Decoder {
         let died_below = vec![Vec::new(); spans.len()];
         let inherits = |rule: &Rule| matches!(rule.action, Action::Inherit);
         let follows_deaths = policy.rules().is_none_or(|rules| rules.iter().any(inherits));
-        Ok(Step { team, policy, segments, spans, died_below, follows_deaths, died })
+        let needs = policy.needs();
+        Ok(Step { team, policy, needs, segments, spans, died_below, follows_deaths, died })
     }
 }
 

@@ -75,7 +75,8 @@ impl DeviceRules {
 impl<'a> Accepted<'a> {
     fn new(config: &DecoderConfig, policy: &'a dyn EvictionPolicy) -> Result<Self, ModelError> {
         let unsupported = |what: &str| ModelError::DeviceMethod { what: what.to_owned() };
-        let rules = policy.rules().ok_or_else(|| unsupported("decides in code that runs on the CPU only"))?;
+        let rules =
+            policy.rules().ok_or_else(|| unsupported("decides in code, as all do that rank entries"))?;
         let mut accepted = Self::default();
         let mut births = Vec::new();
         for Rule { action, floors } in rules {

@@ -1,10 +1,13 @@
 //! What every policy must hold, checked on random ragged steps.
 //!
-//! [`check`] plays a small decoder without attention: it appends tokens with made-up hidden states, lets the
-//! policy decide, and reclaims. A method's tests call it; an engine never needs it.
+//! [`check`] plays a small decoder: it appends tokens with made-up hidden states, keys and values, lets the policy
+//! decide, shows it made-up queries as attention took them, and reclaims. A method's tests call it; an engine never
+//! needs it.
 
+mod made_up;
 mod play;
 mod rules;
+mod show;
 
 use dropcap_cache::CacheError;
 use dropcap_kernels::{KernelError, Team};
@@ -30,19 +33,6 @@ pub struct Scene {
     pub decoded: usize,
     /// Decides hidden states, lengths and chunks.
     pub seed: u64,
-}
-
-impl Scene {
-    /// The made-up hidden state `[c]` of one token, uniform in [-1, 1): it depends on the token alone, never on
-    /// the step that the token came in.
-    #[must_use]
-    pub fn hidden_state(&self, sequence: usize, layer: usize, position: usize) -> Vec<f32> {
-        let dimension = |dimension| {
-            let bits = mix(self.seed, &[sequence, layer, position, dimension]) >> 40;
-            bits as f32 / (1_u64 << 23) as f32 - 1.0
-        };
-        (0..self.hidden).map(dimension).collect()
-    }
 }
 
 /// A rule of [`EvictionPolicy`] that was broken, or a decision that failed.
@@ -71,8 +61,9 @@ pub enum Violation {
 /// Plays `scene` under `policy` in several ways and compares.
 ///
 /// Checked in every step: a lifetime never grows; no token ends before the query after its own; no lifetime is
-/// lowered into the past; the policy writes no side channel but its own. Checked over whole runs: lifetimes and
-/// killers depend neither on the chunks nor on which sequences share a step; a layer-wise policy treats all lanes
+/// lowered into the past; the policy writes no side channel and no statistic but its own. Checked over whole runs: lifetimes and
+/// killers depend neither on the chunks (as far as the policy lets a prompt be cut) nor on which sequences share a step,
+/// and generated tokens that go in again at once, as after a preemption, end as they did one by one; a layer-wise policy treats all lanes
 /// of a layer alike; floors hold when the policy is protected; what a policy says as data is what it does.
 ///
 /// # Errors
@@ -85,6 +76,8 @@ pub fn check(policy: &dyn EvictionPolicy, scene: &Scene) -> Result<(), Violation
         let chunked = play::play(policy, scene, lanes, Plan::Ragged { round }, Floors::default(), &team)?;
         same("chunking changes nothing", &whole, &chunked, |lane| lane)?;
     }
+    let again = play::play(policy, scene, lanes, Plan::Replayed, Floors::default(), &team)?;
+    same("generated tokens end alike when they go in again together", &whole, &again, |lane| lane)?;
     let token_by_token = play::play(policy, scene, lanes, Plan::TokenByToken, Floors::default(), &team)?;
     same("chunking changes nothing", &whole, &token_by_token, |lane| lane)?;
     if lanes == 1 && scene.kv_heads > 1 {
@@ -146,15 +139,7 @@ fn same(
     Ok(())
 }
 
-/// A hash of the seed and the indices: SplitMix64's finaliser, folded over them.
-fn mix(seed: u64, indices: &[usize]) -> u64 {
-    indices.iter().fold(seed, |state, &index| {
-        let mut bits = state.wrapping_add(index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^ (bits >> 31)
-    })
-}
-
+#[cfg(test)]
+mod after_tests;
 #[cfg(test)]
 mod tests;

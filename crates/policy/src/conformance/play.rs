@@ -1,13 +1,15 @@
-//! A decoder without attention: append, decide, reclaim.
+//! A decoder of made-up tokens: append, decide, look at attention, reclaim.
 
 use std::collections::BTreeMap;
 
 use dropcap_cache::{Death, KvCache, Lane, LayerIdx, PagePool};
 use dropcap_kernels::{DType, PageLayout, Team};
 
+use super::made_up::{HEAD_DIM, mix};
 use super::rules::Before;
-use super::{Scene, Violation, mix};
-use crate::{EvictionPolicy, Floors, LaneEditor, Observation, Span};
+use super::show::{Shown, show};
+use super::{Scene, Violation};
+use crate::{EvictionPolicy, Floors, LaneEditor, Needs, Observation, Span, Stage};
 
 /// `(expires_at, killer)` of every entry that ever was, by sequence, layer, lane and position.
 pub type Lifetimes = BTreeMap<(usize, usize, usize, u32), (u32, u32)>;
@@ -17,7 +19,9 @@ pub type Lifetimes = BTreeMap<(usize, usize, usize, u32), (u32, u32)>;
 pub(super) enum Plan {
     /// Each sequence alone, its prompt in one step.
     OneByOne,
-    /// Every sequence alone, token by token: the fewest entries that a lane can hold.
+    /// Each sequence alone, its prompt in one step and what follows in another.
+    Replayed,
+    /// Every sequence alone, token by token where the policy lets it: the fewest entries that a lane can hold.
     TokenByToken,
     /// All sequences together, prompts in random chunks; every round cuts differently.
     Ragged {
@@ -35,12 +39,14 @@ pub(super) fn play(
     floors: Floors,
     team: &Team,
 ) -> Result<Lifetimes, Violation> {
-    // A channel of one number before and after the policy's own, to see whether it stays within its own.
+    // A channel and a statistic before and after the policy's own, to see whether it stays within its own.
     let own = policy.side_channels();
     let widths: Vec<usize> =
         [1].into_iter().chain(own.iter().map(|channel| channel.width)).chain([1]).collect();
     let heads = (scene.kv_heads / lanes).max(1);
-    let pool = PagePool::new(PageLayout::new(heads, 1, widths, DType::F32)?, None);
+    let needs = policy.needs();
+    let layout = PageLayout::new(heads, HEAD_DIM, widths, DType::F32)?;
+    let pool = PagePool::with_statistics(layout, None, needs.statistics + 2);
     let sequences: Vec<Sequence> = (0..scene.sequences)
         .map(|index| {
             let shorter =
@@ -49,10 +55,10 @@ pub(super) fn play(
             Sequence { index, cache: KvCache::new(&pool, scene.layers, lanes), prompt, done: 0 }
         })
         .collect();
-    let mut stage = Stage {
+    let mut stage = Play {
         policy,
+        needs,
         scene,
-        heads,
         floors,
         team,
         sequences,
@@ -69,10 +75,20 @@ pub(super) fn play(
                 }
             }
         }
+        Plan::Replayed => {
+            for index in 0..scene.sequences {
+                let prompt = stage.sequences[index].prompt;
+                stage.step(&[(index, prompt)])?;
+                if scene.decoded > 0 {
+                    stage.step(&[(index, scene.decoded)])?;
+                }
+            }
+        }
         Plan::TokenByToken => {
             for index in 0..scene.sequences {
-                for _ in 0..stage.sequences[index].prompt + scene.decoded {
-                    stage.step(&[(index, 1)])?;
+                while stage.sequences[index].done < stage.sequences[index].prompt + scene.decoded {
+                    let tokens = stage.sequences[index].cut(needs, 1);
+                    stage.step(&[(index, tokens)])?;
                 }
             }
         }
@@ -88,17 +104,28 @@ pub(super) fn play(
     stage.finish()
 }
 
-struct Sequence {
+/// One sequence and its cache.
+pub(super) struct Sequence {
     index: usize,
-    cache: KvCache,
+    pub(super) cache: KvCache,
     prompt: usize,
     done: usize,
 }
 
-struct Stage<'a> {
+impl Sequence {
+    /// So many tokens, or as many as the policy needs together.
+    fn cut(&self, needs: Needs, wanted: usize) -> usize {
+        match needs.cut(self.prompt, self.done, wanted) {
+            0 => self.prompt - self.done,
+            tokens => tokens,
+        }
+    }
+}
+
+struct Play<'a> {
     policy: &'a dyn EvictionPolicy,
+    needs: Needs,
     scene: &'a Scene,
-    heads: usize,
     floors: Floors,
     team: &'a Team,
     sequences: Vec<Sequence>,
@@ -110,7 +137,7 @@ struct Stage<'a> {
 /// One sequence's part of a step: its index and how many new tokens.
 type Share = (usize, usize);
 
-impl Stage<'_> {
+impl Play<'_> {
     /// Some of the unfinished sequences, each with a random part of its prompt or one decoded token.
     fn random_shares(&self, round: u64, number: usize) -> Vec<Share> {
         let mut shares = Vec::new();
@@ -123,7 +150,7 @@ impl Stage<'_> {
             }
             // Pages hold 32 entries: chunks around that size meet every case of their borders.
             let chunk = [1, 7, 31, 32, 33, 64][random / 4 % 6];
-            shares.push((sequence.index, chunk.min(left_of_prompt).max(1)));
+            shares.push((sequence.index, sequence.cut(self.needs, chunk.min(left_of_prompt).max(1))));
         }
         shares
     }
@@ -134,8 +161,12 @@ impl Stage<'_> {
         for &(index, queries) in shares {
             let sequence = &self.sequences[index];
             let end = sequence.done + queries;
-            let prompt_ends = end == sequence.prompt;
-            spans.push(Span { first_row: rows, queries, first_position: sequence.done as u32, prompt_ends });
+            let stage = match (sequence.done < sequence.prompt, end == sequence.prompt) {
+                (true, false) => Stage::Prompt,
+                (true, true) => Stage::PromptEnd,
+                (false, _) => Stage::Behind,
+            };
+            spans.push(Span { first_row: rows, queries, first_position: sequence.done as u32, stage });
             rows += queries;
         }
         let mut died_below: Vec<Vec<Death>> = vec![Vec::new(); spans.len()];
@@ -156,16 +187,22 @@ impl Stage<'_> {
         spans: &[Span],
         died_below: &mut [Vec<Death>],
     ) -> Result<(), Violation> {
-        let hidden = self.hidden(layer, shares);
+        let (hidden, queries) = self.rows(layer, shares);
         let mut taking_part: Vec<&mut Sequence> = self
             .sequences
             .iter_mut()
             .filter(|sequence| shares.iter().any(|&(index, _)| index == sequence.index))
             .collect();
         for (sequence, span) in taking_part.iter_mut().zip(spans) {
-            let (zeros, marks) = (vec![0.0; span.queries * self.heads], Before::marks(span));
-            for lane in sequence.cache.lanes_mut(LayerIdx(layer)) {
-                let new = lane.append(span.first_position, span.queries, &zeros, &zeros, self.heads, None)?;
+            let marks = Before::marks(span);
+            let (keys, values) = key_value_rows(self.scene, sequence.index, layer, span);
+            let width = self.scene.kv_heads * HEAD_DIM;
+            let lanes = sequence.cache.lanes_mut(LayerIdx(layer));
+            let part = width / lanes.len();
+            for (group, lane) in lanes.iter_mut().enumerate() {
+                let (keys, values) = (&keys[group * part..], &values[group * part..]);
+                let new = lane.append(span.first_position, span.queries, keys, values, width, None)?;
+                Before::mark(lane, new.clone());
                 let last_channel = lane.view().layout.side_widths().len() - 1;
                 for channel in [0, last_channel] {
                     lane.write_side(new.clone(), channel, &marks, 1)?;
@@ -185,6 +222,15 @@ impl Stage<'_> {
             Observation { team: self.team, layer, hidden: &hidden, spans, died_below, first_channel: 1 };
         self.policy.decide(&seen, &mut lanes)?;
         drop(lanes);
+        for (which, sequence) in taking_part.iter().enumerate() {
+            let first_query = spans[which].first_position;
+            for (before, lane) in before[which].iter().zip(sequence.cache.lanes(LayerIdx(layer))) {
+                before.check(lane, first_query, self.floors)?;
+            }
+        }
+        let &mut Self { policy, needs, scene, team, floors, .. } = self;
+        let shown = Shown { policy, needs, scene, team, floors };
+        show(&shown, layer, (&hidden, &queries), &mut taking_part, spans)?;
         for (sequence, span) in taking_part.iter().zip(spans) {
             fullness(self.policy, sequence, layer, span)?;
             for (number, lane) in sequence.cache.lanes(LayerIdx(layer)).iter().enumerate() {
@@ -193,9 +239,6 @@ impl Stage<'_> {
             }
         }
         for (which, sequence) in taking_part.iter_mut().enumerate() {
-            for (before, lane) in before[which].iter().zip(sequence.cache.lanes(LayerIdx(layer))) {
-                before.check(lane, &spans[which], self.floors)?;
-            }
             died_below[which].clear();
             for (number, lane) in sequence.cache.lanes_mut(LayerIdx(layer)).iter_mut().enumerate() {
                 let index = sequence.index;
@@ -210,15 +253,17 @@ impl Stage<'_> {
         Ok(())
     }
 
-    fn hidden(&self, layer: usize, shares: &[Share]) -> Vec<f32> {
-        let mut rows = Vec::new();
-        for &(index, queries) in shares {
+    /// Hidden states `[t, c]` and queries `[t, h d]` of a step.
+    fn rows(&self, layer: usize, shares: &[Share]) -> (Vec<f32>, Vec<f32>) {
+        let (mut hidden, mut queries) = (Vec::new(), Vec::new());
+        for &(index, count) in shares {
             let done = self.sequences[index].done;
-            for position in done..done + queries {
-                rows.extend(self.scene.hidden_state(index, layer, position));
+            for position in done..done + count {
+                hidden.extend(self.scene.hidden_state(index, layer, position));
+                queries.extend(self.scene.queries(index, layer, position));
             }
         }
-        rows
+        (hidden, queries)
     }
 
     /// Adds what is still alive.
@@ -244,6 +289,17 @@ impl Stage<'_> {
         }
         Ok(self.lifetimes)
     }
+}
+
+/// Keys and values of a span's tokens for all KV heads, `[t, g d]` each.
+fn key_value_rows(scene: &Scene, sequence: usize, layer: usize, span: &Span) -> (Vec<f32>, Vec<f32>) {
+    let (mut keys, mut values) = (Vec::new(), Vec::new());
+    for position in span.first_position..span.next_position() {
+        let [key, value] = scene.key_and_value(sequence, layer, position as usize);
+        keys.extend(key);
+        values.extend(value);
+    }
+    (keys, values)
 }
 
 /// Whether the lanes of a sequence, before they are reclaimed, are as full as the policy has said at most.

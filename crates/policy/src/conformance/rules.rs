@@ -1,4 +1,6 @@
-//! What one call of `decide` may do to one lane.
+//! What one call of `decide` or `after` may do to one lane.
+
+use std::ops::Range;
 
 use dropcap_cache::Lane;
 
@@ -21,14 +23,23 @@ impl Before {
         (0..span.queries).map(|query| (span.first_position as usize + query) as f32).collect()
     }
 
-    /// Holds the lane after the decision against the lane before it.
-    pub(super) fn check(&self, lane: &Lane, span: &Span, floors: Floors) -> Result<(), Violation> {
+    /// Marks the statistics around the policy's own for new entries.
+    pub(super) fn mark(lane: &mut Lane, new: Range<usize>) {
+        let width = lane.statistics().len() / lane.len().max(1);
+        for entry in new {
+            let mark = lane.positions()[entry] as f32;
+            let row = &mut lane.statistics_mut()[entry * width..][..width];
+            (row[0], row[width - 1]) = (mark, mark);
+        }
+    }
+
+    /// Holds the lane after the decision against the lane before it; `first_query` is the first that may still be told.
+    pub(super) fn check(&self, lane: &Lane, first_query: u32, floors: Floors) -> Result<(), Violation> {
         let broken = |rule, entry: usize| {
             let (was, is) = (self.expires_at.get(entry), lane.expires_at().get(entry));
             let position = self.positions.get(entry);
             let detail = format!(
-                "position {position:?}: expires_at was {was:?}, is {is:?}, first query {}",
-                span.first_position
+                "position {position:?}: expires_at was {was:?}, is {is:?}, first query {first_query}"
             );
             Err(Violation::Rule { rule, detail })
         };
@@ -43,7 +54,7 @@ impl Before {
             if is < was && is <= position {
                 return broken("no token kills itself", entry);
             }
-            if is < was && is < span.first_position {
+            if is < was && is < first_query {
                 return broken("no lifetime is lowered into the past", entry);
             }
             if is < floors.of(position) {
@@ -55,7 +66,14 @@ impl Before {
 
     fn check_marks(&self, lane: &Lane) -> Result<(), Violation> {
         let last_channel = lane.view().layout.side_widths().len() - 1;
+        let width = lane.statistics().len() / lane.len().max(1);
         for (entry, &position) in self.positions.iter().enumerate() {
+            let statistics = &lane.statistics()[entry * width..][..width];
+            if [statistics[0], statistics[width - 1]] != [position as f32; 2] {
+                let rule = "a policy writes no statistic but its own";
+                let detail = format!("position {position}: its row is {statistics:?}");
+                return Err(Violation::Rule { rule, detail });
+            }
             for channel in [0, last_channel] {
                 let found = lane.read_side(entry, channel)?;
                 if found != [position as f32] {

@@ -3,10 +3,11 @@ use dropcap_kernels::{DType, PageLayout};
 use proptest::prelude::*;
 
 use super::*;
+use crate::Stage;
 
 /// A step whose tokens are those at positions `first..end`.
 fn step(first: u32, end: u32) -> Span {
-    Span { first_row: 0, queries: (end - first) as usize, first_position: first, prompt_ends: false }
+    Span { first_row: 0, queries: (end - first) as usize, first_position: first, stage: Stage::Prompt }
 }
 
 fn lane(entries: usize) -> Lane {

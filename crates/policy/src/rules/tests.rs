@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::conformance::{Scene, check, lifetimes};
-use crate::{Both, Floors, PromptBudget, Protected, VoteGates};
+use crate::{Both, Floors, PromptBudget, Protected, Stage, VoteGates};
 
 const SCENE: Scene =
     Scene { layers: 2, kv_heads: 2, hidden: 3, sequences: 1, prompt: 70, decoded: 20, seed: 4 };
@@ -95,7 +95,7 @@ fn a_death_that_is_told_late_ends_the_entry_above_now() {
     let pool = PagePool::new(PageLayout::new(1, 1, vec![], DType::F32).unwrap(), None);
     let mut lanes = [Lane::new(&pool)];
     lanes[0].append(0, 10, &[0.0; 10], &[0.0; 10], 1, None).unwrap();
-    let spans = [Span { first_row: 0, queries: 2, first_position: 8, prompt_ends: false }];
+    let spans = [Span { first_row: 0, queries: 2, first_position: 8, stage: Stage::Prompt }];
     let died = [vec![
         Death { position: 2, expires_at: 5, killer: 5 },
         Death { position: 3, expires_at: 6, killer: 4 },

@@ -25,6 +25,20 @@ fn pairs_and_an_amount_are_read() {
 }
 
 #[test]
+fn a_method_stands_within_another() {
+    let term = one("ada( snapkv(window = 32) , floor=0.2)@0.5");
+    let inner = term.inner().unwrap();
+    assert_eq!((inner.name(), inner.arguments().len(), inner.amount()), ("snapkv", 1, None));
+    assert_eq!((term.arguments().len(), term.amount()), (1, Some(Amount::Share(0.5))));
+    assert_eq!(term.to_string(), "ada(snapkv(window=32), floor=0.2)@0.5");
+    assert_eq!(one("ada(snapkv)"), one(" ada ( snapkv ) "));
+    assert_eq!(one("ada(snapkv@0.2)").inner().unwrap().amount(), Some(Amount::Share(0.2)));
+    for text in ["ada(a b)", "ada(a, b)", "ada(a & b)", "ada(x=1, a)", "ada(a"] {
+        assert!(matches!(parse(text), Err(MethodError::Syntax { .. })), "{text}");
+    }
+}
+
+#[test]
 fn quotes_hold_what_the_grammar_uses() {
     let term = one(r#"dcp(gates="a, (b) & \"c\" @ d=\\e.safetensors")"#);
     assert_eq!(term.arguments()[0].1, r#"a, (b) & "c" @ d=\e.safetensors"#);
@@ -97,6 +111,9 @@ fn length_and_count_are_capped() {
     assert!(matches!(parse(&["a"; MAX_TERMS + 1].join("&")), Err(MethodError::TooManyTerms { .. })));
     let many: Vec<String> = (0..=MAX_ARGUMENTS).map(|i| format!("k{i}=1")).collect();
     assert!(matches!(parse(&format!("a({})", many.join(","))), Err(MethodError::TooManyArguments { .. })));
-    // Nesting does not exist, so depth cannot exhaust the stack.
+    assert!(parse("a(b(c(d)))").is_ok());
+    for text in ["a(b(c(d(e))))".into(), "a(".repeat(MAX_SPEC_BYTES / 2)] {
+        assert!(matches!(parse(&text), Err(MethodError::Syntax { .. })), "depth is capped");
+    }
     assert!(matches!(parse(&"(".repeat(MAX_SPEC_BYTES)), Err(MethodError::Syntax { at: 0, .. })));
 }

@@ -4,7 +4,7 @@ use dropcap_cache::{Death, KvCache, NEVER, PagePool};
 use dropcap_kernels::{DType, Team};
 use dropcap_methods::ModelFacts;
 use dropcap_model::{Checkpoint, Decoder, Logits, Scratch, Segment};
-use dropcap_policy::Action;
+use dropcap_policy::{Action, Stage};
 
 use super::{Workshop, begin};
 use crate::metrics::Quiet;
@@ -68,7 +68,7 @@ pub(super) fn infer_with(
         let mut died = |_, layer: usize, lane: usize, death: Death| {
             expires_at[layer][lane * tokens + death.position as usize] = death.expires_at;
         };
-        let mut segments = [Segment { cache: &mut cache, ids, prompt_ends: true, logits: Logits::All }];
+        let mut segments = [Segment { cache: &mut cache, ids, stage: Stage::PromptEnd, logits: Logits::All }];
         decoder.forward(&team, policy.as_ref(), &mut segments, &mut scratch, &mut died, &mut logits).unwrap();
         for (row, &target) in logits.chunks_exact(logits.len() / tokens).zip(*targets) {
             let most = row.iter().copied().fold(f32::MIN, f32::max);

@@ -1,0 +1,115 @@
+use proptest::prelude::*;
+
+use crate::budgets::*;
+
+/// Scores with ties, and with what no scorer should give.
+fn scores() -> impl Strategy<Value = Vec<f32>> {
+    let number = prop_oneof![
+        8 => (-4_i32..4).prop_map(|number| number as f32),
+        1 => Just(f32::NAN),
+        1 => Just(f32::INFINITY),
+        1 => Just(f32::NEG_INFINITY),
+    ];
+    prop::collection::vec(number, 0..40)
+}
+
+/// The slow twin: a stable sort of everything.
+fn sorted(scores: &[f32], count: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..scores.len()).rev().collect();
+    let worth = |place: &usize| {
+        if scores[*place].is_nan() { f64::MIN } else { f64::from(scores[*place]).max(-1e300) }
+    };
+    order.sort_by(|a, b| worth(b).partial_cmp(&worth(a)).unwrap());
+    order.truncate(count);
+    order.sort_unstable();
+    order
+}
+
+proptest! {
+    #[test]
+    fn the_best_are_kept_and_of_equals_the_later(scores in scores(), count in 0_usize..50) {
+        let kept = kept(&scores, count);
+        prop_assert_eq!(kept.len(), count.min(scores.len()));
+        prop_assert_eq!(kept, sorted(&scores, count));
+    }
+
+    #[test]
+    fn heads_together_keep_exactly_their_budget_and_each_its_share(
+        heads in prop::collection::vec(scores(), 1..5), count in 0_usize..50, safeguard in 0.0_f64..=1.0
+    ) {
+        let lengths = ada_safeguarded(&heads, count, safeguard);
+        let there: usize = heads.iter().map(Vec::len).sum();
+        prop_assert_eq!(lengths.iter().sum::<usize>(), there.min(heads.len() * count));
+        let safe = (count as f64 * safeguard) as usize;
+        for (length, head) in lengths.iter().zip(&heads) {
+            prop_assert!(safe.min(head.len()) <= *length && *length <= head.len());
+        }
+        let mut turned = heads.clone();
+        turned.reverse();
+        // Ties between heads go by the head's number, so the order matters to them alone.
+        let distinct = heads.iter().flatten().map(|score| score.to_bits()).collect::<std::collections::HashSet<_>>().len();
+        if distinct == there {
+            let mut turned = ada_safeguarded(&turned, count, safeguard);
+            turned.reverse();
+            prop_assert_eq!(turned, lengths);
+        }
+    }
+
+    #[test]
+    fn interpolated_heads_never_keep_more_than_they_have(
+        heads in prop::collection::vec(scores(), 1..5), base in 0_usize..50, floor in 0.0_f64..=1.0, normalize: bool
+    ) {
+        let lengths = ada_interpolated(&heads, base, floor, normalize);
+        lengths.iter().zip(&heads).for_each(|(length, head)| assert!(*length <= head.len()));
+    }
+
+    #[test]
+    fn pyramids_fall_upwards_and_never_exceed_the_prompt(
+        layers in 1_usize..40, n in 0_usize..5000, capacity in 0_usize..5000, window in 0_usize..64, beta in 1_usize..30, keep in 0.0_f64..=1.0
+    ) {
+        let tokens: Vec<usize> = (0..layers).map(|layer| pyramid_tokens(layer, layers, n, capacity, window, beta)).collect();
+        let share: Vec<usize> = (0..layers).map(|layer| pyramid_share(layer, layers, n, keep, window, beta as f64)).collect();
+        for lengths in [&tokens, &share] {
+            prop_assert!(lengths.is_sorted_by(|below, above| below >= above), "{:?}", lengths);
+            prop_assert!(lengths.iter().all(|length| *length <= n));
+        }
+        if capacity >= n {
+            prop_assert!(tokens.iter().all(|length| *length == n), "a budget that holds everything keeps everything");
+        }
+        let mean = share.iter().sum::<usize>() as f64 / layers as f64;
+        prop_assert!((mean - n as f64 * keep).abs() <= 0.5 + 1e-9, "{} on average, not {}", mean, n as f64 * keep);
+    }
+
+    #[test]
+    fn classes_are_those_of_trying_every_division(numbers in prop::collection::vec(-1.0_f32..1.0, 3..9)) {
+        let within = |classes: &[u8]| -> f64 {
+            (0..3)
+                .map(|class| {
+                    let of: Vec<f64> = numbers.iter().zip(classes).filter(|(_, own)| **own == class).map(|(&number, _)| number.into()).collect();
+                    let mean = of.iter().sum::<f64>() / of.len().max(1) as f64;
+                    of.iter().map(|number| (number - mean).powi(2)).sum::<f64>()
+                })
+                .sum()
+        };
+        let ours = within(&least_similar_classes(&numbers));
+        for code in 0..3_u32.pow(numbers.len() as u32) {
+            let classes: Vec<u8> = (0..numbers.len()).map(|at| (code / 3_u32.pow(at as u32) % 3) as u8).collect();
+            prop_assert!(ours <= within(&classes) + 1e-9);
+        }
+    }
+
+    #[test]
+    fn as_many_heads_stream_as_the_sparsity_says(
+        gates in prop::collection::vec(prop::collection::vec(prop_oneof![Just(1.0), -0.5_f64..1.5, Just(f64::NAN)], 3), 1..6), sparsity in 0.0_f64..=1.0
+    ) {
+        let streams = streaming_heads(&gates, sparsity);
+        let count = streams.iter().flatten().filter(|streams| **streams).count();
+        prop_assert_eq!(count, ((gates.len() * 3) as f64 * sparsity).round_ties_even() as usize);
+    }
+}
+
+#[test]
+fn a_table_without_scores_shares_evenly() {
+    assert_eq!(head_capacities(&[vec![0.0, 0.0], vec![f64::NAN, 1.0]], 2, 28, 1.3), [[28, 28], [28, 28]]);
+    assert_eq!(squeeze(&[f32::NAN, 0.5], 0.4, 0.2, 100), [40, 40], "fewer than three layers are one class");
+}

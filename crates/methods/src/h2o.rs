@@ -1,0 +1,51 @@
+//! `h2o`: heavy hitters and recent tokens.
+
+use dropcap_policy::PolicyError;
+
+use crate::Method;
+use crate::method::Ranks;
+use crate::ranked::{self, AMOUNT, Layer, RECENT, Recipe, SINKS, Scorer, WHEN};
+
+pub(crate) const METHOD: Method = Method {
+    name: "h2o",
+    summary: "Keeps the tokens that got most attention so far (heavy hitters), per KV head.",
+    details: "\
+The attention probabilities that an entry gets are summed over all queries, from the first of the prompt on, and over the \
+query heads of its KV head; the entries with the smallest sums go. With `when=every_query` sums go on behind the prompt and \
+every query drops what is beyond the budget; `recent` newest tokens are not compared, because they had no time to \
+gather. The paper gives half of the budget to them: write `h2o(recent=512, when=every_query)@1024`.
+
+What was dropped is gone: this is the form of the original's `utils_real_drop`. Its masked form lets a token come back, \
+which ours does not.
+
+Costs: one f32 for each entry; the probabilities of every query, one more pass over the keys.",
+    source: "Zhang et al. 2023, arXiv 2306.14048; FMInference/H2O utils_real_drop",
+    amount: Some(AMOUNT),
+    ranks: Ranks::Itself(|arguments, _| {
+        Recipe::new(H2o, arguments.count("sinks")?, arguments.count("recent")?).when(arguments)
+    }),
+    parameters: &[SINKS, RECENT, WHEN],
+    check: ranked::check,
+    build: ranked::build,
+};
+
+#[derive(Debug)]
+struct H2o;
+
+impl Scorer for H2o {
+    fn ordered(&self) -> bool {
+        false
+    }
+
+    fn statistics(&self) -> usize {
+        1
+    }
+
+    fn observe(&self, layer: &Layer<'_>, statistics: &mut [Vec<f32>]) -> Result<(), PolicyError> {
+        layer.add_mass(0..layer.queries(), statistics)
+    }
+
+    fn score(&self, layer: &Layer<'_>) -> Result<Vec<Vec<f32>>, PolicyError> {
+        Ok((0..layer.heads()).map(|head| layer.statistics(head)).collect())
+    }
+}

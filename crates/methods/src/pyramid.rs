@@ -1,0 +1,30 @@
+//! `pyramid`: lower layers keep more.
+
+use crate::method::Ranks;
+use crate::ranked::{self, AMOUNT, Layers, Recipe};
+use crate::{Method, Parameter, ParameterKind};
+
+pub(crate) const METHOD: Method = Method {
+    name: "pyramid",
+    summary: "Gives lower layers more of the budget of another method: pyramid(snapkv)@0.2.",
+    details: "\
+Budgets fall along a straight line from the first layer to the last, which has `1 / beta` of the mean; `@` is the mean of \
+all layers. Where the last layer's would be smaller than the inner method's window, or the first layer's larger than the \
+text, all layers have the same, rounded to the nearest.
+
+Costs: those of the inner method.",
+    source: "Cai et al. 2024, arXiv 2406.02069; as NVIDIA/kvpress PyramidKVPress",
+    amount: Some(AMOUNT),
+    ranks: Ranks::Around(|arguments, facts| {
+        let inner = Recipe::inner(arguments, facts)?;
+        Ok(Recipe { layers: Layers::Pyramid { beta: f64::from(arguments.count("beta")?) }, ..inner })
+    }),
+    parameters: &[Parameter {
+        name: "beta",
+        kind: ParameterKind::Count { least: 1, most: 1000 },
+        default: "20",
+        help: "how many times the mean the last layer's budget is smaller",
+    }],
+    check: ranked::check,
+    build: ranked::build,
+};

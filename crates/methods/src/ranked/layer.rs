@@ -1,0 +1,178 @@
+//! One layer of one sequence after attention, as scorers see it.
+
+use std::ops::Range;
+
+use dropcap_cache::Lane;
+use dropcap_kernels::{AttentionRows, attention_mass};
+use dropcap_policy::{Attended, LaneEditor, PolicyError, Span};
+
+use super::live::Live;
+
+/// The entries that the next query would see, and the queries that have just attended.
+pub(crate) struct Layer<'a> {
+    pub(super) seen: &'a Attended<'a>,
+    pub(super) span: &'a Span,
+    lanes: &'a LaneEditor<'a>,
+    live: Vec<Live>,
+    statistics: Range<usize>,
+}
+
+impl<'a> Layer<'a> {
+    /// The layer of `span`'s sequence; `ordered` sorts entries by position, otherwise they come as they lie. Statistics are
+    /// those of an entry's row that the scorer owns.
+    pub(super) fn new(
+        seen: &'a Attended<'a>,
+        span: &'a Span,
+        lanes: &'a LaneEditor<'a>,
+        ordered: bool,
+        statistics: Range<usize>,
+    ) -> Self {
+        let live =
+            (0..lanes.groups()).map(|group| Live::of(lanes.lane(group), span.next_position(), ordered));
+        Self { seen, span, lanes, live: live.collect(), statistics }
+    }
+
+    /// KV heads g.
+    pub(crate) fn heads(&self) -> usize {
+        self.seen.shape.kv_heads
+    }
+
+    /// Query heads per KV head.
+    pub(crate) fn group(&self) -> usize {
+        self.seen.shape.query_heads / self.seen.shape.kv_heads
+    }
+
+    /// Width d of a head.
+    pub(crate) fn head_dim(&self) -> usize {
+        self.seen.shape.head_dim
+    }
+
+    /// Tokens of the sequence so far.
+    pub(crate) fn tokens(&self) -> usize {
+        self.span.next_position() as usize
+    }
+
+    /// Queries that have just attended.
+    pub(crate) fn queries(&self) -> usize {
+        self.span.queries
+    }
+
+    /// Index of the layer.
+    pub(crate) fn index(&self) -> usize {
+        self.seen.layer
+    }
+
+    /// Factor of every dot product in attention.
+    pub(crate) fn scale(&self) -> f32 {
+        self.seen.shape.scale
+    }
+
+    /// What is shown of a head.
+    pub(crate) fn live(&self, head: usize) -> &Live {
+        &self.live[head.min(self.live.len() - 1)]
+    }
+
+    /// Positions of a head's entries `[e]`.
+    pub(crate) fn positions(&self, head: usize) -> &[u32] {
+        &self.live(head).positions
+    }
+
+    /// Positions of the entries that any head has, in the order of the lane where there is but one.
+    pub(crate) fn all_positions(&self) -> Vec<u32> {
+        if let [all] = self.live.as_slice() {
+            return all.positions.clone();
+        }
+        let mut all: Vec<u32> = self.live.iter().flat_map(|live| &live.positions).copied().collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// Adds up numbers of each head's entries, f32 `[k, e]` for any k, over all rows and heads: in the order of
+    /// [`all_positions`](Self::all_positions).
+    pub(crate) fn over_heads(&self, rows: &[Vec<f32>]) -> Vec<f32> {
+        let all = self.all_positions();
+        let mut sums = vec![0.0; all.len()];
+        for (head, rows) in rows.iter().enumerate() {
+            let positions = self.positions(head);
+            for row in rows.chunks_exact(positions.len().max(1)) {
+                for (index, (&number, position)) in row.iter().zip(positions).enumerate() {
+                    let place = if self.live.len() == 1 { Ok(index) } else { all.binary_search(position) };
+                    if let Ok(place) = place {
+                        sums[place] += number;
+                    }
+                }
+            }
+        }
+        sums
+    }
+
+    /// Keys of a head's entries as the cache holds them, turned by their positions, f32 `[e, d]`.
+    pub(crate) fn keys(&self, head: usize) -> Result<Vec<f32>, PolicyError> {
+        self.read(head, Lane::read_key)
+    }
+
+    /// Values of a head's entries as the cache holds them, f32 `[e, d]`.
+    pub(crate) fn values(&self, head: usize) -> Result<Vec<f32>, PolicyError> {
+        self.read(head, Lane::read_value)
+    }
+
+    /// A head's statistics, f32 `[e, s]`.
+    pub(crate) fn statistics(&self, head: usize) -> Vec<f32> {
+        let lane = self.lane(head).0;
+        let width = lane.statistics().len() / lane.len().max(1);
+        let row = |&entry: &usize| &lane.statistics()[entry * width..][self.statistics.clone()];
+        self.live(head).entries.iter().flat_map(row).copied().collect()
+    }
+
+    /// What the last `window` queries gave each entry, summed over them: of each KV head f32 `[group, e]`, a row for each of
+    /// its query heads.
+    pub(crate) fn mass(&self, window: usize) -> Result<Vec<Vec<f32>>, PolicyError> {
+        let mut sums: Vec<Vec<f32>> =
+            (0..self.heads()).map(|head| vec![0.0; self.group() * self.lane(head).0.len()]).collect();
+        self.add_mass(self.span.queries.saturating_sub(window)..self.span.queries, &mut sums)?;
+        let shown = |(head, sums): (usize, Vec<f32>)| {
+            let rows = sums.chunks_exact(self.lane(head).0.len().max(1));
+            rows.flat_map(|row| self.live(head).entries.iter().map(move |&entry| row[entry])).collect()
+        };
+        Ok(sums.into_iter().enumerate().map(shown).collect())
+    }
+
+    /// Adds what some of the step's queries gave each entry to sums of each KV head, f32 `[group, e]` or `[1, e]` in the
+    /// order of the lanes.
+    pub(crate) fn add_mass(&self, queries: Range<usize>, sums: &mut [Vec<f32>]) -> Result<(), PolicyError> {
+        // Fits: the step's positions have been checked.
+        let first_position = self.span.first_position + queries.start as u32;
+        let rows = AttentionRows {
+            first_row: self.span.first_row + queries.start,
+            queries: queries.len(),
+            first_position,
+            lanes: (0..self.lanes.groups()).map(|group| self.lanes.lane(group).view()).collect(),
+        };
+        let mut sums: Vec<&mut [f32]> = sums.iter_mut().map(Vec::as_mut_slice).collect();
+        let Attended { team, shape, queries, query_stride, .. } = self.seen;
+        Ok(attention_mass(team, shape, &rows, queries, *query_stride, &mut sums)?)
+    }
+
+    /// The lane of a KV head, and the head's number in it.
+    fn lane(&self, head: usize) -> (&Lane, usize) {
+        if self.lanes.groups() == 1 { (self.lanes.lane(0), head) } else { (self.lanes.lane(head), 0) }
+    }
+
+    fn read<E>(
+        &self,
+        head: usize,
+        row: impl Fn(&Lane, usize, usize) -> Result<Vec<f32>, E>,
+    ) -> Result<Vec<f32>, PolicyError>
+    where
+        PolicyError: From<E>,
+    {
+        let (lane, index) = self.lane(head);
+        let live = self.live(head);
+        let mut rows = Vec::with_capacity(live.entries.len() * self.head_dim());
+        for &entry in &live.entries {
+            rows.extend(row(lane, entry, index)?);
+        }
+        Ok(rows)
+    }
+}

@@ -1,0 +1,26 @@
+//! Which entries of a lane the next query would see.
+
+use dropcap_cache::Lane;
+
+/// Entries that will be seen again, and their positions.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Live {
+    /// Their numbers in the lane.
+    pub(crate) entries: Vec<usize>,
+    /// `[e]`
+    pub(crate) positions: Vec<u32>,
+}
+
+impl Live {
+    /// Those that the query at `next` sees, tokens that come later left out; `ordered` sorts them by position.
+    pub(super) fn of(lane: &Lane, next: u32, ordered: bool) -> Self {
+        let lives = lane.positions().iter().zip(lane.expires_at()).enumerate();
+        let seen = lives.filter(|&(_, (&position, &expires_at))| position < next && next < expires_at);
+        let mut pairs: Vec<(u32, usize)> = seen.map(|(entry, (&position, _))| (position, entry)).collect();
+        if ordered {
+            pairs.sort_unstable();
+        }
+        let (positions, entries) = pairs.into_iter().unzip();
+        Self { entries, positions }
+    }
+}

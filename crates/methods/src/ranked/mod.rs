@@ -1,0 +1,137 @@
+//! Methods that rank: a scorer says what entries are worth, a budget how many stay.
+
+mod budget;
+mod keep;
+mod layer;
+mod live;
+mod recipe;
+mod scorer;
+mod turned;
+
+pub(crate) use budget::{Heads, Layers};
+pub(crate) use layer::Layer;
+pub(crate) use recipe::{AMOUNT, MakeRecipe, RECENT, Recipe, SINKS, WHEN, build, check};
+pub(crate) use scorer::Scorer;
+
+use std::collections::HashSet;
+
+use dropcap_policy::{
+    Attended, Cadence, EvictionPolicy, LaneEditor, Needs, Observation, Peak, PolicyError, Span, Stage,
+};
+
+use budget::Budget;
+
+/// A policy that lets a budget of the best entries stay, as a scorer ranks them, when a prompt ends or after every query
+/// from there on.
+///
+/// What it ends has been seen by the query that ended it: prompts are read densely.
+#[derive(Debug)]
+pub(crate) struct Ranked {
+    scorer: Box<dyn Scorer>,
+    budget: Budget,
+    cadence: Cadence,
+}
+
+impl Ranked {
+    /// The policy of a scorer under a budget; `cadence` is [`Cadence::Prompt`] or [`Cadence::EveryQuery`].
+    pub(crate) fn new(scorer: Box<dyn Scorer>, budget: Budget, cadence: Cadence) -> Self {
+        Self { scorer, budget, cadence }
+    }
+
+    /// Brings statistics up to date.
+    fn observe(
+        &self,
+        seen: &Attended<'_>,
+        span: &Span,
+        lanes: &mut LaneEditor<'_>,
+    ) -> Result<(), PolicyError> {
+        let width = self.scorer.statistics();
+        let own = seen.first_statistic..seen.first_statistic + width;
+        let mut rows: Vec<Vec<f32>> = (0..lanes.groups())
+            .map(|group| {
+                let lane = lanes.lane(group);
+                let row = lane.statistics().len() / lane.len().max(1);
+                let entries = lane.statistics().chunks_exact(row.max(1));
+                entries.flat_map(|entry| &entry[own.clone()]).copied().collect()
+            })
+            .collect();
+        self.scorer.observe(&Layer::new(seen, span, lanes, false, own.clone()), &mut rows)?;
+        for (group, rows) in rows.iter().enumerate() {
+            let row = lanes.lane(group).statistics().len() / lanes.lane(group).len().max(1);
+            let entries = lanes.statistics(group).chunks_exact_mut(row.max(1));
+            for (entry, new) in entries.zip(rows.chunks_exact(width)) {
+                entry[own.clone()].copy_from_slice(new);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends what is beyond the budget.
+    fn prune(&self, seen: &Attended<'_>, span: &Span, lanes: &mut LaneEditor<'_>) -> Result<(), PolicyError> {
+        let next = span.next_position();
+        let own = seen.first_statistic..seen.first_statistic + self.scorer.statistics();
+        let layer = Layer::new(seen, span, lanes, self.scorer.ordered(), own);
+        let kept = self.budget.kept(next, seen.layer, seen.layers) as usize;
+        if (0..lanes.groups()).all(|group| layer.positions(group).len() <= kept) {
+            return Ok(());
+        }
+        let scores = self.scorer.score(&layer)?;
+        let mut ended: Vec<(usize, usize)> = Vec::new();
+        if self.scorer.per_head() {
+            let positions: Vec<&[u32]> = (0..scores.len()).map(|head| layer.positions(head)).collect();
+            let stays = self.budget.share_out(&scores, &positions, next, kept);
+            for (group, stays) in stays.iter().enumerate() {
+                let losers = layer.live(group).entries.iter().zip(stays).filter(|(_, stays)| !**stays);
+                ended.extend(losers.map(|(&entry, _)| (group, entry)));
+            }
+        } else {
+            let positions = layer.all_positions();
+            let stays = self.budget.share_out(&scores, &[&positions], next, kept);
+            let losers = positions.iter().zip(&stays[0]).filter(|(_, stays)| !**stays);
+            let losers: HashSet<u32> = losers.map(|(&position, _)| position).collect();
+            for group in 0..lanes.groups() {
+                let lives = layer.live(group).entries.iter().zip(layer.positions(group));
+                let ends = lives.filter(|(_, position)| losers.contains(position));
+                ended.extend(ends.map(|(&entry, _)| (group, entry)));
+            }
+        }
+        for (group, entry) in ended {
+            lanes.lower(group, entry, next, next - 1);
+        }
+        Ok(())
+    }
+}
+
+impl EvictionPolicy for Ranked {
+    fn per_head(&self) -> bool {
+        self.scorer.per_head()
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { after: self.cadence, statistics: self.scorer.statistics(), together: self.scorer.together() }
+    }
+
+    fn peak(&self, prompt: usize, tokens: usize) -> Peak {
+        self.budget.peak(self.cadence, prompt, tokens)
+    }
+
+    fn decide(&self, _seen: &Observation<'_>, _lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {
+        Ok(())
+    }
+
+    fn after(&self, seen: &Attended<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {
+        for (span, lanes) in seen.spans.iter().zip(lanes) {
+            // Beside another policy there may be calls that this one did not ask for.
+            if !self.needs().heeds(span.stage) {
+                continue;
+            }
+            if self.scorer.statistics() > 0 {
+                self.observe(seen, span, lanes)?;
+            }
+            if span.stage != Stage::Prompt {
+                self.prune(seen, span, lanes)?;
+            }
+        }
+        Ok(())
+    }
+}

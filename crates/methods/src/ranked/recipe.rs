@@ -1,0 +1,121 @@
+//! From a specification to a policy that ranks.
+
+use std::sync::Arc;
+
+use dropcap_policy::{Cadence, EvictionPolicy, Floors, PromptBudget};
+
+use super::budget::{Budget, Heads, Layers};
+use super::{Ranked, Scorer};
+use crate::method::Ranks;
+use crate::registry::find;
+use crate::{Amount, Arguments, MethodError, ModelFacts, Parameter, ParameterKind, Term};
+
+/// Everything about a ranking policy but how much stays.
+#[derive(Debug)]
+pub(crate) struct Recipe {
+    pub(crate) scorer: Box<dyn Scorer>,
+    pub(crate) floors: Floors,
+    pub(crate) cadence: Cadence,
+    pub(crate) heads: Heads,
+    pub(crate) layers: Layers,
+}
+
+/// How the arguments of a ranking method become a recipe.
+pub(crate) type MakeRecipe = fn(&Arguments<'_>, &ModelFacts) -> Result<Recipe, MethodError>;
+
+/// What `@` means for all methods that rank.
+pub(crate) const AMOUNT: &str = "entries KEPT of each head: tokens, or a share of the text";
+
+/// When a method that may rank at every query does so.
+pub(crate) const WHEN: Parameter = Parameter {
+    name: "when",
+    kind: ParameterKind::Choice(&["prefill_end", "every_query"]),
+    default: "prefill_end",
+    help: "drop once, when the prompt ends, or after every query from there on",
+};
+
+/// First tokens that stay.
+pub(crate) const SINKS: Parameter = Parameter {
+    name: "sinks",
+    kind: ParameterKind::Count { least: 0, most: crate::MAX_COUNT },
+    default: "0",
+    help: "first tokens that always stay; they count",
+};
+
+/// Newest tokens that stay.
+pub(crate) const RECENT: Parameter = Parameter {
+    name: "recent",
+    kind: ParameterKind::Count { least: 0, most: crate::MAX_COUNT },
+    default: "0",
+    help: "newest tokens that always stay; they count",
+};
+
+impl Recipe {
+    /// A scorer when the prompt ends, under the floors that `sinks` and `recent` of the arguments name.
+    pub(crate) fn new(scorer: impl Scorer + 'static, sinks: u32, recent: u32) -> Self {
+        let floors = Floors { sinks, recent };
+        Self {
+            scorer: Box::new(scorer),
+            floors,
+            cadence: Cadence::Prompt,
+            heads: Heads::Alike,
+            layers: Layers::Alike,
+        }
+    }
+
+    /// The same when [`WHEN`] says.
+    pub(crate) fn when(self, arguments: &Arguments<'_>) -> Result<Self, MethodError> {
+        let cadence =
+            if arguments.text(WHEN.name)? == "every_query" { Cadence::EveryQuery } else { Cadence::Prompt };
+        Ok(Self { cadence, ..self })
+    }
+
+    /// The recipe of the method within the parentheses.
+    ///
+    /// # Errors
+    /// None there, or one that does not rank.
+    pub(crate) fn inner(arguments: &Arguments<'_>, facts: &ModelFacts) -> Result<Self, MethodError> {
+        let (make, inner) = inner_of(arguments)?;
+        make(&inner, facts)
+    }
+}
+
+/// Refuses a method that ranks without a budget, with two, or around nothing that ranks.
+pub(crate) fn check(arguments: &Arguments<'_>) -> Result<(), MethodError> {
+    match arguments.method().ranks {
+        Ranks::Around(_) => inner_of(arguments).map(drop),
+        Ranks::No | Ranks::Itself(_) => Ok(()),
+    }
+}
+
+/// The policy of a method that ranks.
+pub(crate) fn build(
+    arguments: &Arguments<'_>,
+    facts: &ModelFacts,
+) -> Result<Arc<dyn EvictionPolicy>, MethodError> {
+    let method = arguments.method();
+    let amount = match arguments.amount() {
+        None => return Err(MethodError::NoBudget { method: method.name }),
+        Some(Amount::Tokens(tokens)) => PromptBudget::Tokens(tokens),
+        Some(Amount::Share(share)) => PromptBudget::Share(share),
+    };
+    let (Ranks::Itself(make) | Ranks::Around(make)) = method.ranks else {
+        return Err(MethodError::DoesNotRank { method: method.name });
+    };
+    let Recipe { scorer, floors, cadence, heads, layers } = make(arguments, facts)?;
+    Ok(Arc::new(Ranked::new(scorer, Budget { amount, floors, heads, layers }, cadence)))
+}
+
+/// How the method within the parentheses makes its recipe, and its arguments.
+fn inner_of<'a>(arguments: &Arguments<'a>) -> Result<(MakeRecipe, Arguments<'a>), MethodError> {
+    let outer = arguments.method().name;
+    let term: &Term = arguments.inner().ok_or(MethodError::NoInner { method: outer })?;
+    let method = find(term.name())?;
+    if let Some(given) = term.amount() {
+        return Err(MethodError::InnerAmount { method: method.name, outer, given });
+    }
+    match method.ranks {
+        Ranks::Itself(make) | Ranks::Around(make) => Ok((make, Arguments::new(method, term)?)),
+        Ranks::No => Err(MethodError::DoesNotRank { method: method.name }),
+    }
+}

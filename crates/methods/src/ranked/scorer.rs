@@ -1,0 +1,46 @@
+//! What entries are worth: the part of a method that differs from paper to paper.
+
+use std::fmt::Debug;
+
+use dropcap_policy::PolicyError;
+
+use super::Layer;
+
+/// Says what the entries of a layer are worth when some must go; the larger stays, and NaN is worth least.
+pub(crate) trait Scorer: Debug + Send + Sync {
+    /// Whether every KV head has scores of its own; otherwise one row is for all heads, and all keep the same tokens.
+    fn per_head(&self) -> bool {
+        true
+    }
+
+    /// Last tokens of a prompt whose queries it reads: they must come in one step. `usize::MAX` is all of them.
+    fn together(&self) -> usize {
+        0
+    }
+
+    /// Whether entries must come in the order of their positions; one that looks at each alone spares the sorting.
+    fn ordered(&self) -> bool {
+        true
+    }
+
+    /// f32 numbers s that it sums up about every entry of every lane, 0 for a new one.
+    fn statistics(&self) -> usize {
+        0
+    }
+
+    /// Brings the statistics `[e, s]` of each KV head up to date after the queries of a step, in the order of the lanes.
+    ///
+    /// # Errors
+    /// A failed operation.
+    fn observe(&self, layer: &Layer<'_>, statistics: &mut [Vec<f32>]) -> Result<(), PolicyError> {
+        let _ = (layer, statistics);
+        Ok(())
+    }
+
+    /// The scores: f32 `[g][e]` of the entries that [`Layer`] shows of each head, or `[1][e]` of those of any head
+    /// ([`Layer::all_positions`]).
+    ///
+    /// # Errors
+    /// A failed operation.
+    fn score(&self, layer: &Layer<'_>) -> Result<Vec<Vec<f32>>, PolicyError>;
+}
