@@ -13,6 +13,7 @@ pub mod budgets;
 mod compactor;
 mod dcp;
 pub mod docs;
+mod duo_attention;
 mod error;
 mod expected_attention;
 mod facts;
