@@ -35,7 +35,7 @@ impl Sharing {
     /// That of a method over a model; `windows` says whether the model itself has sliding windows.
     pub(crate) fn of(policy: &dyn EvictionPolicy, windows: bool) -> Self {
         let cuts = |rules: &[dropcap_policy::Rule]| {
-            rules.iter().any(|rule| matches!(rule.action, Action::PromptCut(_)))
+            rules.iter().any(|rule| matches!(rule.action, Action::PromptCut(_) | Action::WindowBehind { .. }))
         };
         match policy.rules() {
             Some([]) if !windows => Self::Dense,

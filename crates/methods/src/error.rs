@@ -227,6 +227,37 @@ pub enum MethodError {
         /// Numbers given.
         got: usize,
     },
+    /// A head profile that cannot be read at all.
+    #[error("cannot read the head profile {}: {error}", path.display())]
+    ProfileUnreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// A head profile that does not follow its format.
+    #[error("the head profile {}, {place}: {what}", path.display())]
+    Profile {
+        /// The file.
+        path: PathBuf,
+        /// The line, or the head.
+        place: String,
+        /// What stands there, and what was expected.
+        what: String,
+    },
+    /// A head profile of a model of another shape.
+    #[error(
+        "the head profile {} is of {} layers of {} heads, and the model has {} layers of {} KV heads; use a profile of this model",
+        path.display(), got.0, got.1, expected.0, expected.1
+    )]
+    ProfileShape {
+        /// The file.
+        path: PathBuf,
+        /// Its layers and heads.
+        got: (usize, usize),
+        /// The model's layers and KV heads.
+        expected: (usize, usize),
+    },
     /// A gate file that could not be written; what stood there before is untouched.
     #[error("cannot write the gates: {0}")]
     Write(#[from] FileError),

@@ -7,8 +7,8 @@ use dropcap_policy::{Both, EvictionPolicy};
 use crate::method::Ranks;
 use crate::{Arguments, Method, MethodError, MethodSpec, ModelFacts, Term, nearest::nearest};
 use crate::{
-    a2sf, ada, compactor, dcp, expected_attention, h2o, keydiff, knorm, lagkv, none, observed_attention,
-    pyramid, random, simulate, snapkv, streaming_llm, tova,
+    a2sf, ada, compactor, dcp, duo_attention, expected_attention, h2o, keydiff, knorm, lagkv, none,
+    observed_attention, pyramid, random, simulate, snapkv, streaming_llm, tova,
 };
 
 /// Every method there is. Grammar, help, documentation and tests are made from this slice.
@@ -27,6 +27,7 @@ pub const METHODS: &[Method] = &[
     lagkv::METHOD,
     compactor::METHOD,
     random::METHOD,
+    duo_attention::METHOD,
     ada::METHOD,
     pyramid::METHOD,
     simulate::METHOD,

@@ -18,6 +18,7 @@ pub struct LaneEditor<'a> {
     appended: usize,
     first_query: u32,
     floors: Floors,
+    among: Option<&'a [bool]>,
 }
 
 impl<'a> LaneEditor<'a> {
@@ -25,20 +26,26 @@ impl<'a> LaneEditor<'a> {
     #[must_use]
     pub fn new(lanes: &'a mut [Lane], span: &Span) -> Self {
         let (appended, first_query) = (span.queries, span.first_position);
-        Self { lanes, appended, first_query, floors: Floors::default() }
+        Self { lanes, appended, first_query, floors: Floors::default(), among: None }
     }
 
     /// An editor of `lanes` after the queries of `span` have attended: what it ends, they have seen.
     #[must_use]
     pub fn after(lanes: &'a mut [Lane], span: &Span) -> Self {
-        Self { lanes, appended: 0, first_query: span.next_position(), floors: Floors::default() }
+        Self { lanes, appended: 0, first_query: span.next_position(), floors: Floors::default(), among: None }
     }
 
     /// The same lanes under higher floors, until the borrow ends; floors can be raised here, never lowered.
     #[must_use]
     pub fn guarded(&mut self, floors: Floors) -> LaneEditor<'_> {
-        let &mut Self { ref mut lanes, appended, first_query, floors: own } = self;
-        LaneEditor { lanes, appended, first_query, floors: own.and(floors) }
+        let &mut Self { ref mut lanes, appended, first_query, floors: own, among } = self;
+        LaneEditor { lanes, appended, first_query, floors: own.and(floors), among }
+    }
+
+    /// The same lanes, of which those that `heads` `[g]` does not name keep everything.
+    #[must_use]
+    pub fn among(self, heads: Option<&'a [bool]>) -> Self {
+        Self { among: heads.or(self.among), ..self }
     }
 
     /// How many lanes there are: one for the layer, or one per KV head.
@@ -92,7 +99,7 @@ impl<'a> LaneEditor<'a> {
     }
 
     /// Lets an entry end at the query `expires_at` and notes which query decided so; false if the entry was to end
-    /// no later anyway, and then nothing changes.
+    /// no later anyway, or is of a head that is left alone, and then nothing changes.
     ///
     /// The entry ends at its floor if that is later, and not before the first query that may still be told:
     /// earlier ones have seen it. `killer` stays who decided, however long ago.
@@ -100,6 +107,9 @@ impl<'a> LaneEditor<'a> {
     /// # Panics
     /// If `group` or `entry` is out of range.
     pub fn lower(&mut self, group: usize, entry: usize, expires_at: u32, killer: u32) -> bool {
+        if self.among.is_some_and(|heads| !heads.get(group).is_some_and(|acts| *acts)) {
+            return false;
+        }
         let lane = &mut self.lanes[group];
         let floor = self.floors.of(lane.positions()[entry]);
         lane.lower(entry, expires_at.max(floor).max(self.first_query), killer)

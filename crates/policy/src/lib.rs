@@ -40,7 +40,7 @@ pub use needs::{Cadence, Needs};
 pub use observation::{Attended, Observation, Span, Stage};
 pub use peak::Peak;
 pub use protected::Protected;
-pub use rule::{Action, PromptBudget, PromptCut, Rule, VoteGates, VoteLayer};
+pub use rule::{Action, HeadSet, PromptBudget, PromptCut, Rule, VoteGates, VoteLayer};
 pub use rules::Rules;
 pub use side_channel::SideChannel;
 pub use turns::{Turn, turns};

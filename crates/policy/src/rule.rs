@@ -1,8 +1,10 @@
 //! What a policy does, as data: carried out by [`crate::Rules`] on the processor, by kernels on a device.
 
+mod head_set;
 mod prompt_cut;
 mod vote_gates;
 
+pub use head_set::HeadSet;
 pub use prompt_cut::{PromptBudget, PromptCut};
 pub use vote_gates::{VoteGates, VoteLayer};
 
@@ -17,6 +19,8 @@ pub struct Rule {
     pub action: Action,
     /// What it may not take away.
     pub floors: Floors,
+    /// The KV heads that it acts on, if not all; then there is a lane for each.
+    pub heads: Option<HeadSet>,
 }
 
 /// The kinds of rules.
@@ -27,6 +31,14 @@ pub enum Action {
         /// First positions that the rule leaves alone.
         sinks: u32,
         /// Queries that see an entry, its own included.
+        recent: u32,
+    },
+    /// From the end of a prompt of n tokens on as a window: what is there then ends at `max(n, p + recent)`, and what comes
+    /// behind it at `p + recent`, unless `p < sinks`. The prompt itself sees everything.
+    WindowBehind {
+        /// First positions that the rule leaves alone.
+        sinks: u32,
+        /// Queries behind the prompt that see an entry, its own included.
         recent: u32,
     },
     /// A new entry at position p ends at `p + 1`, unless `floor((p + 1) keep) > floor(p keep)`, in f64: of the first n
@@ -54,7 +66,7 @@ impl Rule {
     /// A rule without floors of its own: a token sees itself, nothing more is promised.
     #[must_use]
     pub fn new(action: Action) -> Self {
-        Self { action, floors: Floors::default() }
+        Self { action, floors: Floors::default(), heads: None }
     }
 
     /// The same rule under higher floors.
@@ -63,12 +75,22 @@ impl Rule {
         Self { floors: self.floors.and(floors), ..self }
     }
 
+    /// The same rule for the lanes of these heads alone.
+    #[must_use]
+    pub fn among(self, heads: HeadSet) -> Self {
+        Self { heads: Some(heads), ..self }
+    }
+
     /// How full a lane gets under this rule alone; arguments as [`crate::EvictionPolicy::peak`]'s.
     pub(crate) fn peak(&self, prompt: usize, tokens: usize) -> Peak {
         let alone = match &self.action {
             Action::Window { sinks, recent } => {
                 let window = (*sinks as usize).saturating_add((*recent).max(1) as usize);
                 Peak::exactly(window.min(tokens))
+            }
+            Action::WindowBehind { sinks, recent } => {
+                let window = (*sinks as usize).saturating_add((*recent).max(1) as usize);
+                Peak::exactly(window.max(prompt).min(tokens))
             }
             Action::Share { keep } => {
                 // A token that does not stay is there for itself.
@@ -82,6 +104,8 @@ impl Rule {
                 Peak::exactly(prompt.max(kept.saturating_add(tokens - prompt.min(tokens))))
             }
         };
-        alone.under(self.floors, tokens)
+        let peak = alone.under(self.floors, tokens);
+        // Lanes of other heads may hold everything.
+        if self.heads.is_some() { Peak { most: tokens, ..peak } } else { peak }
     }
 }

@@ -6,6 +6,7 @@ use dropcap_cache::Death;
 
 use crate::{
     Action, EvictionPolicy, LaneEditor, Observation, Peak, PolicyError, PromptCut, Rule, SideChannel, Span,
+    Stage,
 };
 
 /// A policy written as data: all rules act on every step, in their order.
@@ -34,9 +35,9 @@ impl Rules {
 }
 
 impl EvictionPolicy for Rules {
-    /// One gate for all KV heads needs no lane of their own for them.
+    /// One gate for all KV heads needs no lane of their own for them; a rule for some heads does.
     fn per_head(&self) -> bool {
-        self.votes().any(|gates| gates.heads() > 1)
+        self.votes().any(|gates| gates.heads() > 1) || self.rules.iter().any(|rule| rule.heads.is_some())
     }
 
     fn side_channels(&self) -> Vec<SideChannel> {
@@ -54,13 +55,18 @@ impl EvictionPolicy for Rules {
 
     fn decide(&self, seen: &Observation<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {
         let mut seen = *seen;
-        for Rule { action, floors } in &self.rules {
-            let mut guarded: Vec<_> = lanes.iter_mut().map(|lanes| lanes.guarded(*floors)).collect();
+        for Rule { action, floors, heads } in &self.rules {
+            let heads = heads.as_ref().map(|heads| heads.of(seen.layer));
+            let mut guarded: Vec<_> =
+                lanes.iter_mut().map(|lanes| lanes.guarded(*floors).among(heads)).collect();
             let spans = seen.spans.iter().zip(&mut guarded);
             match action {
                 Action::Window { sinks, recent } => {
                     let end = |position: u32| (position >= *sinks).then(|| position.saturating_add(*recent));
                     spans.for_each(|(_, lanes)| at_birth(lanes, end));
+                }
+                Action::WindowBehind { sinks, recent } => {
+                    spans.for_each(|(span, lanes)| window_behind(*sinks, *recent, span, lanes));
                 }
                 Action::Share { keep } => {
                     let end = |position: u32| (!stays(position, *keep)).then(|| position.saturating_add(1));
@@ -89,6 +95,28 @@ fn at_birth(lanes: &mut LaneEditor<'_>, end: impl Fn(u32) -> Option<u32>) {
         for entry in lanes.new_entries(group) {
             if let Some(end) = end(lanes.lane(group).positions()[entry]) {
                 lanes.lower(group, entry, end, end);
+            }
+        }
+    }
+}
+
+/// From the end of a prompt on, a window.
+fn window_behind(sinks: u32, recent: u32, span: &Span, lanes: &mut LaneEditor<'_>) {
+    let end = |position: u32| (position >= sinks).then(|| position.saturating_add(recent));
+    match span.stage {
+        Stage::Prompt => {}
+        Stage::Behind => at_birth(lanes, end),
+        Stage::PromptEnd => {
+            let n = span.next_position();
+            for group in 0..lanes.groups() {
+                for entry in 0..lanes.lane(group).len() {
+                    match end(lanes.lane(group).positions()[entry]) {
+                        // As where a prompt is cut: its last token decided.
+                        Some(end) if end <= n => drop(lanes.lower(group, entry, n, n - 1)),
+                        Some(end) => drop(lanes.lower(group, entry, end, end)),
+                        None => {}
+                    }
+                }
             }
         }
     }

@@ -43,6 +43,7 @@ fn model() -> (tempfile::TempDir, ModelFacts) {
     for name in ["pruning.safetensors", "a, b.safetensors"] {
         gates.save(&folder.path().join(name), &fingerprint(SCENE.layers, SCENE.hidden)).unwrap();
     }
+    std::fs::write(folder.path().join("full_attention_heads.tsv"), "0.9\t0.1\n0.2\t1\n").unwrap();
     let facts = facts(SCENE.layers, SCENE.hidden, Some(folder.path()));
     (folder, facts)
 }
@@ -77,6 +78,8 @@ fn combinations_conform() {
         "expected_attention(future=20, covariance=false)@30",
         "compactor(first=3, last=2, chunk=16, sketch=3)@0.4",
         "random(when=every_query)@20",
+        "duo_attention(sinks=2, recent=9)",
+        "duo_attention(sinks=2, recent=9, when=prefill_end) & dcp",
         "ada(h2o(recent=9, when=every_query), floor=0.5)@20",
         "ada(pyramid(snapkv(window=3), beta=4))@0.3",
         "tova(when=every_query)@25 & h2o(when=every_query)@30",

@@ -79,11 +79,17 @@ impl<'a> Accepted<'a> {
             policy.rules().ok_or_else(|| unsupported("decides in code, as all do that rank entries"))?;
         let mut accepted = Self::default();
         let mut births = Vec::new();
-        for Rule { action, floors } in rules {
+        for Rule { action, floors, heads } in rules {
+            if heads.is_some() {
+                return Err(unsupported("forgets in some heads only"));
+            }
             match action {
                 Action::Window { sinks, recent } => births.push(window(*sinks, *recent, *floors)),
                 Action::Share { keep } => {
                     births.push(Birth { kind: Birth::SHARE, keep: *keep, ..window(0, 0, *floors) });
+                }
+                Action::WindowBehind { .. } => {
+                    return Err(unsupported("keeps a window from the end of a prompt on"));
                 }
                 Action::PromptCut(cut) => accepted.cuts.push((*cut, *floors)),
                 Action::Inherit if policy.per_head() => {

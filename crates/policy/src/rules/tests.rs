@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::conformance::{Scene, check, lifetimes};
-use crate::{Both, Floors, PromptBudget, Protected, Stage, VoteGates};
+use crate::{Both, Floors, HeadSet, PromptBudget, Protected, Stage, VoteGates};
 
 const SCENE: Scene =
     Scene { layers: 2, kv_heads: 2, hidden: 3, sequences: 1, prompt: 70, decoded: 20, seed: 4 };
@@ -23,6 +23,7 @@ fn gates(bias: f32) -> Action {
 fn some_rules() -> impl Strategy<Value = Vec<Rule>> {
     let action = prop_oneof![
         (0..9_u32, 0..40_u32).prop_map(|(sinks, recent)| Action::Window { sinks, recent }),
+        (0..9_u32, 0..40_u32).prop_map(|(sinks, recent)| Action::WindowBehind { sinks, recent }),
         (0.0..=1.0).prop_map(|keep| Action::Share { keep }),
         (-0.5..0.5_f32).prop_map(gates),
         Just(Action::Inherit),
@@ -31,14 +32,21 @@ fn some_rules() -> impl Strategy<Value = Vec<Rule>> {
         }),
     ];
     let floors = (0..4_u32, 0..9_u32).prop_map(|(sinks, recent)| Floors { sinks, recent });
-    let rule = (action, floors).prop_map(|(action, floors)| Rule { action, floors });
+    let head = || proptest::collection::vec(any::<bool>(), SCENE.kv_heads);
+    let heads = proptest::option::of(proptest::collection::vec(head(), SCENE.layers).prop_map(HeadSet::new));
+    let rule = (action, floors, heads).prop_map(|(action, floors, heads)| Rule { action, floors, heads });
     proptest::collection::vec(rule, 0..4)
 }
 
-/// Where an entry of layer 0 ends by rules that look at no hidden state, in the words of [`Action`].
-fn end_by_hand(rules: &[Rule], position: u32) -> u32 {
+/// Where an entry ends by rules that look at no hidden state, in the words of [`Action`].
+fn end_by_hand(rules: &[Rule], layer: usize, head: usize, position: u32) -> u32 {
     let wished = |action: &Action| match action {
         Action::Window { sinks, recent } if position >= *sinks => position + recent,
+        Action::WindowBehind { sinks, recent } if position >= *sinks => {
+            // Nothing of the prompt ends within it.
+            let n = SCENE.prompt as u32;
+            if position < n { n.max(position + recent) } else { position + recent }
+        }
         Action::Share { keep } => {
             let stay = |n: u32| (f64::from(n) * keep).floor();
             if stay(position + 1) > stay(position) { NEVER } else { position + 1 }
@@ -50,7 +58,8 @@ fn end_by_hand(rules: &[Rule], position: u32) -> u32 {
         }
         _ => NEVER,
     };
-    let ends = rules.iter().map(|rule| wished(&rule.action).max(rule.floors.of(position)));
+    let acts = |rule: &&Rule| rule.heads.as_ref().is_none_or(|heads| heads.of(layer)[head]);
+    let ends = rules.iter().filter(acts).map(|rule| wished(&rule.action).max(rule.floors.of(position)));
     ends.min().unwrap_or(NEVER)
 }
 
@@ -68,8 +77,8 @@ proptest! {
     fn every_entry_ends_where_the_first_of_the_rules_says(rules in some_rules()) {
         let blind = |rule: &Rule| !matches!(rule.action, Action::Vote { .. } | Action::Inherit);
         let rules: Vec<Rule> = rules.into_iter().filter(blind).collect();
-        for (&(_, layer, _, position), life) in &lifetimes(&Rules::new(rules.clone()), &SCENE).unwrap() {
-            prop_assert_eq!(life.0, end_by_hand(&rules, position), "layer {}, position {}", layer, position);
+        for (&(_, layer, head, position), life) in &lifetimes(&Rules::new(rules.clone()), &SCENE).unwrap() {
+            prop_assert_eq!(life.0, end_by_hand(&rules, layer, head, position), "layer {}, head {}, position {}", layer, head, position);
         }
     }
 }
