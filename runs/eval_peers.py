@@ -67,9 +67,10 @@ def hellaswag(rows):
         yield json.dumps({"query": rows[i], "gold": int(rows[i + 1]), "choices": rows[i + 2 : i + 6]})
 
 
-def judged_by_the_harness(name, path, limit, lm, cache):
-    """For each example: log-likelihood of each continuation, whether it is the greedy one, and the metrics."""
-    rows = filter(None, lines(path)) if name != "hellaswag" else hellaswag(lines(path))
+def judged_by_the_harness(name, path, numbers, lm, cache):
+    """For each example of these: log-likelihood of each continuation, whether it is the greedy one, and the metrics."""
+    rows = list(filter(None, lines(path)) if name != "hellaswag" else hellaswag(lines(path)))
+    rows = [rows[number] for number in numbers]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{name}.jsonl"
         file.write_text("\n".join(rows) + "\n", encoding="utf-8")
@@ -83,7 +84,7 @@ def judged_by_the_harness(name, path, limit, lm, cache):
             "metric_list": [{"metric": m, "aggregation": "mean", "higher_is_better": True} for m in metrics],
         }
         out = evaluator.simple_evaluate(
-            lm, tasks=[config], limit=limit, use_cache=str(cache), bootstrap_iters=0, num_fewshot=0
+            lm, tasks=[config], use_cache=str(cache), bootstrap_iters=0, num_fewshot=0
         )
     samples = sorted(out["samples"][config["task"]], key=lambda sample: sample["doc_id"])
     for sample in samples:
@@ -104,15 +105,16 @@ def relative(a, b):
     return abs(a - b) / abs(b)
 
 
-def compare_task(name, path, limit, log, lm, cache):
-    """Rows of the table, and what is wrong."""
-    ours, theirs, worst, differences, left_out = [], [], 0.0, [], 0
+def compare_task(name, path, log, lm, cache):
+    """Prints rows of the table; the relative difference of the losses, and what is judged otherwise."""
+    outcomes = {number: outcome.get("likelihood") for (task, number), outcome in log.items() if task == name}
+    # The harness stops at a continuation without a token of its own, and cuts what does not fit the model.
+    numbers = sorted(number for number, outcome in outcomes.items() if outcome is not None)
+    left_out = len(outcomes) - len(numbers)
+    ours, theirs, worst, differences = [], [], 0.0, []
     hits = {m: [0, 0] for m in TASKS[name]["metrics"]}
-    for number, (answers, judged) in enumerate(judged_by_the_harness(name, path, limit, lm, cache)):
-        outcome = log[name, number].get("likelihood")
-        if outcome is None:
-            left_out += 1
-            continue
+    for number, (answers, judged) in zip(numbers, judged_by_the_harness(name, path, numbers, lm, cache), strict=True):
+        outcome = outcomes[number]
         mine, other = outcome["log_likelihood"], [a[0] for a in answers]
         worst = max([worst] + [abs(a - b) for a, b in zip(mine, other)])
         ours.append(-sum(mine))
@@ -147,7 +149,9 @@ def spread(items, limit):
 def compare_text(name, path, length, limit, log, lm):
     windows = []
     for text in documents(path):
-        rolled = utils.get_rolling_token_windows(lm.tok_encode(text), lm.prefix_token_id, length, 1)
+        # The token that begins a text stands once before it: the harness puts another where the tokenizer has put one.
+        tokens = lm.tok_encode(text, add_special_tokens=False)
+        rolled = utils.get_rolling_token_windows(tokens, lm.prefix_token_id, length, 1)
         windows += [(None, *utils.make_disjoint_window(window)) for window in rolled]
     ours, theirs, worst, tokens = 0.0, 0.0, 0.0, 0
     chosen = spread(windows, limit)
@@ -186,7 +190,7 @@ def main(directory, *results):
             if name.startswith("text "):
                 found = compare_text(name, path, task["window"], task["limit"], log, lm)
             elif name in TASKS:
-                found = compare_task(name, path, task["limit"], log, lm, folder / "lm-eval")
+                found = compare_task(name, path, log, lm, folder / "lm-eval")
             else:
                 continue
             worst, differences = max(worst, found[0]), differences + found[1]

@@ -177,7 +177,10 @@ fn what_is_no_trace_is_named_and_a_torn_one_has_its_page() {
     let deeper = r#"{"deaths":{"id":1,"layer":2,"positions":[0],"expires_at":[1],"killers":[1]}}"#;
     for (trace, words) in [
         (format!("{header}\n{begun}\n{header}\n{begun}\n"), "line 3 begins the trace of another run"),
-        (format!("{header}\n{deeper}\n"), "id: expected a sequence that has begun"),
+        (
+            format!("{header}\n{}\n", deeper.replace(r#""layer":2"#, r#""layer":1"#)),
+            "id: expected a sequence that has begun",
+        ),
         (format!("{header}\n{begun}\n{deeper}\n"), "layer: expected a layer below 2, got 2"),
         (header.replace(":2,", ":3,") + "\n", "version 3, this program reads up to 2"),
         (header.to_owned() + "\n", "no token"),

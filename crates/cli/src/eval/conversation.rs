@@ -31,7 +31,7 @@ impl Conversation {
 
 impl Template for Conversation {
     fn encode(&self, messages: &[String]) -> Result<Vec<u32>, EvalError> {
-        let role = |number: usize| if number % 2 == 0 { Role::User } else { Role::Assistant };
+        let role = |number: usize| if number.is_multiple_of(2) { Role::User } else { Role::Assistant };
         let said = messages.iter().enumerate();
         let said: Vec<Message> =
             said.map(|(number, text)| Message::text(role(number), text.clone())).collect();

@@ -85,15 +85,14 @@ pub(super) fn people(random: &mut ChaCha8Rng, count: usize) -> Vec<Fact> {
     names.shuffle(random);
     families.shuffle(random);
     let fact = |index: usize| {
-        // All pairs of both before a letter comes between them; 24 and 20 have common factors, so the family goes a step
-        // further in each round.
-        let (round, letter) = (index / NAMES.len(), index / (NAMES.len() * FAMILIES.len()));
-        let family = families[(index + round) % FAMILIES.len()];
+        // All pairs of both, the families a step further in each round of the names, before a letter comes between them.
+        let (name, round) = (index % NAMES.len(), index / NAMES.len());
+        let (family, letter) = (families[(name + round) % FAMILIES.len()], round / FAMILIES.len());
         let middle = match letter {
             0 => String::new(),
             number => format!(" {}.", char::from(b'A' + (number - 1) as u8 % 26)),
         };
-        let name = format!("{}{middle} {family}", names[index % NAMES.len()]);
+        let name = format!("{}{middle} {family}", names[name]);
         let city = CITIES.choose(random).copied().unwrap_or_default();
         let thing = THINGS.choose(random).copied().unwrap_or_default();
         Fact {

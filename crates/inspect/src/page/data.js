@@ -41,6 +41,24 @@ class Lives {
       if (scores) this.scores[entry] = scores.getFloat32(4 * deaths, true);
       deaths++;
     }
+    this.index(deaths);
+    this.drawn = new Map();
+  }
+
+  /* Sorts the entries that died by their killers: those of one stand together, from `from[killer]` on. */
+  index(deaths) {
+    this.from = new Uint32Array(this.tokens + 2);
+    this.dead = new Uint32Array(deaths);
+    const each = (tell) => {
+      for (let entry = 0; entry < this.ends.length; entry++) {
+        /* Whoever decides after the text has ended is no token of it. */
+        if (this.ends[entry] !== 0) tell(Math.min(this.killers[entry], this.tokens), entry);
+      }
+    };
+    each((killer) => this.from[killer + 1]++);
+    for (let killer = 0; killer <= this.tokens; killer++) this.from[killer + 1] += this.from[killer];
+    const next = this.from.slice();
+    each((killer, entry) => (this.dead[next[killer]++] = entry));
   }
 
   /* The lanes of a choice: "" stands for all layers, or all heads. */
@@ -79,15 +97,20 @@ class Lives {
     return change.map((step) => (sum += step));
   }
 
+  /* Entries that each query sees in each layer; drawn again whenever another layer is looked at. */
+  layers(head) {
+    if (!this.drawn.has(head)) {
+      const lines = [];
+      for (let layer = 0; layer < report.layers; layer++) lines.push(this.live(this.chosen(String(layer), head)));
+      this.drawn.set(head, lines);
+    }
+    return this.drawn.get(head);
+  }
+
   /* Entries that a query killed, as [lane, position]. */
   victims(killer) {
-    const found = [];
-    for (let entry = 0; entry < this.ends.length; entry++) {
-      if (this.ends[entry] !== 0 && this.killers[entry] === killer) {
-        found.push([Math.floor(entry / this.tokens), entry % this.tokens]);
-      }
-    }
-    return found;
+    const dead = this.dead.subarray(this.from[killer], this.from[killer + 1]);
+    return Array.from(dead, (entry) => [Math.floor(entry / this.tokens), entry % this.tokens]);
   }
 
   text(position) {

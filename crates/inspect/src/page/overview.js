@@ -15,7 +15,10 @@ class Overview {
     };
   }
 
+  /* Of the chosen heads; whichever layer is looked at, all of them are here. */
   draw(head) {
+    if (this.head === head) return;
+    this.head = head;
     const { lives, canvas } = this, { width, height } = canvas;
     const pen = canvas.getContext("2d");
     const picture = pen.createImageData(width, height);

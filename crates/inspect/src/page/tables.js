@@ -29,8 +29,7 @@ function drawTime(lives, layer, head) {
     if (text !== undefined) element.textContent = text;
     return element;
   };
-  const lines = [];
-  for (let one = 0; one < report.layers; one++) lines.push(lives.live(lives.chosen(String(one), head)));
+  const lines = lives.layers(head);
   const most = Math.max(1, ...lines.map((line) => line.reduce((a, b) => Math.max(a, b), 0)));
   const x = (query) => left + ((width - left) * query) / Math.max(1, lives.tokens - 1);
   const y = (live) => (height - bottom) * (1 - live / most) + 4;
@@ -77,7 +76,7 @@ function fillLayers(lives) {
   for (let layer = 0; layer < report.layers; layer++) {
     const lanes = lives.chosen(String(layer), "");
     const all = lanes.length * lives.tokens;
-    const live = lives.live(lanes)[lives.tokens];
+    const live = lives.layers("")[layer][lives.tokens];
     const lived = lives.lived(lanes).reduce((a, b) => a + b, 0) / lives.tokens;
     const button = document.createElement("button");
     button.textContent = layer;
