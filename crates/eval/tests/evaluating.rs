@@ -97,8 +97,7 @@ fn log_probs(subject: &Subject, ids: &[u32], from: usize) -> Vec<(f64, bool)> {
 fn surprises(subject: &Subject, ids: &[u32]) -> Vec<f32> {
     let Compute::Host(decoder) = &subject.compute else { panic!("on the host") };
     let pool = decoder.page_pool(&KeepAll, DType::F32, None).unwrap();
-    let mut logits =
-        read_whole(decoder, &subject.team, &KeepAll, &pool, ids, ids.len()).unwrap().logits;
+    let mut logits = read_whole(decoder, &subject.team, &KeepAll, &pool, ids, ids.len()).unwrap().logits;
     let v = subject.config.vocabulary;
     logits.truncate((ids.len() - 1) * v);
     let mut losses = vec![RowLoss::default(); ids.len() - 1];

@@ -87,8 +87,8 @@ impl Maker<'_> {
     fn told(&self, facts: Vec<Fact>, depth: f64, mut random: ChaCha8Rng) -> Result<Dialogue, EvalError> {
         let asked: Vec<usize> = (0..facts.len()).map(|turn| random.random_range(0..=turn)).collect();
         let turns = asked.iter().map(|&index| Ok(self.asked(&facts[index])? + self.answered(&facts[index])?));
-        let taken = turns.sum::<Result<usize, EvalError>>()?
-            + self.sum(facts.iter().map(|fact| &*fact.sentence))?;
+        let taken =
+            turns.sum::<Result<usize, EvalError>>()? + self.sum(facts.iter().map(|fact| &*fact.sentence))?;
         let share = self.room(taken)? / facts.len().max(1);
         let mut pieces = Vec::with_capacity(facts.len());
         for fact in &facts {

@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::lanes::lanes;
-use super::plot::{Point, legend, plot};
 use super::notes::notes;
+use super::plot::{Point, legend, plot};
 use super::table::{COLUMNS, cells};
 use crate::Line;
 

@@ -27,7 +27,8 @@ pub(super) fn lanes(line: &Line) -> Option<String> {
     for (layer, lanes) in line.keep_by_lane.iter().enumerate() {
         let x = LEFT + CELL * layer;
         if layer % 5 == 0 {
-            let _ = writeln!(svg, "<text x=\"{}\" y=\"12\" text-anchor=\"middle\">{layer}</text>", x + CELL / 2);
+            let _ =
+                writeln!(svg, "<text x=\"{}\" y=\"12\" text-anchor=\"middle\">{layer}</text>", x + CELL / 2);
         }
         for (head, keep) in lanes.iter().enumerate() {
             let (y, side) = (TOP + CELL * head, CELL - 1);

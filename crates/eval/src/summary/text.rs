@@ -26,11 +26,7 @@ pub(super) fn measures(pairs: &Pairs<'_, Window>) -> Vec<Measure> {
             to_dense: difference.map(|(_, error)| (all - dense_perplexity(pairs), all * error)),
             ..Measure::new("perplexity", all)
         },
-        Measure {
-            error: Some(error),
-            to_dense: difference,
-            ..Measure::new("loss", mean_nats(sum, tokens))
-        },
+        Measure { error: Some(error), to_dense: difference, ..Measure::new("loss", mean_nats(sum, tokens)) },
         Measure::new("bits per byte", bits(sum, bytes)),
     ];
     let mut divergence: Vec<f32> = windows().flat_map(|window| window.divergence.iter().copied()).collect();

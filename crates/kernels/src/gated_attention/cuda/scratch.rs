@@ -118,11 +118,7 @@ impl GateScratch {
             segment,
             voters: soft_voters,
             // Tiles that a sliding window has passed are added up too, though nobody reads the sum.
-            worth: DeviceBuffer::zeroed(
-                device,
-                "the worth of pairs",
-                checked_size(OP, &[pairs, strip])?,
-            )?,
+            worth: DeviceBuffer::zeroed(device, "the worth of pairs", checked_size(OP, &[pairs, strip])?)?,
             pairs: DeviceBuffer::uninitialized(
                 device,
                 "the gradients of pairs",
