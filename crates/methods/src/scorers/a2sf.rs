@@ -42,7 +42,7 @@ pub fn a2sf_forget(sums: &mut [f32], factor: f32, queries: usize) {
     sums.iter_mut().for_each(|sum| *sum *= weight);
 }
 
-/// How many of the newest queries count: what older ones weigh together is below the rounding of an f32. 0.95 has 382;
+/// How many of the newest queries count: what older ones weigh together is below the rounding of an f32. 0.95 has 370;
 /// a factor of 1 (which is H2O) forgets nothing, and all count.
 #[must_use]
 pub fn a2sf_horizon(factor: f32) -> usize {
