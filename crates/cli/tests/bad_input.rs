@@ -82,7 +82,8 @@ fn method_specs_are_refused_with_the_allowed_values() {
     let spec = |spec: &str| {
         failure(&["forward", "-m", text(&model), "--ids", "1,2", "-o", "/dev/null", "--method", spec])
     };
-    all(&spec("h2o"), &["h2o", "streaming_llm"]);
+    all(&spec("h3o"), &["h3o", "h2o"]);
+    all(&spec("h2o"), &["h2o", "@0.2", "@1024"]);
     all(&spec("streaming_llm(sink=4)"), &["sink", "sinks"]);
     all(&spec("streaming_llm(sinks=4, recent=-1)"), &["recent", "-1"]);
     all(&spec("streaming_llm(sinks=40)@20"), &["40", "20"]);

@@ -104,7 +104,6 @@ fn a_malformed_line_is_named() {
         "}",
         "not json",
         "{}",
-        HEADER,
         r#"{"sequences":{"id":2,"prompt_tokens":3}}"#,
         r#"{"sequence":{"id":2}}"#,
         r#"{"sequence":{"id":2,"prompt_tokens":3,"extra":1}}"#,

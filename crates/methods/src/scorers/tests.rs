@@ -36,7 +36,8 @@ pub(crate) fn mass(
 /// Rows `rows` of each head of `[heads, n, d]`.
 fn rows(numbers: &[f32], heads: usize, width: usize, rows: std::ops::Range<usize>) -> Vec<f32> {
     let head = numbers.len() / heads;
-    numbers.chunks_exact(head).flat_map(|head| head[rows.start * width..rows.end * width].to_vec()).collect()
+    // Of no entries there are no rows.
+    numbers.chunks_exact(head.max(1)).flat_map(|head| head[rows.start * width..rows.end * width].to_vec()).collect()
 }
 
 /// Rows of one head at these places.
