@@ -43,11 +43,19 @@ def dropcap(shape, sequences, tokens, *more):
 
 def pytorch(shape, sequences, tokens, *more):
     batch = ["--shape", shape, "--sequences", str(sequences), "--tokens", str(tokens)]
-    return record_of([sys.executable, "-m", "peers.train_gpu", *batch, *more])
+    record = record_of([sys.executable, "-m", "peers.train_gpu", *batch, *more])
+    if not isinstance(record, str) and record["why"]:
+        print(f"{shape}: torch.compile failed: {record['why']}", file=sys.stderr, flush=True)
+    return record
 
 
 def median(record):
     return None if isinstance(record, str) else record["milliseconds"]["median"]
+
+
+def mode(record):
+    """How PyTorch ran, as its row says it."""
+    return "" if isinstance(record, str) else f" {record['torch']} {record['mode']}"
 
 
 def row(shape, name, record, tokens, against=None, whose=""):
@@ -67,7 +75,7 @@ def part_dense():
         batch, count = (shape, sequences, tokens), sequences * tokens
         theirs = pytorch(*batch)
         dense = dropcap(*batch)
-        row(shape, "PyTorch, dense", theirs, count)
+        row(shape, f"PyTorch{mode(theirs)}, dense", theirs, count)
         row(shape, "dropcap, dense", dense, count, median(theirs), "PyTorch")
         row(shape, "dropcap, hard, r=16 per KV head", dropcap(*batch, *HARD, f"gates={kv_heads}"), count, median(dense), "dense")
         row(shape, "dropcap, soft, r=64 per layer", dropcap(*batch, *SOFT), count, median(dense), "dense")
@@ -77,7 +85,7 @@ def part_lora():
     say("\n### A step of LoRA, r = 16 beside every linear layer (asked: gated at most 1.2 of PyTorch + PEFT dense; 8B runs)\n\n" + HEAD)
     batch, count = ("llama-3.2-1b", 8, 2048), 8 * 2048
     theirs = pytorch(*batch, "--lora", "16")
-    row(batch[0], "PyTorch + PEFT, dense", theirs, count)
+    row(batch[0], f"PyTorch + PEFT{mode(theirs)}, dense", theirs, count)
     for name, more in [("dense", []), ("hard, r=16 per KV head", [*HARD, "gates=8"])]:
         record = dropcap(*batch, "train=lora", *more)
         row(batch[0], f"dropcap, {name}", record, count, median(theirs), "PyTorch")

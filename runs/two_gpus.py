@@ -73,7 +73,9 @@ def part_speed():
         alone = both["sum_ms"]
         # Of n processes a number crosses each link 2 (n - 1) / n times: once, of two.
         bus = f"{4 * both['trained'] / alone / 1e6:.0f}" if alone else "no NCCL"
-        hidden = f"{1 - (two - part) / alone:.0%}" if alone else ""
+        # Of a sum that a step's own spread would cover, nothing can be said.
+        spread = both["milliseconds"]["max"] - both["milliseconds"]["min"]
+        hidden = f"{1 - (two - part) / alone:.0%}" if alone and alone > max(spread, 0.02 * two) else "-"
         say(f"| {shape} {' '.join(more)} | {sequences} x {tokens} | {one:.1f} | {two:.1f} | {one / two:.2f} "
             f"| {both['tokens_per_second']:,.0f} | {alone or 0:.2f} | {bus} | {hidden} |")
 

@@ -3,7 +3,8 @@ torch.compile, fused AdamW, flash attention; with --lora, PEFT's factors beside 
 
     python3 -m peers.train_gpu --shape gpt2-medium --sequences 8 --tokens 1024 [--lora 16]
 
-Prints one JSON line. Random weights and tokens.
+Prints one JSON line. Random weights and tokens. Where torch.compile finds no compiler the step runs without it, and the line
+says `eager` and why.
 """
 
 import argparse
@@ -43,6 +44,13 @@ SHAPES = {
 }
 
 
+def reason(error):
+    """The line of a failed compilation that says why."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if "rror" in line or "not found" in line or "No such file" in line]
+    return (telling or lines or [type(error).__name__])[0][:300]
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--shape", choices=SHAPES, required=True)
@@ -69,12 +77,11 @@ def main():
     targets = torch.roll(ids, -1, dims=-1)
     targets[:, -1] = -1
 
-    @torch.compile
     def loss_of(ids, targets):
         logits = model(input_ids=ids).logits
         return F.cross_entropy(logits.float().view(-1, config.vocab_size), targets.view(-1), ignore_index=-1)
 
-    def step():
+    def step(loss_of):
         with torch.autocast("cuda", torch.bfloat16), sdpa_kernel([SDPBackend.FLASH_ATTENTION]):
             loss = loss_of(ids, targets)
         loss.backward()
@@ -83,18 +90,26 @@ def main():
         optimizer.zero_grad(set_to_none=True)
         return loss
 
+    mode, why, best = "compiled", None, torch.compile(loss_of)
+    try:
+        step(best)
+    except Exception as error:  # Dynamo, Inductor and Triton raise kinds of their own.
+        mode, why, best = "eager", reason(error), loss_of
+        optimizer.zero_grad(set_to_none=True)
     for _ in range(given.warmup):
-        step()
+        step(best)
     samples = []
     for _ in range(given.repeats):
         torch.cuda.synchronize()
         start = time.perf_counter()
-        loss = step()
+        loss = step(best)
         torch.cuda.synchronize()
         samples.append((time.perf_counter() - start) * 1e3)
     print(json.dumps({
         "milliseconds": {"min": min(samples), "median": statistics.median(samples), "max": max(samples)},
         "device_mib": torch.cuda.max_memory_reserved() >> 20,
+        "mode": mode,
+        "why": why,
         "loss": loss.item(),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "torch": torch.__version__,
