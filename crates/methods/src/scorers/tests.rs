@@ -37,7 +37,10 @@ pub(crate) fn mass(
 fn rows(numbers: &[f32], heads: usize, width: usize, rows: std::ops::Range<usize>) -> Vec<f32> {
     let head = numbers.len() / heads;
     // Of no entries there are no rows.
-    numbers.chunks_exact(head.max(1)).flat_map(|head| head[rows.start * width..rows.end * width].to_vec()).collect()
+    numbers
+        .chunks_exact(head.max(1))
+        .flat_map(|head| head[rows.start * width..rows.end * width].to_vec())
+        .collect()
 }
 
 /// Rows of one head at these places.
