@@ -21,8 +21,10 @@ const MEMORY: f64 = 0.98;
 const TRADE: f64 = 0.8;
 /// Nats a step at which shares are traded.
 const TRADE_RATE: f64 = 0.01;
-/// No layer is asked to keep more than this, or less than this share of the mean.
+/// No layer is asked to keep more than this, nor more or less than these multiples of the mean. A layer that is asked to keep
+/// nearly everything does not learn what to keep, and what it then fails to keep the others lack (LOG.md).
 const MOST: f64 = 0.98;
+const MOST_OF_MEAN: f64 = 3.25;
 const LEAST: f64 = 0.25;
 
 /// How far shares may differ from each other before the bounds decide alone.
@@ -116,7 +118,8 @@ impl Controller {
         let mean = self.target_at(progress);
         let goal = mean.min(MOST);
         let bounded = |scale: f64| -> Vec<f64> {
-            let layer = |share: &f64| (mean * scale * share.exp()).max(LEAST * mean).min(MOST);
+            let most = (MOST_OF_MEAN * mean).min(MOST);
+            let layer = |share: &f64| (mean * scale * share.exp()).max(LEAST * mean).min(most);
             self.shares.iter().map(layer).collect()
         };
         // The bounds take from the others' shares, so the scale is searched for: the mean grows with it.
@@ -184,7 +187,8 @@ mod tests {
             let targets = controller.targets(1.0);
             assert!((mean(&targets) - goal).abs() < 1e-6, "{goal}: {targets:?}");
             assert!(targets[0] >= targets[2] && targets[2] >= targets[1], "{targets:?}");
-            assert!(targets.iter().all(|&target| (LEAST * goal..=MOST).contains(&target)), "{targets:?}");
+            let bounds = LEAST * goal..=(MOST_OF_MEAN * goal).min(MOST);
+            assert!(targets.iter().all(|target| bounds.contains(target)), "{targets:?}");
         }
     }
 
