@@ -170,6 +170,7 @@ extern "C" __global__ void __launch_bounds__(32 * APPEND_WARPS) append(Append p)
             page.positions()[slot] = row.position;
             page.expires_at()[slot] = fate.expires_at;
             page.killers()[slot] = fate.killer;
+            if constexpr (STATISTICS > 0) page.statistics()[slot] = 0.0f;
         }
         return;
     }

@@ -67,6 +67,7 @@ fn cuda_appended_entries_are_those_of_the_cpu() {
         head_dim: 64,
         hidden: 512,
         side_width: 8,
+        statistics: 0,
     };
     let window = Birth { kind: 0, sinks: 4, recent: 10, floor_sinks: 2, floor_recent: 3, keep: 0.0 };
     let share = Birth { kind: 1, sinks: 0, recent: 0, floor_sinks: 1, floor_recent: 6, keep: 0.37 };
@@ -291,6 +292,7 @@ fn cuda_the_first_number_that_the_pages_cannot_hold_is_told_until_its_slot_is_cl
         head_dim: 8,
         hidden: 16,
         side_width: 4,
+        statistics: 0,
     };
     // Three sequences of four tokens; a row is 16 numbers of queries, 16 of keys, 16 of values.
     let (layers, slots, tokens, width) = (2, 3, 4, 48);

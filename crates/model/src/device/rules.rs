@@ -6,6 +6,7 @@ use dropcap_kernels::matmul::DeviceMatrix;
 use dropcap_kernels::rope::{Birth, Births};
 use dropcap_policy::{Action, EvictionPolicy, Floors, PromptCut, Rule, VoteGates};
 
+use super::ranker;
 use crate::{DecoderConfig, ModelError};
 
 /// What the kernels need to know of a policy.
@@ -75,8 +76,8 @@ impl DeviceRules {
 impl<'a> Accepted<'a> {
     fn new(config: &DecoderConfig, policy: &'a dyn EvictionPolicy) -> Result<Self, ModelError> {
         let unsupported = |what: &str| ModelError::DeviceMethod { what: what.to_owned() };
-        let rules =
-            policy.rules().ok_or_else(|| unsupported("decides in code, as all do that rank entries"))?;
+        let rules = policy.rules().ok_or_else(|| unsupported("decides in code"))?;
+        let ranks = ranker::accepted(policy, config)?.is_some();
         let mut accepted = Self::default();
         let mut births = Vec::new();
         for Rule { action, floors, heads } in rules {
@@ -99,6 +100,9 @@ impl<'a> Accepted<'a> {
                     return Err(unsupported(
                         "spreads deaths between the layers of a model with sliding windows",
                     ));
+                }
+                Action::Inherit if ranks => {
+                    return Err(unsupported("spreads deaths between layers beside one that ranks entries"));
                 }
                 Action::Inherit => accepted.inherits = Some(*floors),
                 Action::Vote { gates, decides } if accepted.vote.is_none() => {
