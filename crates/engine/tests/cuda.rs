@@ -6,6 +6,8 @@
     reason = "a test that cannot go on should fail"
 )]
 
+#[path = "cuda/rankings.rs"]
+mod rankings;
 mod support;
 
 use std::sync::Arc;
