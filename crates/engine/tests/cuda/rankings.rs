@@ -163,6 +163,31 @@ fn cuda_rankings_end_entries_when_the_processor_does_however_a_text_is_cut() {
     }
 }
 
+#[test]
+fn cuda_heads_that_stream_keep_a_window_and_the_others_everything() {
+    let Some(device) = device("cuda_heads_that_stream_keep_a_window_and_the_others_everything") else {
+        return;
+    };
+    let text: Vec<u32> = (0..97).map(|i| i * 29 % 97).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let profile = folder.path().join("heads.tsv");
+    for name in ["llama_kvpress/llama", "llama_kvpress/gpt2m", "llama_kvpress/mistral_sw24"] {
+        let model = OnDevice::open(&device, name, DType::F32);
+        let config = model.host.checkpoint.config();
+        let gate = |layer: usize, head: usize| ((layer + 2 * head) % 3).to_string();
+        let line = |layer| (0..config.kv_heads).map(|head| gate(layer, head)).collect::<Vec<_>>().join("\t");
+        std::fs::write(&profile, (0..config.layers).map(line).collect::<Vec<_>>().join("\n")).unwrap();
+        let spec = format!("duo_attention(profile={}, sinks=2, recent=9)", profile.display());
+        let policy = model.host.method(&spec);
+        for chunk in [1, 33, 97] {
+            let host = model.host.evaluate(policy.as_ref(), &text, chunk);
+            let found = model.evaluate(policy.as_ref(), &text, chunk);
+            assert_eq!(found.expires_at, host.expires_at, "{name} chunks of {chunk}");
+            assert!(distance(&found.logits, &host.logits) <= AGAINST_HOST, "{name} chunks of {chunk}");
+        }
+    }
+}
+
 /// Runs requests together and gives what became of them, in order.
 fn drain(engine: &mut Engine, requests: &[Request]) -> Result<Vec<Finished>, EngineError> {
     for request in requests {
