@@ -10,15 +10,29 @@ struct Lane {
     const Lanes& lanes;
     u32 number, length, next;  // `next`: the first query that is still to come
     __device__ __forceinline__ u32 pages() const { return (length + PAGE_ENTRIES - 1) / PAGE_ENTRIES; }
-    // Calls `take(page, slot, position, entry)` for each entry that the next query sees: a warp has a page at a time.
+    // Calls `take(page, slot, position, entry)` for each entry that the next query sees: a warp has a page at a time, and
+    // asks for several before it looks at the first.
     template <typename Take> __device__ __forceinline__ void each_live(Take take) const {
+        constexpr u32 AHEAD = 4, STEP = THREADS / 32;
         const u32 slot = threadIdx.x % 32;
-        for (u32 index = threadIdx.x / 32; index < pages(); index += THREADS / 32) {
-            const u32 entry = index * PAGE_ENTRIES + slot;
-            if (entry >= length) continue;
-            const Page page = lanes.page(number, index);
-            const u32 position = page.positions()[slot];
-            if (position < next && next < page.expires_at()[slot]) take(page, slot, position, entry);
+        for (u32 first = threadIdx.x / 32; first < pages(); first += AHEAD * STEP) {
+            Page some[AHEAD];
+            u32 positions[AHEAD], ends[AHEAD];
+#pragma unroll
+            for (u32 i = 0; i < AHEAD; i++) {
+                const u32 index = first + i * STEP;
+                some[i] = Page{index < pages() ? lanes.page(number, index).base : nullptr};
+            }
+#pragma unroll
+            for (u32 i = 0; i < AHEAD; i++) {
+                positions[i] = some[i].base ? some[i].positions()[slot] : NEVER;
+                ends[i] = some[i].base ? some[i].expires_at()[slot] : 0;
+            }
+#pragma unroll
+            for (u32 i = 0; i < AHEAD; i++) {
+                const u32 entry = (first + i * STEP) * PAGE_ENTRIES + slot;
+                if (entry < length && positions[i] < next && next < ends[i]) take(some[i], slot, positions[i], entry);
+            }
         }
     }
 };

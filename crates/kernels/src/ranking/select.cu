@@ -76,24 +76,31 @@ extern "C" __global__ void __launch_bounds__(THREADS) keep_alike(const __grid_co
     if (kept == NEVER) return;
     const Lane lane = lane_of(a.pruned, blockIdx.y, layer, group);
     if (lane.length <= kept) return;
-    u32 count = 0;
-    u64 least = ~0ull;
-    lane.each_live([&](Page page, u32 slot, u32 position, u32) {
+    u32 count = 0, where = 0;
+    u64 own = ~0ull;
+    lane.each_live([&](Page page, u32 slot, u32 position, u32 entry) {
+        const u64 key = key_of(a, page, slot, position, lane.next, group);
         count += 1;
-        least = min(least, key_of(a, page, slot, position, lane.next, group));
+        if (key < own) own = key, where = entry;
     });
     count = block_total(count, parts);
     if (count <= kept) return;
-    u64 separates = ~0ull;
     if (count - kept == 1) {
-        // After every query one goes: the least.
+        // After every query one goes: the least, which whoever has seen it ends.
+        u64 least = own;
 #pragma unroll
         for (u32 i = 16; i > 0; i /= 2) least = min(least, __shfl_xor_sync(ALL, least, i));
         if (threadIdx.x % 32 == 0) leasts[threadIdx.x / 32] = least;
         __syncthreads();
         for (u32 i = 0; i < THREADS / 32; i++) least = min(least, leasts[i]);
-        separates = least + 1;
-    } else if (kept > 0) {
+        if (own != least) return;
+        const Page page = lane.lanes.page(lane.number, where / PAGE_ENTRIES);
+        const u32 slot = where % PAGE_ENTRIES;
+        lower(page, slot, page.positions()[slot], lane.next, lane.next - 1, a.floors);
+        return;
+    }
+    u64 separates = ~0ull;
+    if (kept > 0) {
         separates = least_kept(histogram, kept, [&](auto take) {
             lane.each_live([&](Page page, u32 slot, u32 position, u32) { take(key_of(a, page, slot, position, lane.next, group)); });
         });
