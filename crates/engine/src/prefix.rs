@@ -13,7 +13,7 @@ use std::ops::ControlFlow;
 
 use dropcap_cache::KvCache;
 use dropcap_kernels::PAGE_ENTRIES;
-use dropcap_policy::{Action, EvictionPolicy};
+use dropcap_policy::{Action, Cadence, EvictionPolicy};
 
 /// Tokens of a prompt after which a cache is kept where a method forgets.
 const STEP: usize = 4 * PAGE_ENTRIES;
@@ -37,10 +37,11 @@ impl Sharing {
         let cuts = |rules: &[dropcap_policy::Rule]| {
             rules.iter().any(|rule| matches!(rule.action, Action::PromptCut(_) | Action::WindowBehind { .. }))
         };
-        match policy.rules() {
+        let rules = policy.rules().filter(|_| policy.needs().after == Cadence::Never);
+        match rules {
             Some([]) if !windows => Self::Dense,
             Some(rules) if !cuts(rules) => Self::Exact,
-            // What is only code may do anything there.
+            // What acts after attention does so there at the latest, and what is only code may do anything.
             _ => Self::BeforePromptEnds,
         }
     }

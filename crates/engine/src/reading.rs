@@ -86,12 +86,12 @@ impl<'a> Reading<'a> {
         Self { place, tokens, fed: 0, behind: false, last: 0, lanes, expires_at, logits: Vec::new() }
     }
 
-    /// What the method asks of those who cut the text; a device decides by rules, which ask for nothing.
+    /// What the method asks of those who cut the text.
     #[must_use]
     pub fn needs(&self) -> Needs {
         match &self.place {
             Place::Host { policy, .. } => policy.needs(),
-            Place::Device { .. } => Needs::default(),
+            Place::Device { decoder, .. } => decoder.needs(),
         }
     }
 
@@ -113,16 +113,16 @@ impl<'a> Reading<'a> {
             (false, true) => Stage::Behind,
             (false, false) => Stage::Prompt,
         };
+        let needed = self.needs().together(self.fed + ids.len());
+        if prompt_ends && needed > ids.len() {
+            return Err(EngineError::Together { needed, chunk: ids.len() });
+        }
         let (tokens, expires_at) = (self.tokens, &mut self.expires_at);
         let mut died = |layer: usize, lane: usize, position: u32, end: u32| {
             expires_at[layer][lane * tokens + position as usize] = end;
         };
         match &mut self.place {
             Place::Host { decoder, team, policy, cache, scratch } => {
-                let needed = policy.needs().together(self.fed + ids.len());
-                if prompt_ends && needed > ids.len() {
-                    return Err(EngineError::Together { needed, chunk: ids.len() });
-                }
                 let mut segments = [Segment { cache, ids, stage, logits: Logits::None }];
                 let mut died = |_, layer: usize, lane: usize, death: Death| {
                     died(layer, lane, death.position, death.expires_at);
@@ -132,7 +132,7 @@ impl<'a> Reading<'a> {
             }
             Place::Device { decoder, memory } => {
                 self.logits.clear();
-                feed_device(decoder, memory, ids, prompt_ends, &mut self.logits, &mut died)?;
+                feed_device(decoder, memory, ids, stage, &mut self.logits, &mut died)?;
             }
         }
         self.behind |= prompt_ends;
@@ -196,7 +196,7 @@ fn feed_device(
     decoder: &mut DeviceDecoder,
     memory: &mut DeviceMemory,
     ids: &[u32],
-    prompt_ends: bool,
+    stage: Stage,
     logits: &mut Vec<f32>,
     died: &mut dyn FnMut(usize, usize, u32, u32),
 ) -> Result<(), EngineError> {
@@ -207,6 +207,13 @@ fn feed_device(
         let mut count = rest.len().min(decoder.options().chunk);
         while count > 1 && memory.pages_wanted(count) > free {
             count /= 2;
+        }
+        if stage == Stage::PromptEnd {
+            // What must come together does, or finds no pages.
+            count = match decoder.needs().cut(ids.len(), ids.len() - rest.len(), count) {
+                0 => rest.len(),
+                whole => whole,
+            };
         }
         let pages = memory.pages_wanted(count);
         if pages > free {
@@ -225,7 +232,7 @@ fn feed_device(
             slot: &memory.slot,
             ids: part,
             first_position,
-            prompt_ends: prompt_ends && after.is_empty(),
+            stage: if stage == Stage::PromptEnd && !after.is_empty() { Stage::Prompt } else { stage },
             wanted: Wanted::Logits { from: 0, random: None },
         };
         let begin = logits.len();

@@ -6,6 +6,8 @@
     reason = "a test that cannot go on should fail"
 )]
 
+#[path = "cuda/rankings.rs"]
+mod rankings;
 mod support;
 
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use dropcap_kernels::DType;
 use dropcap_kernels::cuda::{CudaError, Device};
 use dropcap_methods::{Gates, LayerGates, dcp};
 use dropcap_model::device::{DeviceDecoder, DeviceOptions, DeviceSegment, DeviceWeights, Slot, Wanted};
-use dropcap_policy::{EvictionPolicy, KeepAll, Rules};
+use dropcap_policy::{EvictionPolicy, KeepAll, Rules, Stage};
 use dropcap_weights::TensorFile;
 use support::naive::Naive;
 use support::{MODELS, Model, argmax, distance, floats, golden, ids, integers, json};
@@ -200,7 +202,7 @@ fn cuda_prompt_cuts_agree_with_kvpress() {
                     slot: &slot,
                     ids: text,
                     first_position: position,
-                    prompt_ends,
+                    stage: if prompt_ends { Stage::PromptEnd } else { Stage::Prompt },
                     wanted: Wanted::Logits { from: 0, random: None },
                 };
                 let mut logits = Vec::new();
@@ -413,7 +415,7 @@ fn cuda_slots_can_be_used_again() {
             slot,
             ids: &text,
             first_position: 0,
-            prompt_ends: true,
+            stage: Stage::PromptEnd,
             wanted: Wanted::Token { random: 0.0 },
         };
         let tokens = decoder.step(&[segment(&slots[0]), segment(&slots[1])], &mut |_| {}).unwrap().tokens;

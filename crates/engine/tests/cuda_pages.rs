@@ -16,7 +16,7 @@ use dropcap_model::ModelError;
 use dropcap_model::device::{
     DeviceDecoder, DeviceOptions, DeviceSegment, DeviceWeights, Slot, SlotState, Wanted,
 };
-use dropcap_policy::KeepAll;
+use dropcap_policy::{KeepAll, Stage};
 use support::Model;
 
 /// A decoder over a pool of so many pages, or none where there is no device.
@@ -58,7 +58,7 @@ fn feed(
 ) -> Result<Vec<SlotState>, ModelError> {
     let ids: Vec<u32> = (0..count as u32).map(|id| 3 + id % 50).collect();
     let wanted = if count == 1 { Wanted::Token { random: 0.0 } } else { Wanted::Nothing };
-    let segment = |slot| DeviceSegment { slot, ids: &ids, first_position, prompt_ends: false, wanted };
+    let segment = |slot| DeviceSegment { slot, ids: &ids, first_position, stage: Stage::Behind, wanted };
     let segments: Vec<_> = slots.iter().map(|slot| segment(slot)).collect();
     Ok(decoder.step(&segments, &mut |_| {})?.states)
 }

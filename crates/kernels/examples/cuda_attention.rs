@@ -91,6 +91,7 @@ fn main() {
             head_dim,
             hidden: query_heads * head_dim,
             side_width: 0,
+            statistics: 0,
         };
         println!("{name}: {query_heads} query heads, {kv_heads} KV heads, d = {head_dim}");
         if which != "prefill" {

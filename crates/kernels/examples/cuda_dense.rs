@@ -129,6 +129,7 @@ fn specialisation(hidden: usize) -> Specialisation {
         head_dim: 64,
         hidden,
         side_width: 0,
+        statistics: 0,
     }
 }
 

@@ -23,6 +23,7 @@ const SPECIALISATION: Specialisation = Specialisation {
     head_dim: 64,
     hidden: 2048,
     side_width: 64,
+    statistics: 0,
 };
 
 /// Median microseconds of one replay; `between` may put things back and is not timed.

@@ -118,6 +118,7 @@ impl Bench {
             head_dim: d,
             hidden: c,
             side_width: model.gates.1,
+            statistics: 0,
         };
         println!("{} {sequences} x {tokens}, a layer:", model.name);
         self.dense(&specialisation, rows, c, m);

@@ -21,6 +21,7 @@ pub mod norm;
 pub mod optimizer;
 pub mod page;
 mod panel;
+pub mod ranking;
 pub mod reduce;
 pub mod rope;
 pub mod sampling;

@@ -1,6 +1,6 @@
 //! `a2sf`: heavy hitters whose past fades.
 
-use dropcap_policy::PolicyError;
+use dropcap_policy::{PolicyError, Score};
 
 use crate::method::Ranks;
 use crate::ranked::{self, AMOUNT, Layer, RECENT, Recipe, SINKS, Scorer, WHEN};
@@ -55,6 +55,10 @@ impl Scorer for A2sf {
             layer.add_mass(query..query + 1, statistics)?;
         }
         Ok(())
+    }
+
+    fn data(&self) -> Option<Score> {
+        Some(Score::Attention { factor: self.factor, per_query: false })
     }
 
     fn score(&self, layer: &Layer<'_>) -> Result<Vec<Vec<f32>>, PolicyError> {

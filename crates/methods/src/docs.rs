@@ -66,7 +66,14 @@ fn write_markdown(out: &mut String) -> std::fmt::Result {
         out,
         "later token stays; one that is not a number goes first. What is dropped is gone, and positions are not renumbered. They"
     )?;
-    writeln!(out, "run on the processor.\n")?;
+    writeln!(
+        out,
+        "run on a GPU too, but for `expected_attention`, `lagkv` and `compactor`, which a device refuses by name: there a score"
+    )?;
+    writeln!(
+        out,
+        "takes 4 bytes beside each entry, in the page, and `when=every_query` room for the scores of one layer of a step.\n"
+    )?;
     writeln!(out, "| method | what it does | `@amount` |\n|---|---|---|")?;
     for method in METHODS {
         let amount = method.amount.unwrap_or("-");

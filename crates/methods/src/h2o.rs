@@ -1,6 +1,6 @@
 //! `h2o`: heavy hitters and recent tokens.
 
-use dropcap_policy::PolicyError;
+use dropcap_policy::{PolicyError, Score};
 
 use crate::Method;
 use crate::method::Ranks;
@@ -43,6 +43,10 @@ impl Scorer for H2o {
 
     fn observe(&self, layer: &Layer<'_>, statistics: &mut [Vec<f32>]) -> Result<(), PolicyError> {
         layer.add_mass(0..layer.queries(), statistics)
+    }
+
+    fn data(&self) -> Option<Score> {
+        Some(Score::Attention { factor: 1.0, per_query: false })
     }
 
     fn score(&self, layer: &Layer<'_>) -> Result<Vec<Vec<f32>>, PolicyError> {

@@ -1,6 +1,6 @@
 //! `keydiff`: what is unlike the other keys stays.
 
-use dropcap_policy::PolicyError;
+use dropcap_policy::{PolicyError, Score};
 
 use crate::method::Ranks;
 use crate::ranked::{self, AMOUNT, Layer, RECENT, Recipe, SINKS, Scorer, WHEN};
@@ -31,6 +31,10 @@ Costs: one read of all keys when it prunes; nothing is stored.",
 struct Keydiff;
 
 impl Scorer for Keydiff {
+    fn data(&self) -> Option<Score> {
+        Some(Score::KeyDifference)
+    }
+
     fn score(&self, layer: &Layer<'_>) -> Result<Vec<Vec<f32>>, PolicyError> {
         (0..layer.heads()).map(|head| Ok(scorers::keydiff(&layer.keys(head)?, layer.head_dim()))).collect()
     }

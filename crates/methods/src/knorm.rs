@@ -1,6 +1,6 @@
 //! `knorm`: small keys attract attention.
 
-use dropcap_policy::PolicyError;
+use dropcap_policy::{PolicyError, Score};
 
 use crate::method::Ranks;
 use crate::ranked::{self, AMOUNT, Layer, RECENT, Recipe, SINKS, Scorer, WHEN};
@@ -33,6 +33,10 @@ struct Knorm;
 impl Scorer for Knorm {
     fn ordered(&self) -> bool {
         false
+    }
+
+    fn data(&self) -> Option<Score> {
+        Some(Score::KeyNorm)
     }
 
     fn score(&self, layer: &Layer<'_>) -> Result<Vec<Vec<f32>>, PolicyError> {

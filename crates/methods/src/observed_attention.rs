@@ -1,6 +1,6 @@
 //! `observed_attention`: the mean attention that an entry got.
 
-use dropcap_policy::PolicyError;
+use dropcap_policy::{PolicyError, Score};
 
 use crate::method::Ranks;
 use crate::ranked::{self, AMOUNT, Layer, RECENT, Recipe, SINKS, Scorer, WHEN};
@@ -39,6 +39,10 @@ impl Scorer for ObservedAttention {
 
     fn observe(&self, layer: &Layer<'_>, statistics: &mut [Vec<f32>]) -> Result<(), PolicyError> {
         layer.add_mass(0..layer.queries(), statistics)
+    }
+
+    fn data(&self) -> Option<Score> {
+        Some(Score::Attention { factor: 1.0, per_query: true })
     }
 
     fn score(&self, layer: &Layer<'_>) -> Result<Vec<Vec<f32>>, PolicyError> {

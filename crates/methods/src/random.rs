@@ -1,6 +1,6 @@
 //! `random`: the baseline that every scorer should beat.
 
-use dropcap_policy::PolicyError;
+use dropcap_policy::{PolicyError, Score};
 
 use crate::method::Ranks;
 use crate::ranked::{self, AMOUNT, Layer, RECENT, Recipe, SINKS, Scorer, WHEN};
@@ -41,6 +41,10 @@ struct Random {
 impl Scorer for Random {
     fn ordered(&self) -> bool {
         false
+    }
+
+    fn data(&self) -> Option<Score> {
+        Some(Score::Noise { seed: self.seed })
     }
 
     fn score(&self, layer: &Layer<'_>) -> Result<Vec<Vec<f32>>, PolicyError> {

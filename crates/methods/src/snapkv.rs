@@ -1,6 +1,6 @@
 //! `snapkv`: the prompt's last tokens choose.
 
-use dropcap_policy::PolicyError;
+use dropcap_policy::{PolicyError, Score};
 
 use crate::method::Ranks;
 use crate::ranked::{self, AMOUNT, Layer, Recipe, SINKS, Scorer};
@@ -73,6 +73,14 @@ struct SnapKv(scorers::SnapKv);
 impl Scorer for SnapKv {
     fn together(&self) -> usize {
         self.0.window
+    }
+
+    fn data(&self) -> Option<Score> {
+        // Fit: parameters are 32 bits wide.
+        let SnapKv(scorers::SnapKv { window, kernel, pooling, reduction }) = *self;
+        let score =
+            Score::Window { window: window as u32, kernel: kernel as u32, largest: pooling == Pooling::Max };
+        (reduction == Reduction::Mean).then_some(score)
     }
 
     fn score(&self, layer: &Layer<'_>) -> Result<Vec<Vec<f32>>, PolicyError> {

@@ -1,6 +1,6 @@
 //! `tova`: what the newest token looks at least goes.
 
-use dropcap_policy::PolicyError;
+use dropcap_policy::{PolicyError, Score};
 
 use crate::Method;
 use crate::method::Ranks;
@@ -48,6 +48,10 @@ impl Scorer for Tova {
 
     fn ordered(&self) -> bool {
         false
+    }
+
+    fn data(&self) -> Option<Score> {
+        Some(Score::Attention { factor: 0.0, per_query: false })
     }
 
     fn score(&self, layer: &Layer<'_>) -> Result<Vec<Vec<f32>>, PolicyError> {

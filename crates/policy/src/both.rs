@@ -1,6 +1,8 @@
 //! Two policies at once.
 
-use crate::{Attended, EvictionPolicy, LaneEditor, Needs, Observation, Peak, PolicyError, Rule, SideChannel};
+use crate::{
+    Attended, EvictionPolicy, LaneEditor, Needs, Observation, Peak, PolicyError, Ranking, Rule, SideChannel,
+};
 
 /// Two policies over the same cache: an entry lives as long as both let it, the smaller of the two lifetimes.
 ///
@@ -14,6 +16,7 @@ pub struct Both<A, B> {
     first_needs: Needs,
     second_needs: Needs,
     rules: Option<Vec<Rule>>,
+    rankings: Option<Vec<Ranking>>,
 }
 
 impl<A: EvictionPolicy, B: EvictionPolicy> Both<A, B> {
@@ -23,8 +26,9 @@ impl<A: EvictionPolicy, B: EvictionPolicy> Both<A, B> {
     pub fn new(first: A, second: B) -> Self {
         let first_channels = first.side_channels().len();
         let rules = first.rules().zip(second.rules()).map(|both| [both.0, both.1].concat());
+        let rankings = first.rankings().zip(second.rankings()).map(|both| [both.0, both.1].concat());
         let (first_needs, second_needs) = (first.needs(), second.needs());
-        Self { first, second, first_channels, first_needs, second_needs, rules }
+        Self { first, second, first_channels, first_needs, second_needs, rules, rankings }
     }
 }
 
@@ -45,6 +49,10 @@ impl<A: EvictionPolicy, B: EvictionPolicy> EvictionPolicy for Both<A, B> {
 
     fn rules(&self) -> Option<&[Rule]> {
         self.rules.as_deref()
+    }
+
+    fn rankings(&self) -> Option<&[Ranking]> {
+        self.rankings.as_deref()
     }
 
     fn peak(&self, prompt: usize, tokens: usize) -> Peak {

@@ -3,7 +3,9 @@
 use std::fmt::Debug;
 use std::ops::Deref;
 
-use crate::{Attended, LaneEditor, Needs, Observation, Peak, PolicyError, Rule, SideChannel};
+use crate::{
+    Attended, Cadence, LaneEditor, Needs, Observation, Peak, PolicyError, Ranking, Rule, SideChannel,
+};
 
 /// A pruning method as the engine sees it.
 ///
@@ -37,10 +39,15 @@ pub trait EvictionPolicy: Send + Sync + Debug {
         Needs::default()
     }
 
-    /// The same decisions as data, for a backend that decides on its device; `None` where they exist only as code, and
-    /// then the policy runs on the CPU alone. `Some` of no rules keeps everything. Asking costs nothing.
+    /// What [`decide`](Self::decide) does as data, for a backend that decides on its device; `None` where it exists only as
+    /// code, and then the policy runs on the CPU alone. `Some` of no rules decides nothing. Asking costs nothing.
     fn rules(&self) -> Option<&[Rule]> {
         None
+    }
+
+    /// What [`after`](Self::after) does as data, likewise. By default nothing, for those that never act after attention.
+    fn rankings(&self) -> Option<&[Ranking]> {
+        (self.needs().after == Cadence::Never).then_some(&[])
     }
 
     /// How full a lane gets while a text of `tokens` tokens goes in, of which the first `prompt` are its prompt
@@ -88,6 +95,10 @@ where
 
     fn rules(&self) -> Option<&[Rule]> {
         (**self).rules()
+    }
+
+    fn rankings(&self) -> Option<&[Ranking]> {
+        (**self).rankings()
     }
 
     fn peak(&self, prompt: usize, tokens: usize) -> Peak {

@@ -6,7 +6,8 @@
 //! no token ends before the query after its own.
 //!
 //! Most methods say what they do as data: [`Rules`] carries it out on the processor, kernels on a device, and nothing
-//! is said twice. What no rule can say is code behind [`EvictionPolicy`].
+//! is said twice. Those that rank entries say that as data too ([`Ranking`]), beside their code. What neither can say is code
+//! behind [`EvictionPolicy`] alone.
 //!
 //! There are two moments: before a layer attends ([`EvictionPolicy::decide`]: votes, windows), and after it, for methods
 //! that look at attention ([`EvictionPolicy::after`]). The second is for those alone that declare it ([`Needs`]).
@@ -25,6 +26,7 @@ mod needs;
 mod observation;
 mod peak;
 mod protected;
+mod ranking;
 mod rule;
 mod rules;
 mod side_channel;
@@ -32,6 +34,7 @@ mod turns;
 
 pub use both::Both;
 pub use dropcap_kernels::lifetimes::Floors;
+pub use dropcap_kernels::ranking::Score;
 pub use error::PolicyError;
 pub use eviction_policy::EvictionPolicy;
 pub use keep_all::KeepAll;
@@ -40,6 +43,7 @@ pub use needs::{Cadence, Needs};
 pub use observation::{Attended, Observation, Span, Stage};
 pub use peak::Peak;
 pub use protected::Protected;
+pub use ranking::{Ranking, RankingBudget};
 pub use rule::{Action, HeadSet, PromptBudget, PromptCut, Rule, VoteGates, VoteLayer};
 pub use rules::Rules;
 pub use side_channel::SideChannel;

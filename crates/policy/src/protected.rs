@@ -1,7 +1,8 @@
 //! A policy under floors.
 
 use crate::{
-    Attended, EvictionPolicy, Floors, LaneEditor, Needs, Observation, Peak, PolicyError, Rule, SideChannel,
+    Attended, EvictionPolicy, Floors, LaneEditor, Needs, Observation, Peak, PolicyError, Ranking, Rule,
+    SideChannel,
 };
 
 /// A policy that may not touch the first tokens and the most recent ones.
@@ -13,6 +14,7 @@ pub struct Protected<P> {
     inner: P,
     floors: Floors,
     rules: Option<Vec<Rule>>,
+    rankings: Option<Vec<Ranking>>,
 }
 
 impl<P: EvictionPolicy> Protected<P> {
@@ -22,7 +24,10 @@ impl<P: EvictionPolicy> Protected<P> {
         let floors = Floors { sinks, recent };
         let guarded = |rules: &[Rule]| rules.iter().map(|rule| rule.clone().under(floors)).collect();
         let rules = inner.rules().map(guarded);
-        Self { inner, floors, rules }
+        let raised =
+            |rankings: &[Ranking]| rankings.iter().map(|ranking| ranking.clone().under(floors)).collect();
+        let rankings = inner.rankings().map(raised);
+        Self { inner, floors, rules, rankings }
     }
 }
 
@@ -41,6 +46,10 @@ impl<P: EvictionPolicy> EvictionPolicy for Protected<P> {
 
     fn rules(&self) -> Option<&[Rule]> {
         self.rules.as_deref()
+    }
+
+    fn rankings(&self) -> Option<&[Ranking]> {
+        self.rankings.as_deref()
     }
 
     fn peak(&self, prompt: usize, tokens: usize) -> Peak {

@@ -8,7 +8,7 @@ use dropcap_kernels::DType;
 use dropcap_model::device::{
     DeviceDecoder, DeviceOptions, DeviceSegment, DeviceWeights, Slot, SlotState, Wanted,
 };
-use dropcap_policy::EvictionPolicy;
+use dropcap_policy::{EvictionPolicy, Stage};
 
 use super::measure::{Samples, Test};
 
@@ -44,22 +44,32 @@ impl DeviceBench<'_> {
             // The first step of a batch size records a graph; that is start-up, not decoding.
             let mut position = test.depth as u32;
             if test.generation > 0 {
-                self.feed(&mut decoder, &slots, position, 1, false, &mut states)?;
-                position += 1;
+                // What was filled in is a prompt, which ends where its last tokens are.
+                let together = self.policy.needs().together(self.chunk / test.batch).max(1);
+                for (count, stage) in [(together, Stage::PromptEnd), (1, Stage::Behind)] {
+                    self.feed(&mut decoder, &slots, position, count, stage, &mut states)?;
+                    position += count as u32;
+                }
             }
             let start = Instant::now();
             if test.prompt > 0 {
                 let chunk = (self.chunk / test.batch).max(1);
                 let mut done = 0;
                 while done < test.prompt {
-                    let count = chunk.min(test.prompt - done);
+                    let (all, fed) = (test.depth + test.prompt, test.depth + done);
+                    // What must come together is measured together.
+                    let count = match self.policy.needs().cut(all, fed, chunk.min(test.prompt - done)) {
+                        0 => test.prompt - done,
+                        count => count,
+                    };
                     done += count;
-                    self.feed(&mut decoder, &slots, position, count, done == test.prompt, &mut states)?;
+                    let stage = if done == test.prompt { Stage::PromptEnd } else { Stage::Prompt };
+                    self.feed(&mut decoder, &slots, position, count, stage, &mut states)?;
                     position += count as u32;
                 }
             }
             for _ in 0..test.generation {
-                self.feed(&mut decoder, &slots, position, 1, false, &mut states)?;
+                self.feed(&mut decoder, &slots, position, 1, Stage::Behind, &mut states)?;
                 position += 1;
             }
             let seconds = start.elapsed().as_secs_f64();
@@ -80,17 +90,17 @@ impl DeviceBench<'_> {
         slots: &[Slot],
         first_position: u32,
         count: usize,
-        prompt_ends: bool,
+        stage: Stage,
         states: &mut Vec<SlotState>,
     ) -> Result<()> {
         let vocabulary = decoder.config().vocabulary as u32;
         let ids: Vec<u32> = (0..count as u32)
             .map(|i| (first_position + i).wrapping_mul(2_654_435_761) % vocabulary)
             .collect();
-        let wanted = if count == 1 || prompt_ends { Wanted::Token { random: 0.0 } } else { Wanted::Nothing };
+        let wanted = if stage != Stage::Prompt { Wanted::Token { random: 0.0 } } else { Wanted::Nothing };
         let segments: Vec<DeviceSegment<'_>> = slots
             .iter()
-            .map(|slot| DeviceSegment { slot, ids: &ids, first_position, prompt_ends, wanted })
+            .map(|slot| DeviceSegment { slot, ids: &ids, first_position, stage, wanted })
             .collect();
         *states = decoder.step(&segments, &mut |_| {})?.states;
         Ok(())

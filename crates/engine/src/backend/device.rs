@@ -7,7 +7,7 @@ use dropcap_kernels::Team;
 use dropcap_kernels::sampling::SlotSampling;
 use dropcap_model::DecoderConfig;
 use dropcap_model::device::{DeviceDecoder, DeviceOptions, DeviceRows, DeviceSegment, DeviceWeights, Wanted};
-use dropcap_policy::{EvictionPolicy, Stage};
+use dropcap_policy::EvictionPolicy;
 
 use super::rows::{self, ROWS, Row};
 use super::{Answer, DeathSink, Feed, Given};
@@ -166,7 +166,7 @@ fn segment<'a>(feed: &'a Feed<'_>) -> Result<DeviceSegment<'a>, EngineError> {
         slot: &memory.slot,
         ids: feed.tokens,
         first_position: memory.next_position,
-        prompt_ends: feed.stage == Stage::PromptEnd,
+        stage: feed.stage,
         wanted,
     })
 }

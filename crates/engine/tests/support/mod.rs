@@ -8,6 +8,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part of this module")]
 
 pub mod naive;
+pub mod presses;
 
 use std::io::Write;
 use std::path::PathBuf;

@@ -4,11 +4,11 @@
 //! caches, and `rows.cu` for all other formats and head widths.
 
 use super::device_plan::{DecodePlan, MOST_SPANS, PrefillPlan, ratio};
-use crate::KernelError;
 use crate::cuda::{
     Argument, CudaError, Device, DeviceBuffer, DeviceLanes, DeviceSpan, DeviceStep, Function, Grid,
     LaneTables, Module, Source, Specialisation, StepSize, kernel_struct,
 };
+use crate::{KernelError, PAGE_ENTRIES};
 
 /// One query per sequence.
 pub const DECODE: Source = Source {
@@ -51,6 +51,35 @@ pub struct DeviceAttention {
     decode: Option<Decode>,
     prefill: Option<Prefill>,
     rows: Function,
+}
+
+/// What a decode step's attention tells of one layer, where somebody wants to know: every score, and each query head's largest
+/// and sum. With them, a probability is `2^(score - largest) / sum`.
+#[derive(Debug)]
+pub struct ToldScores {
+    /// In log2, f32 `[pages * heads of a lane][32][query heads of a KV head]`: the pages of the step's lanes one after the other,
+    /// for each lane head by head; -infinity for what is not seen.
+    pub scores: DeviceBuffer<f32>,
+    /// `[spans * KV heads][query heads of a KV head]`
+    pub stats: DeviceBuffer<[f32; 2]>,
+}
+
+impl ToldScores {
+    /// Room for lanes of at most `pages` pages in a layer, all together, and `max_spans` sequences.
+    ///
+    /// # Errors
+    /// No such memory on the device.
+    pub fn new(
+        device: &Device,
+        specialisation: &Specialisation,
+        pages: usize,
+        max_spans: usize,
+    ) -> Result<Self, CudaError> {
+        let (heads, what) = (specialisation.query_heads, "the scores of a decode step");
+        let entries = pages * PAGE_ENTRIES;
+        let scores = DeviceBuffer::uninitialized(device, what, entries * heads / specialisation.groups)?;
+        Ok(Self { scores, stats: DeviceBuffer::uninitialized(device, what, max_spans * heads)? })
+    }
 }
 
 /// `decode.cu` and the room for parts of units that several warps or blocks own.
@@ -141,23 +170,55 @@ impl DeviceAttention {
         qkv: &DeviceBuffer<u8>,
         mixed: &DeviceBuffer<u8>,
     ) -> Result<(), KernelError> {
+        self.decode_and_tell(lanes, step, size, layer, scale, qkv, mixed, None)
+    }
+
+    /// The same, and `told` of the scores, if given; the lanes must have statistics then, and the pages of the step's lanes in
+    /// this layer must not be more than `told` was made for.
+    ///
+    /// # Errors
+    /// As [`DeviceAttention::decode`]; lanes without statistics.
+    #[allow(clippy::too_many_arguments)]
+    pub fn decode_and_tell(
+        &self,
+        lanes: &DeviceLanes,
+        step: &DeviceStep,
+        size: StepSize,
+        layer: usize,
+        scale: f32,
+        qkv: &DeviceBuffer<u8>,
+        mixed: &DeviceBuffer<u8>,
+        told: Option<&ToldScores>,
+    ) -> Result<(), KernelError> {
         self.check(lanes, layer, size.rows.max(size.spans), qkv, mixed)?;
         at_most("spans of a decode step", size.spans, self.max_spans.min(step.max_spans))?;
         at_most("spans of a decode step, one row each", size.spans, size.rows)?;
-        let Some(decode) = &self.decode else {
-            return self.rows(lanes, step, size.spans, layer, scale, qkv, mixed);
-        };
         let stride = step.max_spans * self.specialisation.groups + 1;
         at_most("lengths of `first_pages` up to this layer", (layer + 1) * stride, step.first_pages.len())?;
+        let first_pages = step.first_pages.pointer() + (4 * layer * stride) as u64;
+        if let Some(told) = told {
+            at_most(
+                "rows that scores are told of",
+                size.spans * self.specialisation.query_heads,
+                told.stats.len(),
+            )?;
+            at_most("statistics of an entry", 1, self.specialisation.statistics)?;
+        }
+        let told = told.map_or((0, 0), |told| (told.scores.pointer(), told.stats.pointer()));
+        let Some(decode) = &self.decode else {
+            return self.rows(lanes, step, size.spans, layer, scale, qkv, mixed, (first_pages, told));
+        };
         let arguments = DecodeArguments {
             lanes: lanes.tables(),
             spans: step.spans.pointer(),
-            first_pages: step.first_pages.pointer() + (4 * layer * stride) as u64,
+            first_pages,
             qkv: qkv.pointer(),
             mixed: mixed.pointer(),
             parts: decode.parts.pointer(),
             part_stats: decode.part_stats.pointer(),
             warp_parts: decode.warp_parts.pointer(),
+            told: told.0,
+            told_stats: told.1,
             layer: layer as u32,
             units: (size.spans * self.specialisation.groups) as u32,
             scale,
@@ -192,7 +253,7 @@ impl DeviceAttention {
         self.check(lanes, layer, rows, qkv, mixed)?;
         at_most("spans of a step", host_spans.len(), step.spans.len())?;
         let Some(prefill) = self.prefill.as_ref().filter(|_| scale > 0.0) else {
-            return self.rows(lanes, step, rows, layer, scale, qkv, mixed);
+            return self.rows(lanes, step, rows, layer, scale, qkv, mixed, (0, (0, 0)));
         };
         let queries = prefill.plan.rows() / ratio(&self.specialisation);
         for (index, spans) in host_spans.chunks(MOST_SPANS).enumerate() {
@@ -230,6 +291,7 @@ impl DeviceAttention {
         scale: f32,
         qkv: &DeviceBuffer<u8>,
         mixed: &DeviceBuffer<u8>,
+        (first_pages, told): (u64, (u64, u64)),
     ) -> Result<(), KernelError> {
         at_most("rows of a step", rows, step.rows.len())?;
         let (qkv, mixed) = (qkv.pointer(), mixed.pointer());
@@ -239,6 +301,9 @@ impl DeviceAttention {
             rows: rows_pointer,
             qkv,
             mixed,
+            first_pages,
+            told: told.0,
+            told_stats: told.1,
             layer: layer as u32,
             scale,
         };
@@ -301,6 +366,8 @@ kernel_struct! {
         parts: u64,
         part_stats: u64,
         warp_parts: u64,
+        told: u64,
+        told_stats: u64,
         layer: u32,
         units: u32,
         scale: f32,
@@ -326,6 +393,9 @@ kernel_struct! {
         rows: u64,
         qkv: u64,
         mixed: u64,
+        first_pages: u64,
+        told: u64,
+        told_stats: u64,
         layer: u32,
         scale: f32,
     }

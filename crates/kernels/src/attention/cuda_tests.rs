@@ -35,7 +35,17 @@ fn shape(
     head_dim: usize,
 ) -> Specialisation {
     let (query_heads, kv_heads) = heads;
-    Specialisation { weights, cache, query_heads, kv_heads, groups, head_dim, hidden: 64, side_width: 0 }
+    Specialisation {
+        weights,
+        cache,
+        query_heads,
+        kv_heads,
+        groups,
+        head_dim,
+        hidden: 64,
+        side_width: 0,
+        statistics: 0,
+    }
 }
 
 /// Sequences with lanes and queries, some of them padding.

@@ -72,7 +72,12 @@ __device__ __forceinline__ void decode(const DecodeArgs& a) {
                 u32 count = place.length - (page + i) * PAGE_ENTRIES;
                 u32 seen = __ballot_sync(ALL, thread < count && known[thread] <= place.position &&
                                                   place.position < known[32 + thread]);
-                if (seen != 0) state.keys(ring + slot * TILE_BYTES, seen, scale, weights);
+                float* told = nullptr;
+                if constexpr (STATISTICS > 0) {
+                    u64 line = (u64)place.first * LANE_HEADS + head * place.pages + page + i;
+                    if (a.told) told = a.told + line * PAGE_ENTRIES * MEMBERS;
+                }
+                if (seen != 0 || told) state.keys(ring + slot * TILE_BYTES, seen, scale, told, weights);
                 __syncwarp();
                 if constexpr (TILES % 2 == 0) feed.keys(a, ring);
                 else feed.values(a, ring);
@@ -94,6 +99,9 @@ __device__ __forceinline__ void decode(const DecodeArgs& a) {
                 state.each([=](u32 member, u32 column, float x, float sum) {
                     rows[member * D + column] = narrow<W>(x * inverse(sum));
                 });
+                if constexpr (STATISTICS > 0) {
+                    if (a.told) state.leave_stats((Stats*)a.told_stats + (place.unit * LANE_HEADS + head) * MEMBERS);
+                }
             } else {
                 // A unit in the middle of a warp's piece is whole, so this is its first or its last.
                 u32 to = 2 * warp + (remaining == 0 ? 1 : 0);

@@ -22,6 +22,8 @@ struct DecodeArgs {
     float* parts;           // [blocks + units][MEMBERS][D], part of a block in a unit at block + unit; see `parts.cuh`
     float2* part_stats;     // [blocks + units][MEMBERS]: maximum and sum
     float* warp_parts;      // [blocks][WARPS][MEMBERS][D]
+    float* told;            // scores in log2, [pages * LANE_HEADS][32][MEMBERS] in the order of the line; or none
+    float2* told_stats;     // [units * LANE_HEADS][MEMBERS]: what `join` knows of each query head of the layer; or none
     u32 layer, units;
     float scale;
 };

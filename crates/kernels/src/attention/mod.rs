@@ -25,7 +25,7 @@ mod state;
 mod sweep;
 mod tiles;
 
-pub use cuda::DeviceAttention;
+pub use cuda::{DeviceAttention, ToldScores};
 pub use mass::{attention_mass, attention_mass_with};
 
 use std::sync::OnceLock;

@@ -128,6 +128,13 @@ struct Total {
     }
 };
 
+__device__ __forceinline__ void tell_stats(const DecodeArgs& a, u32 unit, u32 item, const Total& total) {
+    if constexpr (STATISTICS > 0) {
+        if (a.told && item * EACH % D == 0) {
+            a.told_stats[unit * MEMBERS + item * EACH / D] = make_float2(total.maximum, total.sum);
+        }
+    }
+}
 __device__ __forceinline__ void store_columns(W* out, const Total& total) {
     float factor = inverse(total.sum);
     if constexpr (EACH == 1) {
@@ -198,6 +205,7 @@ __device__ __forceinline__ void join(const DecodeArgs& a, Share block, u32 total
         Total total = own_total(parts, mask, item, part);
         if (left.first >= block.begin && left.first + left.pages <= block.end) {
             store_columns(a.mixed + left.out + item * EACH, total);
+            tell_stats(a, left.unit, item, total);
         } else {
             u64 place = blockIdx.x + left.unit;
             store_part((Columns*)a.parts + place * ITEMS + item, written(total.mixed));
@@ -218,6 +226,7 @@ __device__ __forceinline__ void join(const DecodeArgs& a, Share block, u32 total
         Columns columns[1] = {own.mixed};
         total.add(stats, columns);
         store_columns(a.mixed + first.out + item * EACH, total);
+        tell_stats(a, first.unit, item, total);
     }
     __syncthreads();
     for (u64 i = begin * MEMBERS + threadIdx.x; i < end * MEMBERS; i += THREADS) forget((Stats*)a.part_stats + i);

@@ -6,6 +6,7 @@
 
 constexpr u32 COLUMNS = (HEAD_DIM + 31) / 32;
 constexpr u32 RATIO = QUERY_HEADS / KV_HEADS;
+constexpr float LOG2_E = 1.4426950408889634f;
 // Whole 16-byte pieces of a key, where its rows are aligned to them.
 constexpr u32 PIECE = 16 / sizeof(C);
 constexpr bool IN_PIECES = HEAD_DIM % PIECE == 0;
@@ -15,6 +16,9 @@ struct RowsArgs {
     const Row* rows;
     const W* qkv;
     W* mixed;
+    const u32* first_pages; // as those of `decode.cu`, where row i is that of span i; and what is told
+    float* told;
+    float2* told_stats;
     u32 layer;
     float scale;
 };
@@ -67,9 +71,16 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) attention_rows(const __
         bool visible = index * PAGE_ENTRIES + thread < length && page.positions()[thread] <= row.position &&
                        row.position < page.expires_at()[thread];
         u32 seen = __ballot_sync(ALL, visible);
-        if (seen == 0) continue;
         float score = -infinity();
         if (visible) score = dot(query, page.keys(kv_head % LANE_HEADS) + thread * HEAD_DIM) * a.scale;
+        if constexpr (STATISTICS > 0) {
+            if (a.told) {
+                u32 unit = blockIdx.x * GROUPS + kv_head / LANE_HEADS, pages = (length + PAGE_ENTRIES - 1) / PAGE_ENTRIES;
+                u64 line = (u64)a.first_pages[unit] * LANE_HEADS + kv_head % LANE_HEADS * pages + index;
+                a.told[(line * PAGE_ENTRIES + thread) * RATIO + head % RATIO] = score * LOG2_E;
+            }
+        }
+        if (seen == 0) continue;
         float top = fmaxf(maximum, warp_max(score));
         float base = top == -infinity() ? 0.0f : top;
         float keep = expf(maximum - base), weight = visible ? expf(score - base) : 0.0f;
@@ -101,6 +112,13 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) attention_rows(const __
     float top = -infinity();
     for (u32 i = 0; i < WARPS; i++) top = fmaxf(top, maxima[i]);
     float base = top == -infinity() ? 0.0f : top;
+    if constexpr (STATISTICS > 0) {
+        if (a.told && threadIdx.x == 0) {
+            float all = 0.0f;
+            for (u32 i = 0; i < WARPS; i++) all = fmaf(expf(maxima[i] - base), sums[i], all);
+            a.told_stats[(u64)blockIdx.x * QUERY_HEADS + head] = make_float2(top * LOG2_E, all);
+        }
+    }
     for (u32 column = threadIdx.x; column < HEAD_DIM; column += 32 * WARPS) {
         float all = 0.0f, x = 0.0f;
         for (u32 i = 0; i < WARPS; i++) {

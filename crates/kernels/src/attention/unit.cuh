@@ -35,8 +35,9 @@ struct State {
         }
     }
 
-    // Scores of a tile of keys, as weights: `weights[i][j]` are 16 entries of 8 query heads.
-    __device__ __forceinline__ void keys(u32 tile, u32 seen, float scale, u32 (&weights)[2][NT][2]) {
+    // Scores of a tile of keys, as weights: `weights[i][j]` are 16 entries of 8 query heads. They are told as they are to
+    // `told` [32][MEMBERS], if there is one.
+    __device__ __forceinline__ void keys(u32 tile, u32 seen, float scale, float* told, u32 (&weights)[2][NT][2]) {
         u32 thread = threadIdx.x & 31;
         u32 offset = chunk_offset(thread & 15, thread >> 4);
         // Two chains of products each, because one product waits long for the one before.
@@ -71,6 +72,13 @@ struct State {
                 for (u32 n = 0; n < 4; n++) {
                     float dot = score[n / 2][j][n % 2 * 2 + c] + other[n / 2][j][n % 2 * 2 + c];
                     x[n] = mine >> (8 * n) & 1 ? dot * scale : -infinity();
+                }
+                if constexpr (STATISTICS > 0) {
+                    u32 member = j * 8 + 2 * (thread % 4) + c;
+                    if (told && member < MEMBERS) {
+#pragma unroll
+                        for (u32 n = 0; n < 4; n++) told[(8 * n + thread / 4) * MEMBERS + member] = x[n];
+                    }
                 }
                 float top = fmaxf(fmaxf(x[0], x[1]), fmaxf(x[2], x[3]));
 #pragma unroll
@@ -144,6 +152,9 @@ struct State {
     }
     template <typename S> __device__ __forceinline__ void leave(float* part, S* stats) const {
         each([=](u32 member, u32 column, float x, float) { part[member * D + column] = x; });
+        leave_stats(stats);
+    }
+    template <typename S> __device__ __forceinline__ void leave_stats(S* stats) const {
         u32 thread = threadIdx.x & 31;
         if (thread < 4) {
 #pragma unroll

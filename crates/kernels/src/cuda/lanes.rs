@@ -130,14 +130,16 @@ impl DeviceLanes {
 
     /// Refuses kernels that were made for lanes of another kind.
     pub(crate) fn check(&self, op: &'static str, made_for: &Specialisation) -> Result<(), KernelError> {
-        let kind = |of: &Specialisation| (of.cache, of.kv_heads, of.groups, of.head_dim, of.side_width);
+        let kind = |of: &Specialisation| {
+            (of.cache, of.kv_heads, of.groups, of.head_dim, of.side_width, of.statistics)
+        };
         if kind(&self.specialisation) == kind(made_for) {
             return Ok(());
         }
         let words = |of: &Specialisation| {
-            let (cache, heads, groups, width, side) = kind(of);
+            let (cache, heads, groups, width, side, statistics) = kind(of);
             format!(
-                "lanes of {cache}, {heads} KV heads in {groups} groups, {width} wide, beside {side} gates"
+                "lanes of {cache}, {heads} KV heads in {groups} groups, {width} wide, beside {side} gates and {statistics} sums"
             )
         };
         Err(KernelError::Invalid { op, expected: words(made_for), got: words(&self.specialisation) })

@@ -60,6 +60,11 @@ pub const SOURCES: &[Source] = &[
     crate::lifetimes::GROW_SOURCE,
     crate::lifetimes::RECLAIM_SOURCE,
     crate::lifetimes::INHERIT_SOURCE,
+    crate::ranking::KEYS,
+    crate::ranking::MASS,
+    crate::ranking::POOL,
+    crate::ranking::SELECT,
+    crate::ranking::TOLD,
     crate::vote::VOTE_SOURCE,
     crate::sampling::SAMPLE_SOURCE,
 ];

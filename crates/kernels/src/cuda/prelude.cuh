@@ -6,6 +6,7 @@
 //   QUERY_HEADS, KV_HEADS, HEAD_DIM, HIDDEN
 //   GROUPS                    lanes of a layer: 1, or KV_HEADS
 //   SIDE_WIDTH                gate width r, or 0 without gates
+//   STATISTICS                f32 sums beside each entry
 //   PAGE_ENTRIES, BYTES_OF_PAGE
 // Structures that it passes have the same names and fields there, and a file that lays one out otherwise does not
 // compile (cuda/argument.rs).
@@ -79,14 +80,15 @@ typedef Format<CACHE_TYPE>::type C;
 // ---- pages and lanes (Rust: cuda/lanes.rs) --------------------------------------------------------------------
 
 // A page: for each KV head of the lane its keys [32][d], then its values [32][d]; then the key gates [32][r]; then
-// positions, lifetimes and killers, u32 [32] each. Entry i of a lane is slot i % 32 of page i / 32.
+// positions, lifetimes and killers, u32 [32] each, and statistics, f32 [32]. Entry i of a lane is slot i % 32 of page i / 32.
 constexpr u32 LANE_HEADS = KV_HEADS / GROUPS;
 constexpr u64 HEAD_BYTES = 2ull * PAGE_ENTRIES * HEAD_DIM * sizeof(C);
 constexpr u64 SIDE_OFFSET = LANE_HEADS * HEAD_BYTES;
 constexpr u64 POSITION_OFFSET = (SIDE_OFFSET + (u64)PAGE_ENTRIES * SIDE_WIDTH * sizeof(C) + 127) / 128 * 128;
 constexpr u64 LIFETIME_OFFSET = POSITION_OFFSET + 128;
 constexpr u64 KILLER_OFFSET = POSITION_OFFSET + 256;
-constexpr u64 PAGE_BYTES = POSITION_OFFSET + 384;
+constexpr u64 STATISTIC_OFFSET = POSITION_OFFSET + 384;
+constexpr u64 PAGE_BYTES = STATISTIC_OFFSET + 128 * STATISTICS;
 static_assert(PAGE_BYTES == BYTES_OF_PAGE, "the host's pages are laid out otherwise");
 
 struct Page {
@@ -97,6 +99,7 @@ struct Page {
     __device__ __forceinline__ u32* positions() const { return (u32*)(base + POSITION_OFFSET); }
     __device__ __forceinline__ u32* expires_at() const { return (u32*)(base + LIFETIME_OFFSET); }
     __device__ __forceinline__ u32* killers() const { return (u32*)(base + KILLER_OFFSET); }
+    __device__ __forceinline__ float* statistics() const { return (float*)(base + STATISTIC_OFFSET); }
 };
 
 // The pages that no lane holds: `free + owed` of them lie on the stack. Those owed are what lanes were refused in this

@@ -55,6 +55,7 @@ pub(crate) fn plain(weights: DType, hidden: usize) -> Specialisation {
         head_dim: 16,
         hidden,
         side_width: 0,
+        statistics: 0,
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Specialisation {
     pub hidden: usize,
     /// Gate width r, or 0 without gates.
     pub side_width: usize,
+    /// f32 sums beside each entry: 1 where entries are ranked, or 0.
+    pub statistics: usize,
 }
 
 impl Specialisation {
@@ -34,16 +36,18 @@ impl Specialisation {
         head_dim: 8,
         hidden: 8,
         side_width: 0,
+        statistics: 0,
     };
 
-    /// Bytes of a page: the keys and values of 32 entries for the heads of a lane, their key gates, and what the
-    /// cache knows of each entry. The layout is that of `prelude.cuh`.
+    /// Bytes of a page: the keys and values of 32 entries for the heads of a lane, their key gates, what the cache
+    /// knows of each entry, and its statistics. The layout is that of `prelude.cuh`.
     #[must_use]
     pub fn page_bytes(&self) -> usize {
         let element = self.cache.bytes();
         let heads = self.kv_heads / self.groups;
         let numbers = 2 * heads * self.head_dim + self.side_width;
-        (crate::PAGE_ENTRIES * numbers * element).next_multiple_of(128) + 3 * 4 * crate::PAGE_ENTRIES
+        (crate::PAGE_ENTRIES * numbers * element).next_multiple_of(128)
+            + (3 + self.statistics) * 4 * crate::PAGE_ENTRIES
     }
 
     /// Live bytes of one entry of a lane.
@@ -68,6 +72,7 @@ impl Specialisation {
             ("HEAD_DIM", self.head_dim),
             ("HIDDEN", self.hidden),
             ("SIDE_WIDTH", self.side_width),
+            ("STATISTICS", self.statistics),
         ]
         .map(|(name, value)| format!("--define-macro={name}={value}"))
         .into()

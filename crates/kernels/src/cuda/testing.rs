@@ -32,7 +32,7 @@ pub(crate) fn page_bytes(specialisation: &Specialisation, lane: &LaneView<'_>) -
     let (layout, bytes) = (lane.layout, specialisation.page_bytes());
     let (d, element) = (specialisation.head_dim, specialisation.cache.bytes());
     assert_eq!((layout.heads(), layout.head_dim()), (specialisation.kv_heads / specialisation.groups, d));
-    let known = bytes - 3 * 4 * PAGE_ENTRIES;
+    let known = bytes - (3 + specialisation.statistics) * 4 * PAGE_ENTRIES;
     let mut pages = Vec::new();
     for (index, page) in lane.pages.iter().enumerate() {
         let start = pages.len();

@@ -18,11 +18,19 @@ fn specialisations() -> Vec<Specialisation> {
         head_dim: 64,
         hidden: 2048,
         side_width: 64,
+        statistics: 0,
     };
     vec![
         base,
-        Specialisation { weights: DType::F32, cache: DType::F32, side_width: 0, ..base },
-        Specialisation { weights: DType::F16, cache: DType::F16, groups: 8, head_dim: 128, ..base },
+        Specialisation { weights: DType::F32, cache: DType::F32, side_width: 0, statistics: 1, ..base },
+        Specialisation {
+            weights: DType::F16,
+            cache: DType::F16,
+            groups: 8,
+            head_dim: 128,
+            statistics: 1,
+            ..base
+        },
         Specialisation { weights: DType::F32, kv_heads: 32, head_dim: 256, side_width: 0, ..base },
         Specialisation {
             query_heads: 4,
@@ -31,6 +39,7 @@ fn specialisations() -> Vec<Specialisation> {
             head_dim: 8,
             hidden: 32,
             side_width: 4,
+            statistics: 1,
             ..base
         },
     ]

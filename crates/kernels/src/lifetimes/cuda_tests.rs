@@ -18,12 +18,13 @@ const BASE: Specialisation = Specialisation {
     head_dim: 8,
     hidden: 32,
     side_width: 4,
+    statistics: 0,
 };
 
 fn specialisations() -> [Specialisation; 4] {
     [
         BASE,
-        Specialisation { groups: 4, side_width: 5, ..BASE },
+        Specialisation { groups: 4, side_width: 5, statistics: 1, ..BASE },
         Specialisation { cache: DType::F32, groups: 2, head_dim: 16, side_width: 0, ..BASE },
         Specialisation { cache: DType::F16, kv_heads: 2, groups: 2, head_dim: 64, side_width: 64, ..BASE },
     ]

@@ -18,6 +18,7 @@ const SPECIALISATION: Specialisation = Specialisation {
     head_dim: 8,
     hidden: 32,
     side_width: 0,
+    statistics: 0,
 };
 const LAYERS: usize = 3;
 const SLOTS: usize = 5;

@@ -23,6 +23,7 @@ struct Birth {
     u32 kind;   // SHARE: a share of all positions; else a window
     u32 sinks, recent;
     u32 floor_sinks, floor_recent;
+    u32 lanes[4];   // a bit for each lane of the layer
     double keep;
 };
 struct Births {
@@ -72,11 +73,12 @@ __device__ __noinline__ void tell_overflow(const Lanes& lanes, const Row& row, u
 
 __device__ __forceinline__ u32 saturating_add(u32 a, u32 b) { return a > NEVER - b ? NEVER : a + b; }
 
-// What the rules give to an entry at `position`.
-__device__ Fate fate_at_birth(const Births& births, u32 position) {
+// What the rules give to an entry at `position` of a lane.
+__device__ Fate fate_at_birth(const Births& births, u32 position, u32 group) {
     Fate fate{NEVER, NEVER};
     for (u32 i = 0; i < births.count; i++) {
         const Birth& rule = births.rules[i];
+        if ((rule.lanes[group / 32 % 4] >> group % 32 & 1) == 0) continue;
         u32 wished;
         if (rule.kind == SHARE) {
             const double share = rule.keep;
@@ -166,10 +168,11 @@ extern "C" __global__ void __launch_bounds__(32 * APPEND_WARPS) append(Append p)
             }
         }
         if (thread == 0) {
-            const Fate fate = fate_at_birth(p.births, row.position);
+            const Fate fate = fate_at_birth(p.births, row.position, group);
             page.positions()[slot] = row.position;
             page.expires_at()[slot] = fate.expires_at;
             page.killers()[slot] = fate.killer;
+            if constexpr (STATISTICS > 0) page.statistics()[slot] = 0.0f;
         }
         return;
     }

@@ -96,6 +96,8 @@ kernel_struct! {
         pub floor_sinks: u32,
         /// The least lifetime that this rule may give.
         pub floor_recent: u32,
+        /// The lanes of the layer that it acts on, a bit for each from the lowest on.
+        pub lanes: [u32; 4],
         /// Of a share: which part of all positions stays.
         pub keep: f64,
     }
@@ -117,13 +119,22 @@ impl Birth {
     pub const WINDOW: u32 = 0;
     /// A share of all positions.
     pub const SHARE: u32 = 1;
+    /// [`Birth::lanes`] of a rule for all.
+    pub const ALL: [u32; 4] = [u32::MAX; 4];
 }
 
 impl Default for Births {
     /// No rules: every entry lives for ever.
     fn default() -> Self {
-        let rule =
-            Birth { kind: Birth::WINDOW, sinks: 0, recent: 0, floor_sinks: 0, floor_recent: 0, keep: 0.0 };
+        let rule = Birth {
+            kind: Birth::WINDOW,
+            sinks: 0,
+            recent: 0,
+            floor_sinks: 0,
+            floor_recent: 0,
+            lanes: Birth::ALL,
+            keep: 0.0,
+        };
         Self { count: 0, rules: [rule; MOST_RULES] }
     }
 }

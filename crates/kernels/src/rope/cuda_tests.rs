@@ -31,9 +31,10 @@ fn cuda_angles_are_those_of_the_cpu() {
 }
 
 /// What an entry's births leave it.
-fn end_at_birth(births: &Births, position: u32) -> (u32, u32) {
+fn end_at_birth(births: &Births, position: u32, lane: usize) -> (u32, u32) {
     let mut life = Lifetime::ENDLESS;
-    for rule in &births.rules[..births.count as usize] {
+    let rules = births.rules[..births.count as usize].iter();
+    for rule in rules.filter(|rule| rule.lanes[lane / 32] >> (lane % 32) & 1 == 1) {
         let wished = if rule.kind == 0 {
             (position >= rule.sinks).then(|| position.saturating_add(rule.recent))
         } else {
@@ -67,9 +68,12 @@ fn cuda_appended_entries_are_those_of_the_cpu() {
         head_dim: 64,
         hidden: 512,
         side_width: 8,
+        statistics: 0,
     };
-    let window = Birth { kind: 0, sinks: 4, recent: 10, floor_sinks: 2, floor_recent: 3, keep: 0.0 };
-    let share = Birth { kind: 1, sinks: 0, recent: 0, floor_sinks: 1, floor_recent: 6, keep: 0.37 };
+    let lanes = Birth::ALL;
+    let window = Birth { kind: 0, sinks: 4, recent: 10, floor_sinks: 2, floor_recent: 3, lanes, keep: 0.0 };
+    let share = Birth { kind: 1, sinks: 0, recent: 0, floor_sinks: 1, floor_recent: 6, lanes, keep: 0.37 };
+    let some = Birth { lanes: [0b1010, 0, 0, 0], ..window };
     let endless = Birth { recent: u32::MAX, ..window };
     let births = |rules: &[Birth]| {
         let mut births = Births { count: rules.len() as u32, ..Births::default() };
@@ -85,11 +89,17 @@ fn cuda_appended_entries_are_those_of_the_cpu() {
             births: births(&[window]),
         },
         Case {
-            specialisation: Specialisation { groups: 4, weights: DType::F32, cache: DType::F32, ..base },
+            specialisation: Specialisation {
+                groups: 4,
+                weights: DType::F32,
+                cache: DType::F32,
+                statistics: 1,
+                ..base
+            },
             pairs: 32,
             norms: true,
             gate_heads: Some(4),
-            births: births(&[window, share]),
+            births: births(&[some, share]),
         },
         Case {
             specialisation: Specialisation { cache: DType::F32, head_dim: 128, groups: 4, ..base },
@@ -206,7 +216,7 @@ fn check(device: &Device, number: usize, case: &Case) {
     }
 
     let (element, lane_heads) = (spec.cache.bytes(), g / spec.groups);
-    let tail = spec.page_bytes() - 3 * 4 * PAGE_ENTRIES;
+    let tail = spec.page_bytes() - (3 + spec.statistics) * 4 * PAGE_ENTRIES;
     for (lane, (length, pages)) in before.iter().enumerate() {
         let (got_length, mut got) = lanes.read_lane(lane).unwrap();
         assert_eq!(got_length as usize, *length);
@@ -243,9 +253,12 @@ fn check(device: &Device, number: usize, case: &Case) {
                 let at = (lane_heads * 2 * PAGE_ENTRIES * d + entry * r) * element;
                 meet(at, &bytes_of(&gates[from..from + r], spec.cache), None);
             }
-            let (expires, killer) = end_at_birth(&case.births, row.position);
+            let (expires, killer) = end_at_birth(&case.births, row.position, group);
             for (array, value) in [row.position, expires, killer].into_iter().enumerate() {
                 meet(tail + (array * PAGE_ENTRIES + entry) * 4, &value.to_le_bytes(), None);
+            }
+            for statistic in 0..spec.statistics {
+                meet(tail + ((3 + statistic) * PAGE_ENTRIES + entry) * 4, &0f32.to_le_bytes(), None);
             }
         }
         assert!(got == *pages, "case {number}: lane {lane}: something else was written");
@@ -255,27 +268,30 @@ fn check(device: &Device, number: usize, case: &Case) {
 /// The twin that the device is held against, where the answers are plain.
 #[test]
 fn ends_at_birth_are_those_of_windows_and_shares() {
-    let never = Birth { kind: 0, sinks: 4, recent: 10, floor_sinks: 0, floor_recent: 0, keep: 0.0 };
+    let lanes = [0b11, 1, 0, 0];
+    let never = Birth { kind: 0, sinks: 4, recent: 10, floor_sinks: 0, floor_recent: 0, lanes, keep: 0.0 };
     let births = |rules: &[Birth]| {
         let mut births = Births { count: rules.len() as u32, ..Births::default() };
         births.rules[..rules.len()].copy_from_slice(rules);
         births
     };
-    assert_eq!(end_at_birth(&Births::default(), 7), (u32::MAX, u32::MAX));
+    assert_eq!(end_at_birth(&Births::default(), 7, 1), (u32::MAX, u32::MAX));
     let window = births(&[never]);
-    assert_eq!(end_at_birth(&window, 3), (u32::MAX, u32::MAX));
-    assert_eq!(end_at_birth(&window, 4), (14, 14));
+    assert_eq!(end_at_birth(&window, 3, 1), (u32::MAX, u32::MAX));
+    assert_eq!(end_at_birth(&window, 4, 1), (14, 14));
     // A floor puts the end off, not the decision.
-    assert_eq!(end_at_birth(&births(&[Birth { floor_recent: 30, ..never }]), 4), (34, 14));
-    assert_eq!(end_at_birth(&births(&[Birth { floor_sinks: 5, ..never }]), 4), (u32::MAX, u32::MAX));
+    assert_eq!(end_at_birth(&births(&[Birth { floor_recent: 30, ..never }]), 4, 1), (34, 14));
+    assert_eq!(end_at_birth(&births(&[Birth { floor_sinks: 5, ..never }]), 4, 1), (u32::MAX, u32::MAX));
     let share = Birth { kind: 1, keep: 0.25, ..never };
-    let kept: Vec<u32> = (0..12).filter(|&i| end_at_birth(&births(&[share]), i).0 == u32::MAX).collect();
+    let kept: Vec<u32> = (0..12).filter(|&i| end_at_birth(&births(&[share]), i, 1).0 == u32::MAX).collect();
     assert_eq!(kept, [3, 7, 11]);
     // The lowest end counts.
-    assert_eq!(end_at_birth(&births(&[never, share]), 8), (9, 9));
-    assert_eq!(end_at_birth(&births(&[never, share]), 11), (21, 21));
+    assert_eq!(end_at_birth(&births(&[never, share]), 8, 1), (9, 9));
+    assert_eq!(end_at_birth(&births(&[never, share]), 11, 1), (21, 21));
+    // Other lanes have nothing to do with it.
+    assert_eq!([32, 2, 33].map(|lane| end_at_birth(&window, 4, lane).0), [14, u32::MAX, u32::MAX]);
     // As the kernel file lays them out.
-    assert_eq!((size_of::<Birth>(), size_of::<Births>()), (32, 136));
+    assert_eq!((size_of::<Birth>(), size_of::<Births>()), (48, 200));
 }
 
 #[test]
@@ -291,6 +307,7 @@ fn cuda_the_first_number_that_the_pages_cannot_hold_is_told_until_its_slot_is_cl
         head_dim: 8,
         hidden: 16,
         side_width: 4,
+        statistics: 0,
     };
     // Three sequences of four tokens; a row is 16 numbers of queries, 16 of keys, 16 of values.
     let (layers, slots, tokens, width) = (2, 3, 4, 48);

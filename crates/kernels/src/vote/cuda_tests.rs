@@ -36,6 +36,7 @@ impl Case {
             head_dim: 8,
             hidden: 32,
             side_width: width,
+            statistics: 0,
         };
         let heads = random.pick(&[1, groups]);
         let slots = queries.len() + 1;

@@ -1,6 +1,6 @@
 //! How many entries stay, and how heads and layers share them.
 
-use dropcap_policy::{Cadence, Floors, Peak, PromptBudget};
+use dropcap_policy::{Cadence, Floors, Peak, PromptBudget, RankingBudget};
 
 use super::keep::{best, best_of_all};
 use crate::budgets::pyramid_share;
@@ -42,9 +42,9 @@ pub(crate) enum Layers {
     },
 }
 
-impl Budget {
-    /// Entries that stay of each head of a layer, on average, where the text has `next` tokens; not below the floors.
-    pub(crate) fn kept(&self, next: u32, layer: usize, layers: usize) -> u32 {
+impl RankingBudget for Budget {
+    /// As [`RankingBudget::kept`]; not below the floors.
+    fn kept(&self, next: u32, layer: usize, layers: usize) -> u32 {
         let kept = match self.layers {
             Layers::Alike => self.amount.kept(next, self.floors.sinks),
             Layers::Pyramid { beta } => {
@@ -59,7 +59,9 @@ impl Budget {
         };
         kept.max(self.floors.sinks.saturating_add(self.floors.recent)).clamp(1, next.max(1))
     }
+}
 
+impl Budget {
     /// Which entries stay, of each row of scores: `kept` on average, under the floors at the query `next`.
     pub(crate) fn share_out(
         &self,

@@ -14,9 +14,11 @@ pub(crate) use recipe::{AMOUNT, MakeRecipe, RECENT, Recipe, SINKS, WHEN, build, 
 pub(crate) use scorer::Scorer;
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use dropcap_policy::{
-    Attended, Cadence, EvictionPolicy, LaneEditor, Needs, Observation, Peak, PolicyError, Span, Stage,
+    Attended, Cadence, EvictionPolicy, Floors, LaneEditor, Needs, Observation, Peak, PolicyError, Ranking,
+    RankingBudget, Rule, Span, Stage,
 };
 
 use budget::Budget;
@@ -30,12 +32,27 @@ pub(crate) struct Ranked {
     scorer: Box<dyn Scorer>,
     budget: Budget,
     cadence: Cadence,
+    /// All of it as data, where the scorer is.
+    data: Option<Ranking>,
 }
 
 impl Ranked {
     /// The policy of a scorer under a budget; `cadence` is [`Cadence::Prompt`] or [`Cadence::EveryQuery`].
     pub(crate) fn new(scorer: Box<dyn Scorer>, budget: Budget, cadence: Cadence) -> Self {
-        Self { scorer, budget, cadence }
+        let share = match budget.heads {
+            Heads::Alike => None,
+            Heads::Adaptive { floor } => Some(floor),
+        };
+        let data = scorer.data().map(|score| Ranking {
+            score,
+            per_head: scorer.per_head(),
+            cadence,
+            budget: Arc::new(budget),
+            share,
+            counted: budget.floors,
+            floors: Floors::default(),
+        });
+        Self { scorer, budget, cadence, data }
     }
 
     /// Brings statistics up to date.
@@ -109,6 +126,15 @@ impl EvictionPolicy for Ranked {
 
     fn needs(&self) -> Needs {
         Needs { after: self.cadence, statistics: self.scorer.statistics(), together: self.scorer.together() }
+    }
+
+    /// Before attention it does nothing.
+    fn rules(&self) -> Option<&[Rule]> {
+        Some(&[])
+    }
+
+    fn rankings(&self) -> Option<&[Ranking]> {
+        self.data.as_ref().map(std::slice::from_ref)
     }
 
     fn peak(&self, prompt: usize, tokens: usize) -> Peak {

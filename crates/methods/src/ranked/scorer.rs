@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use dropcap_policy::PolicyError;
+use dropcap_policy::{PolicyError, Score};
 
 use super::Layer;
 
@@ -35,6 +35,11 @@ pub(crate) trait Scorer: Debug + Send + Sync {
     fn observe(&self, layer: &Layer<'_>, statistics: &mut [Vec<f32>]) -> Result<(), PolicyError> {
         let _ = (layer, statistics);
         Ok(())
+    }
+
+    /// The same scores as data, for a device; none where they exist only as code.
+    fn data(&self) -> Option<Score> {
+        None
     }
 
     /// The scores: f32 `[g][e]` of the entries that [`Layer`] shows of each head, or `[1][e]` of those of any head

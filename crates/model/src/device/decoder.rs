@@ -15,13 +15,15 @@ use dropcap_kernels::lifetimes::{
 };
 use dropcap_kernels::matmul::DeviceMatmul;
 use dropcap_kernels::norm::DeviceNorm;
+use dropcap_kernels::ranking::RankingSize;
 use dropcap_kernels::rope::{DeviceAppend, DeviceRope};
 use dropcap_kernels::sampling::{DeviceSampler, SlotSampling};
 use dropcap_kernels::vote::DeviceVotes;
-use dropcap_policy::EvictionPolicy;
+use dropcap_policy::{EvictionPolicy, Needs, Ranking, Score};
 
 use super::graph::DecodeGraph;
 use super::pool::{PoolShape, pages_for};
+use super::ranker::{self, Ranker};
 use super::rules::{DeviceRules, side_width};
 use super::scratch::DeviceScratch;
 use super::slots::Slots;
@@ -51,6 +53,8 @@ pub struct DeviceOptions {
 pub struct DeviceDecoder {
     pub(super) weights: Arc<DeviceWeights>,
     pub(super) rules: DeviceRules,
+    pub(super) ranker: Option<Ranker>,
+    needs: Needs,
     pub(super) kernels: Kernels,
     pub(super) rope: Option<(DeviceBuffer<[f32; 2]>, usize)>,
     pub(super) scratch: DeviceScratch,
@@ -107,6 +111,7 @@ impl DeviceDecoder {
     ) -> Result<Self, ModelError> {
         let (device, config) = (weights.device.clone(), &weights.config);
         let rules = DeviceRules::new(&device, config, policy)?;
+        let ranking = ranker::accepted(policy, config)?;
         let groups = if policy.per_head() { config.kv_heads } else { 1 };
         let specialisation = Specialisation {
             weights: weights.dtype,
@@ -117,9 +122,10 @@ impl DeviceDecoder {
             head_dim: config.head_dim,
             hidden: config.hidden,
             side_width: side_width(policy),
+            statistics: ranker::statistics(ranking.as_ref()),
         };
         let gate_heads = rules.gates.as_ref().map(|gates| gates.heads);
-        let kernels = Kernels::new(&device, &specialisation, config, &options, &rules)?;
+        let kernels = Kernels::new(&device, &specialisation, config, &options, &rules, ranking.as_ref())?;
         // A sequence that decodes may share a step with a chunk.
         let rows = options.chunk + options.max_batch;
         let logit_rows = options.logit_rows.max(options.max_batch);
@@ -145,6 +151,11 @@ impl DeviceDecoder {
         let status = zeroed(StepStatus::words(batch))?;
         let status_host = PinnedBuffer::zeroed(&device, StepStatus::words(batch))?;
         let per_slot = config.layers * groups;
+        let size = RankingSize { rows, spans: batch, layers: config.layers, positions: config.max_positions };
+        let most_pages = options.kv_limit.map_or(usize::MAX, |limit| limit / specialisation.page_bytes());
+        let ranker = ranking
+            .map(|ranking| Ranker::new(&device, &specialisation, ranking, size, most_pages))
+            .transpose()?;
         let pool = PoolShape {
             page_bytes: specialisation.page_bytes(),
             lanes: batch * per_slot,
@@ -158,6 +169,8 @@ impl DeviceDecoder {
         let deaths = options.deaths.then(|| Deaths::new(&device, pool.told_deaths(capacity))).transpose()?;
         Ok(Self {
             rules,
+            ranker,
+            needs: policy.needs(),
             kernels,
             rope,
             scratch,
@@ -181,6 +194,12 @@ impl DeviceDecoder {
     #[must_use]
     pub fn config(&self) -> &DecoderConfig {
         &self.weights.config
+    }
+
+    /// What its policy asks of those who cut a text into steps.
+    #[must_use]
+    pub fn needs(&self) -> Needs {
+        self.needs
     }
 
     /// What it was made with.
@@ -344,9 +363,10 @@ impl Kernels {
         config: &DecoderConfig,
         options: &DeviceOptions,
         rules: &DeviceRules,
+        ranking: Option<&Ranking>,
     ) -> Result<Self, ModelError> {
         let gate_heads = rules.gates.as_ref().map(|gates| gates.heads);
-        Module::compile_missing(device, &needed(specialisation, rules))?;
+        Module::compile_missing(device, &needed(specialisation, rules, ranking))?;
         let (batch, positions) = (options.max_batch, config.max_positions);
         let inherit = rules.inherits.map(|_| DeviceInherit::new(device, specialisation, batch, positions));
         Ok(Self {
@@ -365,8 +385,19 @@ impl Kernels {
 }
 
 /// The kernel files that a decoder loads, each with what it is compiled for.
-fn needed(specialisation: &Specialisation, rules: &DeviceRules) -> Vec<(Source, Specialisation)> {
+fn needed(
+    specialisation: &Specialisation,
+    rules: &DeviceRules,
+    ranking: Option<&Ranking>,
+) -> Vec<(Source, Specialisation)> {
+    let score = ranking.map(|ranking| ranking.score);
     let unused = |file: &str| match file {
+        "ranking/mass.cu" => !matches!(score, Some(Score::Attention { .. } | Score::Window { .. })),
+        "ranking/keys.cu" => {
+            !matches!(score, Some(Score::KeyNorm | Score::KeyDifference | Score::Noise { .. }))
+        }
+        "ranking/pool.cu" => !matches!(score, Some(Score::Window { .. })),
+        "ranking/select.cu" | "ranking/told.cu" => score.is_none(),
         "vote/vote.cu" => rules.gates.is_none(),
         "lifetimes/inherit.cu" => rules.inherits.is_none(),
         _ => matches!(file, "matmul/random.cu" | "cuda/bandwidth.cu"),

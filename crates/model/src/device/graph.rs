@@ -20,6 +20,8 @@ pub(super) struct DecodeGraph {
     spans: PinnedBuffer<DeviceSpan>,
     slots: PinnedBuffer<u32>,
     randoms: PinnedBuffer<f32>,
+    /// Entries that stay, `[bucket][layers]`, where every query ranks them.
+    kept: PinnedBuffer<u32>,
     tokens: PinnedBuffer<u32>,
 }
 
@@ -52,7 +54,12 @@ impl DeviceDecoder {
             None => self.record(bucket)?,
         };
         for i in 0..bucket {
-            graph.set(i, chosen.get(i).map(|&index| &segments[index]));
+            let segment = chosen.get(i).map(|&index| &segments[index]);
+            graph.set(i, segment);
+            if let Some(ranker) = self.ranker.as_ref().filter(|ranker| ranker.every_query()) {
+                let layers = self.config().layers;
+                (i * layers..).zip(ranker.budgets(segment)).for_each(|(at, kept)| graph.kept.set(at, kept));
+            }
         }
         graph.graph.launch()?;
         self.weights.device.synchronize()?;
@@ -84,23 +91,29 @@ impl DeviceDecoder {
         let (slots, randoms) =
             (PinnedBuffer::zeroed(&device, bucket)?, PinnedBuffer::zeroed(&device, bucket)?);
         let mut tokens = PinnedBuffer::zeroed(&device, bucket)?;
+        let ranker = self.ranker.as_ref().filter(|ranker| ranker.every_query());
+        let budgets = if ranker.is_some() { bucket * self.config().layers } else { 0 };
+        let kept = PinnedBuffer::zeroed(&device, budgets)?;
         let size = StepSize { rows: bucket, spans: bucket };
         self.tune(bucket)?;
         let mut status = std::mem::replace(&mut self.status_host, PinnedBuffer::zeroed(&device, 0)?);
+        let ranker = self.ranker.as_ref().filter(|ranker| ranker.every_query());
         let graph = Graph::record(&device, || {
             self.inputs.rows.write_pinned(&rows)?;
             self.inputs.spans.write_pinned(&spans)?;
             self.sampling.slots.write_pinned(&slots)?;
             self.sampling.randoms.write_pinned(&randoms)?;
+            ranker.map_or(Ok(()), |ranker| ranker.send_pinned(&kept))?;
             self.run_layers(size, Mode::Decode)?;
             self.decode_head(bucket)?;
             self.sample(bucket)?;
+            ranker.map_or(Ok(()), |_| self.prune(size, self.config().max_positions))?;
             self.reclaim(size)?;
             self.sampling.tokens.read_pinned(&mut tokens)?;
             self.status.read_pinned(&mut status)?;
             Ok::<(), ModelError>(())
         });
         self.status_host = status;
-        Ok(DecodeGraph { graph: graph?, rows, spans, slots, randoms, tokens })
+        Ok(DecodeGraph { graph: graph?, rows, spans, slots, randoms, kept, tokens })
     }
 }

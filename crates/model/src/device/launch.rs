@@ -13,8 +13,13 @@ use crate::{Mlp, ModelError};
 pub(super) enum Mode<'a> {
     /// One token of every sequence: nothing that is launched depends on lengths, so that it can be recorded.
     Decode,
-    /// Any tokens; the spans as the device has them.
-    Prefill(&'a [DeviceSpan]),
+    /// Any tokens.
+    Prefill {
+        /// The spans as the device has them.
+        spans: &'a [DeviceSpan],
+        /// Those of them whose attention counts where entries are ranked.
+        observed: &'a [DeviceSpan],
+    },
 }
 
 impl DeviceNormWeights {
@@ -63,10 +68,16 @@ impl DeviceDecoder {
         let attention = &self.kernels.attention;
         match mode {
             Mode::Decode => {
-                attention.decode(lanes, &self.inputs, size, index, scale, &scratch.qkv, &scratch.mixed)?;
+                let told = self.ranker.as_ref().and_then(|ranker| ranker.told());
+                let (inputs, qkv, mixed) = (&self.inputs, &scratch.qkv, &scratch.mixed);
+                attention.decode_and_tell(lanes, inputs, size, index, scale, qkv, mixed, told)?;
+                self.observe_decoded(size, index)?;
             }
-            Mode::Prefill(spans) => {
+            Mode::Prefill { spans, observed } => {
                 attention.prefill(lanes, &self.inputs, spans, index, scale, &scratch.qkv, &scratch.mixed)?;
+                if let Some(ranker) = &self.ranker {
+                    ranker.observe(lanes, observed, index, scale, &scratch.qkv)?;
+                }
             }
         }
         let (matmul, bias) = (&self.kernels.matmul, layer.output.bias.as_ref());

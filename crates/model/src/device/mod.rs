@@ -10,10 +10,12 @@ mod graph;
 mod launch;
 mod outcome;
 mod pool;
+mod ranker;
 mod rules;
 mod scratch;
 mod slots;
 mod step;
+mod turns;
 mod weights;
 
 pub use decoder::{DeviceDecoder, DeviceOptions};

@@ -13,6 +13,17 @@ pub struct DeviceOutcome {
     pub deaths: Vec<DeathRecord>,
 }
 
+impl DeviceOutcome {
+    /// That of so many segments, before anything is known.
+    pub(super) fn of(segments: usize) -> Self {
+        Self {
+            tokens: vec![None; segments],
+            states: vec![SlotState::default(); segments],
+            deaths: Vec::new(),
+        }
+    }
+}
+
 /// The cache of one sequence, all layers together.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct SlotState {

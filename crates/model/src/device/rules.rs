@@ -6,6 +6,7 @@ use dropcap_kernels::matmul::DeviceMatrix;
 use dropcap_kernels::rope::{Birth, Births};
 use dropcap_policy::{Action, EvictionPolicy, Floors, PromptCut, Rule, VoteGates};
 
+use super::ranker;
 use crate::{DecoderConfig, ModelError};
 
 /// What the kernels need to know of a policy.
@@ -75,18 +76,19 @@ impl DeviceRules {
 impl<'a> Accepted<'a> {
     fn new(config: &DecoderConfig, policy: &'a dyn EvictionPolicy) -> Result<Self, ModelError> {
         let unsupported = |what: &str| ModelError::DeviceMethod { what: what.to_owned() };
-        let rules =
-            policy.rules().ok_or_else(|| unsupported("decides in code, as all do that rank entries"))?;
+        let rules = policy.rules().ok_or_else(|| unsupported("decides in code"))?;
+        let ranks = ranker::accepted(policy, config)?.is_some();
         let mut accepted = Self::default();
         let mut births = Vec::new();
         for Rule { action, floors, heads } in rules {
-            if heads.is_some() {
-                return Err(unsupported("forgets in some heads only"));
-            }
             match action {
-                Action::Window { sinks, recent } => births.push(window(*sinks, *recent, *floors)),
+                Action::Window { sinks, recent } => births.push((window(*sinks, *recent, *floors), heads)),
+                Action::Vote { .. } | Action::Inherit | Action::PromptCut(_) if heads.is_some() => {
+                    return Err(unsupported("decides in some heads only, other than at birth"));
+                }
                 Action::Share { keep } => {
-                    births.push(Birth { kind: Birth::SHARE, keep: *keep, ..window(0, 0, *floors) });
+                    let share = Birth { kind: Birth::SHARE, keep: *keep, ..window(0, 0, *floors) };
+                    births.push((share, heads));
                 }
                 Action::WindowBehind { .. } => {
                     return Err(unsupported("keeps a window from the end of a prompt on"));
@@ -100,6 +102,9 @@ impl<'a> Accepted<'a> {
                         "spreads deaths between the layers of a model with sliding windows",
                     ));
                 }
+                Action::Inherit if ranks => {
+                    return Err(unsupported("spreads deaths between layers beside one that ranks entries"));
+                }
                 Action::Inherit => accepted.inherits = Some(*floors),
                 Action::Vote { gates, decides } if accepted.vote.is_none() => {
                     accepted.vote = Some((gates, *decides, *floors));
@@ -107,12 +112,19 @@ impl<'a> Accepted<'a> {
                 Action::Vote { .. } => return Err(unsupported("has two sets of gates")),
             }
         }
+        if births.iter().any(|(_, heads)| heads.is_some()) && config.kv_heads > 32 * Birth::ALL.len() {
+            return Err(unsupported("forgets in some of more than 128 heads"));
+        }
         accepted.births = (0..config.layers)
             .map(|layer| {
                 // The model's own window is a lifetime at birth like any other.
                 let window = config.sliding_window.get(layer).copied().flatten();
                 let own = window.map(|window| self::window(0, window, Floors::default()));
-                let all: Vec<Birth> = own.into_iter().chain(births.iter().copied()).collect();
+                let of_layer = births.iter().map(|(birth, heads)| match heads {
+                    Some(heads) => Birth { lanes: bits(heads.of(layer)), ..*birth },
+                    None => *birth,
+                });
+                let all: Vec<Birth> = own.into_iter().chain(of_layer).collect();
                 if all.len() > Births::default().rules.len() {
                     return Err(unsupported("has more than three rules for new entries"));
                 }
@@ -148,10 +160,19 @@ impl DeviceGates {
     }
 }
 
+/// A bit for each head that is named; none for those beyond what there is room for.
+fn bits(heads: &[bool]) -> [u32; 4] {
+    let mut bits = [0; 4];
+    for (word, heads) in bits.iter_mut().zip(heads.chunks(32)) {
+        *word = heads.iter().zip(0..).fold(0, |word, (&named, bit)| word | u32::from(named) << bit);
+    }
+    bits
+}
+
 /// An end at `position + recent`.
 fn window(sinks: u32, recent: u32, floors: Floors) -> Birth {
     let Floors { sinks: floor_sinks, recent: floor_recent } = floors;
-    Birth { kind: Birth::WINDOW, sinks, recent, floor_sinks, floor_recent, keep: 0.0 }
+    Birth { kind: Birth::WINDOW, sinks, recent, floor_sinks, floor_recent, lanes: Birth::ALL, keep: 0.0 }
 }
 
 /// The bytes of numbers as the device stores them.

@@ -3,14 +3,17 @@
 use dropcap_kernels::cuda::{DeviceSpan, Row, StepSize};
 use dropcap_kernels::lifetimes::PromptCut;
 use dropcap_kernels::sampling::NOT_FINITE;
+use dropcap_policy::Stage;
 
 use super::decoder::DeviceDecoder;
 use super::launch::Mode;
-use super::{DeviceOutcome, Slot, SlotState};
+use super::ranker::Ranker;
+use super::turns::{Turn, turns};
+use super::{DeviceOutcome, Slot};
 use crate::ModelError;
 
 /// One sequence's part of a step.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct DeviceSegment<'a> {
     /// Where its cache is.
     pub slot: &'a Slot,
@@ -18,8 +21,8 @@ pub struct DeviceSegment<'a> {
     pub ids: &'a [u32],
     /// Position of the first of them: how many the cache has seen.
     pub first_position: u32,
-    /// Whether this step holds the prompt's last token.
-    pub prompt_ends: bool,
+    /// Where in the text they lie.
+    pub stage: Stage,
     /// What should come back.
     pub wanted: Wanted,
 }
@@ -101,23 +104,17 @@ impl DeviceDecoder {
         if let Some(deaths) = &self.deaths {
             deaths.count.write(0, &[0])?;
         }
-        let decodes = |segment: &DeviceSegment<'_>| {
-            // A prompt's end may cut, which is no part of the graph.
-            let cuts = segment.prompt_ends && !self.rules.cuts.is_empty();
-            segment.ids.len() == 1 && segment.wanted.random().is_some() && !cuts
-        };
-        let (decoding, rest): (Vec<usize>, Vec<usize>) =
-            (0..segments.len()).partition(|&index| decodes(&segments[index]));
-        let mut outcome = DeviceOutcome {
-            tokens: vec![None; segments.len()],
-            states: vec![SlotState::default(); segments.len()],
-            ..DeviceOutcome::default()
-        };
-        if !decoding.is_empty() {
-            self.decode(segments, &decoding, &mut outcome, rows)?;
-        }
-        if !rest.is_empty() {
-            self.prefill(segments, &rest, &mut outcome, rows)?;
+        let mut outcome = DeviceOutcome::of(segments.len());
+        let apart = self.ranker.as_ref().is_some_and(Ranker::every_query);
+        for Turn { parts, numbers, query } in turns(segments, apart) {
+            let taken = self.turn(&parts, &mut |of_part| {
+                let first_row = of_part.first_row + query;
+                rows(DeviceRows { segment: numbers[of_part.segment], first_row, ..of_part });
+            })?;
+            for ((&number, token), state) in numbers.iter().zip(taken.tokens).zip(taken.states) {
+                outcome.tokens[number] = token;
+                outcome.states[number] = state;
+            }
         }
         self.peak_pages = self.peak_pages.max(self.capacity() - self.free_pages);
         if let Some(deaths) = &self.deaths {
@@ -130,6 +127,30 @@ impl DeviceDecoder {
             outcome
                 .deaths
                 .sort_unstable_by_key(|death| (order(death.slot), death.layer, death.group, death.position));
+        }
+        Ok(outcome)
+    }
+
+    /// What attends at the same time.
+    fn turn(
+        &mut self,
+        segments: &[DeviceSegment<'_>],
+        rows: RowSink<'_>,
+    ) -> Result<DeviceOutcome, ModelError> {
+        let decodes = |segment: &DeviceSegment<'_>| {
+            // A prompt's end may cut, which is no part of the graph.
+            let cuts = !self.rules.cuts.is_empty() || self.ranker.is_some();
+            let recorded = segment.stage == Stage::Behind || !cuts;
+            segment.ids.len() == 1 && segment.wanted.random().is_some() && recorded
+        };
+        let (decoding, rest): (Vec<usize>, Vec<usize>) =
+            (0..segments.len()).partition(|&index| decodes(&segments[index]));
+        let mut outcome = DeviceOutcome::of(segments.len());
+        if !decoding.is_empty() {
+            self.decode(segments, &decoding, &mut outcome, rows)?;
+        }
+        if !rest.is_empty() {
+            self.prefill(segments, &rest, &mut outcome, rows)?;
         }
         Ok(outcome)
     }
@@ -212,7 +233,14 @@ impl DeviceDecoder {
         let size = StepSize { rows: rows.len(), spans: spans.len() };
         self.inputs.rows.write(0, &rows)?;
         self.inputs.spans.write(0, &spans)?;
-        self.run_layers(size, Mode::Prefill(&spans))?;
+        let observed: Vec<DeviceSpan> = match &self.ranker {
+            Some(ranker) => {
+                let counts = |&(_, &index): &(&DeviceSpan, &usize)| ranker.observes(segments[index].stage);
+                spans.iter().zip(chosen).filter(counts).map(|(span, _)| *span).collect()
+            }
+            None => Vec::new(),
+        };
+        self.run_layers(size, Mode::Prefill { spans: &spans, observed: &observed })?;
         if !sampled.is_empty() {
             self.scratch.logit_rows.write(0, &logit_rows)?;
             self.sampling.slots.write(0, &slots)?;
@@ -233,6 +261,12 @@ impl DeviceDecoder {
             }
         }
         self.cut(segments, chosen)?;
+        if let Some(ranker) = self.ranker.as_ref().filter(|_| !observed.is_empty()) {
+            let budgets = chosen.iter().flat_map(|&index| ranker.budgets(Some(&segments[index])));
+            ranker.send(&budgets.collect::<Vec<_>>())?;
+            let tokens = spans.iter().map(|span| (span.first_position + span.queries) as usize).max();
+            self.prune(size, tokens.unwrap_or(0))?;
+        }
         self.reclaim(size)?;
         let status = self.status.read()?;
         let slots: Vec<usize> = spans.iter().map(|span| span.slot as usize).collect();
@@ -268,7 +302,9 @@ impl DeviceDecoder {
 
     /// What the policy drops where a prompt ends.
     fn cut(&self, segments: &[DeviceSegment<'_>], chosen: &[usize]) -> Result<(), ModelError> {
-        for segment in chosen.iter().map(|&index| &segments[index]).filter(|segment| segment.prompt_ends) {
+        for segment in
+            chosen.iter().map(|&index| &segments[index]).filter(|segment| segment.stage == Stage::PromptEnd)
+        {
             let n = segment.first_position + segment.ids.len() as u32;
             // One rule at a time: two may cut the same entry.
             for (cut, floors) in &self.rules.cuts {

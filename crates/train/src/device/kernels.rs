@@ -52,6 +52,7 @@ impl Kernels {
             head_dim: config.head_dim,
             hidden: config.hidden,
             side_width: gates.map_or(0, |form| form.width),
+            statistics: 0,
         };
         Ok(Self {
             dtype,

@@ -13,7 +13,7 @@ pub(crate) struct Entry {
     pub(crate) position: u32,
     pub(crate) expires_at: u32,
     pub(crate) killer: u32,
-    /// Its key and value of each head, then its side channel.
+    /// Its key and value of each head, then its side channel, then its statistics.
     pub(crate) rows: Vec<u8>,
 }
 
@@ -32,6 +32,11 @@ impl Entry {
     }
 }
 
+/// First byte of what is known of a page's entries beside their rows.
+fn known(specialisation: &Specialisation) -> usize {
+    specialisation.page_bytes() - (3 + specialisation.statistics) * 4 * PAGE_ENTRIES
+}
+
 /// First byte and row bytes of each panel of a page.
 fn panels(specialisation: &Specialisation) -> Vec<(usize, usize)> {
     let row = specialisation.head_dim * specialisation.cache.bytes();
@@ -40,6 +45,8 @@ fn panels(specialisation: &Specialisation) -> Vec<(usize, usize)> {
     if specialisation.side_width > 0 {
         panels.push((count * PAGE_ENTRIES * row, specialisation.side_width * specialisation.cache.bytes()));
     }
+    let statistic = |i: usize| (known(specialisation) + (3 + i) * 4 * PAGE_ENTRIES, 4);
+    panels.extend((0..specialisation.statistics).map(statistic));
     panels
 }
 
@@ -48,7 +55,7 @@ pub(crate) fn pages_of(random: &mut Random, specialisation: &Specialisation, ent
     let mut pages = Vec::new();
     for entries in entries.chunks(PAGE_ENTRIES) {
         let mut page: Vec<u8> = (0..specialisation.page_bytes()).map(|_| random.next() as u8).collect();
-        let metadata = page.len() - 3 * 4 * PAGE_ENTRIES;
+        let metadata = known(specialisation);
         for (slot, entry) in entries.iter().enumerate() {
             let mut rows = &entry.rows[..];
             for (first, bytes) in panels(specialisation) {
@@ -69,7 +76,7 @@ pub(crate) fn entries_of(specialisation: &Specialisation, length: u32, pages: &[
     let page_bytes = specialisation.page_bytes();
     let entry = |i: usize| {
         let (page, slot) = (&pages[i / PAGE_ENTRIES * page_bytes..][..page_bytes], i % PAGE_ENTRIES);
-        let metadata: &[u8] = &page[page_bytes - 3 * 4 * PAGE_ENTRIES..];
+        let metadata: &[u8] = &page[known(specialisation)..];
         let number = |i: usize| {
             let bytes = &metadata[128 * i + 4 * slot..][..4];
             u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])

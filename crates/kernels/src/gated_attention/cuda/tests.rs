@@ -102,6 +102,7 @@ impl<'a> Run<'a> {
             groups: case.shape.gate_heads,
             head_dim,
             side_width: case.shape.gate_width,
+            statistics: 0,
             ..plain(dtype, 8)
         };
         let attention = TrainAttention::new(device, &specialisation).unwrap();

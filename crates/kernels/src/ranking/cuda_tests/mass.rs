@@ -1,0 +1,278 @@
+//! What entries got from queries: after prompts, and as decode steps tell it.
+
+use super::{LAYER, LAYERS, score_of, settings, shape};
+use crate::attention::{DeviceAttention, ToldScores};
+use crate::cuda::testing::entries::read;
+use crate::cuda::testing::{decoded, device, encoded, first_pages, page_bytes};
+use crate::cuda::{Device, DeviceBuffer, DeviceLanes, DeviceSpan, DeviceStep, Row, Specialisation, StepSize};
+use crate::ranking::{DeviceRanking, RankingSize, Score};
+use crate::testing::{Lane, Random};
+use crate::{AttentionRows, AttentionShape, DType, PageLayout, Team, attention_mass};
+
+/// Sums of probabilities in another order, of f32 products; and of 16-bit ones, whose powers of two are approximate.
+const EXACT: f32 = 2e-5;
+const HALF: f32 = 2e-4;
+
+/// Sequences with lanes and queries.
+struct Batch {
+    specialisation: Specialisation,
+    sequences: Vec<(Vec<Lane>, DeviceSpan)>,
+    /// `[rows, h d]`
+    query: Vec<f32>,
+    scale: f32,
+    /// Of each lane in the order of the sequences, what stands beside its entries beforehand.
+    sums: Vec<Vec<f32>>,
+}
+
+impl Batch {
+    /// One sequence for each `(entries, queries)`, `None` for padding; slots are in another order than spans.
+    fn random(
+        random: &mut Random,
+        specialisation: Specialisation,
+        sequences: &[Option<(usize, usize)>],
+    ) -> Self {
+        let Specialisation { cache, query_heads, kv_heads, groups, head_dim, .. } = specialisation;
+        let layout = PageLayout::new(kv_heads / groups, head_dim, vec![], cache).unwrap();
+        let (mut rows, mut sums) = (0, Vec::new());
+        let mut sequence = |(i, sequence): (usize, &Option<(usize, usize)>)| {
+            let (entries, queries) = sequence.unwrap_or((0, 1));
+            // Some entries come after the last query.
+            let first_position = (random.below(4) * entries / 3).max(queries) - queries;
+            let slot = if sequence.is_some() { (sequences.len() - 1 - i) as u32 } else { u32::MAX };
+            let span = DeviceSpan {
+                slot,
+                first_row: rows as u32,
+                queries: queries as u32,
+                first_position: first_position as u32,
+            };
+            rows += queries;
+            let lanes: Vec<Lane> = (0..groups)
+                .map(|group| {
+                    let entries = if group > 0 { random.below(entries + 1) } else { entries };
+                    sums.push((0..entries).map(|_| random.real()).collect());
+                    Lane::random(random, layout.clone(), entries)
+                })
+                .collect();
+            (lanes, span)
+        };
+        let sequences: Vec<_> = sequences.iter().enumerate().map(&mut sequence).collect();
+        let stored = |x: f32| decoded(cache, &encoded(cache, x))[0];
+        let query = (0..rows * query_heads * head_dim).map(|_| stored(3.0 * random.real())).collect();
+        Self { specialisation, sequences, query, scale: 1.0 / (head_dim as f32).sqrt(), sums }
+    }
+
+    /// The sums beside each lane's entries after the last `window` queries, where each multiplies what was there by `factor`;
+    /// `keeps` says whether anything was.
+    fn expected(&self, team: &Team, window: u32, factor: f32, keeps: bool) -> Vec<Vec<f32>> {
+        let Specialisation { query_heads, kv_heads, groups, head_dim, .. } = self.specialisation;
+        let shape = AttentionShape { query_heads, kv_heads, head_dim, scale: self.scale };
+        let mut all = self.sums.clone();
+        for ((lanes, span), sums) in self.sequences.iter().zip(all.chunks_mut(groups)) {
+            if !keeps && span.slot != u32::MAX {
+                sums.iter_mut().flatten().for_each(|sum| *sum = 0.0);
+            }
+            for query in 0..span.queries {
+                if span.slot == u32::MAX {
+                    continue;
+                }
+                sums.iter_mut().flatten().for_each(|sum| *sum *= factor);
+                if query + window < span.queries {
+                    continue;
+                }
+                let rows = AttentionRows {
+                    first_row: (span.first_row + query) as usize,
+                    queries: 1,
+                    first_position: span.first_position + query,
+                    lanes: lanes.iter().map(Lane::view).collect(),
+                };
+                let mut mass: Vec<Vec<f32>> =
+                    (0..kv_heads).map(|head| vec![0.0; lanes[head % lanes.len()].positions.len()]).collect();
+                let mut slices: Vec<&mut [f32]> = mass.iter_mut().map(Vec::as_mut_slice).collect();
+                let width = query_heads * head_dim;
+                attention_mass(team, &shape, &rows, &self.query, width, &mut slices).unwrap();
+                for (head, mass) in mass.iter().enumerate() {
+                    sums[head % groups].iter_mut().zip(mass).for_each(|(sum, mass)| *sum += mass);
+                }
+            }
+        }
+        all
+    }
+}
+
+/// A batch on the device.
+struct Loaded {
+    lanes: DeviceLanes,
+    step: DeviceStep,
+    size: StepSize,
+    qkv: DeviceBuffer<u8>,
+    pages: usize,
+}
+
+impl Loaded {
+    fn new(device: &Device, batch: &Batch) -> Self {
+        let Specialisation { weights, query_heads, kv_heads, groups, head_dim, .. } = batch.specialisation;
+        let spans: Vec<_> = batch.sequences.iter().map(|&(_, span)| span).collect();
+        let rows: usize = spans.iter().map(|span| span.queries as usize).sum();
+        let lengths = batch.sums.iter().map(Vec::len);
+        let longest = lengths.clone().max().unwrap_or(0);
+        let pages: usize = lengths.clone().map(|length| length.div_ceil(32)).sum();
+        let lanes =
+            DeviceLanes::new(device, &batch.specialisation, LAYERS, spans.len(), longest + 32, pages + 1)
+                .unwrap();
+        let step = DeviceStep::new(device, LAYERS, groups, rows, spans.len()).unwrap();
+        let mut all = Vec::new();
+        for ((sequence, span), sums) in batch.sequences.iter().zip(batch.sums.chunks(groups)) {
+            for query in 0..span.queries {
+                all.push(Row { slot: span.slot, token: 0, position: span.first_position + query, back: 1 });
+            }
+            if span.slot == u32::MAX {
+                continue;
+            }
+            for (group, (lane, sums)) in sequence.iter().zip(sums).enumerate() {
+                let number = (span.slot as usize * LAYERS + LAYER) * groups + group;
+                let mut bytes = page_bytes(&batch.specialisation, &lane.view());
+                let page = batch.specialisation.page_bytes();
+                for (entry, sum) in sums.iter().enumerate() {
+                    let at = (entry / 32 + 1) * page - 128 + entry % 32 * 4;
+                    bytes[at..at + 4].copy_from_slice(&sum.to_le_bytes());
+                }
+                lanes.write_lane(number, sums.len() as u32, &bytes).unwrap();
+            }
+        }
+        step.rows.write(0, &all).unwrap();
+        step.spans.write(0, &spans).unwrap();
+        step.first_pages.write(LAYER * (spans.len() * groups + 1), &first_pages(lengths)).unwrap();
+        let nothing = encoded(weights, f32::NAN).repeat(2 * kv_heads * head_dim);
+        let row = |query: &[f32]| {
+            let query: Vec<u8> = query.iter().flat_map(|&x| encoded(weights, x)).collect();
+            [query, nothing.clone()].concat()
+        };
+        let qkv: Vec<u8> = batch.query.chunks(query_heads * head_dim).flat_map(row).collect();
+        let qkv = DeviceBuffer::copy_of(device, "queries", &qkv).unwrap();
+        Self { lanes, step, size: StepSize { rows, spans: spans.len() }, qkv, pages }
+    }
+
+    fn ranking(&self, device: &Device, batch: &Batch, score: Score) -> DeviceRanking {
+        let size =
+            RankingSize { rows: self.size.rows, spans: self.size.spans, layers: LAYERS, positions: 4096 };
+        DeviceRanking::new(device, &batch.specialisation, settings(score), size).unwrap()
+    }
+
+    /// Compares what stands beside the entries.
+    fn check(&self, batch: &Batch, expected: &[Vec<f32>], case: &str) {
+        let (groups, tolerance) = (
+            batch.specialisation.groups,
+            if batch.specialisation.cache == DType::F32 { EXACT } else { HALF },
+        );
+        let found = read(&self.lanes);
+        for (index, expected) in expected.iter().enumerate() {
+            let slot = batch.sequences[index / groups].1.slot;
+            if slot == u32::MAX {
+                continue;
+            }
+            let found = &found[(slot as usize * LAYERS + LAYER) * groups + index % groups];
+            assert_eq!(found.len(), expected.len());
+            for (entry, (found, &expected)) in found.iter().zip(expected).enumerate() {
+                let found = score_of(found);
+                let off = (found - expected).abs();
+                assert!(
+                    off <= tolerance * (1.0 + expected.abs()),
+                    "{case} {:?} lane {index} entry {entry}: {found}, not {expected}",
+                    batch.specialisation
+                );
+            }
+        }
+    }
+}
+
+fn shapes() -> [Specialisation; 7] {
+    use DType::{Bf16, F16, F32};
+    [
+        shape(F32, (4, 2), 2, 8),
+        shape(F32, (4, 4), 1, 64),
+        shape(F32, (6, 2), 1, 80),
+        shape(Bf16, (8, 2), 2, 64),
+        shape(F16, (8, 2), 1, 128),
+        shape(Bf16, (3, 1), 1, 40),
+        shape(F16, (14, 2), 2, 256),
+    ]
+}
+
+#[test]
+fn cuda_entries_get_from_a_prompt_what_they_get_on_the_processor() {
+    let Some(device) = device("cuda_entries_get_from_a_prompt_what_they_get_on_the_processor") else {
+        return;
+    };
+    let (random, team) = (&mut Random(11), Team::new(2).unwrap());
+    for specialisation in shapes() {
+        let sequences = [
+            Some((70, 9)),
+            Some((1, 1)),
+            None,
+            Some((300, 40)),
+            Some((33, 33)),
+            Some((0, 3)),
+            Some((130, 1)),
+        ];
+        for (score, window, factor, keeps) in [
+            (Score::Attention { factor: 1.0, per_query: false }, u32::MAX, 1.0, true),
+            (Score::Attention { factor: 0.5, per_query: false }, u32::MAX, 0.5, true),
+            (Score::Attention { factor: 0.0, per_query: false }, u32::MAX, 0.0, true),
+            (Score::Window { window: 7, kernel: 5, largest: false }, 7, 1.0, false),
+        ] {
+            let batch = Batch::random(random, specialisation, &sequences);
+            let loaded = Loaded::new(&device, &batch);
+            let ranking = loaded.ranking(&device, &batch, score);
+            for (_, span) in batch.sequences.iter().filter(|(_, span)| span.slot != u32::MAX) {
+                ranking.observe(&loaded.lanes, span, LAYER, batch.scale, &loaded.qkv).unwrap();
+            }
+            loaded.check(&batch, &batch.expected(&team, window, factor, keeps), &format!("{score:?}"));
+        }
+    }
+}
+
+#[test]
+fn cuda_decode_steps_tell_what_their_queries_give() {
+    let Some(device) = device("cuda_decode_steps_tell_what_their_queries_give") else { return };
+    let (random, team) = (&mut Random(12), Team::new(2).unwrap());
+    for specialisation in shapes() {
+        let lengths = [Some(70), Some(1), None, Some(3000), Some(33), Some(0), Some(128), Some(900), None];
+        let sequences = lengths.map(|length| length.map(|length| (length, 1)));
+        let mixed = |rows: usize| {
+            let numbers = rows * specialisation.query_heads * specialisation.head_dim;
+            DeviceBuffer::<u8>::zeroed(&device, "mixed", numbers * specialisation.weights.bytes()).unwrap()
+        };
+        for factor in [1.0, 0.25, 0.0] {
+            let batch = Batch::random(random, specialisation, &sequences);
+            let make = [DeviceAttention::new, DeviceAttention::slow];
+            for (which, make) in make.iter().enumerate() {
+                let loaded = Loaded::new(&device, &batch);
+                let attention = make(&device, &specialisation, sequences.len()).unwrap();
+                let score = Score::Attention { factor, per_query: false };
+                let ranking = loaded.ranking(&device, &batch, score);
+                let told = ToldScores::new(&device, &specialisation, loaded.pages, sequences.len()).unwrap();
+                told.scores.fill_bytes(0xff).unwrap();
+                told.stats.fill_bytes(0xff).unwrap();
+                let (lanes, step, size, scale) = (&loaded.lanes, &loaded.step, loaded.size, batch.scale);
+                let (with, without) = (mixed(size.rows), mixed(size.rows));
+                let attend = |mixed, told| {
+                    attention
+                        .decode_and_tell(lanes, step, size, LAYER, scale, &loaded.qkv, mixed, told)
+                        .unwrap();
+                };
+                attend(&without, None);
+                attend(&with, Some(&told));
+                ranking.observe_decoded(lanes, step, size, LAYER, &told).unwrap();
+                loaded.check(
+                    &batch,
+                    &batch.expected(&team, u32::MAX, factor, true),
+                    &format!("{which} {factor}"),
+                );
+                assert!(
+                    with.read().unwrap() == without.read().unwrap(),
+                    "telling changes nothing: {specialisation:?}"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! What entries are worth, as data.
+
+/// How entries are scored; the larger stays. The scores are those of the functions of the same names in
+/// `crates/methods/src/scorers`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Score {
+    /// Minus the length of the key (`knorm`).
+    KeyNorm,
+    /// Minus the cosine between the key and the mean direction of all keys (`keydiff`).
+    KeyDifference,
+    /// Uniform: a function of seed, layer, head and position (`random`).
+    Noise {
+        /// What tells one run from another.
+        seed: u64,
+    },
+    /// The probability that the entry got from every query, which fades (`h2o`, `a2sf`, `tova`, `observed_attention`).
+    Attention {
+        /// What sums are multiplied by with each query: 1 keeps all, 0 looks at the newest query alone.
+        factor: f32,
+        /// Whether sums are divided by the queries that came since the entry's token, its own included.
+        per_query: bool,
+    },
+    /// The probability that the entry got from a prompt's last queries, blended with that of its neighbours; their own
+    /// entries are worth more than any (`snapkv`).
+    Window {
+        /// Queries that count.
+        window: u32,
+        /// Neighbours that are blended, itself included; odd.
+        kernel: u32,
+        /// Whether the largest of them counts, otherwise their mean.
+        largest: bool,
+    },
+}
+
+impl Score {
+    /// How many of the newest queries count: what older ones weigh together is below the rounding of an f32.
+    #[must_use]
+    pub fn horizon(self) -> u32 {
+        match self {
+            Self::KeyNorm | Self::KeyDifference | Self::Noise { .. } => 0,
+            Self::Window { window, .. } => window,
+            Self::Attention { factor, .. } if factor >= 1.0 => u32::MAX,
+            Self::Attention { factor, .. } => {
+                let factor = f64::from(factor.max(0.0));
+                // The tail of the geometric series, factor^m / (1 - factor), against a whole probability. A factor of 0 gives
+                // a quotient of 0.
+                let queries = ((1.0 - factor) * f64::from(f32::EPSILON)).ln() / factor.ln();
+                (queries.ceil() as u32).max(1)
+            }
+        }
+    }
+
+    /// Whether sums go on from step to step, so that steps of a prompt before its last count too.
+    #[must_use]
+    pub fn gathers(self) -> bool {
+        matches!(self, Self::Attention { .. }) && self.horizon() > 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Score;
+
+    #[test]
+    fn only_queries_that_can_be_told_from_rounding_count() {
+        let horizon = |factor| Score::Attention { factor, per_query: false }.horizon();
+        assert_eq!([horizon(0.0), horizon(1.0)], [1, u32::MAX]);
+        for factor in [0.2f32, 0.5, 0.95] {
+            let tail = |queries: u32| f64::from(factor).powi(queries as i32) / (1.0 - f64::from(factor));
+            let queries = horizon(factor);
+            assert!(tail(queries) <= f64::from(f32::EPSILON) && tail(queries - 1) > f64::from(f32::EPSILON));
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! A policy's ranking, brought to the device.
+
+use dropcap_kernels::attention::ToldScores;
+use dropcap_kernels::cuda::{
+    Device, DeviceBuffer, DeviceLanes, DeviceSpan, PinnedBuffer, Specialisation, StepSize,
+};
+use dropcap_kernels::ranking::{DeviceRanking, RankingSettings, RankingSize, Score};
+use dropcap_policy::{Cadence, EvictionPolicy, Ranking, Stage};
+
+use super::DeviceSegment;
+use super::decoder::DeviceDecoder;
+use crate::{DecoderConfig, ModelError};
+
+/// What stays untouched in [`Ranker::budgets`].
+const UNTOUCHED: u32 = u32::MAX;
+
+/// The ranking of a policy, its kernels, and what a step tells them.
+#[derive(Debug)]
+pub(super) struct Ranker {
+    ranking: Ranking,
+    kernels: DeviceRanking,
+    /// Entries that stay, `[spans][layers]`.
+    kept: DeviceBuffer<u32>,
+    /// What decode steps tell, where sums go on behind the prompt.
+    told: Option<ToldScores>,
+    layers: usize,
+}
+
+/// The ranking that a device can carry out for a policy, if it ranks.
+///
+/// # Errors
+/// What about it exists for the processor alone.
+pub(super) fn accepted(
+    policy: &dyn EvictionPolicy,
+    config: &DecoderConfig,
+) -> Result<Option<Ranking>, ModelError> {
+    let unsupported = |what: &str| Err(ModelError::DeviceMethod { what: what.to_owned() });
+    match policy.rankings() {
+        None => unsupported("ranks entries in code alone"),
+        Some([]) => Ok(None),
+        Some([ranking]) if !ranking.per_head && policy.per_head() && config.kv_heads > 1 => {
+            unsupported("ranks for all heads alike beside one that forgets per head")
+        }
+        Some([ranking]) => Ok(Some(ranking.clone())),
+        Some(_) => unsupported("ranks entries in two ways"),
+    }
+}
+
+/// f32 numbers beside each entry.
+pub(super) fn statistics(ranking: Option<&Ranking>) -> usize {
+    usize::from(ranking.is_some())
+}
+
+impl Ranker {
+    /// `pages` bounds the pool.
+    pub(super) fn new(
+        device: &Device,
+        specialisation: &Specialisation,
+        ranking: Ranking,
+        size: RankingSize,
+        pages: usize,
+    ) -> Result<Self, ModelError> {
+        let settings = RankingSettings {
+            score: ranking.score,
+            counted: ranking.counted,
+            floors: ranking.floors,
+            share: ranking.share,
+        };
+        let kernels = DeviceRanking::new(device, specialisation, settings, size)?;
+        let tells =
+            ranking.cadence == Cadence::EveryQuery && matches!(ranking.score, Score::Attention { .. });
+        let told = tells
+            .then(|| ToldScores::new(device, specialisation, kernels.told_pages(pages), size.spans))
+            .transpose()?;
+        let kept = DeviceBuffer::zeroed(device, "budgets", size.spans * size.layers)?;
+        Ok(Self { ranking, kernels, kept, told, layers: size.layers })
+    }
+
+    /// Whether queries behind a prompt act one by one.
+    pub(super) fn every_query(&self) -> bool {
+        self.ranking.cadence == Cadence::EveryQuery
+    }
+
+    /// What a decode step's attention should tell.
+    pub(super) fn told(&self) -> Option<&ToldScores> {
+        self.told.as_ref()
+    }
+
+    /// Whether attention of tokens at this stage counts.
+    pub(super) fn observes(&self, stage: Stage) -> bool {
+        match stage {
+            Stage::Prompt => self.ranking.score.gathers(),
+            Stage::PromptEnd => true,
+            Stage::Behind => self.every_query(),
+        }
+    }
+
+    /// How many entries of each layer stay behind a segment.
+    pub(super) fn budgets(&self, segment: Option<&DeviceSegment<'_>>) -> impl Iterator<Item = u32> {
+        let acts = |segment: &&DeviceSegment<'_>| match segment.stage {
+            Stage::Prompt => false,
+            Stage::PromptEnd => true,
+            Stage::Behind => self.every_query(),
+        };
+        // Fits: the step's positions have been checked.
+        let next = segment.filter(acts).map(|segment| segment.first_position + segment.ids.len() as u32);
+        let kept =
+            move |layer| next.map_or(UNTOUCHED, |next| self.ranking.budget.kept(next, layer, self.layers));
+        (0..self.layers).map(kept)
+    }
+
+    /// Sends the budgets of a step.
+    pub(super) fn send(&self, kept: &[u32]) -> Result<(), ModelError> {
+        Ok(self.kept.write(0, kept)?)
+    }
+
+    /// The same in a recording.
+    pub(super) fn send_pinned(&self, kept: &PinnedBuffer<u32>) -> Result<(), ModelError> {
+        Ok(self.kept.write_pinned(kept)?)
+    }
+
+    /// Adds what the queries of spans gave in a layer.
+    pub(super) fn observe(
+        &self,
+        lanes: &DeviceLanes,
+        spans: &[DeviceSpan],
+        layer: usize,
+        scale: f32,
+        qkv: &DeviceBuffer<u8>,
+    ) -> Result<(), ModelError> {
+        for span in spans {
+            self.kernels.observe(lanes, span, layer, scale, qkv)?;
+        }
+        Ok(())
+    }
+}
+
+impl DeviceDecoder {
+    /// Adds what a decode step's queries gave in a layer to the sums of before.
+    pub(super) fn observe_decoded(&self, size: StepSize, layer: usize) -> Result<(), ModelError> {
+        if let Some((ranker, told)) = self.ranker.as_ref().and_then(|ranker| Some((ranker, ranker.told()?))) {
+            ranker.kernels.observe_decoded(&self.lanes, &self.inputs, size, layer, told)?;
+        }
+        Ok(())
+    }
+
+    /// Ends what is beyond the budgets that were sent, of sequences of at most `tokens` tokens.
+    pub(super) fn prune(&self, size: StepSize, tokens: usize) -> Result<(), ModelError> {
+        if let Some(ranker) = &self.ranker {
+            ranker.kernels.prune(&self.lanes, &self.inputs, size, &ranker.kept, tokens)?;
+        }
+        Ok(())
+    }
+}
