@@ -80,3 +80,22 @@ fn what_is_wrong_is_said_with_its_place() {
     let error = failure(&["eval", "--device", "cpu", "--task", "needle", "--task", "needle"]);
     assert!(error.contains("is given twice"), "{error}");
 }
+
+/// A change of these numbers is a change of the shipped model, of what the learned method does, or of how it is measured.
+#[test]
+fn the_carried_model_reads_a_licence_as_it_did_when_it_was_shipped() {
+    let task = concat!("text=", env!("CARGO_MANIFEST_DIR"), "/../../LICENSE-APACHE");
+    let printed =
+        output(&["eval", "--device", "cpu", "--method", "dcp", "--task", task, "--limit", "1", "--json"]);
+    let results: Value = serde_json::from_str(&printed).unwrap();
+    for (index, (method, perplexity, keep)) in
+        [("none", 46.881, 1.0), ("dcp", 40.079, 0.2973)].iter().enumerate()
+    {
+        let found = &results["results"][index];
+        assert_eq!(found["method"], *method);
+        let measured = found["measures"][0]["value"].as_f64().unwrap();
+        assert!((measured / perplexity - 1.0).abs() < 2e-3, "{method}: perplexity {measured}");
+        let kept = found["keep"].as_f64().unwrap();
+        assert!((kept - keep).abs() < 2e-3, "{method}: keep {kept}");
+    }
+}
