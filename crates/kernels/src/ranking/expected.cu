@@ -11,6 +11,7 @@ struct ExpectedArgs {
     float* means;            // [QUERY_HEADS][D]
     float* spreads;          // [QUERY_HEADS][D][D]: covariance
     float* logits;           // [QUERY_HEADS][stride]
+    u32* firsts;             // [KV_HEADS]: the least position that is judged
     u32 slot, layer;
     u32 first_row, queries, first_position;  // the queries that count
     u32 next;                // the first query that is still to come
@@ -112,6 +113,38 @@ extern "C" __global__ void __launch_bounds__(THREADS) expected_turn(const __grid
     for (u32 i = threadIdx.x; i < D * a.pairs; i += THREADS) turn(a, spread + i % D, D, i / D);
 }
 
+// x: KV heads. The first `sinks` entries are not judged: those at the first positions, if they are all there.
+extern "C" __global__ void __launch_bounds__(THREADS) expected_sinks(const __grid_constant__ ExpectedArgs a) {
+    wait_for_previous();
+    const u32 lane = a.lanes.lane(a.slot, a.layer, blockIdx.x / LANE_HEADS), length = a.lanes.lengths[lane];
+    // How many entries lie before a position.
+    const auto before = [&](u32 end) {
+        u32 count = 0;
+        for (u32 first = 0; first < length; first += THREADS) {
+            const u32 entry = first + threadIdx.x;
+            bool counts = false;
+            if (entry < length) {
+                const Page page = a.lanes.page(lane, entry / PAGE_ENTRIES);
+                const u32 slot = entry % PAGE_ENTRIES;
+                counts = page.positions()[slot] < end && a.next < page.expires_at()[slot];
+            }
+            count += __syncthreads_count(counts);
+        }
+        return count;
+    };
+    u32 low = min(a.sinks, a.next), high = a.next;
+    while (low < high && before(low) < a.sinks) {
+        // The least end that has so many before it, or that of the text.
+        low += 1;
+        while (low < high) {
+            const u32 middle = low + (high - low) / 2;
+            if (before(middle) < a.sinks) low = middle + 1;
+            else high = middle;
+        }
+    }
+    if (threadIdx.x == 0) a.firsts[blockIdx.x] = low;
+}
+
 // x: tiles of 32 entries, y: query heads. A warp has some rows of the covariance, a thread an entry.
 extern "C" __global__ void __launch_bounds__(THREADS) expected_logits(const __grid_constant__ ExpectedArgs a) {
     __shared__ float keys[PAGE_ENTRIES][D + 1];
@@ -142,7 +175,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) expected_logits(const __gr
     sum = 0.0f;
     for (u32 i = 0; i < WARPS; i++) sum += parts[i][thread];
     const u32 position = page.positions()[thread];
-    const bool judged = position < a.next && a.next < page.expires_at()[thread] && position >= a.sinks;
+    const bool judged = position < a.next && a.next < page.expires_at()[thread] && position >= a.firsts[kv_head];
     a.logits[(u64)head * a.stride + entry] = judged ? sum : -infinity();
 }
 
@@ -185,7 +218,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) expected_scores(const __gr
         const Page page = a.lanes.page(lane, entry / PAGE_ENTRIES);
         const u32 slot = entry % PAGE_ENTRIES;
         float score = infinity();
-        if (page.positions()[slot] >= a.sinks) {
+        if (page.positions()[slot] >= a.firsts[kv_head]) {
             score = 0.0f;
 #pragma unroll
             for (u32 member = 0; member < RATIO; member++) {

@@ -48,11 +48,12 @@ pub(super) struct Rule {
 /// The kernels, and what lies between them.
 #[derive(Debug)]
 pub(super) struct Expected {
-    kernels: [Function; 5],
+    kernels: [Function; 6],
     sums: DeviceBuffer<f64>,
     means: DeviceBuffer<f32>,
     spreads: DeviceBuffer<f32>,
     logits: DeviceBuffer<f32>,
+    firsts: DeviceBuffer<u32>,
     specialisation: Specialisation,
 }
 
@@ -66,6 +67,7 @@ kernel_struct! {
         means: u64,
         spreads: u64,
         logits: u64,
+        firsts: u64,
         slot: u32,
         layer: u32,
         first_row: u32,
@@ -90,12 +92,18 @@ impl Expected {
         positions: usize,
     ) -> Result<Self, KernelError> {
         let module = Module::load(device, &SOURCE, specialisation)?;
-        let names =
-            ["expected_sums", "expected_spreads", "expected_turn", "expected_logits", "expected_scores"];
+        let names = [
+            "expected_sums",
+            "expected_spreads",
+            "expected_turn",
+            "expected_sinks",
+            "expected_logits",
+            "expected_scores",
+        ];
         let kernels: Vec<Function> =
             names.iter().map(|name| module.function(name, 0)).collect::<Result<_, _>>()?;
-        let Ok(kernels) = <[Function; 5]>::try_from(kernels) else {
-            let (expected, got) = ("five kernels".to_owned(), "another number".to_owned());
+        let Ok(kernels) = <[Function; 6]>::try_from(kernels) else {
+            let (expected, got) = ("six kernels".to_owned(), "another number".to_owned());
             return Err(KernelError::Invalid { op: OP, expected, got });
         };
         let (heads, d, what) =
@@ -106,6 +114,7 @@ impl Expected {
             means: DeviceBuffer::uninitialized(device, what, heads * d)?,
             spreads: DeviceBuffer::uninitialized(device, what, heads * d * d)?,
             logits: DeviceBuffer::uninitialized(device, what, heads * positions)?,
+            firsts: DeviceBuffer::uninitialized(device, what, specialisation.kv_heads)?,
             specialisation: *specialisation,
         })
     }
@@ -146,6 +155,7 @@ impl Expected {
             means: self.means.pointer(),
             spreads: self.spreads.pointer(),
             logits: self.logits.pointer(),
+            firsts: self.firsts.pointer(),
             slot: span.slot,
             layer: layer as u32,
             first_row: span.first_row + skipped,
@@ -166,6 +176,7 @@ impl Expected {
             heads.by(PARTS),
             heads.by(head_dim.div_ceil(SLAB)),
             heads,
+            Grid::new(kv_heads, THREADS as u32),
             Grid::new(stride.div_ceil(PAGE_ENTRIES), THREADS as u32).by(query_heads),
             Grid::new(kv_heads, THREADS as u32),
         ];
