@@ -68,11 +68,11 @@ fn write_markdown(out: &mut String) -> std::fmt::Result {
     )?;
     writeln!(
         out,
-        "run on a GPU too, but for `expected_attention`, `lagkv` and `compactor`, which a device refuses by name: there a score"
+        "run on a GPU too, but for `compactor`, which a device refuses by name: there a score takes 4 bytes beside each entry, in"
     )?;
     writeln!(
         out,
-        "takes 4 bytes beside each entry, in the page, and `when=every_query` room for the scores of one layer of a step.\n"
+        "the page, and attention's sums behind the prompt room for the scores of one layer of a decode step.\n"
     )?;
     writeln!(out, "| method | what it does | `@amount` |\n|---|---|---|")?;
     for method in METHODS {

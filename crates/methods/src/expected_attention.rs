@@ -1,6 +1,6 @@
 //! `expected_attention`: what future queries will look at, if they are like those so far.
 
-use dropcap_policy::PolicyError;
+use dropcap_policy::{PolicyError, Score};
 
 use crate::method::Ranks;
 use crate::ranked::{self, AMOUNT, Layer, Recipe, Scorer};
@@ -75,6 +75,12 @@ struct ExpectedAttention {
 }
 
 impl Scorer for ExpectedAttention {
+    fn data(&self) -> Option<Score> {
+        let scorers::ExpectedAttention { sinks, covariance, value_norm, epsilon } = self.scorer;
+        // Fits: parameters are 32 bits wide.
+        Some(Score::Expected { sinks: sinks as u32, future: self.future, covariance, value_norm, epsilon })
+    }
+
     fn together(&self) -> usize {
         usize::MAX
     }

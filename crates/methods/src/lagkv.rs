@@ -1,6 +1,6 @@
 //! `lagkv`: what stands out against the part of the text that follows.
 
-use dropcap_policy::PolicyError;
+use dropcap_policy::{PolicyError, Score};
 
 use crate::method::Ranks;
 use crate::ranked::{self, AMOUNT, Layer, Recipe, Scorer};
@@ -54,6 +54,12 @@ Costs: one read of all keys and values when the prompt ends; nothing is stored."
 struct LagKv(scorers::LagKv);
 
 impl Scorer for LagKv {
+    fn data(&self) -> Option<Score> {
+        // Fit: parameters are 32 bits wide.
+        let scorers::LagKv { sinks, lag, across } = self.0;
+        Some(Score::Lag { sinks: sinks as u32, lag: lag as u32, across })
+    }
+
     fn score(&self, layer: &Layer<'_>) -> Result<Vec<Vec<f32>>, PolicyError> {
         let head = |head| Ok(self.0.score(&layer.keys(head)?, &layer.values(head)?, layer.head_dim()));
         (0..layer.heads()).map(head).collect()

@@ -1,6 +1,7 @@
 //! Launches of the kernels that rank.
 
 use super::Score;
+use super::expected::{Expected, Rule, Turns};
 use crate::attention::ToldScores;
 use crate::cuda::{
     Argument, Device, DeviceBuffer, DeviceLanes, DeviceSpan, DeviceStep, Function, Grid, LaneTables, Module,
@@ -36,12 +37,18 @@ pub(crate) const SELECT: Source = Source {
 };
 pub(crate) const POOL: Source = Source {
     file: "ranking/pool.cu",
-    text: concat!(include_str!("lane.cuh"), include_str!("pool.cu")),
+    text: concat!(include_str!("lane.cuh"), include_str!("order.cuh"), include_str!("pool.cu")),
     constants: |_, _| vec![("THREADS", LANE_THREADS)],
     arguments: &[Pruned::LAYOUT, PoolArgs::LAYOUT],
 };
+pub(crate) const LAG: Source = Source {
+    file: "ranking/lag.cu",
+    text: concat!(include_str!("lane.cuh"), include_str!("order.cuh"), include_str!("lag.cu")),
+    constants: |_, _| vec![("THREADS", LANE_THREADS)],
+    arguments: &[Pruned::LAYOUT, LagArgs::LAYOUT],
+};
 
-const OP: &str = "ranking";
+pub(super) const OP: &str = "ranking";
 /// Rows, and entries, of a tile of `mass.cu`.
 const SIDE: usize = 64;
 const MASS_THREADS: usize = 128;
@@ -49,8 +56,10 @@ const TOLD_THREADS: usize = 256;
 const LANE_THREADS: usize = 512;
 /// Parts that the entries of a lane are cut into at most, where few rows would not fill the device.
 const MOST_SPLITS: usize = 16;
-/// Numbers in which lanes are put in order, so that several are at once; at least two for each position.
+/// Numbers in which lanes are put in order, so that several are at once; at least [`COLUMNS`] for each position.
 const ROOM: usize = 8 << 20;
+/// Numbers of each position that `pool.cu` works with, and `lag.cu`.
+const COLUMNS: [usize; 2] = [2, 3];
 
 /// How entries are ranked.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -87,9 +96,10 @@ pub struct DeviceRanking {
     size: RankingSize,
     multiprocessors: usize,
     mass: Option<Mass>,
+    expected: Option<Expected>,
     told: Function,
     keys: Option<Function>,
-    pool: Option<Pool>,
+    ordered: Option<Ordered>,
     select: Select,
 }
 
@@ -101,8 +111,9 @@ struct Mass {
     stats: DeviceBuffer<[f32; 2]>,
 }
 
+/// A kernel that looks at entries in the order of their positions.
 #[derive(Debug)]
-struct Pool {
+struct Ordered {
     function: Function,
     room: DeviceBuffer<u32>,
 }
@@ -174,6 +185,19 @@ kernel_struct! {
 }
 
 kernel_struct! {
+    struct LagArgs as LagArgs {
+        pruned: Pruned,
+        room: u64,
+        stride: u32,
+        lanes: u32,
+        spans: u32,
+        sinks: u32,
+        lag: u32,
+        across: u32,
+    }
+}
+
+kernel_struct! {
     struct SelectArgs as SelectArgs {
         pruned: Pruned,
         safe: u64,
@@ -226,17 +250,25 @@ impl DeviceRanking {
                 })
             })
             .transpose()?;
+        let expected = matches!(settings.score, Score::Expected { .. })
+            .then(|| Expected::new(device, specialisation, size.positions))
+            .transpose()?;
         let keys = match settings.score {
             Score::KeyNorm => Some("key_norms"),
             Score::KeyDifference => Some("key_differences"),
             Score::Noise { .. } => Some("key_noise"),
-            Score::Attention { .. } | Score::Window { .. } => None,
+            _ => None,
         };
         let keys = keys.map(|name| Ok::<_, KernelError>(load(&KEYS)?.function(name, 0)?)).transpose()?;
-        let pool = matches!(settings.score, Score::Window { .. })
-            .then(|| {
-                let room = DeviceBuffer::uninitialized(device, what, ROOM.max(2 * size.positions))?;
-                Ok::<_, KernelError>(Pool { function: load(&POOL)?.function("pool", 0)?, room })
+        let ordered = match settings.score {
+            Score::Window { .. } => Some((&POOL, "pool", COLUMNS[0])),
+            Score::Lag { .. } => Some((&LAG, "lag", COLUMNS[1])),
+            _ => None,
+        };
+        let ordered = ordered
+            .map(|(source, name, columns)| {
+                let room = DeviceBuffer::uninitialized(device, what, ROOM.max(columns * size.positions))?;
+                Ok::<_, KernelError>(Ordered { function: load(source)?.function(name, 0)?, room })
             })
             .transpose()?;
         let module = load(&SELECT)?;
@@ -253,9 +285,10 @@ impl DeviceRanking {
             size,
             multiprocessors: device.facts().multiprocessors as usize,
             mass,
+            expected,
             told: load(&TOLD)?.function("told", 0)?,
             keys,
-            pool,
+            ordered,
             select,
         })
     }
@@ -264,7 +297,7 @@ impl DeviceRanking {
     /// is lowered. Nothing where scores do not come from attention. Launches.
     ///
     /// `qkv` is `[rows, (h + 2g) d]` with rotated queries first, in the weights' format; `scale` is the factor of every dot
-    /// product.
+    /// product. `turns` says how positions turned the queries, if they did; it is read where queries to come are expected.
     ///
     /// # Errors
     /// A slot or a layer that does not exist; more rows than it was made for, or than `qkv` has.
@@ -275,18 +308,25 @@ impl DeviceRanking {
         layer: usize,
         scale: f32,
         qkv: &DeviceBuffer<u8>,
+        turns: Option<Turns<'_>>,
     ) -> Result<(), KernelError> {
-        let Some(mass) = &self.mass else { return Ok(()) };
+        if self.mass.is_none() && self.expected.is_none() {
+            return Ok(());
+        }
         self.check(lanes, layer)?;
         let Specialisation { query_heads, kv_heads, groups, head_dim, weights, .. } = self.specialisation;
         check_at_least(OP, "slots", span.slot as usize + 1, lanes.slots())?;
         let end = span.first_row as usize + span.queries as usize;
         let row = (query_heads + 2 * kv_heads) * head_dim * weights.bytes();
         check_at_least(OP, "queries", end.saturating_mul(row), qkv.len())?;
-        let queries = span.queries.min(self.settings.score.horizon());
-        if queries == 0 {
-            return Ok(());
+        if let (Some(kernels), Score::Expected { sinks, covariance, value_norm, epsilon, .. }) =
+            (&self.expected, self.settings.score)
+        {
+            let rule = Rule { sinks, covariance, value_norm, epsilon };
+            return kernels.score(lanes, span, (layer, scale), qkv, rule, turns);
         }
+        let queries = span.queries.min(self.settings.score.horizon());
+        let Some(mass) = self.mass.as_ref().filter(|_| queries > 0) else { return Ok(()) };
         let rows = queries as usize * query_heads;
         check_at_least(OP, "rows", rows, mass.stats.len())?;
         let (factor, keep) = match self.settings.score {
@@ -389,21 +429,29 @@ impl DeviceRanking {
             // SAFETY: the argument is the kernel's, and its buffers are as large as just checked.
             unsafe { keys.launch(grid, &KeyArgs { pruned, seed }) }?;
         }
-        if let (Some(pool), Score::Window { window, kernel, largest }) = (&self.pool, self.settings.score) {
-            let stride = tokens.max(1);
-            let argument = PoolArgs {
-                pruned,
-                room: pool.room.pointer(),
-                stride: stride as u32,
-                lanes: (layers * groups) as u32,
-                spans: size.spans as u32,
-                window,
-                reach: kernel / 2,
-                largest: u32::from(largest),
-            };
-            let blocks = (pool.room.len() / (2 * stride)).min(layers * groups * size.spans);
-            // SAFETY: as above; each block has its own part of the room, and there is room for one at least.
-            unsafe { pool.function.launch(Grid::new(blocks, LANE_THREADS as u32), &argument) }?;
+        if let Some(Ordered { function, room }) = &self.ordered {
+            let (stride, tasks) = (tokens.max(1), layers * groups * size.spans);
+            let (room_at, room_len) = (room.pointer(), room.len());
+            let blocks = |columns: usize| (room_len / (columns * stride)).min(tasks);
+            let grid = |columns| Grid::new(blocks(columns), LANE_THREADS as u32);
+            let (stride, lanes, spans) = (stride as u32, (layers * groups) as u32, size.spans as u32);
+            match self.settings.score {
+                Score::Window { window, kernel, largest } => {
+                    let (reach, largest) = (kernel / 2, u32::from(largest));
+                    let argument =
+                        PoolArgs { pruned, room: room_at, stride, lanes, spans, window, reach, largest };
+                    // SAFETY: as above; each block has its own part of the room, and there is room for one at least.
+                    unsafe { function.launch(grid(COLUMNS[0]), &argument) }?;
+                }
+                Score::Lag { sinks, lag, across } => {
+                    let (lag, across) = (lag.max(1), u32::from(across));
+                    let argument =
+                        LagArgs { pruned, room: room_at, stride, lanes, spans, sinks, lag, across };
+                    // SAFETY: as above.
+                    unsafe { function.launch(grid(COLUMNS[1]), &argument) }?;
+                }
+                _ => {}
+            }
         }
         let select = &self.select;
         let argument = SelectArgs {

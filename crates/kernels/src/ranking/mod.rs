@@ -12,8 +12,11 @@
 mod cuda;
 #[cfg(test)]
 mod cuda_tests;
+mod expected;
 mod score;
 
 pub use cuda::{DeviceRanking, RankingSettings, RankingSize};
-pub(crate) use cuda::{KEYS, MASS, POOL, SELECT, TOLD};
+pub(crate) use cuda::{KEYS, LAG, MASS, POOL, SELECT, TOLD};
+pub(crate) use expected::SOURCE as EXPECTED;
+pub use expected::Turns;
 pub use score::Score;

@@ -13,6 +13,29 @@ pub enum Score {
         /// What tells one run from another.
         seed: u64,
     },
+    /// How far keys and values spread over their channels, scaled by the partition of entries that follows (`lagkv`).
+    Lag {
+        /// First entries, which stay.
+        sinks: u32,
+        /// Entries of a partition.
+        lag: u32,
+        /// Whether scores of different partitions are compared as they are, otherwise by their ranks.
+        across: bool,
+    },
+    /// The probability that queries to come are expected to give, if they are like those of the prompt
+    /// (`expected_attention`).
+    Expected {
+        /// First entries, which stay and whose queries do not count.
+        sinks: u32,
+        /// Next positions whose queries are expected.
+        future: u32,
+        /// Whether the covariance of the queries counts, beside their mean.
+        covariance: bool,
+        /// Whether the value's length is a factor.
+        value_norm: bool,
+        /// What is added to a probability before that.
+        epsilon: f32,
+    },
     /// The probability that the entry got from every query, which fades (`h2o`, `a2sf`, `tova`, `observed_attention`).
     Attention {
         /// What sums are multiplied by with each query: 1 keeps all, 0 looks at the newest query alone.
@@ -37,7 +60,8 @@ impl Score {
     #[must_use]
     pub fn horizon(self) -> u32 {
         match self {
-            Self::KeyNorm | Self::KeyDifference | Self::Noise { .. } => 0,
+            Self::KeyNorm | Self::KeyDifference | Self::Noise { .. } | Self::Lag { .. } => 0,
+            Self::Expected { .. } => u32::MAX,
             Self::Window { window, .. } => window,
             Self::Attention { factor, .. } if factor >= 1.0 => u32::MAX,
             Self::Attention { factor, .. } => {

@@ -152,9 +152,10 @@ impl DeviceDecoder {
         let status_host = PinnedBuffer::zeroed(&device, StepStatus::words(batch))?;
         let per_slot = config.layers * groups;
         let size = RankingSize { rows, spans: batch, layers: config.layers, positions: config.max_positions };
+        let pairs = rope.as_ref().map_or(0, |(_, pairs)| *pairs);
         let most_pages = options.kv_limit.map_or(usize::MAX, |limit| limit / specialisation.page_bytes());
         let ranker = ranking
-            .map(|ranking| Ranker::new(&device, &specialisation, ranking, size, most_pages))
+            .map(|ranking| Ranker::new(&device, &specialisation, ranking, size, most_pages, pairs))
             .transpose()?;
         let pool = PoolShape {
             page_bytes: specialisation.page_bytes(),
@@ -396,6 +397,8 @@ fn needed(
         "ranking/keys.cu" => {
             !matches!(score, Some(Score::KeyNorm | Score::KeyDifference | Score::Noise { .. }))
         }
+        "ranking/expected.cu" => !matches!(score, Some(Score::Expected { .. })),
+        "ranking/lag.cu" => !matches!(score, Some(Score::Lag { .. })),
         "ranking/pool.cu" => !matches!(score, Some(Score::Window { .. })),
         "ranking/select.cu" | "ranking/told.cu" => score.is_none(),
         "vote/vote.cu" => rules.gates.is_none(),

@@ -75,9 +75,7 @@ impl DeviceDecoder {
             }
             Mode::Prefill { spans, observed } => {
                 attention.prefill(lanes, &self.inputs, spans, index, scale, &scratch.qkv, &scratch.mixed)?;
-                if let Some(ranker) = &self.ranker {
-                    ranker.observe(lanes, observed, index, scale, &scratch.qkv)?;
-                }
+                self.observe(observed, index)?;
             }
         }
         let (matmul, bias) = (&self.kernels.matmul, layer.output.bias.as_ref());

@@ -1,14 +1,16 @@
 //! A policy's ranking, brought to the device.
 
+use std::ops::Range;
+
+use dropcap_kernels::RopeTable;
 use dropcap_kernels::attention::ToldScores;
-use dropcap_kernels::cuda::{
-    Device, DeviceBuffer, DeviceLanes, DeviceSpan, PinnedBuffer, Specialisation, StepSize,
-};
-use dropcap_kernels::ranking::{DeviceRanking, RankingSettings, RankingSize, Score};
+use dropcap_kernels::cuda::{Device, DeviceBuffer, DeviceSpan, PinnedBuffer, Specialisation, StepSize};
+use dropcap_kernels::ranking::{DeviceRanking, RankingSettings, RankingSize, Score, Turns};
 use dropcap_policy::{Cadence, EvictionPolicy, Ranking, Stage};
 
 use super::DeviceSegment;
 use super::decoder::DeviceDecoder;
+use crate::weights::rope_table;
 use crate::{DecoderConfig, ModelError};
 
 /// What stays untouched in [`Ranker::budgets`].
@@ -23,6 +25,8 @@ pub(super) struct Ranker {
     kept: DeviceBuffer<u32>,
     /// What decode steps tell, where sums go on behind the prompt.
     told: Option<ToldScores>,
+    /// Of the sequences of a step the mean rotation of the positions to come, `[spans][pairs]`, where queries are expected.
+    coming: Option<DeviceBuffer<[f32; 2]>>,
     layers: usize,
 }
 
@@ -52,13 +56,14 @@ pub(super) fn statistics(ranking: Option<&Ranking>) -> usize {
 }
 
 impl Ranker {
-    /// `pages` bounds the pool.
+    /// `pages` bounds the pool; `pairs` of numbers of a head are turned by positions.
     pub(super) fn new(
         device: &Device,
         specialisation: &Specialisation,
         ranking: Ranking,
         size: RankingSize,
         pages: usize,
+        pairs: usize,
     ) -> Result<Self, ModelError> {
         let settings = RankingSettings {
             score: ranking.score,
@@ -73,7 +78,10 @@ impl Ranker {
             .then(|| ToldScores::new(device, specialisation, kernels.told_pages(pages), size.spans))
             .transpose()?;
         let kept = DeviceBuffer::zeroed(device, "budgets", size.spans * size.layers)?;
-        Ok(Self { ranking, kernels, kept, told, layers: size.layers })
+        let coming = matches!(ranking.score, Score::Expected { .. })
+            .then(|| DeviceBuffer::zeroed(device, "rotations to come", size.spans * pairs))
+            .transpose()?;
+        Ok(Self { ranking, kernels, kept, told, coming, layers: size.layers })
     }
 
     /// Whether queries behind a prompt act one by one.
@@ -119,23 +127,59 @@ impl Ranker {
         Ok(self.kept.write_pinned(kept)?)
     }
 
-    /// Adds what the queries of spans gave in a layer.
-    pub(super) fn observe(
-        &self,
-        lanes: &DeviceLanes,
-        spans: &[DeviceSpan],
-        layer: usize,
-        scale: f32,
-        qkv: &DeviceBuffer<u8>,
-    ) -> Result<(), ModelError> {
-        for span in spans {
-            self.kernels.observe(lanes, span, layer, scale, qkv)?;
-        }
-        Ok(())
+    /// Sends the rotations that are to come behind spans, where they are read.
+    fn expect(&self, spans: &[DeviceSpan], rope: &RopeTable) -> Result<(), ModelError> {
+        let (Score::Expected { future, .. }, Some(coming)) = (self.ranking.score, &self.coming) else {
+            return Ok(());
+        };
+        let means = spans.iter().flat_map(|span| {
+            let next = span.first_position + span.queries;
+            mean_rotation(rope, next..next.saturating_add(future))
+        });
+        Ok(coming.write(0, &means.collect::<Vec<_>>())?)
     }
 }
 
+/// The mean over positions of the cosine and sine of each pair.
+fn mean_rotation(rope: &RopeTable, positions: Range<u32>) -> Vec<[f32; 2]> {
+    let mean = |frequency: &f32| {
+        let angles = positions.clone().map(|position| f64::from(position as f32 * frequency));
+        let mut sums = [0.0, 0.0];
+        for angle in angles {
+            for (sum, part) in sums.iter_mut().zip([angle.cos(), angle.sin()]) {
+                *sum += f64::from(part as f32 * rope.attention_scaling);
+            }
+        }
+        sums.map(|sum: f64| (sum / positions.len().max(1) as f64) as f32)
+    };
+    rope.inv_freq.iter().map(mean).collect()
+}
+
 impl DeviceDecoder {
+    /// Sends what the queries of spans need beside themselves.
+    pub(super) fn expect(&self, spans: &[DeviceSpan]) -> Result<(), ModelError> {
+        match (&self.ranker, rope_table(self.config())) {
+            (Some(ranker), Some(rope)) => ranker.expect(spans, &rope),
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds what the queries of spans gave in a layer.
+    pub(super) fn observe(&self, spans: &[DeviceSpan], layer: usize) -> Result<(), ModelError> {
+        let Some(ranker) = &self.ranker else { return Ok(()) };
+        let scale = self.weights.config.attention_scale(layer);
+        for (sequence, span) in spans.iter().enumerate() {
+            let turns = match (&self.rope, &self.weights.rope, &ranker.coming) {
+                (Some((table, pairs)), Some((_, scaling)), Some(coming)) => {
+                    Some(Turns { table, pairs: *pairs, scaling: *scaling, coming, sequence })
+                }
+                _ => None,
+            };
+            ranker.kernels.observe(&self.lanes, span, layer, scale, &self.scratch.qkv, turns)?;
+        }
+        Ok(())
+    }
+
     /// Adds what a decode step's queries gave in a layer to the sums of before.
     pub(super) fn observe_decoded(&self, size: StepSize, layer: usize) -> Result<(), ModelError> {
         if let Some((ranker, told)) = self.ranker.as_ref().and_then(|ranker| Some((ranker, ranker.told()?))) {

@@ -240,6 +240,7 @@ impl DeviceDecoder {
             }
             None => Vec::new(),
         };
+        self.expect(&observed)?;
         self.run_layers(size, Mode::Prefill { spans: &spans, observed: &observed })?;
         if !sampled.is_empty() {
             self.scratch.logit_rows.write(0, &logit_rows)?;

@@ -224,7 +224,7 @@ fn cuda_entries_get_from_a_prompt_what_they_get_on_the_processor() {
             let loaded = Loaded::new(&device, &batch);
             let ranking = loaded.ranking(&device, &batch, score);
             for (_, span) in batch.sequences.iter().filter(|(_, span)| span.slot != u32::MAX) {
-                ranking.observe(&loaded.lanes, span, LAYER, batch.scale, &loaded.qkv).unwrap();
+                ranking.observe(&loaded.lanes, span, LAYER, batch.scale, &loaded.qkv, None).unwrap();
             }
             loaded.check(&batch, &batch.expected(&team, window, factor, keeps), &format!("{score:?}"));
         }

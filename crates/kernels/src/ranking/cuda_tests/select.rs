@@ -272,7 +272,7 @@ fn scores_of_keys(
             };
             lane.iter().map(uniform).collect()
         }
-        Score::Attention { .. } | Score::Window { .. } => panic!("says nothing of keys"),
+        _ => panic!("says nothing of keys"),
     }
 }
 
@@ -345,6 +345,75 @@ fn cuda_windows_are_blended_in_the_order_of_positions() {
                         || found.is_nan() && expected.is_nan()
                         || (found - expected).abs() <= 1e-5 * expected.abs();
                     assert!(same, "{window} {kernel} {largest}: {found}, not {expected}");
+                }
+            }
+            first += specialisation.groups;
+        });
+    }
+}
+
+/// How far an entry's channels spread in units of the partition that follows, as a softmax over its partition: f64.
+fn spreads(this: &[Vec<f64>], next: &[Vec<f64>]) -> Vec<f64> {
+    let width = this[0].len();
+    let channel = |column: usize| next.iter().map(move |row| row[column]);
+    let low: Vec<f64> = (0..width).map(|column| channel(column).fold(f64::INFINITY, f64::min)).collect();
+    let high: Vec<f64> = (0..width).map(|column| channel(column).fold(f64::NEG_INFINITY, f64::max)).collect();
+    let deviation = |row: &Vec<f64>| {
+        let scaled: Vec<f64> = (0..width).map(|i| (row[i] - low[i]) / (high[i] - low[i])).collect();
+        let mean = scaled.iter().sum::<f64>() / width as f64;
+        (scaled.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (width - 1) as f64).sqrt()
+    };
+    let weights: Vec<f64> = this.iter().map(|row| deviation(row).exp()).collect();
+    let sum: f64 = weights.iter().sum();
+    weights.iter().map(|weight| weight / sum).collect()
+}
+
+#[test]
+fn cuda_entries_are_judged_by_the_partition_that_follows() {
+    let Some(device) = device("cuda_entries_are_judged_by_the_partition_that_follows") else { return };
+    let random = &mut Random(25);
+    let (sinks, lag) = (3, 16);
+    for specialisation in [shape(DType::F32, (4, 2), 2, 8), shape(DType::Bf16, (8, 2), 2, 80)] {
+        let mut case = Case::random(random, specialisation, &[0, 1, 20, 60, 300, 1500]);
+        case.kept.iter_mut().for_each(|kept| *kept = 1 << 20);
+        let mut score =
+            |across| case.prune(&device, random, settings(Score::Lag { sinks: sinks as u32, lag, across }));
+        let (across, ranked, lag) = (score(true), score(false), lag as usize);
+        let (mut before, mut first) = (case.contents.clone(), 0);
+        case.each_layer(&mut before, |_, next, _, lanes| {
+            for (head, lane) in lanes.iter().enumerate() {
+                let mut order: Vec<usize> = (0..lane.len()).filter(|&i| live(&lane[i], next)).collect();
+                order.sort_by_key(|&i| lane[i].position);
+                let bytes = specialisation.head_dim * specialisation.cache.bytes();
+                let row = |&i: &usize, which: usize| {
+                    floats_of(specialisation.cache, &lane[i].rows[which * bytes..][..bytes])
+                };
+                let found = |lanes: &[Vec<Entry>], rank: usize| score_of(&lanes[first + head][order[rank]]);
+                let judged = order.len() - sinks.min(order.len());
+                for rank in 0..order.len() {
+                    let (partition, at) =
+                        (rank.saturating_sub(sinks) / lag, rank.saturating_sub(sinks) % lag);
+                    let begin = sinks + partition * lag;
+                    let [one, other] = [&across, &ranked].map(|lanes| found(lanes, rank));
+                    if rank < sinks {
+                        assert_eq!([one, other], [f32::INFINITY; 2]);
+                    } else if judged / lag < 2 {
+                        assert_eq!([one, other], [(rank - sinks) as f32 / judged as f32; 2]);
+                    } else if partition + 1 >= judged / lag {
+                        assert_eq!([one, other], [1.0; 2]);
+                    } else {
+                        let part = |which, begin: usize| -> Vec<Vec<f64>> {
+                            order[begin..begin + lag].iter().map(|i| row(i, which)).collect()
+                        };
+                        let of = |which| spreads(&part(which, begin), &part(which, begin + lag))[at];
+                        let expected = (of(0) + of(1)) / 2.0;
+                        let off = (f64::from(one) - expected).abs();
+                        assert!(off <= ROUNDING, "{specialisation:?} rank {rank}: {one}, not {expected}");
+                        // Of equals the later one is higher.
+                        let scores: Vec<f32> = (0..lag).map(|i| found(&across, begin + i)).collect();
+                        let below = (0..lag).filter(|&i| scores[i] < one || scores[i] == one && i < at);
+                        assert_eq!(other, below.count() as f32 / lag as f32);
+                    }
                 }
             }
             first += specialisation.groups;
