@@ -28,6 +28,8 @@ pub(crate) struct Feed<'a> {
     pub(crate) memory: &'a mut SequenceMemory,
     pub(crate) tokens: &'a [u32],
     pub(crate) stage: Stage,
+    /// The text's own budget.
+    pub(crate) budget: Option<u32>,
     /// What is to be told of the prompt.
     pub(crate) targets: Targets<'a>,
     /// Present where a token is wanted after the last of `tokens`.
@@ -87,11 +89,11 @@ impl Backend {
         }
     }
 
-    /// Refuses ways to choose tokens that it does not know.
-    pub(crate) fn check_sampling(&self, sampling: &Sampling) -> Result<(), EngineError> {
+    /// Refuses budgets of texts' own where the method acts by one for all.
+    pub(crate) fn check_budget(&self) -> Result<(), EngineError> {
         match self {
             Self::Host(_) => Ok(()),
-            Self::Device(_) => device::check_sampling(sampling),
+            Self::Device(device) => device.check_budget(),
         }
     }
 

@@ -158,7 +158,8 @@ impl Engine {
     /// Queues a request.
     ///
     /// # Errors
-    /// An empty or too long prompt, a token outside the vocabulary, a sampling parameter outside its range; a prompt
+    /// An empty or too long prompt, a token outside the vocabulary, a sampling parameter outside its range; a budget that
+    /// the method does not have or cannot keep; a prompt
     /// that the cache could not hold even if it were alone ([`EngineError::OutOfMemory`]), or of which the method wants to
     /// see more together than a step may hold; a full queue; an engine that has
     /// failed.
@@ -184,7 +185,10 @@ impl Engine {
         if let Some(&id) = request.prompt.iter().find(|&&id| id as usize >= vocabulary) {
             return Err(EngineError::TokenOutsideVocabulary { id, vocabulary });
         }
-        self.backend.check_sampling(&request.sampling)?;
+        if let Some(given) = request.kv_budget {
+            self.demand.check_budget(given, config.max_positions)?;
+            self.backend.check_budget()?;
+        }
         let id = SequenceId(self.next_id);
         let sequence = Sequence::new(id, request, config.max_positions)?;
         let (needed, chunk) = (self.demand.needs().together(sequence.context()), self.options.chunk);
@@ -294,7 +298,8 @@ impl Engine {
     fn end(&mut self, mut sequence: Sequence, reason: FinishReason) -> Finished {
         self.keep_end(&sequence);
         self.trace_end(&mut sequence, reason.as_str());
-        let finished = sequence.finish(reason);
+        let budget = self.demand.budget(sequence.size());
+        let finished = sequence.finish(reason, budget);
         self.left();
         finished
     }

@@ -47,12 +47,28 @@ impl Sharing {
     }
 }
 
+/// Which texts may share a beginning: those that agree in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Key<'a> {
+    /// [`crate::Request::salt`].
+    pub(crate) salt: &'a str,
+    /// [`crate::Request::kv_budget`].
+    pub(crate) budget: Option<u32>,
+}
+
 /// One beginning.
 #[derive(Debug)]
 struct Kept {
     salt: String,
+    budget: Option<u32>,
     tokens: Vec<u32>,
     cache: KvCache,
+}
+
+impl Kept {
+    fn key(&self) -> Key<'_> {
+        Key { salt: &self.salt, budget: self.budget }
+    }
 }
 
 /// The beginnings that are kept, within a bound on their pages; a page that several share counts for each.
@@ -96,7 +112,7 @@ impl Prefixes {
     }
 
     /// The cache of the longest beginning of `text` that has at most `most` tokens.
-    pub(crate) fn find(&mut self, salt: &str, text: &[u32], most: usize) -> Option<KvCache> {
+    pub(crate) fn find(&mut self, key: Key<'_>, text: &[u32], most: usize) -> Option<KvCache> {
         let usable = |kept: &Kept| {
             let same = kept.tokens.iter().zip(text).take_while(|(a, b)| a == b).count();
             match self.sharing {
@@ -106,7 +122,7 @@ impl Prefixes {
                 _ => 0,
             }
         };
-        let found = self.kept.iter().enumerate().filter(|(_, kept)| kept.salt == salt);
+        let found = self.kept.iter().enumerate().filter(|(_, kept)| kept.key() == key);
         let (index, tokens) =
             found.map(|(index, kept)| (index, usable(kept))).max_by_key(|&(_, same)| same)?;
         if tokens == 0 {
@@ -120,14 +136,14 @@ impl Prefixes {
     }
 
     /// Keeps the cache of a text, unless it is there.
-    pub(crate) fn keep(&mut self, salt: &str, tokens: &[u32], cache: &KvCache) {
+    pub(crate) fn keep(&mut self, key: Key<'_>, tokens: &[u32], cache: &KvCache) {
         let pages = cache.pages();
         if pages == 0 || pages > self.most_pages || cache.check_range().is_err() {
             return;
         }
         let dense = self.sharing == Sharing::Dense;
         let covers = |kept: &Kept| {
-            kept.salt == salt && if dense { kept.tokens.starts_with(tokens) } else { kept.tokens == tokens }
+            kept.key() == key && if dense { kept.tokens.starts_with(tokens) } else { kept.tokens == tokens }
         };
         if let Some(index) = self.kept.iter().position(covers) {
             let kept = self.kept.remove(index);
@@ -136,7 +152,7 @@ impl Prefixes {
         }
         if dense {
             // What is longer says all that is shorter.
-            self.drop_where(|kept| kept.salt == salt && tokens.starts_with(&kept.tokens));
+            self.drop_where(|kept| kept.key() == key && tokens.starts_with(&kept.tokens));
         }
         while self.pages + pages > self.most_pages || self.kept.len() >= MOST {
             if self.drop_oldest().is_break() {
@@ -144,7 +160,9 @@ impl Prefixes {
             }
         }
         self.pages += pages;
-        self.kept.push(Kept { salt: salt.to_owned(), tokens: tokens.to_vec(), cache: cache.fork() });
+        let Key { salt, budget } = key;
+        let (salt, tokens) = (salt.to_owned(), tokens.to_vec());
+        self.kept.push(Kept { salt, budget, tokens, cache: cache.fork() });
     }
 
     /// Gives the least recently used up; breaks where there is none.

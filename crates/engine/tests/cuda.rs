@@ -203,6 +203,7 @@ fn cuda_prompt_cuts_agree_with_kvpress() {
                     ids: text,
                     first_position: position,
                     stage: if prompt_ends { Stage::PromptEnd } else { Stage::Prompt },
+                    budget: None,
                     wanted: Wanted::Logits { from: 0, random: None },
                 };
                 let mut logits = Vec::new();
@@ -416,6 +417,7 @@ fn cuda_slots_can_be_used_again() {
             ids: &text,
             first_position: 0,
             stage: Stage::PromptEnd,
+            budget: None,
             wanted: Wanted::Token { random: 0.0 },
         };
         let tokens = decoder.step(&[segment(&slots[0]), segment(&slots[1])], &mut |_| {}).unwrap().tokens;

@@ -58,7 +58,8 @@ fn feed(
 ) -> Result<Vec<SlotState>, ModelError> {
     let ids: Vec<u32> = (0..count as u32).map(|id| 3 + id % 50).collect();
     let wanted = if count == 1 { Wanted::Token { random: 0.0 } } else { Wanted::Nothing };
-    let segment = |slot| DeviceSegment { slot, ids: &ids, first_position, stage: Stage::Behind, wanted };
+    let segment =
+        |slot| DeviceSegment { slot, ids: &ids, first_position, stage: Stage::Behind, budget: None, wanted };
     let segments: Vec<_> = slots.iter().map(|slot| segment(slot)).collect();
     Ok(decoder.step(&segments, &mut |_| {})?.states)
 }

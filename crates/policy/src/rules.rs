@@ -4,9 +4,10 @@ mod vote;
 
 use dropcap_cache::Death;
 
+use crate::rule::recent_within;
 use crate::{
-    Action, EvictionPolicy, LaneEditor, Observation, Peak, PolicyError, PromptCut, Rule, SideChannel, Span,
-    Stage,
+    Action, Budgets, EvictionPolicy, LaneEditor, Observation, Peak, PolicyError, PromptCut, Rule,
+    SideChannel, Span, Stage, TextSize,
 };
 
 /// A policy written as data: all rules act on every step, in their order.
@@ -48,9 +49,13 @@ impl EvictionPolicy for Rules {
         Some(&self.rules)
     }
 
-    fn peak(&self, prompt: usize, tokens: usize) -> Peak {
-        let peaks = self.rules.iter().map(|rule| rule.peak(prompt, tokens));
-        peaks.fold(Peak::exactly(tokens), |all, one| all.and(one, tokens))
+    fn peak(&self, text: TextSize) -> Peak {
+        let peaks = self.rules.iter().map(|rule| rule.peak(text));
+        peaks.fold(Peak::exactly(text.tokens), |all, one| all.and(one, text.tokens))
+    }
+
+    fn budgets(&self, tokens: usize) -> Option<Budgets> {
+        self.rules.iter().map(|rule| rule.budgets(tokens)).fold(None, Budgets::and)
     }
 
     fn decide(&self, seen: &Observation<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {
@@ -62,8 +67,12 @@ impl EvictionPolicy for Rules {
             let spans = seen.spans.iter().zip(&mut guarded);
             match action {
                 Action::Window { sinks, recent } => {
-                    let end = |position: u32| (position >= *sinks).then(|| position.saturating_add(*recent));
-                    spans.for_each(|(_, lanes)| at_birth(lanes, end));
+                    spans.for_each(|(span, lanes)| {
+                        let recent = recent_within(*sinks, *recent, span.budget);
+                        at_birth(lanes, |position| {
+                            (position >= *sinks).then(|| position.saturating_add(recent))
+                        });
+                    });
                 }
                 Action::WindowBehind { sinks, recent } => {
                     spans.for_each(|(span, lanes)| window_behind(*sinks, *recent, span, lanes));
@@ -102,6 +111,7 @@ fn at_birth(lanes: &mut LaneEditor<'_>, end: impl Fn(u32) -> Option<u32>) {
 
 /// From the end of a prompt on, a window.
 fn window_behind(sinks: u32, recent: u32, span: &Span, lanes: &mut LaneEditor<'_>) {
+    let recent = recent_within(sinks, recent, span.budget);
     let end = |position: u32| (position >= sinks).then(|| position.saturating_add(recent));
     match span.stage {
         Stage::Prompt => {}
@@ -148,7 +158,7 @@ fn inherit(died: &[Death], lanes: &mut LaneEditor<'_>) {
 
 fn cut_prompt(cut: PromptCut, span: &Span, lanes: &mut LaneEditor<'_>) {
     let n = span.next_position();
-    let dropped = cut.dropped(n);
+    let dropped = cut.dropped(n, span.budget);
     for group in 0..lanes.groups() {
         for entry in 0..lanes.lane(group).len() {
             if dropped.contains(&lanes.lane(group).positions()[entry]) {

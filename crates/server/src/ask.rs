@@ -66,6 +66,7 @@ impl Texts {
                     log_probs,
                     context: None,
                     salt: parameters.salt.clone().unwrap_or_default(),
+                    kv_budget: parameters.kv_budget,
                 });
                 let stops = parameters.stops.clone();
                 choices.push(Choice::new(&service.model, prompt, &parameters.stop_tokens, stops)?);
@@ -115,7 +116,8 @@ impl Texts {
         let report: KvReport = finished().map(|finished| finished.report).sum();
         // Choices of one prompt share it, and it is counted once.
         let cached = finished().map(|finished| finished.cached_tokens).sum::<usize>().min(self.prompt_tokens);
-        Usage::new(self.prompt_tokens, completion, cached, method, report)
+        let budget = finished().filter_map(|finished| finished.kv_budget).max();
+        Usage::new(self.prompt_tokens, completion, cached, method, report, budget)
     }
 }
 

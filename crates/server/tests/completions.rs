@@ -207,3 +207,33 @@ fn the_description_names_every_route_and_texts_go_to_tokens_and_back() {
     assert_eq!(server.get("/v1/models/a/b").status, 404);
     assert_eq!(server.refusal(PATH, &json!({"model": "other", "prompt": "a"})).0, 404);
 }
+
+#[test]
+fn a_request_may_keep_less_than_the_server_and_is_told_so() {
+    let policy = Model::carried().method("streaming_llm@96");
+    let server = Setup { policy, ..Setup::default() }.start();
+    let ask = |budget: Option<u32>| {
+        let mut body = json!({"prompt": vec![7; 150], "max_tokens": 4, "ignore_eos": true});
+        if let Some(budget) = budget {
+            body["kv_budget"] = budget.into();
+        }
+        server.ask(PATH, &body)["usage"]["kv"].clone()
+    };
+    let (own, servers) = (ask(Some(32)), ask(None));
+    assert_eq!((&own["budget"], &servers["budget"]), (&json!(32), &json!(96)));
+    assert_eq!(servers["kept_entries"], own["kept_entries"].as_u64().unwrap() * 3);
+    for (budget, words) in [
+        (json!(97), "between 5 and 96"),
+        (json!(0), "between 5 and 96"),
+        (json!(1_u64 << 40), "1099511627776"),
+        (json!(-1), "-1"),
+    ] {
+        let (status, error) = server.refusal(PATH, &json!({"prompt": "a", "kv_budget": budget}));
+        assert_eq!((status, error["param"].as_str()), (400, Some("kv_budget")), "{error}");
+        assert!(error["message"].as_str().unwrap().contains(words), "{error}");
+    }
+    // The carried model's own method has no budget.
+    let (status, error) = Setup::default().start().refusal(PATH, &json!({"prompt": "a", "kv_budget": 9}));
+    assert_eq!((status, error["param"].as_str()), (400, Some("kv_budget")), "{error}");
+    assert!(error["message"].as_str().unwrap().contains("has no budget"), "{error}");
+}

@@ -100,7 +100,7 @@ impl DeviceBench<'_> {
         let wanted = if stage != Stage::Prompt { Wanted::Token { random: 0.0 } } else { Wanted::Nothing };
         let segments: Vec<DeviceSegment<'_>> = slots
             .iter()
-            .map(|slot| DeviceSegment { slot, ids: &ids, first_position, stage, wanted })
+            .map(|slot| DeviceSegment { slot, ids: &ids, first_position, stage, budget: None, wanted })
             .collect();
         *states = decoder.step(&segments, &mut |_| {})?.states;
         Ok(())

@@ -11,7 +11,7 @@ impl Engine {
     pub(super) fn open_first(&mut self) -> Result<Option<(SequenceMemory, usize)>, EngineError> {
         let Some(first) = self.waiting.front() else { return Ok(None) };
         let most = first.shareable(self.demand.needs());
-        let found = self.prefixes.as_mut().and_then(|kept| kept.find(first.salt(), first.text(), most));
+        let found = self.prefixes.as_mut().and_then(|kept| kept.find(first.key(), first.text(), most));
         if let Some(cache) = found {
             let tokens = cache.next_position() as usize;
             if let Some(memory) = self.backend.hold(cache) {
@@ -29,7 +29,7 @@ impl Engine {
             if kept.keeps_on_the_way(fed, sequence.context())
                 && let Some(cache) = sequence.memory.host_cache()
             {
-                kept.keep(sequence.salt(), sequence.fed(0, fed), cache);
+                kept.keep(sequence.key(), sequence.fed(0, fed), cache);
             }
         }
     }
@@ -38,7 +38,7 @@ impl Engine {
     pub(super) fn keep_end(&mut self, sequence: &Sequence) {
         let Some(kept) = self.prefixes.as_mut().filter(|kept| kept.keeps_ends()) else { return };
         if let Some(cache) = sequence.memory.host_cache() {
-            kept.keep(sequence.salt(), sequence.fed(0, cache.next_position() as usize), cache);
+            kept.keep(sequence.key(), sequence.fed(0, cache.next_position() as usize), cache);
         }
     }
 
