@@ -3,17 +3,16 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use dropcap_engine::{Engine, EngineOptions};
 use dropcap_methods::MethodSpec;
-use dropcap_model::{GenerationConfig, Tokenizer};
-use dropcap_server::{AccessLog, ServedModel, Server, ServerOptions, template_of};
+use dropcap_server::{AccessLog, ServedModel, Server, ServerOptions};
 
 use crate::arguments::ModelArguments;
+use crate::loading::Language;
 use crate::size::human;
 use crate::{loading, size, terminal};
 
@@ -113,11 +112,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
 fn load(arguments: &Arguments, name: String) -> Result<(Engine, ServedModel)> {
     let method = arguments.model.method(arguments.method.as_ref())?;
     let loaded = loading::load(&arguments.model, &method)?;
-    let tokenizer = Arc::new(Tokenizer::open(&loaded.directory)?);
-    tokenizer.check_vocabulary(loaded.config.vocabulary)?;
-    let generation = GenerationConfig::open(&loaded.directory, &loaded.config)?;
-    let template =
-        template_of(&loaded.directory, arguments.chat_template.as_deref(), &tokenizer, &generation)?;
+    let Language { tokenizer, generation, template } = loaded.language(arguments.chat_template.as_deref())?;
     let options = loaded.engine_options(&arguments.model.machine, arguments.chunk, arguments.max_batch);
     let (max_waiting, prefix_bytes) = (Some(arguments.max_queue), arguments.prefix_cache);
     let options = EngineOptions { max_waiting, prefix_bytes, ..options };
