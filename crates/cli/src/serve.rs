@@ -72,8 +72,7 @@ pub struct Arguments {
     /// Most sequences that wait; more are answered with 429.
     #[arg(long, value_name = "N", default_value = "512", allow_negative_numbers = true, value_parser = size::count, env = "DROPCAP_MAX_QUEUE", help_heading = "Machine")]
     max_queue: usize,
-    /// Memory that may be kept of texts that are over, for later ones with the same beginning; 0 keeps nothing. On the
-    /// processor alone.
+    /// Memory that may be kept of texts that are over, for later ones with the same beginning; 0 keeps nothing.
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = size::bytes, env = "DROPCAP_PREFIX_CACHE", help_heading = "Machine")]
     prefix_cache: usize,
 }

@@ -92,8 +92,8 @@ impl Engine {
         let pool = backend.pool();
         let demand = Demand::new(policy, backend.config(), pool)?;
         let pages = options.prefix_bytes / pool.page_bytes.max(1);
-        let sharing = backend.sharing().filter(|_| pages > 0);
-        let prefixes = sharing.map(|sharing| Prefixes::new(sharing, pages));
+        let (places, most) = backend.keeps();
+        let prefixes = (pages > 0).then(|| Prefixes::new(backend.sharing(), places, pages, most));
         Ok(Engine {
             backend,
             demand,
@@ -296,7 +296,9 @@ impl Engine {
 
     /// Accounts for a sequence that is over and frees it.
     fn end(&mut self, mut sequence: Sequence, reason: FinishReason) -> Finished {
-        self.keep_end(&sequence);
+        if let Err(error) = self.keep_end(&sequence) {
+            self.poison(&error);
+        }
         self.trace_end(&mut sequence, reason.as_str());
         let budget = self.demand.budget(sequence.size());
         let finished = sequence.finish(reason, budget);

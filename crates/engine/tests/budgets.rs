@@ -3,8 +3,9 @@
 
 mod support;
 
-use dropcap_engine::{Engine, EngineError, EngineOptions, Finished, Output, Request};
+use dropcap_engine::{Engine, EngineError, EngineOptions, Finished, Request};
 use support::Model;
+use support::running::all;
 
 const MODEL: &str = "llama_kvpress/llama";
 
@@ -15,25 +16,6 @@ fn engine(model: &Model, method: &str, options: EngineOptions) -> Engine {
 fn request(seed: u32, kv_budget: Option<u32>) -> Request {
     let prompt = (0..200).map(|i| (i * 7 + i / 5 + seed) % 97).collect();
     Request { prompt, max_tokens: 20, kv_budget, ..Request::default() }
-}
-
-/// Runs requests together; what comes out is in their order.
-fn run(engine: &mut Engine, requests: &[Request]) -> Vec<Finished> {
-    for request in requests {
-        engine.submit(request.clone()).unwrap();
-    }
-    let mut finished = Vec::new();
-    while !engine.is_idle() {
-        for output in engine.step().unwrap() {
-            match output {
-                Output::Finished(done) => finished.push(done),
-                Output::Failed { error, .. } => panic!("{error}"),
-                Output::Token { .. } | Output::Prompt { .. } => {}
-            }
-        }
-    }
-    finished.sort_by_key(|done| done.id);
-    finished
 }
 
 /// What a text was, and what it held at its end.
@@ -54,9 +36,9 @@ fn a_request_with_its_own_budget_is_what_it_would_be_under_a_method_of_that_budg
     ] {
         // Chunks that divide nothing, and a text of the method's own budget in the same steps.
         let engine = |method| engine(&model, method, EngineOptions { chunk: 48, ..EngineOptions::default() });
-        let mixed = run(&mut engine(servers), &[request(3, Some(40)), request(5, None)]);
-        let small = run(&mut engine(own), &[request(3, None)]);
-        let large = run(&mut engine(servers), &[request(5, None)]);
+        let mixed = all(&mut engine(servers), &[request(3, Some(40)), request(5, None)]);
+        let small = all(&mut engine(own), &[request(3, None)]);
+        let large = all(&mut engine(servers), &[request(5, None)]);
         assert_eq!(account(&mixed[0]), account(&small[0]), "{servers}");
         assert_eq!(account(&mixed[1]), account(&large[0]), "{servers}");
         assert_eq!(mixed[0].kv_budget, Some(40), "{servers}");
@@ -90,7 +72,7 @@ fn texts_of_other_budgets_share_no_beginning() {
     let model = Model::open(MODEL);
     let options = EngineOptions { prefix_bytes: 1 << 30, ..EngineOptions::default() };
     let mut engine = engine(&model, "streaming_llm@120", options);
-    let mut cached = |budget| run(&mut engine, &[request(3, budget)])[0].cached_tokens;
+    let mut cached = |budget| all(&mut engine, &[request(3, budget)])[0].cached_tokens;
     assert_eq!([cached(None), cached(Some(40)), cached(Some(41))], [0; 3]);
     assert!(cached(None) > 0 && cached(Some(40)) > 0);
 }

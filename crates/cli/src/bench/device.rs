@@ -33,6 +33,7 @@ impl DeviceBench<'_> {
             max_batch: test.batch,
             deaths: false,
             logit_rows: 0,
+            kept: 0,
         };
         let mut decoder = DeviceDecoder::new(self.weights.clone(), self.policy, options)?;
         for repeat in 0..warmup + repeats {

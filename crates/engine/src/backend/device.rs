@@ -6,14 +6,20 @@ use dropcap_cache::{Death, PoolUsage};
 use dropcap_kernels::Team;
 use dropcap_kernels::sampling::SlotSampling;
 use dropcap_model::DecoderConfig;
-use dropcap_model::device::{DeviceDecoder, DeviceOptions, DeviceRows, DeviceSegment, DeviceWeights, Wanted};
+use dropcap_model::device::{
+    DeviceDecoder, DeviceOptions, DeviceRows, DeviceSegment, DeviceWeights, KeptCache, Wanted,
+};
 use dropcap_policy::{Action, EvictionPolicy};
 
 use super::rows::{self, ROWS, Row};
 use super::{Answer, DeathSink, Feed, Given};
 use crate::demand::PoolSize;
-use crate::memory::{DeviceMemory, SequenceMemory};
+use crate::memory::{DeviceMemory, KeptMemory, SequenceMemory};
+use crate::prefix::Sharing;
 use crate::{EngineError, EngineOptions, Sampling};
+
+/// Most beginnings that are kept: each has page tables for a text of the model's length.
+const KEPT: usize = 64;
 
 /// A decoder on a device, and what the host knows of its pool.
 #[derive(Debug)]
@@ -22,6 +28,7 @@ pub(crate) struct Device {
     free_pages: usize,
     /// Whether lifetimes at birth follow a window, the same for all texts.
     has_window: bool,
+    sharing: Sharing,
     /// Reads rows of logits, from the first request on that asks for log-probabilities or for what the device's sampler
     /// does not know.
     team: Option<Team>,
@@ -42,11 +49,13 @@ impl Device {
             max_batch: options.max_batch,
             deaths: traced,
             logit_rows: ROWS,
+            kept: if options.prefix_bytes > 0 && !traced { KEPT } else { 0 },
         };
         let decoder = DeviceDecoder::new(weights, policy, options)?;
         let is_window = |rule: &dropcap_policy::Rule| matches!(rule.action, Action::Window { .. });
         let has_window = policy.rules().is_some_and(|rules| rules.iter().any(is_window));
-        Ok(Self { free_pages: decoder.capacity(), decoder, has_window, team: None })
+        let sharing = Sharing::of(policy, decoder.config().sliding_window.iter().any(Option::is_some));
+        Ok(Self { free_pages: decoder.capacity(), decoder, has_window, sharing, team: None })
     }
 
     pub(super) fn config(&self) -> &DecoderConfig {
@@ -89,6 +98,45 @@ impl Device {
         let sampling = if draws_on_host(sampling) { &drawn_here } else { sampling };
         self.decoder.sample_with(&slot, in_its_words(sampling), text)?;
         Ok(Some(SequenceMemory::Device(DeviceMemory::new(slot, &self.decoder))))
+    }
+
+    pub(super) fn sharing(&self) -> Sharing {
+        self.sharing
+    }
+
+    /// Most beginnings that there is a place for.
+    pub(super) fn kept(&self) -> usize {
+        self.decoder.options().kept
+    }
+
+    /// Keeps a copy of a cache, or the cache itself if its sequence is over.
+    pub(super) fn keep(
+        &mut self,
+        memory: &DeviceMemory,
+        is_over: bool,
+    ) -> Result<Option<KeptMemory>, EngineError> {
+        let kept = if is_over {
+            self.decoder.keep_all(&memory.slot)?
+        } else {
+            self.decoder.keep_copy(&memory.slot)?
+        };
+        self.settle()?;
+        Ok(kept.map(KeptMemory::Device))
+    }
+
+    /// A slot that was just opened with a copy of what is kept of the first `tokens` tokens; without where there is no room.
+    pub(super) fn begin_with(
+        &mut self,
+        mut memory: DeviceMemory,
+        kept: &KeptCache,
+        tokens: usize,
+    ) -> Result<SequenceMemory, EngineError> {
+        let part = (self.sharing == Sharing::Dense).then_some(tokens);
+        if let Some(state) = self.decoder.begin_with(&memory.slot, kept, part)? {
+            (memory.state, memory.next_position) = (state, u32::try_from(tokens).unwrap_or(u32::MAX));
+            self.settle()?;
+        }
+        Ok(SequenceMemory::Device(memory))
     }
 
     pub(super) fn settle(&mut self) -> Result<(), EngineError> {

@@ -14,6 +14,9 @@ use crate::memory::{HostMemory, SequenceMemory};
 use crate::prefix::Sharing;
 use crate::{EngineError, EngineOptions, machine};
 
+/// Most beginnings that are kept.
+pub(super) const KEPT: usize = 512;
+
 /// A decoder on the host, and what it works with.
 #[derive(Debug)]
 pub(crate) struct Host {
