@@ -260,7 +260,7 @@ fn a_full_queue_says_when_to_come_again() {
 
 #[test]
 fn a_text_that_can_never_fit_is_refused_with_both_numbers() {
-    let model = support::Model::carried();
+    let model = support::carried();
     let policy = model.method("none");
     let pool = model.decoder.page_pool(policy.as_ref(), dropcap_kernels::DType::F32, None).unwrap();
     let page = pool.layout().bytes();
