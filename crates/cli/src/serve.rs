@@ -18,6 +18,11 @@ use crate::{loading, size, terminal};
 
 /// Flags of `dropcap serve`.
 #[derive(Args)]
+#[command(after_help = "\
+    Without a flag it serves a small model on this machine:\n\n  \
+    curl http://127.0.0.1:8080/v1/chat/completions -H 'Content-Type: application/json' \\\n    \
+    -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Once upon a time\"}], \"max_tokens\": 60}'\n\n\
+    /openapi.json describes every route; `usage.kv` of an answer says what the model forgot.")]
 pub struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
@@ -96,8 +101,11 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     };
     raise_open_files();
     let name = options.model_name.clone();
-    let log =
-        if arguments.no_access_log { AccessLog::none() } else { AccessLog::to(Box::new(std::io::stderr())) };
+    let log = if arguments.no_access_log {
+        AccessLog::none()
+    } else {
+        AccessLog::to(Box::new(std::io::stderr())).context("the access log")?
+    };
     let server = Server::bind(SocketAddr::new(arguments.host, arguments.port), options, log)?;
     let address = server.address();
     terminal::say(&format!("listening on http://{address}, loading {name}"));

@@ -19,7 +19,7 @@ use crate::prefix::Sharing;
 use crate::{EngineError, EngineOptions, Sampling};
 
 /// Most beginnings that are kept: each has page tables for a text of the model's length.
-const KEPT: usize = 64;
+const KEPT: usize = 32;
 
 /// A decoder on a device, and what the host knows of its pool.
 #[derive(Debug)]

@@ -377,7 +377,9 @@ impl Kernels {
         let gate_heads = rules.gates.as_ref().map(|gates| gates.heads);
         Module::compile_missing(device, &needed(specialisation, rules, ranking))?;
         let (batch, positions) = (options.max_batch, config.max_positions);
-        let inherit = rules.inherits.map(|_| DeviceInherit::new(device, specialisation, batch, positions));
+        // Its kernel counts all slots of the lanes.
+        let slots = batch + options.kept;
+        let inherit = rules.inherits.map(|_| DeviceInherit::new(device, specialisation, slots, positions));
         Ok(Self {
             embedding: DeviceEmbedding::new(device, specialisation)?,
             norm: DeviceNorm::new(device, specialisation)?,
