@@ -76,7 +76,7 @@ pub enum EngineError {
         /// What the method keeps of the longest text.
         most: u32,
     },
-    /// A budget of a request's own for a window, whose length is compiled for all texts of a device.
+    /// A budget of a request's own for a window, which on a device is one for all texts.
     #[error(
         "kv_budget is not available on a GPU for methods that forget as tokens leave a window: leave it out, or run on the processor"
     )]

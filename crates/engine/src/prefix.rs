@@ -6,8 +6,8 @@
 //! kills dies for its own sequence alone.
 //!
 //! Where nothing is ever freed, the longest text is enough: it is rewound to where two texts part. Where a method forgets, a
-//! cache is good for exactly the tokens that made it, so some are kept on the way, at the [`Places`] of a prompt. A method that acts where a prompt ends has made of the end what a longer prompt would not have, so only what
-//! precedes it is kept.
+//! cache is good for exactly the tokens that made it, so some are kept on the way, at the [`Places`] of a prompt. A method that
+//! acts where a prompt ends has made of the end what a longer prompt would not have, so only what precedes it is kept.
 
 use std::ops::ControlFlow;
 

@@ -131,6 +131,7 @@ fn cuda_a_conversation_goes_on_where_its_last_turn_ended() {
         (MODEL, "none", 50),
         (MODEL, "streaming_llm(sinks=4, recent=28)", 50),
         ("gpt2_dcp", "dcp(gates=pruning.safetensors)", 40),
+        ("gpt2_dcp", "dcp(gates=pruning.safetensors, propagate_in_depth=true)", 40),
     ] {
         let model = OnDevice::open(&device, folder, DType::F32);
         let engine = |prefix_bytes| model.engine(model.host.method(method), options(prefix_bytes));
