@@ -179,7 +179,8 @@ fn cuda_what_is_kept_stays_within_its_bound_and_yields_to_texts_that_run() {
 fn feed(decoder: &mut DeviceDecoder, slot: &Slot, first_position: u32, count: u32) -> SlotState {
     let ids: Vec<u32> = (first_position..first_position + count).map(|i| i * 7 % 97).collect();
     let wanted = Wanted::Nothing;
-    let segment = DeviceSegment { slot, ids: &ids, first_position, stage: Stage::Prompt, budget: None, wanted };
+    let segment =
+        DeviceSegment { slot, ids: &ids, first_position, stage: Stage::Prompt, budget: None, wanted };
     decoder.step(&[segment], &mut |_| {}).unwrap().states[0]
 }
 
@@ -223,15 +224,18 @@ fn cuda_a_prompt_is_cut_to_its_own_budget_and_a_window_is_one_for_all() {
         return;
     };
     let model = OnDevice::open(&device, MODEL, DType::F32);
-    let method = "streaming_llm(sinks=4, when=prefill_end)@120";
     let requests =
         [Some(40), None, Some(70)].map(|kv_budget| Request { kv_budget, ..request(text(0, 200, 3)) });
-    let found = all(&mut model.engine(model.host.method(method), options(0)), &requests);
-    let expected = all(&mut on_host(&model.host, method, options(0)), &requests);
-    assert_eq!(tokens(&found), tokens(&expected));
-    for (found, expected) in found.iter().zip(&expected) {
-        assert_eq!(found.report.live_entries, expected.report.live_entries);
-        assert_eq!(found.kv_budget, expected.kv_budget);
+    for method in
+        ["streaming_llm(sinks=4, when=prefill_end)@120", "keydiff@120", "tova(when=every_query)@120"]
+    {
+        let found = all(&mut model.engine(model.host.method(method), options(0)), &requests);
+        let expected = all(&mut on_host(&model.host, method, options(0)), &requests);
+        assert_eq!(tokens(&found), tokens(&expected), "{method}");
+        for (found, expected) in found.iter().zip(&expected) {
+            assert_eq!(found.report.live_entries, expected.report.live_entries, "{method}");
+            assert_eq!(found.kv_budget, expected.kv_budget, "{method}");
+        }
     }
     let mut windows = model.engine(model.host.method("streaming_llm@120"), options(0));
     let refused = windows.submit(requests[0].clone()).unwrap_err();

@@ -83,6 +83,7 @@ impl Rule {
 
     /// How full a lane gets under this rule alone.
     pub(crate) fn peak(&self, TextSize { prompt, tokens, budget }: TextSize) -> Peak {
+        let budget = budget.filter(|_| self.heads.is_none());
         let alone = match &self.action {
             Action::Window { sinks, recent } => {
                 let recent = recent_within(*sinks, *recent, budget).max(1);

@@ -132,14 +132,14 @@ fn ask(address: &str, body: &str) -> Result<Answer, String> {
 }
 
 /// The most sequences that ran at once, as the server's metrics say, if they do.
-fn most_running(address: &str, over: &AtomicBool) -> Option<f64> {
+fn most_running(address: &str, over: &AtomicBool) -> Option<u64> {
     let running = || {
         let mut stream = TcpStream::connect(address).ok()?;
         write!(stream, "GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
         let mut text = String::new();
         stream.read_to_string(&mut text).ok()?;
         let line = text.lines().find(|line| line.starts_with("vllm:num_requests_running"))?;
-        line.rsplit_once(' ')?.1.parse::<f64>().ok()
+        line.rsplit_once(' ')?.1.parse::<u64>().ok()
     };
     let mut most = None;
     while !over.load(Ordering::Relaxed) {
