@@ -18,14 +18,14 @@ pub struct SourceArguments {
     #[arg(short, long, value_name = "DIR|ORG/NAME", env = "DROPCAP_MODEL", help_heading = "Model")]
     pub model: Option<String>,
     /// Branch, tag or commit of a hub id.
-    #[arg(long, value_name = "REV", help_heading = "Model")]
+    #[arg(long, value_name = "REV", env = "DROPCAP_REVISION", help_heading = "Model")]
     pub revision: Option<String>,
     /// Use only what is in the local cache of the hub (as HF_HUB_OFFLINE=1 does).
     #[arg(long, help_heading = "Model")]
     pub offline: bool,
     /// What was learned on top of the model: LoRA factors in PEFT's layout, gates, or both, as `dropcap train` writes them.
     /// The factors are merged while the model is read.
-    #[arg(long, value_name = "DIR", requires = "model", help_heading = "Model")]
+    #[arg(long, value_name = "DIR", requires = "model", env = "DROPCAP_ADAPTER", help_heading = "Model")]
     pub adapter: Option<PathBuf>,
     /// Take the adapter although it was trained on another model than this; nothing was measured on this one.
     #[arg(long, requires = "adapter", help_heading = "Model")]
@@ -38,7 +38,7 @@ pub struct ModelArguments {
     #[command(flatten)]
     pub source: SourceArguments,
     /// How weights are held in memory: f32, bf16 or f16.
-    #[arg(long, value_name = "DTYPE", default_value = "f32", help_heading = "Model")]
+    #[arg(long, value_name = "DTYPE", default_value = "f32", env = "DROPCAP_DTYPE", help_heading = "Model")]
     pub dtype: DType,
     #[command(flatten)]
     pub machine: MachineArguments,
@@ -80,7 +80,13 @@ pub struct MachineArguments {
     )]
     pub device: DeviceChoice,
     /// How keys and values are stored: f32, bf16 or f16.
-    #[arg(long, value_name = "DTYPE", default_value = "f32", help_heading = "Machine")]
+    #[arg(
+        long,
+        value_name = "DTYPE",
+        default_value = "f32",
+        env = "DROPCAP_KV_DTYPE",
+        help_heading = "Machine"
+    )]
     pub kv_dtype: DType,
     /// Threads to compute with on the processor [default: all].
     #[arg(
@@ -89,12 +95,13 @@ pub struct MachineArguments {
         value_name = "N",
         allow_negative_numbers = true,
         value_parser = size::positive,
+        env = "DROPCAP_THREADS",
         help_heading = "Machine"
     )]
     pub threads: Option<usize>,
     /// Cap on the pages of the KV cache of all sequences together, such as 4GiB [default: nine tenths of the free memory;
     /// none for `forward` and `bench` on the processor].
-    #[arg(long, value_name = "SIZE", value_parser = size::bytes, help_heading = "Machine")]
+    #[arg(long, value_name = "SIZE", value_parser = size::bytes, env = "DROPCAP_KV_LIMIT", help_heading = "Machine")]
     pub kv_limit: Option<usize>,
 }
 

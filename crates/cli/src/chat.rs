@@ -10,15 +10,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use dropcap_engine::{FinishReason, Output, Request, Sampling, TextStream};
+use dropcap_engine::{EngineOptions, FinishReason, Output, Request, Sampling, TextStream};
 use dropcap_methods::MethodSpec;
-use dropcap_model::{GenerationConfig, Tokenizer};
-use dropcap_server::template_of;
+use dropcap_model::Tokenizer;
 
 use crate::arguments::ModelArguments;
+use crate::loading::Language;
 use crate::{generate, loading, size, terminal};
 use conversation::Conversation;
 
+/// Memory that may be kept of earlier turns, in bytes; it yields to the turn that runs.
+const EARLIER_TURNS: usize = 1 << 30;
 /// What can be said beside messages.
 const HELP: &str = "/reset forgets the conversation, /save FILE keeps it as JSON, /exit or Ctrl-D ends, Ctrl-C stops an answer";
 
@@ -91,16 +93,14 @@ impl<'a> Line<'a> {
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let method = arguments.model.method(arguments.method.as_ref())?;
     let loaded = loading::load(&arguments.model, &method)?;
-    let tokenizer = Arc::new(Tokenizer::open(&loaded.directory)?);
-    tokenizer.check_vocabulary(loaded.config.vocabulary)?;
-    let generation = GenerationConfig::open(&loaded.directory, &loaded.config)?;
-    let template =
-        template_of(&loaded.directory, arguments.chat_template.as_deref(), &tokenizer, &generation)?;
+    let Language { tokenizer, generation, template } = loaded.language(arguments.chat_template.as_deref())?;
     let template = template.with_context(|| {
         format!("{} has no chat template: name one with --chat-template FILE", loaded.directory.display())
     })?;
     let mut conversation = Conversation::new(template, tokenizer.clone(), arguments.system.clone());
-    let mut engine = loaded.engine(loaded.engine_options(&arguments.model.machine, None, 1), false)?;
+    // Each turn begins with all those before it.
+    let options = loaded.engine_options(&arguments.model.machine, None, 1);
+    let mut engine = loaded.engine(EngineOptions { prefix_bytes: EARLIER_TURNS, ..options }, false)?;
     // At the prompt there is nothing to stop, and the program goes on.
     let stop = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGINT, stop.clone())?;

@@ -83,6 +83,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
                 max_batch: 1,
                 deaths: true,
                 logit_rows: DEVICE_LOGITS,
+                kept: 0,
             };
             let mut decoder = DeviceDecoder::new(weights.clone(), policy, options)?;
             let lanes = decoder.groups();

@@ -10,8 +10,9 @@ use dropcap_kernels::{DType, Team};
 use dropcap_methods::{GATES_FILE, MethodSpec, ModelFacts};
 use dropcap_model::device::{DeviceWeights, check_method};
 use dropcap_model::hub::{self, Freshness, HubOptions, HubProgress, OfflineCause, Origin};
-use dropcap_model::{Adapter, Checkpoint, Decoder, DecoderConfig, ModelError};
+use dropcap_model::{Adapter, Checkpoint, Decoder, DecoderConfig, GenerationConfig, ModelError, Tokenizer};
 use dropcap_policy::{Action, EvictionPolicy};
+use dropcap_server::{ChatTemplate, template_of};
 use dropcap_weights::Fingerprint;
 
 use crate::arguments::{MachineArguments, ModelArguments, SourceArguments};
@@ -63,6 +64,25 @@ impl Loaded {
             Compute::Host { team, decoder } => Engine::new(decoder.clone(), policy, team.clone(), options)?,
             Compute::Device(weights) => Engine::on_device(weights.clone(), policy, options, traced)?,
         })
+    }
+}
+
+/// How texts and conversations become tokens, and where texts end.
+pub struct Language {
+    pub tokenizer: Arc<Tokenizer>,
+    pub generation: GenerationConfig,
+    /// None where the model says nothing about conversations.
+    pub template: Option<ChatTemplate>,
+}
+
+impl Loaded {
+    /// What the model's directory says of its language; `template` is a file in the place of its own template.
+    pub fn language(&self, template: Option<&Path>) -> Result<Language> {
+        let tokenizer = Arc::new(Tokenizer::open(&self.directory)?);
+        tokenizer.check_vocabulary(self.config.vocabulary)?;
+        let generation = GenerationConfig::open(&self.directory, &self.config)?;
+        let template = template_of(&self.directory, template, &tokenizer, &generation)?;
+        Ok(Language { tokenizer, generation, template })
     }
 }
 

@@ -3,22 +3,26 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use dropcap_engine::{Engine, EngineOptions};
 use dropcap_methods::MethodSpec;
-use dropcap_model::{GenerationConfig, Tokenizer};
-use dropcap_server::{AccessLog, ServedModel, Server, ServerOptions, template_of};
+use dropcap_server::{AccessLog, ServedModel, Server, ServerOptions};
 
 use crate::arguments::ModelArguments;
+use crate::loading::Language;
 use crate::size::human;
 use crate::{loading, size, terminal};
 
 /// Flags of `dropcap serve`.
 #[derive(Args)]
+#[command(after_help = "\
+    Without a flag it serves a small model on this machine:\n\n  \
+    curl http://127.0.0.1:8080/v1/chat/completions -H 'Content-Type: application/json' \\\n    \
+    -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Once upon a time\"}], \"max_tokens\": 60}'\n\n\
+    /openapi.json describes every route; `usage.kv` of an answer says what the model forgot.")]
 pub struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
@@ -73,8 +77,7 @@ pub struct Arguments {
     /// Most sequences that wait; more are answered with 429.
     #[arg(long, value_name = "N", default_value = "512", allow_negative_numbers = true, value_parser = size::count, env = "DROPCAP_MAX_QUEUE", help_heading = "Machine")]
     max_queue: usize,
-    /// Memory that may be kept of texts that are over, for later ones with the same beginning; 0 keeps nothing. On the
-    /// processor alone.
+    /// Memory that may be kept of texts that are over, for later ones with the same beginning; 0 keeps nothing.
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = size::bytes, env = "DROPCAP_PREFIX_CACHE", help_heading = "Machine")]
     prefix_cache: usize,
 }
@@ -98,8 +101,11 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     };
     raise_open_files();
     let name = options.model_name.clone();
-    let log =
-        if arguments.no_access_log { AccessLog::none() } else { AccessLog::to(Box::new(std::io::stderr())) };
+    let log = if arguments.no_access_log {
+        AccessLog::none()
+    } else {
+        AccessLog::to(Box::new(std::io::stderr())).context("the access log")?
+    };
     let server = Server::bind(SocketAddr::new(arguments.host, arguments.port), options, log)?;
     let address = server.address();
     terminal::say(&format!("listening on http://{address}, loading {name}"));
@@ -113,11 +119,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
 fn load(arguments: &Arguments, name: String) -> Result<(Engine, ServedModel)> {
     let method = arguments.model.method(arguments.method.as_ref())?;
     let loaded = loading::load(&arguments.model, &method)?;
-    let tokenizer = Arc::new(Tokenizer::open(&loaded.directory)?);
-    tokenizer.check_vocabulary(loaded.config.vocabulary)?;
-    let generation = GenerationConfig::open(&loaded.directory, &loaded.config)?;
-    let template =
-        template_of(&loaded.directory, arguments.chat_template.as_deref(), &tokenizer, &generation)?;
+    let Language { tokenizer, generation, template } = loaded.language(arguments.chat_template.as_deref())?;
     let options = loaded.engine_options(&arguments.model.machine, arguments.chunk, arguments.max_batch);
     let (max_waiting, prefix_bytes) = (Some(arguments.max_queue), arguments.prefix_cache);
     let options = EngineOptions { max_waiting, prefix_bytes, ..options };

@@ -4,7 +4,7 @@ mod device;
 mod host;
 mod rows;
 
-use dropcap_cache::{Death, KvCache, PoolUsage};
+use dropcap_cache::{Death, PoolUsage};
 use dropcap_model::DecoderConfig;
 use dropcap_policy::Stage;
 
@@ -12,8 +12,8 @@ pub(crate) use device::Device;
 pub(crate) use host::Host;
 
 use crate::demand::PoolSize;
-use crate::memory::SequenceMemory;
-use crate::prefix::Sharing;
+use crate::memory::{KeptMemory, SequenceMemory};
+use crate::prefix::{Places, Sharing};
 use crate::{EngineError, Sampler, Sampling, TokenLogProb};
 
 /// What runs the steps of an engine.
@@ -28,6 +28,8 @@ pub(crate) struct Feed<'a> {
     pub(crate) memory: &'a mut SequenceMemory,
     pub(crate) tokens: &'a [u32],
     pub(crate) stage: Stage,
+    /// The text's own budget.
+    pub(crate) budget: Option<u32>,
     /// What is to be told of the prompt.
     pub(crate) targets: Targets<'a>,
     /// Present where a token is wanted after the last of `tokens`.
@@ -87,11 +89,11 @@ impl Backend {
         }
     }
 
-    /// Refuses ways to choose tokens that it does not know.
-    pub(crate) fn check_sampling(&self, sampling: &Sampling) -> Result<(), EngineError> {
+    /// Refuses budgets of texts' own where the method acts by one for all.
+    pub(crate) fn check_budget(&self) -> Result<(), EngineError> {
         match self {
             Self::Host(_) => Ok(()),
-            Self::Device(_) => device::check_sampling(sampling),
+            Self::Device(device) => device.check_budget(),
         }
     }
 
@@ -123,19 +125,57 @@ impl Backend {
         }
     }
 
-    /// How beginnings may be shared; not at all where none.
-    pub(crate) fn sharing(&self) -> Option<Sharing> {
+    /// How beginnings may be shared.
+    pub(crate) fn sharing(&self) -> Sharing {
         match self {
-            Self::Host(host) => Some(host.sharing()),
-            Self::Device(_) => None,
+            Self::Host(host) => host.sharing(),
+            Self::Device(device) => device.sharing(),
         }
     }
 
-    /// Memory for a sequence that begins with a cache of another; none where it must begin with nothing.
-    pub(crate) fn hold(&self, cache: KvCache) -> Option<SequenceMemory> {
+    /// After how many tokens beginnings are kept, and how many there may be.
+    pub(crate) fn keeps(&self) -> (Places, usize) {
         match self {
-            Self::Host(host) => Some(host.hold(cache)),
-            Self::Device(_) => None,
+            Self::Host(_) => (Places::Often, host::KEPT),
+            Self::Device(device) => (Places::Doubling, device.kept()),
+        }
+    }
+
+    /// Keeps what a sequence that goes on has in the cache; none where there is no room.
+    pub(crate) fn keep(&mut self, memory: &SequenceMemory) -> Result<Option<KeptMemory>, EngineError> {
+        match (self, memory) {
+            (Self::Host(_), SequenceMemory::Host(memory)) => Ok(Some(KeptMemory::Host(memory.cache.fork()))),
+            (Self::Device(device), SequenceMemory::Device(memory)) => device.keep(memory, false),
+            _ => Ok(None),
+        }
+    }
+
+    /// The same for one that is over: on a device its pages change hands.
+    pub(crate) fn keep_last(&mut self, memory: &SequenceMemory) -> Result<Option<KeptMemory>, EngineError> {
+        match (self, memory) {
+            (Self::Device(device), SequenceMemory::Device(memory)) => device.keep(memory, true),
+            (backend, memory) => backend.keep(memory),
+        }
+    }
+
+    /// Empty memory with what is kept of the first `tokens` tokens; as it was where there is no room.
+    pub(crate) fn begin_with(
+        &mut self,
+        memory: SequenceMemory,
+        kept: &KeptMemory,
+        tokens: usize,
+    ) -> Result<SequenceMemory, EngineError> {
+        match (self, memory, kept) {
+            (Self::Host(host), _, KeptMemory::Host(cache)) => {
+                let mut cache = cache.fork();
+                // Found by its tokens, so it is long enough.
+                cache.rewind(u32::try_from(tokens).unwrap_or(u32::MAX))?;
+                Ok(host.hold(cache))
+            }
+            (Self::Device(device), SequenceMemory::Device(memory), KeptMemory::Device(cache)) => {
+                device.begin_with(memory, cache, tokens)
+            }
+            _ => Err(EngineError::ForeignMemory),
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use dropcap_kernels::PAGE_ENTRIES;
 use dropcap_model::DecoderConfig;
-use dropcap_policy::{EvictionPolicy, Needs, Peak};
+use dropcap_policy::{Budgets, EvictionPolicy, Needs, Peak, TextSize};
 
 use crate::{EngineError, Shortage};
 
@@ -16,13 +16,6 @@ pub(crate) struct PoolSize {
     pub(crate) page_bytes: usize,
     /// The cap that their number comes from.
     pub(crate) limit_bytes: usize,
-}
-
-/// A text that is to go in: how many tokens, and how many of them are its prompt.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct TextSize {
-    pub(crate) prompt: usize,
-    pub(crate) tokens: usize,
 }
 
 /// Says how many pages texts take under one method.
@@ -93,6 +86,25 @@ impl Demand {
         Err(EngineError::OutOfMemory(self.shortage(text.tokens, 0, wanted)))
     }
 
+    /// Refuses a budget of a text's own that the method cannot keep to, or that is above what it keeps of the longest text,
+    /// which has `longest` tokens.
+    ///
+    /// # Errors
+    /// A method without a budget; one with others than this.
+    pub(crate) fn check_budget(&self, given: u32, longest: usize) -> Result<(), EngineError> {
+        let Budgets { least, most } = self.policy.budgets(longest).ok_or(EngineError::NoBudget)?;
+        if (least..=most).contains(&given) {
+            return Ok(());
+        }
+        Err(EngineError::Budget { given, least, most })
+    }
+
+    /// Entries of each lane that a text lets stay where the method acts; none where the method has no budget.
+    pub(crate) fn budget(&self, text: TextSize) -> Option<u32> {
+        let most = self.policy.budgets(text.tokens)?.most;
+        Some(text.budget.map_or(most, |budget| budget.min(most)))
+    }
+
     /// The account of a sequence that cannot go on.
     pub(crate) fn shortage(&self, tokens: usize, held_pages: usize, wanted_pages: usize) -> Shortage {
         let PoolSize { page_bytes, limit_bytes, .. } = self.pool;
@@ -105,7 +117,7 @@ impl Demand {
 
     /// Pages of all lanes where each holds what `entries` says of its peak, and no more than the text has tokens.
     fn pages(&self, text: TextSize, entries: impl Fn(Peak) -> usize) -> usize {
-        let peak = self.policy.peak(text.prompt, text.tokens);
+        let peak = self.policy.peak(text);
         let lane = |window: &Option<u32>| {
             let own = window.map_or(peak, |window| {
                 peak.and(Peak::exactly(text.tokens.min(window.max(1) as usize)), text.tokens)
@@ -129,7 +141,7 @@ mod tests {
     }
 
     fn text(prompt: usize, tokens: usize) -> TextSize {
-        TextSize { prompt, tokens }
+        TextSize::new(prompt, tokens)
     }
 
     #[test]

@@ -92,8 +92,8 @@ impl Engine {
         let pool = backend.pool();
         let demand = Demand::new(policy, backend.config(), pool)?;
         let pages = options.prefix_bytes / pool.page_bytes.max(1);
-        let sharing = backend.sharing().filter(|_| pages > 0);
-        let prefixes = sharing.map(|sharing| Prefixes::new(sharing, pages));
+        let (places, most) = backend.keeps();
+        let prefixes = (pages > 0).then(|| Prefixes::new(backend.sharing(), places, pages, most));
         Ok(Engine {
             backend,
             demand,
@@ -158,7 +158,8 @@ impl Engine {
     /// Queues a request.
     ///
     /// # Errors
-    /// An empty or too long prompt, a token outside the vocabulary, a sampling parameter outside its range; a prompt
+    /// An empty or too long prompt, a token outside the vocabulary, a sampling parameter outside its range; a budget that
+    /// the method does not have or cannot keep; a prompt
     /// that the cache could not hold even if it were alone ([`EngineError::OutOfMemory`]), or of which the method wants to
     /// see more together than a step may hold; a full queue; an engine that has
     /// failed.
@@ -184,7 +185,10 @@ impl Engine {
         if let Some(&id) = request.prompt.iter().find(|&&id| id as usize >= vocabulary) {
             return Err(EngineError::TokenOutsideVocabulary { id, vocabulary });
         }
-        self.backend.check_sampling(&request.sampling)?;
+        if let Some(given) = request.kv_budget {
+            self.demand.check_budget(given, config.max_positions)?;
+            self.backend.check_budget()?;
+        }
         let id = SequenceId(self.next_id);
         let sequence = Sequence::new(id, request, config.max_positions)?;
         let (needed, chunk) = (self.demand.needs().together(sequence.context()), self.options.chunk);
@@ -292,9 +296,12 @@ impl Engine {
 
     /// Accounts for a sequence that is over and frees it.
     fn end(&mut self, mut sequence: Sequence, reason: FinishReason) -> Finished {
-        self.keep_end(&sequence);
+        if let Err(error) = self.keep_end(&sequence) {
+            self.poison(&error);
+        }
         self.trace_end(&mut sequence, reason.as_str());
-        let finished = sequence.finish(reason);
+        let budget = self.demand.budget(sequence.size());
+        let finished = sequence.finish(reason, budget);
         self.left();
         finished
     }

@@ -61,12 +61,26 @@ pub enum EngineError {
         /// Allowed range in words.
         range: &'static str,
     },
-    /// A way to choose tokens that a device does not know.
-    #[error("{name} is not available on a GPU yet: leave it out, or run on the processor")]
-    NotOnDevice {
-        /// Parameter.
-        name: &'static str,
+    /// A budget of a request's own under a method that has none.
+    #[error(
+        "kv_budget is given, but the pruning method has no budget of entries: leave it out, or choose a method that has one"
+    )]
+    NoBudget,
+    /// A budget of a request's own that the method cannot keep, or that is above its own.
+    #[error("kv_budget is {given}: under this pruning method it must be between {least} and {most} entries")]
+    Budget {
+        /// Given value.
+        given: u32,
+        /// What stays in any case.
+        least: u32,
+        /// What the method keeps of the longest text.
+        most: u32,
     },
+    /// A budget of a request's own for a window, which on a device is one for all texts.
+    #[error(
+        "kv_budget is not available on a GPU for methods that forget as tokens leave a window: leave it out, or run on the processor"
+    )]
+    BudgetOnDevice,
     /// The cache cannot hold even this one sequence, if it is alone.
     #[error("{0}")]
     OutOfMemory(Shortage),

@@ -3,7 +3,7 @@
 use dropcap_cache::{CacheError, KvCache, KvReport, LayerIdx};
 use dropcap_kernels::DType;
 use dropcap_kernels::lifetimes::CacheOverflow;
-use dropcap_model::device::{DeviceDecoder, Slot, SlotState};
+use dropcap_model::device::{DeviceDecoder, KeptCache, Slot, SlotState};
 
 /// The cache of one sequence, on the host or on a device.
 #[derive(Debug)]
@@ -14,6 +14,25 @@ pub(crate) enum SequenceMemory {
     Host(HostMemory),
     /// In a slot of a device.
     Device(DeviceMemory),
+}
+
+/// What a sequence left in the cache, for others that begin alike.
+#[derive(Debug)]
+pub(crate) enum KeptMemory {
+    /// A fork, which shares its pages until somebody writes there.
+    Host(KvCache),
+    /// On a device, where nobody else has its pages.
+    Device(KeptCache),
+}
+
+impl KeptMemory {
+    /// Pages that it holds; those that forks share count for each.
+    pub(crate) fn pages(&self) -> usize {
+        match self {
+            Self::Host(cache) => cache.pages(),
+            Self::Device(cache) => cache.pages(),
+        }
+    }
 }
 
 /// A cache on the host.
@@ -80,14 +99,6 @@ impl SequenceMemory {
         match self {
             Self::Host(memory) if !memory.is_dense => memory.cache.pages_wanted(0),
             Self::Host(_) | Self::Waiting | Self::Device(_) => 0,
-        }
-    }
-
-    /// Its cache, on the host.
-    pub(crate) fn host_cache(&self) -> Option<&KvCache> {
-        match self {
-            Self::Host(memory) => Some(&memory.cache),
-            Self::Waiting | Self::Device(_) => None,
         }
     }
 

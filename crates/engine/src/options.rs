@@ -21,7 +21,7 @@ pub struct EngineOptions {
     /// included; on a device what is free there.
     pub kv_limit: Option<usize>,
     /// Bytes of pages that may be kept of texts that are over, for later ones with the same beginning; 0 keeps nothing.
-    /// They yield to texts that run. On the host alone: pages of a device are not shared yet.
+    /// They yield to texts that run. On a device they are copies, and take pages of the cap.
     pub prefix_bytes: usize,
 }
 

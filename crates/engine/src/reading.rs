@@ -123,7 +123,7 @@ impl<'a> Reading<'a> {
         };
         match &mut self.place {
             Place::Host { decoder, team, policy, cache, scratch } => {
-                let mut segments = [Segment { cache, ids, stage, logits: Logits::None }];
+                let mut segments = [Segment { cache, ids, stage, budget: None, logits: Logits::None }];
                 let mut died = |_, layer: usize, lane: usize, death: Death| {
                     died(layer, lane, death.position, death.expires_at);
                 };
@@ -233,6 +233,7 @@ fn feed_device(
             ids: part,
             first_position,
             stage: if stage == Stage::PromptEnd && !after.is_empty() { Stage::Prompt } else { stage },
+            budget: None,
             wanted: Wanted::Logits { from: 0, random: None },
         };
         let begin = logits.len();

@@ -27,6 +27,9 @@ pub struct Request {
     pub log_probs: LogProbs,
     /// Texts share the memory of an equal beginning only with those of the same salt.
     pub salt: String,
+    /// Most entries of each lane that stay where the method acts, within what the method keeps by itself; for methods with
+    /// a budget ([`dropcap_policy::EvictionPolicy::budgets`]). None is the method's own.
+    pub kv_budget: Option<u32>,
     /// How many of the prompt's tokens are the context: methods that prune where a prompt ends do so behind them, and read
     /// what follows, such as a question, as they read generated tokens. None is the whole prompt.
     pub context: Option<usize>,
@@ -83,6 +86,9 @@ pub struct Finished {
     pub token_ids: Vec<u32>,
     /// Its cache at the end, before it was freed.
     pub report: KvReport,
+    /// Entries of each lane that were to stay where the method acted, at most: the request's own budget or the method's for
+    /// a text of this length; none where the method has no budget.
+    pub kv_budget: Option<u32>,
     /// How long it took.
     pub timings: Timings,
 }

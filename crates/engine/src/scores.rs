@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use dropcap_kernels::PAGE_ENTRIES;
 use dropcap_policy::{
-    Action, Attended, EvictionPolicy, LaneEditor, Needs, Observation, Peak, PolicyError, SideChannel, Span,
+    Action, Attended, Budgets, EvictionPolicy, LaneEditor, Needs, Observation, Peak, PolicyError,
+    SideChannel, Span, TextSize,
 };
 
 /// Where an entry is: index of its sequence in the step, layer, lane within the layer, position.
@@ -70,8 +71,12 @@ impl EvictionPolicy for Scored {
         self.policy.needs()
     }
 
-    fn peak(&self, prompt: usize, tokens: usize) -> Peak {
-        self.policy.peak(prompt, tokens)
+    fn peak(&self, text: TextSize) -> Peak {
+        self.policy.peak(text)
+    }
+
+    fn budgets(&self, tokens: usize) -> Option<Budgets> {
+        self.policy.budgets(tokens)
     }
 
     fn after(&self, seen: &Attended<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {

@@ -3,11 +3,11 @@
 use std::ops::Range;
 use std::time::Instant;
 
-use dropcap_policy::{Needs, Stage};
+use dropcap_policy::{Needs, Stage, TextSize};
 
 use crate::backend::{Feed, NextToken, Targets};
-use crate::demand::TextSize;
 use crate::memory::SequenceMemory;
+use crate::prefix::Key;
 use crate::{EngineError, FinishReason, Finished, LogProbs, Request, Sampler, Sampling, SequenceId, Timings};
 
 #[derive(Debug)]
@@ -25,6 +25,7 @@ pub(crate) struct Sequence {
     sampler: Sampler,
     log_probs: LogProbs,
     salt: String,
+    budget: Option<u32>,
     /// Prompt tokens before this position have been told of.
     told: usize,
     pub(crate) memory: SequenceMemory,
@@ -53,6 +54,7 @@ impl Sequence {
             sampler: Sampler::new(request.sampling)?.after(prompt_tokens),
             log_probs: request.log_probs,
             salt: request.salt,
+            budget: request.kv_budget,
             told: 0,
             memory: SequenceMemory::Waiting,
             announced: false,
@@ -85,7 +87,8 @@ impl Sequence {
             let (random, top) = (self.sampler.uniform(), self.log_probs.generated);
             NextToken { sampler: &self.sampler, text: &self.text, random, top }
         });
-        Feed { memory: &mut self.memory, tokens: &self.text[first..end], stage, targets, draw }
+        let budget = self.budget;
+        Feed { memory: &mut self.memory, tokens: &self.text[first..end], stage, budget, targets, draw }
     }
 
     /// Those of some positions of the prompt whose tokens are still to be told of.
@@ -114,13 +117,13 @@ impl Sequence {
 
     /// The size of the text that is known.
     pub(crate) fn size(&self) -> TextSize {
-        TextSize { prompt: self.context, tokens: self.text.len() }
+        TextSize { prompt: self.context, tokens: self.text.len(), budget: self.budget }
     }
 
     /// The size of the text that is in the cache with `count` more tokens.
     pub(crate) fn size_with(&self, count: usize) -> TextSize {
         let tokens = self.memory.next_position() as usize + count;
-        TextSize { prompt: self.context.min(tokens), tokens }
+        TextSize { prompt: self.context.min(tokens), tokens, budget: self.budget }
     }
 
     /// Prompt and generated tokens.
@@ -128,9 +131,9 @@ impl Sequence {
         &self.text
     }
 
-    /// Only texts of the same salt share their beginnings.
-    pub(crate) fn salt(&self) -> &str {
-        &self.salt
+    /// With which texts it may share its beginning.
+    pub(crate) fn key(&self) -> Key<'_> {
+        Key { salt: &self.salt, budget: self.budget }
     }
 
     /// Most tokens that may come from another text: one must go through the model, or as many as the method wants to see
@@ -236,8 +239,8 @@ impl Sequence {
         }
     }
 
-    /// The account of a sequence that is over; its pages go back as it drops.
-    pub(crate) fn finish(self, reason: FinishReason) -> Finished {
+    /// The account of a sequence that is over, under the budget that held; its pages go back as it drops.
+    pub(crate) fn finish(self, reason: FinishReason, kv_budget: Option<u32>) -> Finished {
         let between = |from: Option<Instant>, to: Option<Instant>| match (from, to) {
             (Some(from), Some(to)) => to.saturating_duration_since(from),
             _ => std::time::Duration::ZERO,
@@ -248,6 +251,7 @@ impl Sequence {
             prompt_tokens: self.prompt_tokens,
             cached_tokens: self.cached_tokens,
             report: self.memory.report(),
+            kv_budget,
             timings: Timings {
                 prefill: between(self.started, self.first_token),
                 decode: between(self.first_token, self.last_token),

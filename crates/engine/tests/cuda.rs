@@ -13,16 +13,16 @@ mod support;
 use std::sync::Arc;
 
 use dropcap_engine::{
-    Engine, EngineError, EngineOptions, Evaluation, FinishReason, Output, Request, Sampling,
-    evaluate_on_device,
+    Engine, EngineError, EngineOptions, FinishReason, Output, Request, Sampling, evaluate_on_device,
 };
 use dropcap_kernels::DType;
-use dropcap_kernels::cuda::{CudaError, Device};
 use dropcap_methods::{Gates, LayerGates, dcp};
-use dropcap_model::device::{DeviceDecoder, DeviceOptions, DeviceSegment, DeviceWeights, Slot, Wanted};
+use dropcap_model::device::{DeviceDecoder, DeviceSegment, Slot, Wanted};
 use dropcap_policy::{EvictionPolicy, KeepAll, Rules, Stage};
 use dropcap_weights::TensorFile;
 use support::naive::Naive;
+use support::on_device::{OnDevice, device};
+use support::running::all;
 use support::{MODELS, Model, argmax, distance, floats, golden, ids, integers, json};
 
 /// What an honest float32 implementation reaches, from the READMEs of the vectors.
@@ -34,74 +34,13 @@ const AGAINST_HOST: f32 = 1e-4;
 /// Weights, cache and activations of 8 bits of mantissa: the error of all logits against their size.
 const BF16: f32 = 0.03;
 
-/// The first device, or none, said loudly.
-fn device(test: &str) -> Option<Device> {
-    match Device::open(0, Some(std::env::temp_dir().join("dropcap-test-kernels"))) {
-        Ok(device) => Some(device),
-        Err(CudaError::Library { .. } | CudaError::NoDevice { .. } | CudaError::Driver { .. }) => {
-            eprintln!("SKIPPED {test}: there is no CUDA device on this machine");
-            None
-        }
-        Err(error) => panic!("{error}"),
-    }
-}
-
-/// A golden model on a device.
-struct OnDevice {
-    host: Model,
-    weights: Arc<DeviceWeights>,
-    kv_dtype: DType,
-}
-
-impl OnDevice {
-    fn open(device: &Device, folder: &str, dtype: DType) -> Self {
-        let host = Model::open_as(folder, dtype);
-        let weights = Arc::new(DeviceWeights::load(device, &host.team, &host.checkpoint, dtype).unwrap());
-        Self { host, weights, kv_dtype: dtype }
-    }
-
-    fn decoder(&self, policy: &dyn EvictionPolicy, max_batch: usize) -> DeviceDecoder {
-        let options = DeviceOptions {
-            kv_dtype: self.kv_dtype,
-            kv_limit: Some(64 << 20),
-            chunk: 256,
-            max_batch,
-            deaths: true,
-            logit_rows: 16,
-        };
-        DeviceDecoder::new(self.weights.clone(), policy, options).unwrap()
-    }
-
-    fn evaluate(&self, policy: &dyn EvictionPolicy, ids: &[u32], chunk: usize) -> Evaluation {
-        evaluate_on_device(&mut self.decoder(policy, 1), ids, chunk).unwrap()
-    }
-
-    fn engine(&self, policy: Arc<dyn EvictionPolicy>, options: EngineOptions) -> Engine {
-        let options = EngineOptions { kv_dtype: self.kv_dtype, ..options };
-        Engine::on_device(self.weights.clone(), policy, options, false).unwrap()
-    }
-}
-
 fn greedy(prompt: Vec<u32>, max_tokens: usize) -> Request {
     Request { prompt, max_tokens, sampling: Sampling::default(), ..Request::default() }
 }
 
 /// Runs requests together and gives their texts in order.
 fn texts(engine: &mut Engine, requests: &[Request]) -> Vec<Vec<u32>> {
-    let ids: Vec<_> = requests.iter().map(|request| engine.submit(request.clone()).unwrap()).collect();
-    let mut texts = vec![Vec::new(); ids.len()];
-    while !engine.is_idle() {
-        for output in engine.step().unwrap() {
-            match output {
-                Output::Finished(done) => {
-                    texts[ids.iter().position(|id| *id == done.id).unwrap()] = done.token_ids;
-                }
-                Output::Failed { error, .. } => panic!("{error}"),
-                Output::Token { .. } | Output::Prompt { .. } => {}
-            }
-        }
-    }
-    texts
+    all(engine, requests).into_iter().map(|done| done.token_ids).collect()
 }
 
 #[test]
@@ -203,6 +142,7 @@ fn cuda_prompt_cuts_agree_with_kvpress() {
                     ids: text,
                     first_position: position,
                     stage: if prompt_ends { Stage::PromptEnd } else { Stage::Prompt },
+                    budget: None,
                     wanted: Wanted::Logits { from: 0, random: None },
                 };
                 let mut logits = Vec::new();
@@ -416,6 +356,7 @@ fn cuda_slots_can_be_used_again() {
             ids: &text,
             first_position: 0,
             stage: Stage::PromptEnd,
+            budget: None,
             wanted: Wanted::Token { random: 0.0 },
         };
         let tokens = decoder.step(&[segment(&slots[0]), segment(&slots[1])], &mut |_| {}).unwrap().tokens;

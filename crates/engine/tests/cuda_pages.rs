@@ -11,24 +11,17 @@ mod support;
 use std::sync::Arc;
 
 use dropcap_kernels::DType;
-use dropcap_kernels::cuda::{CudaError, Device};
 use dropcap_model::ModelError;
 use dropcap_model::device::{
     DeviceDecoder, DeviceOptions, DeviceSegment, DeviceWeights, Slot, SlotState, Wanted,
 };
 use dropcap_policy::{KeepAll, Stage};
 use support::Model;
+use support::on_device::device;
 
 /// A decoder over a pool of so many pages, or none where there is no device.
 fn decoder(test: &str, pages: usize) -> Option<DeviceDecoder> {
-    let device = match Device::open(0, Some(std::env::temp_dir().join("dropcap-test-kernels"))) {
-        Ok(device) => device,
-        Err(CudaError::Library { .. } | CudaError::NoDevice { .. } | CudaError::Driver { .. }) => {
-            eprintln!("SKIPPED {test}: there is no CUDA device on this machine");
-            return None;
-        }
-        Err(error) => panic!("{error}"),
-    };
+    let device = device(test)?;
     let host = Model::open("llama_kvpress/llama");
     let weights = Arc::new(DeviceWeights::load(&device, &host.team, &host.checkpoint, DType::F32).unwrap());
     let options = |kv_limit| DeviceOptions {
@@ -38,6 +31,7 @@ fn decoder(test: &str, pages: usize) -> Option<DeviceDecoder> {
         max_batch: 3,
         deaths: false,
         logit_rows: 0,
+        kept: 0,
     };
     let page = DeviceDecoder::new(weights.clone(), &KeepAll, options(Some(1 << 20))).unwrap().page_bytes();
     let decoder = DeviceDecoder::new(weights, &KeepAll, options(Some(pages * page))).unwrap();
@@ -58,7 +52,8 @@ fn feed(
 ) -> Result<Vec<SlotState>, ModelError> {
     let ids: Vec<u32> = (0..count as u32).map(|id| 3 + id % 50).collect();
     let wanted = if count == 1 { Wanted::Token { random: 0.0 } } else { Wanted::Nothing };
-    let segment = |slot| DeviceSegment { slot, ids: &ids, first_position, stage: Stage::Behind, wanted };
+    let segment =
+        |slot| DeviceSegment { slot, ids: &ids, first_position, stage: Stage::Behind, budget: None, wanted };
     let segments: Vec<_> = slots.iter().map(|slot| segment(slot)).collect();
     Ok(decoder.step(&segments, &mut |_| {})?.states)
 }

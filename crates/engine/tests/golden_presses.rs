@@ -31,7 +31,8 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn feed(&mut self, ids: &[u32], stage: Stage) {
-        let mut segments = [Segment { cache: &mut self.cache, ids, stage, logits: Logits::Last }];
+        let mut segments =
+            [Segment { cache: &mut self.cache, ids, stage, budget: None, logits: Logits::Last }];
         let (decoder, team) = (&self.model.decoder, &self.model.team);
         let died = &mut |_, _, _, _| {};
         decoder.forward(team, self.policy, &mut segments, &mut self.scratch, died, &mut self.logits).unwrap();

@@ -37,7 +37,7 @@ fn kept_sets_logits_and_tokens_agree_with_kvpress() {
             let (mut scratch, mut logits) = (Scratch::default(), Vec::new());
             let mut feed = |cache: &mut KvCache, text: &[u32], prompt_ends: bool, out: &mut Vec<f32>| {
                 let stage = if prompt_ends { Stage::PromptEnd } else { Stage::Prompt };
-                let mut segments = [Segment { cache, ids: text, stage, logits: Logits::Last }];
+                let mut segments = [Segment { cache, ids: text, stage, budget: None, logits: Logits::Last }];
                 model
                     .decoder
                     .forward(

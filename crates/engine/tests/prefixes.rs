@@ -8,10 +8,9 @@
 
 mod support;
 
-use dropcap_engine::{
-    Engine, EngineOptions, Finished, LogProbs, Output, PromptLogProbs, Request, TokenLogProb,
-};
+use dropcap_engine::{Engine, EngineOptions, LogProbs, Output, PromptLogProbs, Request, TokenLogProb};
 use support::Model;
+use support::running::{all, cached, one_by_one, tokens};
 
 const MODEL: &str = "llama_kvpress/llama";
 /// Tokens after which a cache is kept where a method forgets.
@@ -30,39 +29,6 @@ fn text(shared: usize, own: usize, seed: usize) -> Vec<u32> {
 
 fn request(prompt: Vec<u32>) -> Request {
     Request { prompt, max_tokens: 12, ..Request::default() }
-}
-
-/// Runs requests one after the other.
-fn one_by_one(engine: &mut Engine, requests: &[Request]) -> Vec<Finished> {
-    let run = |request: &Request| all(engine, std::slice::from_ref(request)).remove(0);
-    requests.iter().map(run).collect()
-}
-
-/// Runs requests together; what comes out is in their order.
-fn all(engine: &mut Engine, requests: &[Request]) -> Vec<Finished> {
-    requests.iter().for_each(|request| {
-        engine.submit(request.clone()).unwrap();
-    });
-    let mut finished = Vec::new();
-    while !engine.is_idle() {
-        for output in engine.step().unwrap() {
-            match output {
-                Output::Finished(done) => finished.push(done),
-                Output::Failed { error, .. } => panic!("{error}"),
-                Output::Token { .. } | Output::Prompt { .. } => {}
-            }
-        }
-    }
-    finished.sort_by_key(|done| done.id);
-    finished
-}
-
-fn tokens(finished: &[Finished]) -> Vec<&[u32]> {
-    finished.iter().map(|done| &done.token_ids[..]).collect()
-}
-
-fn cached(finished: &[Finished]) -> Vec<usize> {
-    finished.iter().map(|done| done.cached_tokens).collect()
 }
 
 #[test]

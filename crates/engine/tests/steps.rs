@@ -70,7 +70,8 @@ fn an_empty_step_is_refused() {
     assert!(matches!(step(&mut []), Err(ModelError::EmptyInput)));
     let pool = model.decoder.page_pool(&KeepAll, DType::F32, None).unwrap();
     let mut cache = KvCache::new(&pool, 3, 1);
-    let segment = Segment { cache: &mut cache, ids: &[], stage: Stage::PromptEnd, logits: Logits::All };
+    let (stage, logits) = (Stage::PromptEnd, Logits::All);
+    let segment = Segment { cache: &mut cache, ids: &[], stage, budget: None, logits };
     assert!(matches!(step(&mut [segment]), Err(ModelError::EmptyInput)));
 }
 

@@ -120,6 +120,7 @@ impl Subject {
                     max_batch: 1,
                     deaths: true,
                     logit_rows: DEVICE_ROWS,
+                    kept: 0,
                 };
                 Reader::Device(Box::new(DeviceDecoder::new(weights.clone(), policy, options)?))
             }

@@ -1,7 +1,8 @@
 //! Two policies at once.
 
 use crate::{
-    Attended, EvictionPolicy, LaneEditor, Needs, Observation, Peak, PolicyError, Ranking, Rule, SideChannel,
+    Attended, Budgets, EvictionPolicy, LaneEditor, Needs, Observation, Peak, PolicyError, Ranking, Rule,
+    SideChannel, TextSize,
 };
 
 /// Two policies over the same cache: an entry lives as long as both let it, the smaller of the two lifetimes.
@@ -55,8 +56,12 @@ impl<A: EvictionPolicy, B: EvictionPolicy> EvictionPolicy for Both<A, B> {
         self.rankings.as_deref()
     }
 
-    fn peak(&self, prompt: usize, tokens: usize) -> Peak {
-        self.first.peak(prompt, tokens).and(self.second.peak(prompt, tokens), tokens)
+    fn peak(&self, text: TextSize) -> Peak {
+        self.first.peak(text).and(self.second.peak(text), text.tokens)
+    }
+
+    fn budgets(&self, tokens: usize) -> Option<Budgets> {
+        Budgets::and(self.first.budgets(tokens), self.second.budgets(tokens))
     }
 
     fn decide(&self, seen: &Observation<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {

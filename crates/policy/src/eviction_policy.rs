@@ -4,7 +4,8 @@ use std::fmt::Debug;
 use std::ops::Deref;
 
 use crate::{
-    Attended, Cadence, LaneEditor, Needs, Observation, Peak, PolicyError, Ranking, Rule, SideChannel,
+    Attended, Budgets, Cadence, LaneEditor, Needs, Observation, Peak, PolicyError, Ranking, Rule,
+    SideChannel, TextSize,
 };
 
 /// A pruning method as the engine sees it.
@@ -50,12 +51,17 @@ pub trait EvictionPolicy: Send + Sync + Debug {
         (self.needs().after == Cadence::Never).then_some(&[])
     }
 
-    /// How full a lane gets while a text of `tokens` tokens goes in, of which the first `prompt` are its prompt
-    /// (`prompt <= tokens`): what an engine promises a sequence before it joins, and what it refuses one by that can
-    /// never fit. By default nothing is known ([`Peak::unknown`]).
-    fn peak(&self, prompt: usize, tokens: usize) -> Peak {
-        let _ = prompt;
-        Peak::unknown(tokens)
+    /// How full a lane gets while a text goes in: what an engine promises a sequence before it joins, and what it refuses
+    /// one by that can never fit. By default nothing is known ([`Peak::unknown`]).
+    fn peak(&self, text: TextSize) -> Peak {
+        Peak::unknown(text.tokens)
+    }
+
+    /// The budgets that a text of `tokens` tokens may set itself ([`crate::Span::budget`]); none, the default, for a method
+    /// that does not heed them.
+    fn budgets(&self, tokens: usize) -> Option<Budgets> {
+        let _ = tokens;
+        None
     }
 
     /// Writes the new entries' side channels and lowers lifetimes; `lanes` holds one editor per span.
@@ -101,8 +107,12 @@ where
         (**self).rankings()
     }
 
-    fn peak(&self, prompt: usize, tokens: usize) -> Peak {
-        (**self).peak(prompt, tokens)
+    fn peak(&self, text: TextSize) -> Peak {
+        (**self).peak(text)
+    }
+
+    fn budgets(&self, tokens: usize) -> Option<Budgets> {
+        (**self).budgets(tokens)
     }
 
     fn decide(&self, seen: &Observation<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {

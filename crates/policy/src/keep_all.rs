@@ -1,6 +1,6 @@
 //! The policy that forgets nothing.
 
-use crate::{EvictionPolicy, LaneEditor, Observation, Peak, PolicyError, Rule};
+use crate::{EvictionPolicy, LaneEditor, Observation, Peak, PolicyError, Rule, TextSize};
 
 /// Keeps every entry forever: dense attention, bit for bit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -11,8 +11,8 @@ impl EvictionPolicy for KeepAll {
         Some(&[])
     }
 
-    fn peak(&self, _prompt: usize, tokens: usize) -> Peak {
-        Peak::exactly(tokens)
+    fn peak(&self, text: TextSize) -> Peak {
+        Peak::exactly(text.tokens)
     }
 
     fn decide(&self, _seen: &Observation<'_>, _lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {

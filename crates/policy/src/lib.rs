@@ -17,6 +17,7 @@
 //! the key and the value.
 
 mod both;
+mod budgets;
 pub mod conformance;
 mod error;
 mod eviction_policy;
@@ -30,9 +31,11 @@ mod ranking;
 mod rule;
 mod rules;
 mod side_channel;
+mod text_size;
 mod turns;
 
 pub use both::Both;
+pub use budgets::Budgets;
 pub use dropcap_kernels::lifetimes::Floors;
 pub use dropcap_kernels::ranking::Score;
 pub use error::PolicyError;
@@ -47,4 +50,5 @@ pub use ranking::{Ranking, RankingBudget};
 pub use rule::{Action, HeadSet, PromptBudget, PromptCut, Rule, VoteGates, VoteLayer};
 pub use rules::Rules;
 pub use side_channel::SideChannel;
+pub use text_size::TextSize;
 pub use turns::{Turn, turns};

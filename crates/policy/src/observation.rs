@@ -25,6 +25,10 @@ pub struct Span {
     pub first_position: u32,
     /// Where in the text they lie.
     pub stage: Stage,
+    /// Most entries of each lane that the text wants kept where the method acts, the same in all its steps; it binds beside
+    /// the method's own budget, under its floors, and methods without a budget pass over it
+    /// ([`crate::EvictionPolicy::budgets`]).
+    pub budget: Option<u32>,
 }
 
 impl Span {

@@ -1,8 +1,8 @@
 //! A policy under floors.
 
 use crate::{
-    Attended, EvictionPolicy, Floors, LaneEditor, Needs, Observation, Peak, PolicyError, Ranking, Rule,
-    SideChannel,
+    Attended, Budgets, EvictionPolicy, Floors, LaneEditor, Needs, Observation, Peak, PolicyError, Ranking,
+    Rule, SideChannel, TextSize,
 };
 
 /// A policy that may not touch the first tokens and the most recent ones.
@@ -52,8 +52,12 @@ impl<P: EvictionPolicy> EvictionPolicy for Protected<P> {
         self.rankings.as_deref()
     }
 
-    fn peak(&self, prompt: usize, tokens: usize) -> Peak {
-        self.inner.peak(prompt, tokens).under(self.floors, tokens)
+    fn peak(&self, text: TextSize) -> Peak {
+        self.inner.peak(text).under(self.floors, text.tokens)
+    }
+
+    fn budgets(&self, tokens: usize) -> Option<Budgets> {
+        self.inner.budgets(tokens).map(|budgets| budgets.under(self.floors))
     }
 
     fn decide(&self, seen: &Observation<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {

@@ -30,8 +30,9 @@ pub struct Ranking {
 
 /// How many entries stay.
 pub trait RankingBudget: Debug + Send + Sync {
-    /// Entries that stay of each head of a layer, on average, where the text has `next` tokens; at least 1.
-    fn kept(&self, next: u32, layer: usize, layers: usize) -> u32;
+    /// Entries that stay of each head of a layer, on average, where the text has `next` tokens and `own` is the budget that it set
+    /// itself ([`crate::Span::budget`]); at least 1.
+    fn kept(&self, next: u32, own: Option<u32>, layer: usize, layers: usize) -> u32;
 }
 
 impl Ranking {

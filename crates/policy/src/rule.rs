@@ -10,7 +10,7 @@ pub use vote_gates::{VoteGates, VoteLayer};
 
 use std::sync::Arc;
 
-use crate::{Floors, Peak};
+use crate::{Budgets, Floors, Peak, TextSize};
 
 /// One thing that a policy does in every layer; copies share what is large.
 #[derive(Debug, Clone)]
@@ -81,15 +81,18 @@ impl Rule {
         Self { heads: Some(heads), ..self }
     }
 
-    /// How full a lane gets under this rule alone; arguments as [`crate::EvictionPolicy::peak`]'s.
-    pub(crate) fn peak(&self, prompt: usize, tokens: usize) -> Peak {
+    /// How full a lane gets under this rule alone.
+    pub(crate) fn peak(&self, TextSize { prompt, tokens, budget }: TextSize) -> Peak {
+        let budget = budget.filter(|_| self.heads.is_none());
         let alone = match &self.action {
             Action::Window { sinks, recent } => {
-                let window = (*sinks as usize).saturating_add((*recent).max(1) as usize);
+                let recent = recent_within(*sinks, *recent, budget).max(1);
+                let window = (*sinks as usize).saturating_add(recent as usize);
                 Peak::exactly(window.min(tokens))
             }
             Action::WindowBehind { sinks, recent } => {
-                let window = (*sinks as usize).saturating_add((*recent).max(1) as usize);
+                let recent = recent_within(*sinks, *recent, budget).max(1);
+                let window = (*sinks as usize).saturating_add(recent as usize);
                 Peak::exactly(window.max(prompt).min(tokens))
             }
             Action::Share { keep } => {
@@ -100,7 +103,8 @@ impl Rule {
             Action::Vote { decides: false, .. } => Peak::exactly(tokens),
             Action::Vote { .. } | Action::Inherit => Peak::unknown(tokens),
             Action::PromptCut(cut) => {
-                let kept = cut.budget.kept(u32::try_from(prompt).unwrap_or(u32::MAX), cut.sinks) as usize;
+                let n = u32::try_from(prompt).unwrap_or(u32::MAX);
+                let kept = cut.budget.within(n, cut.sinks, budget).kept(n, cut.sinks) as usize;
                 Peak::exactly(prompt.max(kept.saturating_add(tokens - prompt.min(tokens))))
             }
         };
@@ -108,4 +112,25 @@ impl Rule {
         // Lanes of other heads may hold everything.
         if self.heads.is_some() { Peak { most: tokens, ..peak } } else { peak }
     }
+
+    /// The budgets that a text may set itself under this rule; none where it has none, or other lanes keep everything.
+    pub(crate) fn budgets(&self, tokens: usize) -> Option<Budgets> {
+        let (sinks, most) = match &self.action {
+            Action::Window { sinks, recent } | Action::WindowBehind { sinks, recent } => {
+                (*sinks, sinks.saturating_add(*recent))
+            }
+            Action::PromptCut(cut) => {
+                let n = u32::try_from(tokens).unwrap_or(u32::MAX);
+                (cut.sinks, cut.budget.kept(n, cut.sinks))
+            }
+            Action::Share { .. } | Action::Vote { .. } | Action::Inherit => return None,
+        };
+        let budgets = Budgets::new(Floors { sinks, recent: 1 }, most).under(self.floors);
+        self.heads.is_none().then_some(budgets)
+    }
+}
+
+/// What a text's own budget leaves of a window of `recent` queries: one at least, if it has any.
+pub(crate) fn recent_within(sinks: u32, recent: u32, budget: Option<u32>) -> u32 {
+    budget.map_or(recent, |budget| recent.min(budget.saturating_sub(sinks).max(1)))
 }

@@ -4,9 +4,10 @@ mod vote;
 
 use dropcap_cache::Death;
 
+use crate::rule::recent_within;
 use crate::{
-    Action, EvictionPolicy, LaneEditor, Observation, Peak, PolicyError, PromptCut, Rule, SideChannel, Span,
-    Stage,
+    Action, Budgets, EvictionPolicy, LaneEditor, Observation, Peak, PolicyError, PromptCut, Rule,
+    SideChannel, Span, Stage, TextSize,
 };
 
 /// A policy written as data: all rules act on every step, in their order.
@@ -48,25 +49,37 @@ impl EvictionPolicy for Rules {
         Some(&self.rules)
     }
 
-    fn peak(&self, prompt: usize, tokens: usize) -> Peak {
-        let peaks = self.rules.iter().map(|rule| rule.peak(prompt, tokens));
-        peaks.fold(Peak::exactly(tokens), |all, one| all.and(one, tokens))
+    fn peak(&self, text: TextSize) -> Peak {
+        let peaks = self.rules.iter().map(|rule| rule.peak(text));
+        peaks.fold(Peak::exactly(text.tokens), |all, one| all.and(one, text.tokens))
+    }
+
+    fn budgets(&self, tokens: usize) -> Option<Budgets> {
+        self.rules.iter().map(|rule| rule.budgets(tokens)).fold(None, Budgets::and)
     }
 
     fn decide(&self, seen: &Observation<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {
         let mut seen = *seen;
         for Rule { action, floors, heads } in &self.rules {
-            let heads = heads.as_ref().map(|heads| heads.of(seen.layer));
+            // Where some heads keep everything, a budget of all lanes means nothing.
+            let own = |span: &Span| span.budget.filter(|_| heads.is_none());
+            let among = heads.as_ref().map(|heads| heads.of(seen.layer));
             let mut guarded: Vec<_> =
-                lanes.iter_mut().map(|lanes| lanes.guarded(*floors).among(heads)).collect();
+                lanes.iter_mut().map(|lanes| lanes.guarded(*floors).among(among)).collect();
             let spans = seen.spans.iter().zip(&mut guarded);
             match action {
                 Action::Window { sinks, recent } => {
-                    let end = |position: u32| (position >= *sinks).then(|| position.saturating_add(*recent));
-                    spans.for_each(|(_, lanes)| at_birth(lanes, end));
+                    spans.for_each(|(span, lanes)| {
+                        let recent = recent_within(*sinks, *recent, own(span));
+                        at_birth(lanes, |position| {
+                            (position >= *sinks).then(|| position.saturating_add(recent))
+                        });
+                    });
                 }
                 Action::WindowBehind { sinks, recent } => {
-                    spans.for_each(|(span, lanes)| window_behind(*sinks, *recent, span, lanes));
+                    spans.for_each(|(span, lanes)| {
+                        window_behind(*sinks, recent_within(*sinks, *recent, own(span)), span, lanes);
+                    });
                 }
                 Action::Share { keep } => {
                     let end = |position: u32| (!stays(position, *keep)).then(|| position.saturating_add(1));
@@ -81,7 +94,7 @@ impl EvictionPolicy for Rules {
                 }
                 Action::PromptCut(cut) => spans
                     .filter(|(span, _)| span.prompt_ends())
-                    .for_each(|(span, lanes)| cut_prompt(*cut, span, lanes)),
+                    .for_each(|(span, lanes)| cut_prompt(*cut, own(span), span, lanes)),
             }
         }
         Ok(())
@@ -146,9 +159,9 @@ fn inherit(died: &[Death], lanes: &mut LaneEditor<'_>) {
     }
 }
 
-fn cut_prompt(cut: PromptCut, span: &Span, lanes: &mut LaneEditor<'_>) {
+fn cut_prompt(cut: PromptCut, own: Option<u32>, span: &Span, lanes: &mut LaneEditor<'_>) {
     let n = span.next_position();
-    let dropped = cut.dropped(n);
+    let dropped = cut.dropped(n, own);
     for group in 0..lanes.groups() {
         for entry in 0..lanes.lane(group).len() {
             if dropped.contains(&lanes.lane(group).positions()[entry]) {

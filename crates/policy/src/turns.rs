@@ -32,7 +32,13 @@ mod tests {
 
     #[test]
     fn only_what_lies_behind_a_prompt_attends_query_by_query() {
-        let span = |first_row, queries, stage| Span { first_row, queries, first_position: 10, stage };
+        let span = |first_row, queries, stage| Span {
+            first_row,
+            queries,
+            first_position: 10,
+            stage,
+            budget: Some(7),
+        };
         let spans = [span(0, 3, Stage::Prompt), span(3, 2, Stage::Behind), span(5, 1, Stage::Behind)];
         let whole = turns(&spans, Cadence::Prompt);
         assert_eq!(whole, [(vec![0, 1, 2], spans.to_vec())]);

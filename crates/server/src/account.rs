@@ -1,44 +1,15 @@
 //! The access log: one line of JSON for each request, when its response has ended. It never holds what people write.
 
-use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use crate::AccessLog;
+use crate::metrics::Metrics;
 use crate::service::Service;
 use crate::wire::Usage;
-
-/// Where lines go.
-pub struct AccessLog(Mutex<Option<Box<dyn Write + Send>>>);
-
-impl std::fmt::Debug for AccessLog {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("AccessLog")
-    }
-}
-
-impl AccessLog {
-    /// A log that is written to a sink.
-    pub fn to(sink: Box<dyn Write + Send>) -> Self {
-        Self(Mutex::new(Some(sink)))
-    }
-
-    /// No log.
-    pub fn none() -> Self {
-        Self(Mutex::new(None))
-    }
-
-    fn write(&self, line: &Line<'_>) {
-        let mut sink = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let (Some(sink), Ok(mut text)) = (sink.as_mut(), serde_json::to_string(line)) {
-            text.push('\n');
-            // A log that cannot be written costs no request.
-            let _ = sink.write_all(text.as_bytes());
-        }
-    }
-}
 
 #[derive(Serialize)]
 struct Line<'a> {
@@ -59,6 +30,7 @@ struct Line<'a> {
 #[derive(Debug)]
 pub(crate) struct Account {
     log: Arc<AccessLog>,
+    metrics: Arc<Metrics>,
     in_flight: Arc<AtomicUsize>,
     pub(crate) id: String,
     method: String,
@@ -76,10 +48,11 @@ struct Ended {
 
 impl Account {
     pub(crate) fn new(service: &Service, id: String, method: &str, path: &str) -> Self {
-        let (log, in_flight) = (service.log.clone(), service.in_flight.clone());
+        let (log, metrics, in_flight) =
+            (service.log.clone(), service.metrics.clone(), service.in_flight.clone());
         in_flight.fetch_add(1, Ordering::AcqRel);
         let (method, path) = (method.to_owned(), path.to_owned());
-        Self { log, in_flight, id, method, path, began: Instant::now(), ended: Mutex::default() }
+        Self { log, metrics, in_flight, id, method, path, began: Instant::now(), ended: Mutex::default() }
     }
 
     /// The response has begun; `complete` where it is also over.
@@ -106,7 +79,7 @@ impl Drop for Account {
     fn drop(&mut self) {
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        self.log.write(&Line {
+        let line = serde_json::to_string(&Line {
             time_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
             request_id: &self.id,
             method: &self.method,
@@ -117,6 +90,10 @@ impl Drop for Account {
             duration_ms: self.began.elapsed().as_secs_f64() * 1e3,
             usage: ended.usage.as_ref(),
         });
+        // Our own types are always JSON.
+        if !self.log.write(line.unwrap_or_default() + "\n") {
+            self.metrics.lost_lines.inc();
+        }
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use dropcap_cache::KvReport;
-use dropcap_engine::{LogProbs, Request, TokenLogProb};
+use dropcap_engine::{EngineError, LogProbs, Request, TokenLogProb};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -44,14 +44,11 @@ impl Texts {
         log_probs: LogProbs,
         arrived: Instant,
     ) -> Result<Self, ApiError> {
-        let number = prompts.len() * parameters.choices;
-        if number > MAX_CHOICES {
-            let message = format!(
-                "{} prompts with n = {} are {number} texts: one request may ask for {MAX_CHOICES}",
-                prompts.len(),
-                parameters.choices
-            );
-            return Err(ApiError::parameter("n", message));
+        let number = texts_of(prompts.len(), parameters.choices)?;
+        // The engine says so too, but each text would have a copy by then.
+        let limit = service.model.card.max_model_len;
+        if let Some(given) = prompts.iter().map(Vec::len).find(|&given| given > limit) {
+            return Err(EngineError::PromptTooLong { given, limit }.into());
         }
         let (mut requests, mut choices) = (Vec::with_capacity(number), Vec::with_capacity(number));
         for prompt in prompts {
@@ -66,6 +63,7 @@ impl Texts {
                     log_probs,
                     context: None,
                     salt: parameters.salt.clone().unwrap_or_default(),
+                    kv_budget: parameters.kv_budget,
                 });
                 let stops = parameters.stops.clone();
                 choices.push(Choice::new(&service.model, prompt, &parameters.stop_tokens, stops)?);
@@ -115,8 +113,24 @@ impl Texts {
         let report: KvReport = finished().map(|finished| finished.report).sum();
         // Choices of one prompt share it, and it is counted once.
         let cached = finished().map(|finished| finished.cached_tokens).sum::<usize>().min(self.prompt_tokens);
-        Usage::new(self.prompt_tokens, completion, cached, method, report)
+        let budget = finished().filter_map(|finished| finished.kv_budget).max();
+        Usage::new(self.prompt_tokens, completion, cached, method, report, budget)
     }
+}
+
+/// How many texts a request asks for.
+///
+/// # Errors
+/// More than one request may ask for.
+pub(crate) fn texts_of(prompts: usize, choices: usize) -> Result<usize, ApiError> {
+    let number = prompts.saturating_mul(choices);
+    if number <= MAX_CHOICES {
+        return Ok(number);
+    }
+    let message = format!(
+        "{prompts} prompts with n = {choices} are {number} texts: one request may ask for {MAX_CHOICES}"
+    );
+    Err(ApiError::parameter("n", message))
 }
 
 fn lost() -> ApiError {

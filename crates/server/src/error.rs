@@ -121,6 +121,9 @@ impl From<EngineError> for ApiError {
             EngineError::EmptyPrompt | EngineError::TokenOutsideVocabulary { .. } => {
                 Self::parameter("prompt", message)
             }
+            EngineError::NoBudget | EngineError::Budget { .. } | EngineError::BudgetOnDevice => {
+                Self::parameter("kv_budget", message)
+            }
             EngineError::NoTokensWanted => Self::parameter("max_tokens", message),
             EngineError::Sampling { name, .. } => Self::parameter(name, message),
             EngineError::QueueFull { .. } => Self::busy(message),

@@ -4,6 +4,7 @@
 //! out of a step goes to the channel of its request. Everything of a request is checked before that, and whatever is wrong
 //! with it is said with the parameter's name, the limit and the given value.
 
+mod access_log;
 mod account;
 mod ask;
 mod auth;
@@ -25,7 +26,7 @@ mod template;
 pub mod wire;
 mod worker;
 
-pub use account::AccessLog;
+pub use access_log::AccessLog;
 pub use error::{ApiError, ErrorBody, ErrorDetails};
 pub use model::ServedModel;
 pub use options::ServerOptions;

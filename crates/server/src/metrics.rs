@@ -44,6 +44,8 @@ pub(crate) struct Metrics {
     /// Open connections.
     pub(crate) connections: Gauge,
     responses: Family<Label, Counter>,
+    /// Lines of the access log that were dropped.
+    pub(crate) lost_lines: Counter,
 }
 
 /// Buckets in seconds, as vLLM's of the same names.
@@ -85,6 +87,7 @@ impl Metrics {
         let asked_tokens = counters("vllm:prefix_cache_queries", "Prompt tokens that could have been shared");
         let cached_tokens =
             counters("vllm:prefix_cache_hits", "Prompt tokens that other requests had worked out before");
+        let lost_lines = counters("dropcap_log_lines_lost", "Lines that the access log was too slow for");
         let mut families = |name: &str, help: &str| -> Family<Label, Counter> {
             let family = Family::default();
             registry.register(name, help, family.clone());
@@ -130,6 +133,7 @@ impl Metrics {
             whole,
             connections,
             responses,
+            lost_lines,
         }
     }
 

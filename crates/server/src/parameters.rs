@@ -18,6 +18,8 @@ pub(crate) struct Parameters {
     pub(crate) stream: bool,
     pub(crate) include_usage: bool,
     pub(crate) salt: Option<String>,
+    /// Entries of each lane that stay.
+    pub(crate) kv_budget: Option<u32>,
 }
 
 impl Parameters {
@@ -41,6 +43,7 @@ impl Parameters {
             stream: common.stream,
             include_usage: common.include_usage,
             salt: common.cache_salt.map(str::to_owned),
+            kv_budget: common.kv_budget.map(budget).transpose()?,
         })
     }
 
@@ -87,6 +90,14 @@ fn sampling(common: &Common<'_>) -> Result<Sampling, ApiError> {
         top_p: number(common.top_p, 1.0),
         min_p: number(common.min_p, 0.0),
         seed: common.seed.map_or_else(rand::random, |seed| seed as u64),
+    })
+}
+
+/// A number of entries; the engine knows which its method allows.
+fn budget(given: u64) -> Result<u32, ApiError> {
+    u32::try_from(given).map_err(|_| {
+        let message = format!("kv_budget is {given}: it must be between 1 and {}", u32::MAX);
+        ApiError::parameter("kv_budget", message)
     })
 }
 

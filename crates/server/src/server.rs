@@ -12,13 +12,12 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::account::AccessLog;
 use crate::auth::Keys;
 use crate::metrics::Metrics;
 use crate::service::Service;
 use crate::status::{State, Status};
 use crate::worker::{self, Inbox, Job};
-use crate::{ServedModel, ServerOptions, connection, routes};
+use crate::{AccessLog, ServedModel, ServerOptions, connection, routes};
 
 /// How long answers that are being written may take when the server ends.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -190,6 +189,7 @@ impl Server {
         let last = async { while connections.join_next().await.is_some() {} };
         // Whoever is not done by then is cut.
         let _ = timeout(LAST_WORDS, last).await;
+        parts.log.flush(LAST_WORDS);
         outcome
     }
 }

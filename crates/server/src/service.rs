@@ -5,12 +5,11 @@ use std::sync::atomic::AtomicUsize;
 
 use rand::RngExt;
 
-use crate::account::AccessLog;
 use crate::auth::Keys;
 use crate::metrics::Metrics;
 use crate::status::Status;
 use crate::worker::Inbox;
-use crate::{ServedModel, ServerOptions};
+use crate::{AccessLog, ServedModel, ServerOptions};
 
 /// Shared by all requests.
 #[derive(Debug, Clone)]

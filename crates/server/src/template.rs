@@ -1,7 +1,7 @@
 //! Chat templates: from a conversation to the text that the model was trained on.
 //!
-//! A template is a program of the model's maker. It runs with a bounded number of steps, writes a bounded text, and no
-//! longer than a deadline; what people wrote is data to it, and never becomes a control token.
+//! A template is a program of the model's maker. It runs with a bounded number of steps, in which the data that it makes counts,
+//! so that its time and its memory are bounded, and writes a bounded text; what people wrote is data to it, and never becomes a control token.
 
 mod environment;
 mod file;
@@ -10,7 +10,7 @@ mod output;
 use std::path::PathBuf;
 
 use minijinja::value::ValueKind;
-use minijinja::{Environment, Value};
+use minijinja::{Environment, ErrorKind, Value};
 
 pub use file::template_of;
 
@@ -124,6 +124,13 @@ impl ChatTemplate {
                 "messages",
                 format!(
                     "the model's chat template writes more than {MAX_OUTPUT} bytes: shorten the conversation"
+                ),
+            )),
+            (Err(error), _) if error.kind() == ErrorKind::OutOfFuel => Err(ApiError::parameter(
+                "messages",
+                format!(
+                    "the model's chat template takes more than {} steps: shorten the conversation",
+                    environment::FUEL
                 ),
             )),
             (Err(error), _) => Err(ApiError::parameter(

@@ -4,7 +4,7 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::{Model, Setup};
+use support::Setup;
 
 const PATH: &str = "/v1/chat/completions";
 /// A template that sets messages apart by the one control token of the carried model.
@@ -76,7 +76,7 @@ fn only_the_template_writes_control_tokens() {
         .into_iter()
         .map(|id| id as u32)
         .collect();
-    assert_eq!(Model::carried().tokenizer.decode(&ids).unwrap(), "user: x<|endoftext|>y\n");
+    assert_eq!(support::tokenizer().decode(&ids).unwrap(), "user: x<|endoftext|>y\n");
 }
 
 #[test]
@@ -94,14 +94,24 @@ fn a_template_sees_tools_and_what_a_request_adds_to_it() {
     let body = body.to_string().replace("\"tools\":[]", &format!("\"tools\":[{tool}]"));
     let answer = server.post_bytes(PATH, body.as_bytes());
     assert_eq!(answer.status, 200, "{}", answer.text());
-    let count = Model::carried().tokenizer.encode_prompt(&format!("{tool}|glad|hi")).unwrap().len();
+    let count = support::tokenizer().encode_prompt(&format!("{tool}|glad|hi")).unwrap().len();
     assert_eq!(answer.json()["usage"]["prompt_tokens"], count);
 }
 
 #[test]
 fn templates_that_run_wild_are_stopped_and_those_that_refuse_say_why() {
     for (template, words) in [
-        ("{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}", "fuel"),
+        (
+            "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}",
+            "more than 5000000 steps",
+        ),
+        // What is made and thrown away counts, of filters too.
+        ("{% for a in range(100000) %}{% set x = messages * 1000 %}{% endfor %}", "steps"),
+        ("{% for a in range(100000) %}{% set x = (messages * 100) | tojson %}{% endfor %}", "steps"),
+        (
+            "{% set n = namespace(s='x') %}{% for a in range(100) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+            "steps",
+        ),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", ""),
         ("{{ 'x' * 1000000000 }}", ""),
         ("{% for a in range(5000) %}{{ 'x' * 1000 }}{% endfor %}", "writes more than"),

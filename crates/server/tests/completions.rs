@@ -5,19 +5,19 @@ mod support;
 
 use dropcap_engine::{Engine, EngineOptions, Output, Request, TextStream};
 use serde_json::{Value, json};
-use support::{Model, Setup};
+use support::Setup;
 
 const PATH: &str = "/v1/completions";
 const PROMPT: &str = "Once upon a time there was a";
 
 /// The greedy text of the engine itself, and its tokens.
 fn greedy(prompt: &str, max_tokens: usize) -> (String, Vec<u32>) {
-    let model = Model::carried();
+    let model = support::carried();
     let options = EngineOptions::default();
     let mut engine =
         Engine::new(model.decoder.clone(), model.method("dcp"), model.team.clone(), options).unwrap();
-    let prompt = model.tokenizer.encode_prompt(prompt).unwrap();
-    let mut stream = TextStream::new(model.tokenizer.clone(), &prompt, &[0], Vec::new()).unwrap();
+    let prompt = support::tokenizer().encode_prompt(prompt).unwrap();
+    let mut stream = TextStream::new(support::tokenizer(), &prompt, &[0], Vec::new()).unwrap();
     engine.submit(Request { prompt, max_tokens, stop_tokens: vec![0], ..Request::default() }).unwrap();
     let (mut text, mut ids) = (String::new(), Vec::new());
     while !engine.is_idle() {
@@ -67,7 +67,7 @@ fn a_text_is_the_engines_whole_and_in_pieces() {
     assert_eq!(text_of(&chunks), text);
 
     // The same prompt as tokens.
-    let ids = Model::carried().tokenizer.encode_prompt(PROMPT).unwrap();
+    let ids = support::tokenizer().encode_prompt(PROMPT).unwrap();
     let mut by_ids = body.clone();
     by_ids["prompt"] = json!([ids, ids]);
     let both = server.ask(PATH, &by_ids);
@@ -101,7 +101,7 @@ fn a_text_ends_before_a_stop_string_and_its_sequence_with_it() {
 #[test]
 fn an_echoed_prompt_is_told_token_by_token_as_harnesses_read_it() {
     let server = Setup::default().start();
-    let ids = Model::carried().tokenizer.encode_prompt(PROMPT).unwrap();
+    let ids = support::tokenizer().encode_prompt(PROMPT).unwrap();
     let body =
         json!({"prompt": [ids], "max_tokens": 1, "temperature": 0, "logprobs": 3, "echo": true, "seed": 1});
     let whole = server.ask(PATH, &body);
@@ -181,7 +181,7 @@ fn what_changes_logits_changes_the_text() {
     let banned = text(json!({"logit_bias": {ids[0].to_string(): -100}}));
     assert_ne!(banned, plain);
     let forced = text(json!({"logit_bias": {ids[1].to_string(): 100}, "max_tokens": 4}));
-    let token = Model::carried().tokenizer.decode(&[ids[1]]).unwrap();
+    let token = support::tokenizer().decode(&[ids[1]]).unwrap();
     assert_eq!(forced, token.repeat(4));
     assert_ne!(text(json!({"frequency_penalty": 2, "max_tokens": 60})), text(json!({"max_tokens": 60})));
 }
@@ -201,9 +201,41 @@ fn the_description_names_every_route_and_texts_go_to_tokens_and_back() {
     let models = server.get("/v1/models").json();
     assert_eq!(
         (&models["data"][0]["id"], &models["data"][0]["max_model_len"]),
-        (&json!("default"), &json!(512))
+        (&json!("default"), &json!(support::carried().decoder.config().max_positions))
     );
     assert_eq!(server.get("/v1/models/default").json()["id"], "default");
     assert_eq!(server.get("/v1/models/a/b").status, 404);
     assert_eq!(server.refusal(PATH, &json!({"model": "other", "prompt": "a"})).0, 404);
+}
+
+#[test]
+fn a_request_may_keep_less_than_the_server_and_is_told_so() {
+    let policy = support::carried().method("streaming_llm@96");
+    let server = Setup { policy, ..Setup::default() }.start();
+    let ask = |budget: Option<u32>| {
+        let mut body = json!({"prompt": vec![7; 150], "max_tokens": 4, "ignore_eos": true});
+        if let Some(budget) = budget {
+            body["kv_budget"] = budget.into();
+        }
+        server.ask(PATH, &body)["usage"]["kv"].clone()
+    };
+    let (own, servers) = (ask(Some(32)), ask(None));
+    assert_eq!((&own["budget"], &servers["budget"]), (&json!(32), &json!(96)));
+    // The next token would have pushed one out.
+    let layers = support::carried().decoder.config().layers;
+    assert_eq!((&own["kept_entries"], &servers["kept_entries"]), (&json!(layers * 31), &json!(layers * 95)));
+    for (budget, words) in [
+        (json!(97), "between 5 and 96"),
+        (json!(0), "between 5 and 96"),
+        (json!(1_u64 << 40), "1099511627776"),
+        (json!(-1), "-1"),
+    ] {
+        let (status, error) = server.refusal(PATH, &json!({"prompt": "a", "kv_budget": budget}));
+        assert_eq!((status, error["param"].as_str()), (400, Some("kv_budget")), "{error}");
+        assert!(error["message"].as_str().unwrap().contains(words), "{error}");
+    }
+    // The carried model's own method has no budget.
+    let (status, error) = Setup::default().start().refusal(PATH, &json!({"prompt": "a", "kv_budget": 9}));
+    assert_eq!((status, error["param"].as_str()), (400, Some("kv_budget")), "{error}");
+    assert!(error["message"].as_str().unwrap().contains("has no budget"), "{error}");
 }

@@ -164,7 +164,7 @@ impl Write for Sink {
 fn the_access_log_has_a_line_for_each_request_and_no_word_of_anybody() {
     let sink = Sink::default();
     let options = ServerOptions { api_keys: vec!["right-key".to_owned()], ..ServerOptions::default() };
-    let log = AccessLog::to(Box::new(sink.clone()));
+    let log = AccessLog::to(Box::new(sink.clone())).unwrap();
     let server = Setup { options, log, ..Setup::default() }.start();
     let body = |stream: bool| {
         json!({"prompt": "a secret", "max_tokens": 3, "ignore_eos": true, "stream": stream}).to_string()
@@ -194,6 +194,35 @@ fn the_access_log_has_a_line_for_each_request_and_no_word_of_anybody() {
             _ => assert_eq!(line["status"], 401),
         }
     }
+}
+
+/// A log whose sink takes nothing while a test holds it.
+struct Stuck(Arc<Mutex<()>>);
+
+impl Write for Stuck {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        drop(self.0.lock().unwrap());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_log_that_takes_no_lines_holds_nobody_up() {
+    let held = Arc::new(Mutex::new(()));
+    let stuck = held.lock().unwrap();
+    let log = AccessLog::to(Box::new(Stuck(held.clone()))).unwrap();
+    let server = Setup { log, ..Setup::default() }.start();
+    for _ in 0..20 {
+        server.ask(PATH, &json!({"prompt": "a", "max_tokens": 1}));
+    }
+    assert_eq!(server.metric("dropcap_log_lines_lost_total"), 0.0, "so few can wait");
+    server.shutdown.signal();
+    assert!(server.join().is_ok());
+    drop(stuck);
 }
 
 #[test]

@@ -71,17 +71,18 @@ fn numbers_beyond_their_ranges_are_refused_by_name_and_value() {
 #[test]
 fn prompts_that_are_no_prompts_are_refused() {
     let server = Setup::default().start();
+    let config = support::carried().decoder.config();
     for (prompt, param) in [
         (json!([]), None),
         (json!([[]]), None),
-        (json!([4096]), Some("prompt")),
+        (json!([config.vocabulary]), Some("prompt")),
         (json!([1_000_000_000]), Some("prompt")),
         (json!([-1]), None),
         (json!([1.5]), None),
         (json!([["a"]]), None),
         (json!({"a": 1}), None),
         (json!(vec!["a"; 129]), Some("n")),
-        (json!(vec![7; 513]), Some("prompt")),
+        (json!(vec![7; config.max_positions + 1]), Some("prompt")),
     ] {
         let answer = server.post(COMPLETIONS, &json!({"prompt": prompt, "max_tokens": 1}));
         // An empty list of tokens begins with the model's start token, as an empty text does.
@@ -98,7 +99,7 @@ fn prompts_that_are_no_prompts_are_refused() {
     let (status, error) = server.refusal(COMPLETIONS, &long);
     assert_eq!((status, error["code"].as_str()), (400, Some("context_length_exceeded")));
     let words = error["message"].as_str().unwrap();
-    assert!(words.contains("512") && words.contains("tokens"), "{words}");
+    assert!(words.contains(&config.max_positions.to_string()) && words.contains("tokens"), "{words}");
     assert_eq!(server.ask(COMPLETIONS, &json!({"prompt": "", "max_tokens": 1}))["usage"]["prompt_tokens"], 1);
     still_serves(&server);
 }
@@ -260,17 +261,19 @@ fn a_full_queue_says_when_to_come_again() {
 
 #[test]
 fn a_text_that_can_never_fit_is_refused_with_both_numbers() {
-    let model = support::Model::carried();
+    let model = support::carried();
     let policy = model.method("none");
     let pool = model.decoder.page_pool(policy.as_ref(), dropcap_kernels::DType::F32, None).unwrap();
     let page = pool.layout().bytes();
-    // Two pages for each of four layers.
-    let engine = EngineOptions { kv_limit: Some(8 * page), ..EngineOptions::default() };
+    let layers = model.decoder.config().layers;
+    // Two pages for each layer.
+    let engine = EngineOptions { kv_limit: Some(2 * layers * page), ..EngineOptions::default() };
     let server = Setup { policy, engine, ..Setup::default() }.start();
     let (status, error) = server.refusal(COMPLETIONS, &json!({"prompt": vec![7; 65], "max_tokens": 1}));
     assert_eq!((status, error["code"].as_str()), (400, Some("context_length_exceeded")));
     let words = error["message"].as_str().unwrap();
-    assert!(words.contains("12 pages") && words.contains("room for 8 pages"), "{words}");
+    let (needed, room) = (format!("{} pages", 3 * layers), format!("room for {} pages", 2 * layers));
+    assert!(words.contains(&needed) && words.contains(&room), "{words}");
     // One that outgrows the memory is given as far as it came, and says why.
     let answer =
         server.ask(COMPLETIONS, &json!({"prompt": vec![7; 40], "max_tokens": 100, "ignore_eos": true}));

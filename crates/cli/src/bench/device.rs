@@ -33,6 +33,7 @@ impl DeviceBench<'_> {
             max_batch: test.batch,
             deaths: false,
             logit_rows: 0,
+            kept: 0,
         };
         let mut decoder = DeviceDecoder::new(self.weights.clone(), self.policy, options)?;
         for repeat in 0..warmup + repeats {
@@ -100,7 +101,7 @@ impl DeviceBench<'_> {
         let wanted = if stage != Stage::Prompt { Wanted::Token { random: 0.0 } } else { Wanted::Nothing };
         let segments: Vec<DeviceSegment<'_>> = slots
             .iter()
-            .map(|slot| DeviceSegment { slot, ids: &ids, first_position, stage, wanted })
+            .map(|slot| DeviceSegment { slot, ids: &ids, first_position, stage, budget: None, wanted })
             .collect();
         *states = decoder.step(&segments, &mut |_| {})?.states;
         Ok(())

@@ -144,6 +144,7 @@ impl Bench<'_> {
                     cache,
                     ids: &ids,
                     stage,
+                    budget: None,
                     logits: if last { Logits::Last } else { Logits::None },
                 })
                 .collect();

@@ -6,21 +6,31 @@ use dropcap_cache::{Death, PoolUsage};
 use dropcap_kernels::Team;
 use dropcap_kernels::sampling::SlotSampling;
 use dropcap_model::DecoderConfig;
-use dropcap_model::device::{DeviceDecoder, DeviceOptions, DeviceRows, DeviceSegment, DeviceWeights, Wanted};
-use dropcap_policy::EvictionPolicy;
+use dropcap_model::device::{
+    DeviceDecoder, DeviceOptions, DeviceRows, DeviceSegment, DeviceWeights, KeptCache, Wanted,
+};
+use dropcap_policy::{Action, EvictionPolicy};
 
 use super::rows::{self, ROWS, Row};
 use super::{Answer, DeathSink, Feed, Given};
 use crate::demand::PoolSize;
-use crate::memory::{DeviceMemory, SequenceMemory};
+use crate::memory::{DeviceMemory, KeptMemory, SequenceMemory};
+use crate::prefix::Sharing;
 use crate::{EngineError, EngineOptions, Sampling};
+
+/// Most beginnings that are kept: each has page tables for a text of the model's length.
+const KEPT: usize = 32;
 
 /// A decoder on a device, and what the host knows of its pool.
 #[derive(Debug)]
 pub(crate) struct Device {
     decoder: DeviceDecoder,
     free_pages: usize,
-    /// Reads rows of logits, from the first request that asks for log-probabilities on.
+    /// Whether lifetimes at birth follow a window, the same for all texts.
+    has_window: bool,
+    sharing: Sharing,
+    /// Reads rows of logits, from the first request on that asks for log-probabilities or for what the device's sampler
+    /// does not know.
     team: Option<Team>,
 }
 
@@ -39,9 +49,13 @@ impl Device {
             max_batch: options.max_batch,
             deaths: traced,
             logit_rows: ROWS,
+            kept: if options.prefix_bytes > 0 && !traced { KEPT } else { 0 },
         };
         let decoder = DeviceDecoder::new(weights, policy, options)?;
-        Ok(Self { free_pages: decoder.capacity(), decoder, team: None })
+        let is_window = |rule: &dropcap_policy::Rule| matches!(rule.action, Action::Window { .. });
+        let has_window = policy.rules().is_some_and(|rules| rules.iter().any(is_window));
+        let sharing = Sharing::of(policy, decoder.config().sliding_window.iter().any(Option::is_some));
+        Ok(Self { free_pages: decoder.capacity(), decoder, has_window, sharing, team: None })
     }
 
     pub(super) fn config(&self) -> &DecoderConfig {
@@ -69,14 +83,60 @@ impl Device {
         }
     }
 
+    pub(super) fn check_budget(&self) -> Result<(), EngineError> {
+        if self.has_window { Err(EngineError::BudgetOnDevice) } else { Ok(()) }
+    }
+
     pub(super) fn open(
         &mut self,
         sampling: &Sampling,
         text: &[u32],
     ) -> Result<Option<SequenceMemory>, EngineError> {
         let Some(slot) = self.decoder.open()? else { return Ok(None) };
+        // What the host draws costs the device as little as can be.
+        let drawn_here = Sampling::default();
+        let sampling = if draws_on_host(sampling) { &drawn_here } else { sampling };
         self.decoder.sample_with(&slot, in_its_words(sampling), text)?;
         Ok(Some(SequenceMemory::Device(DeviceMemory::new(slot, &self.decoder))))
+    }
+
+    pub(super) fn sharing(&self) -> Sharing {
+        self.sharing
+    }
+
+    /// Most beginnings that there is a place for.
+    pub(super) fn kept(&self) -> usize {
+        self.decoder.options().kept
+    }
+
+    /// Keeps a copy of a cache, or the cache itself if its sequence is over.
+    pub(super) fn keep(
+        &mut self,
+        memory: &DeviceMemory,
+        is_over: bool,
+    ) -> Result<Option<KeptMemory>, EngineError> {
+        let kept = if is_over {
+            self.decoder.keep_all(&memory.slot)?
+        } else {
+            self.decoder.keep_copy(&memory.slot)?
+        };
+        self.settle()?;
+        Ok(kept.map(KeptMemory::Device))
+    }
+
+    /// A slot that was just opened with a copy of what is kept of the first `tokens` tokens; without where there is no room.
+    pub(super) fn begin_with(
+        &mut self,
+        mut memory: DeviceMemory,
+        kept: &KeptCache,
+        tokens: usize,
+    ) -> Result<SequenceMemory, EngineError> {
+        let part = (self.sharing == Sharing::Dense).then_some(tokens);
+        if let Some(state) = self.decoder.begin_with(&memory.slot, kept, part)? {
+            (memory.state, memory.next_position) = (state, u32::try_from(tokens).unwrap_or(u32::MAX));
+            self.settle()?;
+        }
+        Ok(SequenceMemory::Device(memory))
     }
 
     pub(super) fn settle(&mut self) -> Result<(), EngineError> {
@@ -93,9 +153,6 @@ impl Device {
         feeds: &mut [Feed<'_>],
         died: DeathSink<'_>,
     ) -> Result<Vec<Answer>, EngineError> {
-        let wants_rows = |feed: &Feed<'_>| {
-            !feed.targets.tokens.is_empty() || feed.draw.as_ref().is_some_and(|next| next.top.is_some())
-        };
         if self.team.is_none() && feeds.iter().any(wants_rows) {
             self.team = Some(Team::new(std::thread::available_parallelism().map_or(1, usize::from))?);
         }
@@ -105,14 +162,19 @@ impl Device {
         let (team, fed) = (self.team.as_ref(), &*feeds);
         let mut scored = |rows: DeviceRows<'_>| {
             let feed = rows.segment;
+            let on_host = draws_here(&fed[feed]);
             if let (Some(Ok(token)), Ok(given)) = (rows.drawn, &mut answers[feed])
                 && given.token.is_none()
+                && !on_host
             {
                 given.token = Some((token, None));
             }
             let each = rows.logits.chunks_exact(vocabulary).zip(rows.first_row..);
             let each: Vec<Row<'_>> = each.map(|(logits, row)| Row { feed, row, logits }).collect();
             if let Some(team) = team {
+                if on_host {
+                    rows::draw(team, fed, &each, &mut answers);
+                }
                 rows::score(team, fed, &each, &mut answers);
             }
         };
@@ -156,9 +218,8 @@ impl Device {
 fn segment<'a>(feed: &'a Feed<'_>) -> Result<DeviceSegment<'a>, EngineError> {
     let SequenceMemory::Device(memory) = &*feed.memory else { return Err(EngineError::ForeignMemory) };
     let random = feed.draw.as_ref().map(|next| next.random);
-    let told = feed.draw.as_ref().is_some_and(|next| next.top.is_some());
     let wanted = match (feed.first_row(), random) {
-        (Some(from), random) if told || !feed.targets.tokens.is_empty() => Wanted::Logits { from, random },
+        (Some(from), random) if wants_rows(feed) => Wanted::Logits { from, random },
         (_, Some(random)) => Wanted::Token { random },
         (_, None) => Wanted::Nothing,
     };
@@ -167,21 +228,26 @@ fn segment<'a>(feed: &'a Feed<'_>) -> Result<DeviceSegment<'a>, EngineError> {
         ids: feed.tokens,
         first_position: memory.next_position,
         stage: feed.stage,
+        budget: feed.budget,
         wanted,
     })
 }
 
-/// Refuses what the device's sampler does not know.
-pub(super) fn check_sampling(sampling: &Sampling) -> Result<(), EngineError> {
-    let unknown = [
-        ("frequency_penalty", sampling.frequency_penalty != 0.0),
-        ("presence_penalty", sampling.presence_penalty != 0.0),
-        ("logit_bias", !sampling.logit_bias.is_empty()),
-    ];
-    match unknown.into_iter().find(|&(_, used)| used) {
-        Some((name, _)) => Err(EngineError::NotOnDevice { name }),
-        None => Ok(()),
-    }
+/// Whether a feed's logits are to come to the host.
+fn wants_rows(feed: &Feed<'_>) -> bool {
+    let told = feed.draw.as_ref().is_some_and(|next| next.top.is_some());
+    told || !feed.targets.tokens.is_empty() || draws_here(feed)
+}
+
+/// Whether a feed's token is drawn by the host.
+fn draws_here(feed: &Feed<'_>) -> bool {
+    feed.draw.as_ref().is_some_and(|next| draws_on_host(next.sampler.sampling()))
+}
+
+/// Whether tokens are chosen in a way that the device's sampler does not know; then the host draws from the same logits.
+fn draws_on_host(sampling: &Sampling) -> bool {
+    let Sampling { frequency_penalty, presence_penalty, logit_bias, .. } = sampling;
+    *frequency_penalty != 0.0 || *presence_penalty != 0.0 || !logit_bias.is_empty()
 }
 
 /// The same choices in the words of the device.

@@ -14,6 +14,9 @@ use crate::memory::{HostMemory, SequenceMemory};
 use crate::prefix::Sharing;
 use crate::{EngineError, EngineOptions, machine};
 
+/// Most beginnings that are kept.
+pub(super) const KEPT: usize = 512;
+
 /// A decoder on the host, and what it works with.
 #[derive(Debug)]
 pub(crate) struct Host {
@@ -108,7 +111,8 @@ impl Host {
 fn segment<'a>(feed: &'a mut Feed<'_>) -> Result<Segment<'a>, EngineError> {
     let logits = feed.first_row().map_or(Logits::None, Logits::From);
     let SequenceMemory::Host(memory) = &mut *feed.memory else { return Err(EngineError::ForeignMemory) };
-    Ok(Segment { cache: &mut memory.cache, ids: feed.tokens, stage: feed.stage, logits })
+    let (cache, ids) = (&mut memory.cache, feed.tokens);
+    Ok(Segment { cache, ids, stage: feed.stage, budget: feed.budget, logits })
 }
 
 /// Live entries of each layer, all lanes of it together.

@@ -15,7 +15,7 @@ impl Engine {
     /// Moves queued sequences into the batch, in their order, while the pages of their texts are free.
     pub(super) fn admit(&mut self) -> Result<(), EngineError> {
         while self.running.len() < self.options.max_batch && !self.waiting.is_empty() {
-            if self.crowded || !self.yield_prefixes(Self::first_may_join) {
+            if self.crowded || !self.yield_prefixes(Self::first_may_join)? {
                 break;
             }
             let Some((memory, shared)) = self.open_first()? else { break };

@@ -17,14 +17,14 @@ impl Engine {
             let tokens = |sequence: &Sequence| sequence.feedable().clamp(1, engine.options.chunk);
             let wanted = engine.running.iter().map(|sequence| sequence.pages_for(tokens(sequence)));
             wanted.sum::<usize>() <= engine.backend.free_pages()
-        });
+        })?;
         let shares = self.plan();
         if shares.is_empty() {
             return self.make_room(outputs);
         }
         let answers = self.run(&shares)?;
         self.record(&shares);
-        self.keep_beginnings();
+        self.keep_beginnings()?;
         self.take(&shares, answers, outputs);
         Ok(())
     }

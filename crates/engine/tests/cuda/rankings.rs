@@ -51,8 +51,14 @@ fn cuda_what_stays_and_what_follows_is_what_kvpress_says() {
                 let mut position = 0;
                 let mut feed = |decoder: &mut DeviceDecoder, text: &[u32], stage| {
                     let wanted = Wanted::Logits { from: 0, random: None };
-                    let segment =
-                        DeviceSegment { slot: &slot, ids: text, first_position: position, stage, wanted };
+                    let segment = DeviceSegment {
+                        slot: &slot,
+                        ids: text,
+                        first_position: position,
+                        stage,
+                        budget: None,
+                        wanted,
+                    };
                     let mut logits = Vec::new();
                     decoder.step(&[segment], &mut |rows| logits.extend_from_slice(rows.logits)).unwrap();
                     position += text.len() as u32;

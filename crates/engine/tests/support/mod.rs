@@ -7,19 +7,21 @@
 )]
 #![allow(dead_code, reason = "each test binary uses its own part of this module")]
 
+mod model;
 pub mod naive;
+pub mod on_device;
 pub mod presses;
+pub mod running;
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use dropcap_kernels::{DType, Team};
-use dropcap_methods::{MethodSpec, ModelFacts};
-use dropcap_model::{Checkpoint, Decoder};
+use dropcap_kernels::DType;
 use dropcap_policy::EvictionPolicy;
 use dropcap_trace::{Granularity, TraceHeader, TraceWriter, VERSION};
 use dropcap_weights::TensorFile;
+pub use model::Model;
 
 /// Golden models of all families, by folder below `tests/golden`.
 pub const MODELS: [&str; 8] = [
@@ -56,38 +58,14 @@ pub fn json(path: &str) -> serde_json::Value {
     serde_json::from_slice(&std::fs::read(golden(path)).unwrap()).unwrap()
 }
 
-/// A golden model, loaded in float32.
-pub struct Model {
-    pub checkpoint: Checkpoint,
-    pub decoder: Arc<Decoder>,
-    pub team: Arc<Team>,
-}
-
 impl Model {
+    /// A golden model, loaded in float32.
     pub fn open(folder: &str) -> Model {
         Model::open_as(folder, DType::F32)
     }
 
     pub fn open_as(folder: &str, dtype: DType) -> Model {
-        let team = Arc::new(Team::new(2).unwrap());
-        let checkpoint = Checkpoint::open(&golden(folder)).unwrap();
-        let decoder = Arc::new(Decoder::load(&team, &checkpoint, dtype).unwrap());
-        Model { checkpoint, decoder, team }
-    }
-
-    /// A method by its spec.
-    pub fn method(&self, spec: &str) -> Arc<dyn EvictionPolicy> {
-        let config = self.checkpoint.config();
-        let facts = ModelFacts {
-            layers: config.layers,
-            hidden: config.hidden,
-            kv_heads: config.kv_heads,
-            head_dim: config.head_dim,
-            family: config.family.to_string(),
-            fingerprint: Some(self.checkpoint.fingerprint().unwrap()),
-            directory: Some(self.checkpoint.directory().to_path_buf()),
-        };
-        dropcap_methods::build(&spec.parse::<MethodSpec>().unwrap(), &facts).unwrap()
+        Model::at(&golden(folder), dtype)
     }
 
     /// Logits and lifetimes of `ids` under `policy`, fed in chunks.

@@ -1,5 +1,7 @@
 //! The lanes of all sequences as the device holds them; their verbs are in the folders of the operations.
 
+mod copies;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::{Argument, CudaError, Device, DeviceBuffer, Layout, Specialisation, kernel_struct};

@@ -1,6 +1,6 @@
 //! How many entries stay, and how heads and layers share them.
 
-use dropcap_policy::{Cadence, Floors, Peak, PromptBudget, RankingBudget};
+use dropcap_policy::{Budgets, Cadence, Floors, Peak, PromptBudget, RankingBudget, TextSize};
 
 use super::keep::{best, best_of_all};
 use crate::budgets::pyramid_share;
@@ -44,11 +44,12 @@ pub(crate) enum Layers {
 
 impl RankingBudget for Budget {
     /// As [`RankingBudget::kept`]; not below the floors.
-    fn kept(&self, next: u32, layer: usize, layers: usize) -> u32 {
+    fn kept(&self, next: u32, own: Option<u32>, layer: usize, layers: usize) -> u32 {
+        let amount = self.amount.within(next, self.floors.sinks, own);
         let kept = match self.layers {
-            Layers::Alike => self.amount.kept(next, self.floors.sinks),
+            Layers::Alike => amount.kept(next, self.floors.sinks),
             Layers::Pyramid { beta } => {
-                let keep = match self.amount {
+                let keep = match amount {
                     PromptBudget::Share(share) => share,
                     PromptBudget::Tokens(tokens) => f64::from(tokens) / f64::from(next.max(1)),
                 };
@@ -62,6 +63,15 @@ impl RankingBudget for Budget {
 }
 
 impl Budget {
+    /// The budgets that a text of `tokens` tokens may set itself; an average where heads or layers share them.
+    pub(crate) fn budgets(&self, tokens: usize) -> Budgets {
+        let all = u32::try_from(tokens).unwrap_or(u32::MAX);
+        let Floors { sinks, recent } = self.floors;
+        let kept = self.amount.kept(all, sinks).max(sinks.saturating_add(recent));
+        // One more than the sinks is the least that any amount keeps.
+        Budgets::new(Floors { sinks, recent: recent.max(1) }, kept.clamp(1, all.max(1)))
+    }
+
     /// Which entries stay, of each row of scores: `kept` on average, under the floors at the query `next`.
     pub(crate) fn share_out(
         &self,
@@ -79,8 +89,8 @@ impl Budget {
         }
     }
 
-    /// How full a lane gets; arguments as those of [`dropcap_policy::EvictionPolicy::peak`].
-    pub(crate) fn peak(&self, cadence: Cadence, prompt: usize, tokens: usize) -> Peak {
+    /// How full a lane gets ([`dropcap_policy::EvictionPolicy::peak`]).
+    pub(crate) fn peak(&self, cadence: Cadence, TextSize { prompt, tokens, budget }: TextSize) -> Peak {
         let behind = tokens.saturating_sub(prompt);
         if behind == 0 {
             return Peak::exactly(tokens);
@@ -89,7 +99,10 @@ impl Budget {
             // One lane may have what others spare.
             return Peak { least: prompt, most: tokens };
         }
-        let kept = |tokens: usize| self.kept(u32::try_from(tokens).unwrap_or(u32::MAX), 0, 1) as usize;
+        let kept = |tokens: usize| {
+            let next = u32::try_from(tokens).unwrap_or(u32::MAX);
+            self.kept(next, budget, 0, 1) as usize
+        };
         let grown = match cadence {
             Cadence::EveryQuery => kept(tokens - 1).min(tokens - 1) + 1,
             Cadence::Prompt | Cadence::Never => kept(prompt).min(prompt) + behind,
@@ -107,7 +120,7 @@ mod tests {
         let kept = |share, n| {
             let amount = PromptBudget::Share(share);
             Budget { amount, floors: Floors::default(), heads: Heads::Alike, layers: Layers::Alike }
-                .kept(n, 0, 1)
+                .kept(n, None, 0, 1)
         };
         assert_eq!([kept(0.2, 1024), kept(0.5, 1024), kept(0.2, 97), kept(0.75, 97)], [204, 512, 19, 72]);
         assert_eq!([kept(0.01, 3), kept(1.0, 7)], [1, 7]);

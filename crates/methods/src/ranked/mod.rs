@@ -17,8 +17,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use dropcap_policy::{
-    Attended, Cadence, EvictionPolicy, Floors, LaneEditor, Needs, Observation, Peak, PolicyError, Ranking,
-    RankingBudget, Rule, Span, Stage,
+    Attended, Budgets, Cadence, EvictionPolicy, Floors, LaneEditor, Needs, Observation, Peak, PolicyError,
+    Ranking, RankingBudget, Rule, Span, Stage, TextSize,
 };
 
 use budget::Budget;
@@ -88,7 +88,7 @@ impl Ranked {
         let next = span.next_position();
         let own = seen.first_statistic..seen.first_statistic + self.scorer.statistics();
         let layer = Layer::new(seen, span, lanes, self.scorer.ordered(), own);
-        let kept = self.budget.kept(next, seen.layer, seen.layers) as usize;
+        let kept = self.budget.kept(next, span.budget, seen.layer, seen.layers) as usize;
         if (0..lanes.groups()).all(|group| layer.positions(group).len() <= kept) {
             return Ok(());
         }
@@ -137,8 +137,12 @@ impl EvictionPolicy for Ranked {
         self.data.as_ref().map(std::slice::from_ref)
     }
 
-    fn peak(&self, prompt: usize, tokens: usize) -> Peak {
-        self.budget.peak(self.cadence, prompt, tokens)
+    fn peak(&self, text: TextSize) -> Peak {
+        self.budget.peak(self.cadence, text)
+    }
+
+    fn budgets(&self, tokens: usize) -> Option<Budgets> {
+        Some(self.budget.budgets(tokens))
     }
 
     fn decide(&self, _seen: &Observation<'_>, _lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {

@@ -44,7 +44,7 @@ impl Decoder {
             let count = needs.cut(tokens, done, chunk.min(tokens - done));
             done += count;
             let stage = if done == tokens { Stage::PromptEnd } else { Stage::Prompt };
-            let segment = Segment { cache, ids: &ids[..count], stage, logits: Logits::None };
+            let segment = Segment { cache, ids: &ids[..count], stage, budget: None, logits: Logits::None };
             let (mut segments, mut died) = ([segment], |_, _, _, _| {});
             let mut step = self.begin(team, policy, &mut segments, &mut died)?;
             for layer in 0..self.config.layers {

@@ -29,6 +29,8 @@ pub struct Segment<'a> {
     pub ids: &'a [u32],
     /// Where in the text they lie.
     pub stage: Stage,
+    /// The text's own budget ([`Span::budget`]).
+    pub budget: Option<u32>,
     /// Which rows to turn into logits.
     pub logits: Logits,
 }
@@ -75,7 +77,8 @@ impl Decoder {
             if let Some(&id) = segment.ids.iter().find(|&&id| id as usize >= vocabulary) {
                 return Err(ModelError::TokenOutsideVocabulary { id, vocabulary });
             }
-            spans.push(Span { first_row: rows, queries, first_position, stage: segment.stage });
+            let &Segment { stage, budget, .. } = segment;
+            spans.push(Span { first_row: rows, queries, first_position, stage, budget });
             rows += queries;
         }
         if rows == 0 {

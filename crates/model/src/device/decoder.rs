@@ -46,6 +46,8 @@ pub struct DeviceOptions {
     pub deaths: bool,
     /// Rows of logits that one step may bring back, beside those that are sampled from.
     pub logit_rows: usize,
+    /// Most caches that are kept of sequences, beside those that run.
+    pub kept: usize,
 }
 
 /// Weights, cache, kernels and graphs: everything that a step needs, on one device.
@@ -66,6 +68,8 @@ pub struct DeviceDecoder {
     pub(super) graphs: BTreeMap<usize, DecodeGraph>,
     pub(super) lanes: DeviceLanes,
     pub(super) slots: Slots,
+    /// Slots of caches that are kept.
+    pub(super) kept: Slots,
     /// What is known of each slot.
     pub(super) states: Vec<SlotState>,
     pub(super) free_pages: usize,
@@ -150,23 +154,23 @@ impl DeviceDecoder {
         let inputs = DeviceStep::new(&device, config.layers, groups, rows, batch)?;
         let status = zeroed(StepStatus::words(batch))?;
         let status_host = PinnedBuffer::zeroed(&device, StepStatus::words(batch))?;
-        let per_slot = config.layers * groups;
         let size = RankingSize { rows, spans: batch, layers: config.layers, positions: config.max_positions };
         let pairs = rope.as_ref().map_or(0, |(_, pairs)| *pairs);
         let most_pages = options.kv_limit.map_or(usize::MAX, |limit| limit / specialisation.page_bytes());
         let ranker = ranking
             .map(|ranking| Ranker::new(&device, &specialisation, ranking, size, most_pages, pairs))
             .transpose()?;
+        let (per_slot, all) = (config.layers * groups, batch + options.kept);
         let pool = PoolShape {
             page_bytes: specialisation.page_bytes(),
-            lanes: batch * per_slot,
+            lanes: all * per_slot,
             max_positions: config.max_positions,
             deaths: options.deaths,
         };
         // Last, so that all else has been taken off. A tenth stays for what the driver and others still want.
         let capacity = pool.pages(device.memory()?.0 / 10 * 9, options.kv_limit);
         let max_entries = pool.max_entries(capacity);
-        let lanes = DeviceLanes::new(&device, &specialisation, config.layers, batch, max_entries, capacity)?;
+        let lanes = DeviceLanes::new(&device, &specialisation, config.layers, all, max_entries, capacity)?;
         let deaths = options.deaths.then(|| Deaths::new(&device, pool.told_deaths(capacity))).transpose()?;
         Ok(Self {
             rules,
@@ -182,8 +186,9 @@ impl DeviceDecoder {
             deaths,
             graphs: BTreeMap::new(),
             lanes,
-            slots: Slots::new(batch),
-            states: vec![SlotState::empty(per_slot); batch],
+            slots: Slots::new(0..batch),
+            kept: Slots::new(batch..all),
+            states: vec![SlotState::empty(per_slot); all],
             free_pages: capacity,
             peak_pages: 0,
             options,
@@ -254,7 +259,11 @@ impl DeviceDecoder {
     /// A failed device.
     pub fn open(&mut self) -> Result<Option<Slot>, ModelError> {
         self.clear_left()?;
-        Ok(self.slots.take())
+        let slot = self.slots.take();
+        if let Some(slot) = &slot {
+            self.states[slot.index() as usize] = SlotState::empty(self.lanes_per_slot());
+        }
+        Ok(slot)
     }
 
     /// How tokens of a sequence are chosen from now on; `text` is what a repetition penalty already counts.
@@ -348,7 +357,7 @@ impl DeviceDecoder {
 
     /// Frees what the sequences that have gone held.
     pub(super) fn clear_left(&mut self) -> Result<(), ModelError> {
-        let left = self.slots.left();
+        let left = [self.slots.left(), self.kept.left()].concat();
         if !left.is_empty() {
             self.kernels.lifetimes.clear(&self.lanes, &left)?;
             self.free_pages = self.lanes.free_pages()?;
@@ -369,7 +378,9 @@ impl Kernels {
         let gate_heads = rules.gates.as_ref().map(|gates| gates.heads);
         Module::compile_missing(device, &needed(specialisation, rules, ranking))?;
         let (batch, positions) = (options.max_batch, config.max_positions);
-        let inherit = rules.inherits.map(|_| DeviceInherit::new(device, specialisation, batch, positions));
+        // Its kernel counts all slots of the lanes.
+        let slots = batch + options.kept;
+        let inherit = rules.inherits.map(|_| DeviceInherit::new(device, specialisation, slots, positions));
         Ok(Self {
             embedding: DeviceEmbedding::new(device, specialisation)?,
             norm: DeviceNorm::new(device, specialisation)?,

@@ -7,6 +7,7 @@
 mod decoder;
 mod fill;
 mod graph;
+mod kept;
 mod launch;
 mod outcome;
 mod pool;
@@ -19,6 +20,7 @@ mod turns;
 mod weights;
 
 pub use decoder::{DeviceDecoder, DeviceOptions};
+pub use kept::KeptCache;
 pub use outcome::{DeviceOutcome, SlotState};
 pub use rules::check_method;
 pub use slots::Slot;

@@ -112,8 +112,10 @@ impl Ranker {
         };
         // Fits: the step's positions have been checked.
         let next = segment.filter(acts).map(|segment| segment.first_position + segment.ids.len() as u32);
-        let kept =
-            move |layer| next.map_or(UNTOUCHED, |next| self.ranking.budget.kept(next, layer, self.layers));
+        let own = segment.and_then(|segment| segment.budget);
+        let kept = move |layer| {
+            next.map_or(UNTOUCHED, |next| self.ranking.budget.kept(next, own, layer, self.layers))
+        };
         (0..self.layers).map(kept)
     }
 

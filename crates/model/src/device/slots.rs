@@ -1,5 +1,6 @@
 //! Who has which slot of the cache.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// One sequence's place in the cache of a [`super::DeviceDecoder`]. Its entries go when it drops; the decoder frees
@@ -19,7 +20,7 @@ struct State {
     left: Vec<u32>,
 }
 
-/// All slots of a cache.
+/// Some slots of a cache.
 #[derive(Debug)]
 pub(super) struct Slots(Arc<Shared>);
 
@@ -38,9 +39,9 @@ impl Drop for Slot {
 }
 
 impl Slots {
-    pub(super) fn new(count: usize) -> Self {
-        // Taken from the end, so the first sequence gets slot 0.
-        let free = (0..count as u32).rev().collect();
+    pub(super) fn new(numbers: Range<usize>) -> Self {
+        // Taken from the end, so the first sequence gets the first.
+        let free = numbers.rev().map(|number| number as u32).collect();
         Self(Arc::new(Shared(Mutex::new(State { free, left: Vec::new() }))))
     }
 
@@ -76,14 +77,14 @@ mod tests {
 
     #[test]
     fn a_slot_belongs_to_the_slots_that_gave_it() {
-        let (these, others) = (Slots::new(2), Slots::new(2));
+        let (these, others) = (Slots::new(0..2), Slots::new(0..2));
         let slot = these.take().unwrap();
         assert!(these.own(&slot) && !others.own(&slot));
     }
 
     #[test]
     fn a_slot_is_taken_again_once_it_was_left() {
-        let slots = Slots::new(2);
+        let slots = Slots::new(0..2);
         let (first, _second) = (slots.take().unwrap(), slots.take().unwrap());
         assert!(slots.take().is_none());
         let index = first.index();

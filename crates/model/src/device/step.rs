@@ -23,6 +23,8 @@ pub struct DeviceSegment<'a> {
     pub first_position: u32,
     /// Where in the text they lie.
     pub stage: Stage,
+    /// The text's own budget ([`dropcap_policy::Span::budget`]); of windows it is no part.
+    pub budget: Option<u32>,
     /// What should come back.
     pub wanted: Wanted,
 }
@@ -309,7 +311,7 @@ impl DeviceDecoder {
             let n = segment.first_position + segment.ids.len() as u32;
             // One rule at a time: two may cut the same entry.
             for (cut, floors) in &self.rules.cuts {
-                let positions = cut.dropped(n);
+                let positions = cut.dropped(n, segment.budget);
                 let cut = PromptCut {
                     slot: segment.slot.index(),
                     first: positions.start,

@@ -56,10 +56,16 @@ mod tests {
 
     #[test]
     fn tokens_behind_a_prompt_attend_one_by_one_and_want_what_they_wanted_together() {
-        let slots = Slots::new(2);
+        let slots = Slots::new(0..2);
         let (first, second) = (slots.take().unwrap(), slots.take().unwrap());
-        let segment =
-            |slot, stage, wanted| DeviceSegment { slot, ids: &[7, 8, 9], first_position: 40, stage, wanted };
+        let segment = |slot, stage, wanted| DeviceSegment {
+            slot,
+            ids: &[7, 8, 9],
+            first_position: 40,
+            stage,
+            budget: None,
+            wanted,
+        };
         let wanted = Wanted::Logits { from: 1, random: Some(0.5) };
         let segments = [segment(&first, Stage::PromptEnd, wanted), segment(&second, Stage::Behind, wanted)];
         assert_eq!(turns(&segments, false).len(), 1);

@@ -8,13 +8,15 @@ mod made_up;
 mod play;
 mod rules;
 mod show;
+mod within;
 
 use dropcap_cache::CacheError;
 use dropcap_kernels::{KernelError, Team};
 
-use crate::{Cadence, EvictionPolicy, Floors, PolicyError, Protected, Rules};
+use crate::{Budgets, Cadence, EvictionPolicy, Floors, PolicyError, Protected, Rules};
 pub use play::Lifetimes;
 use play::Plan;
+use within::Within;
 
 /// What to play: the shape of the model, and how much text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +66,8 @@ pub enum Violation {
 /// lowered into the past; the policy writes no side channel and no statistic but its own. Checked over whole runs: lifetimes and
 /// killers depend neither on the chunks (as far as the policy lets a prompt be cut) nor on which sequences share a step,
 /// and generated tokens that go in again at once, as after a preemption, end as they did one by one; a layer-wise policy treats all lanes
-/// of a layer alike; floors hold when the policy is protected; what a policy says as data is what it does.
+/// of a layer alike; floors hold when the policy is protected; what a policy says as data is what it does; a budget that a
+/// text sets itself leaves all that as it is, and the method's own is the same as none.
 ///
 /// # Errors
 /// The first violation found.
@@ -99,6 +102,22 @@ pub fn check(policy: &dyn EvictionPolicy, scene: &Scene) -> Result<(), Violation
         let told = play::play(&as_data, scene, lanes, plan, Floors::default(), &team)?;
         let done = play::play(policy, scene, lanes, plan, Floors::default(), &team)?;
         same(rule, &done, &told, |lane| lane)?;
+    }
+    if let Some(Budgets { least, most }) = policy.budgets(scene.prompt) {
+        for budget in [least, least.midpoint(most)] {
+            let within = Within { policy, budget };
+            let whole = play::play(&within, scene, lanes, Plan::OneByOne, Floors::default(), &team)?;
+            for plan in [Plan::Ragged { round: 6 }, Plan::TokenByToken] {
+                let cut = play::play(&within, scene, lanes, plan, Floors::default(), &team)?;
+                same("chunking changes nothing under a text's own budget", &whole, &cut, |lane| lane)?;
+            }
+        }
+        let longest = scene.prompt + scene.decoded;
+        let budget = policy.budgets(longest).map_or(most, |budgets| budgets.most);
+        let within = Within { policy, budget };
+        let plan = Plan::Ragged { round: 7 };
+        let bounded = play::play(&within, scene, lanes, plan, Floors::default(), &team)?;
+        same("a budget that is the method's own changes nothing", &whole, &bounded, |lane| lane)?;
     }
     let protected = Protected::new(policy, floors.sinks, floors.recent);
     for plan in [Plan::Ragged { round: 4 }, Plan::TokenByToken] {

@@ -9,7 +9,7 @@ use super::made_up::{HEAD_DIM, mix};
 use super::rules::Before;
 use super::show::{Shown, show};
 use super::{Scene, Violation};
-use crate::{EvictionPolicy, Floors, LaneEditor, Needs, Observation, Span, Stage};
+use crate::{EvictionPolicy, Floors, LaneEditor, Needs, Observation, Span, Stage, TextSize};
 
 /// `(expires_at, killer)` of every entry that ever was, by sequence, layer, lane and position.
 pub type Lifetimes = BTreeMap<(usize, usize, usize, u32), (u32, u32)>;
@@ -120,6 +120,12 @@ impl Sequence {
             tokens => tokens,
         }
     }
+
+    /// Its size with `more` tokens.
+    fn size(&self, more: usize) -> TextSize {
+        let tokens = self.done + more;
+        TextSize::new(self.prompt.min(tokens), tokens)
+    }
 }
 
 struct Play<'a> {
@@ -166,7 +172,8 @@ impl Play<'_> {
                 (true, true) => Stage::PromptEnd,
                 (false, _) => Stage::Behind,
             };
-            spans.push(Span { first_row: rows, queries, first_position: sequence.done as u32, stage });
+            let first_position = sequence.done as u32;
+            spans.push(Span { first_row: rows, queries, first_position, stage, budget: None });
             rows += queries;
         }
         let mut died_below: Vec<Vec<Death>> = vec![Vec::new(); spans.len()];
@@ -269,7 +276,7 @@ impl Play<'_> {
     /// Adds what is still alive.
     fn finish(mut self) -> Result<Lifetimes, Violation> {
         for sequence in &self.sequences {
-            let least = self.policy.peak(sequence.prompt.min(sequence.done), sequence.done).least;
+            let least = self.policy.peak(sequence.size(0)).least;
             for layer in 0..self.scene.layers {
                 for (number, lane) in sequence.cache.lanes(LayerIdx(layer)).iter().enumerate() {
                     let fullest = self.fullest.get(&(sequence.index, layer, number)).copied().unwrap_or(0);
@@ -310,7 +317,7 @@ fn fullness(
     span: &Span,
 ) -> Result<(), Violation> {
     let tokens = sequence.done + span.queries;
-    let limit = policy.peak(sequence.prompt.min(tokens), tokens).most + span.queries - 1;
+    let limit = policy.peak(sequence.size(span.queries)).most + span.queries - 1;
     match sequence.cache.lanes(LayerIdx(layer)).iter().map(Lane::len).find(|&held| held > limit) {
         None => Ok(()),
         Some(held) => Err(Violation::Rule {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Both, KeepAll, LaneEditor, Observation, Peak, SideChannel};
+use crate::{Both, KeepAll, LaneEditor, Observation, Peak, SideChannel, TextSize};
 
 const SCENE: Scene =
     Scene { layers: 2, kv_heads: 2, hidden: 4, sequences: 3, prompt: 90, decoded: 40, seed: 7 };
@@ -31,7 +31,7 @@ impl EvictionPolicy for Window {
         vec![SideChannel { name: "mark", width: 1 }]
     }
 
-    fn peak(&self, _prompt: usize, tokens: usize) -> Peak {
+    fn peak(&self, TextSize { tokens, .. }: TextSize) -> Peak {
         let recent = self.recent.max(1) as usize;
         match self.fault {
             Fault::None => Peak::exactly(recent.min(tokens)),

@@ -7,7 +7,8 @@ use crate::Stage;
 
 /// A step whose tokens are those at positions `first..end`.
 fn step(first: u32, end: u32) -> Span {
-    Span { first_row: 0, queries: (end - first) as usize, first_position: first, stage: Stage::Prompt }
+    let queries = (end - first) as usize;
+    Span { first_row: 0, queries, first_position: first, stage: Stage::Prompt, budget: None }
 }
 
 fn lane(entries: usize) -> Lane {

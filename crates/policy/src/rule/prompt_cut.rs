@@ -21,16 +21,23 @@ pub enum PromptBudget {
 }
 
 impl PromptCut {
-    /// The positions that a prompt of n tokens loses; those of an earlier turn count like the others.
+    /// The positions that a prompt of n tokens loses under its own budget ([`crate::Span::budget`]); those of an earlier
+    /// turn count like the others.
     #[must_use]
-    pub fn dropped(self, n: u32) -> Range<u32> {
-        let kept = self.budget.kept(n, self.sinks);
+    pub fn dropped(self, n: u32, budget: Option<u32>) -> Range<u32> {
+        let kept = self.budget.within(n, self.sinks, budget).kept(n, self.sinks);
         // With kept = n this ends at the first position after the sinks: nothing lies between.
         self.sinks..n - kept.saturating_sub(self.sinks).min(n)
     }
 }
 
 impl PromptBudget {
+    /// The smaller of this budget and a text's own, for a prompt of n tokens.
+    #[must_use]
+    pub fn within(self, n: u32, sinks: u32, budget: Option<u32>) -> Self {
+        budget.filter(|&budget| budget < self.kept(n, sinks)).map_or(self, Self::Tokens)
+    }
+
     /// Tokens kept of a prompt of n, sinks included: at least `sinks + 1` (or all n, if they are fewer), at most n.
     ///
     /// A share means the decimal number as it was written: `0.29` of 100 is 29, though the nearest binary

@@ -104,7 +104,7 @@ fn a_death_that_is_told_late_ends_the_entry_above_now() {
     let pool = PagePool::new(PageLayout::new(1, 1, vec![], DType::F32).unwrap(), None);
     let mut lanes = [Lane::new(&pool)];
     lanes[0].append(0, 10, &[0.0; 10], &[0.0; 10], 1, None).unwrap();
-    let spans = [Span { first_row: 0, queries: 2, first_position: 8, stage: Stage::Prompt }];
+    let spans = [Span { first_row: 0, queries: 2, first_position: 8, stage: Stage::Prompt, budget: None }];
     let died = [vec![
         Death { position: 2, expires_at: 5, killer: 5 },
         Death { position: 3, expires_at: 6, killer: 4 },

@@ -11,7 +11,7 @@ use dropcap_engine::{LogProbs, PromptLogProbs, TokenLogProb};
 
 use super::tokens::off_the_reactor;
 use crate::account::Account;
-use crate::ask::{New, Texts};
+use crate::ask::{New, Texts, texts_of};
 use crate::choice::{Piece, completion_logprobs};
 use crate::parameters::{Parameters, at_most};
 use crate::service::{Service, random_id};
@@ -38,6 +38,8 @@ pub(super) async fn completions(
     let (echo, top) = (asked.echo.unwrap_or_default(), asked.logprobs);
     let top = top.map(|top| at_most("logprobs", top, 0, MAX_LOGPROBS)).transpose()?;
     let (model, input) = (service.model.clone(), asked.prompt);
+    // Before they become tokens, which a million of them would take seconds for.
+    texts_of(input.as_ref().map_or(1, PromptInput::len), parameters.choices)?;
     let prompts = off_the_reactor(move || prompts(&model, input)).await?;
     let log_probs =
         LogProbs { generated: top, prompt: top.filter(|_| echo).map(|top| PromptLogProbs { from: 1, top }) };

@@ -8,8 +8,9 @@ use serde_json::ser::{PrettyFormatter, Serializer};
 
 use super::NAME;
 
-/// Steps of one run: a conversation of ten thousand messages takes a few hundred thousand.
-const FUEL: u64 = 5_000_000;
+/// Steps of one run, and as many times 64 bytes of data that it makes: a conversation of ten thousand messages takes a few
+/// hundred thousand.
+pub(super) const FUEL: u64 = 5_000_000;
 
 /// An environment that holds one template.
 pub(super) fn of(source: String) -> Result<Environment<'static>, Error> {

@@ -20,6 +20,17 @@ pub enum PromptInput {
     Lists(Vec<Vec<u32>>),
 }
 
+impl PromptInput {
+    /// How many prompts they are.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Text(_) | Self::Ids(_) => 1,
+            Self::Texts(texts) => texts.len(),
+            Self::Lists(lists) => lists.len(),
+        }
+    }
+}
+
 request! {
     /// A text to be continued.
     CompletionRequest {

@@ -72,6 +72,10 @@ macro_rules! request {
             pub stream_options: Option<crate::wire::StreamOptions>,
             /// Whether generation goes on past the model's end-of-text tokens.
             pub ignore_eos: Option<bool>,
+            /// Most entries of each lane that stay where the server's pruning method acts, within what it keeps by itself;
+            /// refused where the method has no budget.
+            #[schema(minimum = 1)]
+            pub kv_budget: Option<u64>,
             /// Requests share the memory of equal beginnings only with those of the same salt.
             pub cache_salt: Option<String>,
             /// Not used; clients may name whom they serve.
@@ -99,6 +103,7 @@ macro_rules! request {
                     include_usage: self.stream_options.is_some_and(|options| options.include_usage),
                     has_stream_options: self.stream_options.is_some(),
                     ignore_eos: self.ignore_eos.unwrap_or_default(),
+                    kv_budget: self.kv_budget,
                     cache_salt: self.cache_salt.as_deref(),
                 }
             }
@@ -128,5 +133,6 @@ pub struct Common<'a> {
     pub include_usage: bool,
     pub has_stream_options: bool,
     pub ignore_eos: bool,
+    pub kv_budget: Option<u64>,
     pub cache_salt: Option<&'a str>,
 }

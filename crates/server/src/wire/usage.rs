@@ -39,6 +39,10 @@ pub struct KvUsage {
     pub bytes: u64,
     /// Bytes of all logical entries.
     pub dense_bytes: u64,
+    /// Entries of each lane that were to stay where the method acted, at most: `kv_budget`, or what the method keeps by
+    /// itself; of the longest text where there are several. Left out where the method has no budget.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<u32>,
 }
 
 impl Usage {
@@ -49,6 +53,7 @@ impl Usage {
         cached_tokens: usize,
         method: &str,
         report: KvReport,
+        budget: Option<u32>,
     ) -> Self {
         Self {
             prompt_tokens,
@@ -61,6 +66,7 @@ impl Usage {
                 kept_entries: report.live_entries,
                 bytes: report.held_bytes,
                 dense_bytes: report.dense_bytes,
+                budget,
             },
         }
     }

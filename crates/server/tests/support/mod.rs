@@ -15,9 +15,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dropcap_engine::{Engine, EngineOptions};
-use dropcap_kernels::{DType, Team};
-use dropcap_methods::{MethodSpec, ModelFacts};
-use dropcap_model::{Checkpoint, Decoder, GenerationConfig, Tokenizer};
+use dropcap_kernels::DType;
+use dropcap_model::{GenerationConfig, Tokenizer};
 use dropcap_policy::{EvictionPolicy, LaneEditor, Observation, PolicyError};
 use dropcap_server::{
     AccessLog, ChatTemplate, ServeError, ServedModel, Server, ServerOptions, Shutdown, template_of,
@@ -27,42 +26,24 @@ use serde_json::Value;
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+#[path = "../../../engine/tests/support/model.rs"]
+mod model;
+pub use model::Model;
+
 /// The carried model, loaded once for all servers of a test binary.
-pub struct Model {
-    pub decoder: Arc<Decoder>,
-    pub team: Arc<Team>,
-    pub tokenizer: Arc<Tokenizer>,
-    checkpoint: Checkpoint,
+pub fn carried() -> &'static Model {
+    static MODEL: OnceLock<Model> = OnceLock::new();
+    MODEL.get_or_init(|| Model::at(&directory(), DType::F32))
 }
 
-impl Model {
-    pub fn carried() -> &'static Model {
-        static MODEL: OnceLock<Model> = OnceLock::new();
-        MODEL.get_or_init(|| {
-            let team = Arc::new(Team::new(2).unwrap());
-            let checkpoint = Checkpoint::open(&directory()).unwrap();
-            let decoder = Arc::new(Decoder::load(&team, &checkpoint, DType::F32).unwrap());
-            let tokenizer = Arc::new(Tokenizer::open(&directory()).unwrap());
-            Model { decoder, team, tokenizer, checkpoint }
-        })
-    }
-
-    pub fn method(&self, spec: &str) -> Arc<dyn EvictionPolicy> {
-        let config = self.checkpoint.config();
-        let facts = ModelFacts {
-            layers: config.layers,
-            hidden: config.hidden,
-            kv_heads: config.kv_heads,
-            head_dim: config.head_dim,
-            family: config.family.to_string(),
-            fingerprint: Some(self.checkpoint.fingerprint().unwrap()),
-            directory: Some(directory()),
-        };
-        dropcap_methods::build(&spec.parse::<MethodSpec>().unwrap(), &facts).unwrap()
-    }
+/// The carried model's tokenizer.
+pub fn tokenizer() -> Arc<Tokenizer> {
+    static TOKENIZER: OnceLock<Arc<Tokenizer>> = OnceLock::new();
+    TOKENIZER.get_or_init(|| Arc::new(Tokenizer::open(&directory()).unwrap())).clone()
 }
 
-fn directory() -> PathBuf {
+/// Where the carried model is.
+pub fn directory() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/default"))
 }
 
@@ -81,7 +62,7 @@ pub struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         Self {
-            policy: Model::carried().method("dcp"),
+            policy: carried().method("dcp"),
             engine: EngineOptions::default(),
             options: ServerOptions::default(),
             template: None,
@@ -125,17 +106,17 @@ impl Setup {
         let (address, shutdown) = (server.address(), server.shutdown());
         let load = move || {
             std::thread::sleep(loading);
-            let model = Model::carried();
+            let model = carried();
             let engine = Engine::new(model.decoder.clone(), policy, model.team.clone(), engine).unwrap();
             let config = model.decoder.config();
             let generation = GenerationConfig::open(&directory(), config).unwrap();
             let template = match template {
-                None => template_of(&directory(), None, &model.tokenizer, &generation).unwrap(),
+                None => template_of(&directory(), None, &tokenizer(), &generation).unwrap(),
                 Some(source) => source.map(|source| ChatTemplate::new(source, None, None).unwrap()),
             };
             let sizes = (config.vocabulary, config.max_positions);
-            let tokenizer = model.tokenizer.clone();
-            let served = ServedModel::new(name, "dcp".to_owned(), tokenizer, template, generation, sizes, 0);
+            let served =
+                ServedModel::new(name, "dcp".to_owned(), tokenizer(), template, generation, sizes, 0);
             Ok((engine, served))
         };
         let thread = std::thread::spawn(move || server.run(load, || {}, false));

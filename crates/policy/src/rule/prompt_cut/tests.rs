@@ -32,7 +32,7 @@ proptest! {
         for budget in [PromptBudget::Share(share), PromptBudget::Tokens(tokens)] {
             let kept = budget.kept(n, sinks);
             prop_assert!(kept <= n && kept >= n.min(sinks.saturating_add(1)));
-            let dropped = PromptCut { sinks, budget }.dropped(n);
+            let dropped = PromptCut { sinks, budget }.dropped(n, None);
             prop_assert_eq!(dropped.len(), (n - kept) as usize);
             prop_assert!(dropped.is_empty() || dropped.start == sinks);
         }

@@ -68,7 +68,8 @@ pub(super) fn infer_with(
         let mut died = |_, layer: usize, lane: usize, death: Death| {
             expires_at[layer][lane * tokens + death.position as usize] = death.expires_at;
         };
-        let mut segments = [Segment { cache: &mut cache, ids, stage: Stage::PromptEnd, logits: Logits::All }];
+        let (stage, all) = (Stage::PromptEnd, Logits::All);
+        let mut segments = [Segment { cache: &mut cache, ids, stage, budget: None, logits: all }];
         decoder.forward(&team, policy.as_ref(), &mut segments, &mut scratch, &mut died, &mut logits).unwrap();
         for (row, &target) in logits.chunks_exact(logits.len() / tokens).zip(*targets) {
             let most = row.iter().copied().fold(f32::MIN, f32::max);
