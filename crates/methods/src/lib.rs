@@ -29,6 +29,8 @@ mod method;
 mod nearest;
 mod none;
 mod observed_attention;
+#[cfg(test)]
+mod played;
 mod profile;
 mod pyramid;
 mod random;

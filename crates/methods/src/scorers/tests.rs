@@ -1,7 +1,7 @@
 //! Scorers against other people's numbers (`tests/golden`), and what every one of them promises.
 
 mod heads;
-mod kvpress;
+pub(crate) mod kvpress;
 mod promises;
 mod step_by_step;
 mod together;

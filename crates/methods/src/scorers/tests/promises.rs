@@ -63,9 +63,7 @@ fn all(heads: &[Head]) -> Vec<(&'static str, Vec<Vec<f32>>)> {
         ("keydiff", each(&|head| keydiff(&head.keys, D))),
         ("snapkv", masses.iter().map(|mass| snap.score(mass, GROUP)).collect()),
         ("snapkv by its largest", masses.iter().map(|mass| pooled.score(mass, GROUP)).collect()),
-        ("tova", vec![tova(&borrowed, GROUP); heads.len()]),
         ("citrus", vec![citrus(&borrowed, GROUP, n, n / 2); heads.len()]),
-        ("a2sf", each(&|head| a2sf_mass(&head.queries, &head.keys, (D, GROUP), 0.5, 0.9, |row| row + 1))),
         ("nacl", each(&|head| nacl(&head.queries, &head.keys, D, GROUP, 0.5))),
         (
             "keyformer",

@@ -1,44 +1,11 @@
-//! Scorers whose answer is one for all heads of a layer: TOVA, CItruS.
+//! Scorers whose answer is one for all heads of a layer: CItruS.
 
 use serde_json::Value;
 
 use super::*;
 use crate::budgets::kept;
-use crate::golden::{Golden, assert_scores, count, counts, places};
+use crate::golden::{Golden, count, counts};
 use crate::scorers::*;
-
-#[test]
-fn tova_keeps_after_every_step_what_the_original_keeps() {
-    const D: usize = 16;
-    let golden = Golden::open("tova");
-    let (prompt, tokens) = (32, 46);
-    for (name, case) in golden.cases("") {
-        let (heads, kv_heads) = (count(&case["heads"]), count(&case["kv_heads"]));
-        let (capacity, group) = (count(&case["cache_size"]), heads / kv_heads);
-        let kind = name.split('.').next().unwrap();
-        let (queries, keys) = (golden.floats(&format!("{kind}.q")), golden.floats(&format!("{kind}.k")));
-        let (means, positions) =
-            (golden.floats(&format!("{name}.mean_row")), golden.integers(&format!("{name}.kept")));
-        let width = golden.shape(&format!("{name}.kept"))[1];
-        let mut live: Vec<usize> = Vec::new();
-        for step in 0..=tokens - prompt {
-            let n = prompt + step;
-            live.extend(if step == 0 { 0..n } else { n - 1..n });
-            let masses: Vec<Vec<f32>> = (0..kv_heads)
-                .map(|head| {
-                    let queries = &queries[head * group * tokens * D..][..group * tokens * D];
-                    let keys = gathered(&keys[head * tokens * D..][..tokens * D], D, &live);
-                    mass(&rows(queries, group, D, n - 1..n), &keys, D, group, |_| live.len())
-                })
-                .collect();
-            let scores = tova(&masses.iter().map(Vec::as_slice).collect::<Vec<_>>(), group);
-            let what = format!("{name}, step {step}");
-            assert_scores(&scores, &means[step * width..][..live.len()], TOLERANCE, &what);
-            live = kept(&scores, capacity).iter().map(|&place| live[place]).collect();
-            assert_eq!(live, places(&positions[step * width..][..width]), "{what}");
-        }
-    }
-}
 
 /// The stand-in model of the CItruS vectors: every token has fixed queries and keys.
 struct Stand {
