@@ -2,7 +2,7 @@
 
 use crate::h2o::HeavyHitters;
 use crate::method::Ranks;
-use crate::ranked::{self, AMOUNT, RECENT, Recipe, SINKS, WHEN};
+use crate::ranked::{self, AMOUNT, EVERY, RECENT, Recipe, SINKS, WHEN};
 use crate::{Method, Parameter, ParameterKind};
 
 pub(crate) const METHOD: Method = Method {
@@ -29,6 +29,7 @@ Costs: one f32 for each entry; the probabilities of every query, one more pass o
         SINKS,
         RECENT,
         WHEN,
+        EVERY,
     ],
     check: ranked::check,
     build: ranked::build,

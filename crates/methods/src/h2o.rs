@@ -3,7 +3,7 @@
 use dropcap_policy::{PolicyError, Score};
 
 use crate::method::Ranks;
-use crate::ranked::{self, AMOUNT, Layer, RECENT, Recipe, SINKS, Scorer, WHEN};
+use crate::ranked::{self, AMOUNT, EVERY, Layer, RECENT, Recipe, SINKS, Scorer, WHEN};
 use crate::{Method, scorers};
 
 pub(crate) const METHOD: Method = Method {
@@ -24,7 +24,7 @@ Costs: one f32 for each entry; the probabilities of every query, one more pass o
     ranks: Ranks::Itself(|arguments, _| {
         Recipe::new(HeavyHitters { factor: 1.0, per_query: false }, arguments.count("sinks")?, arguments.count("recent")?).when(arguments)
     }),
-    parameters: &[SINKS, RECENT, WHEN],
+    parameters: &[SINKS, RECENT, WHEN, EVERY],
     check: ranked::check,
     build: ranked::build,
 };

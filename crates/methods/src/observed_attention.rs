@@ -3,7 +3,7 @@
 use crate::Method;
 use crate::h2o::HeavyHitters;
 use crate::method::Ranks;
-use crate::ranked::{self, AMOUNT, RECENT, Recipe, SINKS, WHEN};
+use crate::ranked::{self, AMOUNT, EVERY, RECENT, Recipe, SINKS, WHEN};
 
 pub(crate) const METHOD: Method = Method {
     name: "observed_attention",
@@ -19,7 +19,7 @@ Costs: as `h2o`.",
         let scorer = HeavyHitters { factor: 1.0, per_query: true };
         Recipe::new(scorer, arguments.count("sinks")?, arguments.count("recent")?).when(arguments)
     }),
-    parameters: &[SINKS, RECENT, WHEN],
+    parameters: &[SINKS, RECENT, WHEN, EVERY],
     check: ranked::check,
     build: ranked::build,
 };

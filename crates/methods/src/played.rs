@@ -1,8 +1,12 @@
 //! Methods as they run, shown other people's queries, keys and values: for golden tests.
 
 mod a2sf;
+mod budgets;
+mod citrus;
 mod h2o;
+mod keyformer;
 mod kvpress;
+mod nacl;
 mod tova;
 
 use std::sync::Arc;
@@ -89,8 +93,8 @@ impl<'a> Played<'a> {
         let shape =
             AttentionShape { query_heads, kv_heads, head_dim: width, scale: 1.0 / (width as f32).sqrt() };
         let needs = self.policy.needs();
-        for (_, spans) in turns(&spans, needs.after) {
-            if !needs.heeds(spans[0].stage) {
+        for (_, spans) in turns(&spans, needs) {
+            if !needs.heeds(&spans[0]) {
                 continue;
             }
             let seen = Attended {
@@ -111,6 +115,11 @@ impl<'a> Played<'a> {
             lane.reclaim(spans[0].next_position(), &mut |_| ()).unwrap();
         }
         self.cache.advance(count);
+    }
+
+    /// Tokens fed so far.
+    pub(super) fn tokens(&self) -> usize {
+        self.cache.next_position() as usize
     }
 
     /// What a KV head still holds: positions, ascending, and the first statistic of each, if there is one.

@@ -31,7 +31,7 @@ pub use citrus::citrus;
 pub use compactor::{Compactor, non_causal_attention};
 pub use expected_attention::ExpectedAttention;
 pub use keydiff::keydiff;
-pub use keyformer::{keyformer_accumulate, keyformer_temperature};
+pub use keyformer::keyformer_accumulate;
 pub use knorm::knorm;
 pub use lagkv::LagKv;
 pub use leverage::{gaussian_sketch, leverage};

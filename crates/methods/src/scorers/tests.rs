@@ -4,7 +4,6 @@ mod heads;
 pub(crate) mod kvpress;
 mod promises;
 mod step_by_step;
-mod together;
 
 /// Of the largest score of a row: what the READMEs of the golden folders call honest for f32.
 const TOLERANCE: f32 = 1e-5;

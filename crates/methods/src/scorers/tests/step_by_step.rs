@@ -32,17 +32,16 @@ fn keyformer_sums_what_the_original_sums_over_what_it_still_sees() {
                     0 => first_noise[(head * prompt + row) * prompt + entry],
                     _ => later_noise[((step - 1) * heads + head) * tokens + live[entry]],
                 };
-                let temperature =
-                    keyformer_temperature(number("tau_init") as f32, number("tau_delta") as f32, step as u32);
+                let temperature = (number("tau_init") + step as f64 * number("tau_delta")) as f32;
                 let (step_queries, seen_keys) = (rows(queries, 1, D, new.clone()), gathered(keys, D, &live));
-                let seen = |row: usize| if step == 0 { row + 1 } else { live.len() };
+                let sees = |row: usize, entry: usize| step > 0 || entry <= row;
                 keyformer_accumulate(
                     &mut sums,
                     &step_queries,
                     &seen_keys,
                     (D, 1),
                     (0.25, temperature),
-                    seen,
+                    sees,
                     noise,
                 );
                 // The original's mask is never lifted, so what it hides may as well be gone.
