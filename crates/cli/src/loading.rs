@@ -19,6 +19,7 @@ use crate::arguments::{MachineArguments, ModelArguments, SourceArguments};
 use crate::default_model;
 use crate::device::chosen;
 use crate::progress::{Downloads, spinner, warn};
+use crate::terminal::say;
 
 /// A model in memory, ready to run.
 pub struct Loaded {
@@ -173,6 +174,7 @@ fn with_adapter(checkpoint: Checkpoint, folder: &Path, other_base: bool) -> Resu
 
 /// Builds a method for a model of which `facts` are known.
 pub fn policy(method: &MethodSpec, facts: &ModelFacts) -> Result<Arc<dyn EvictionPolicy>> {
+    method.notes().iter().for_each(|note| say(&format!("note: {note}")));
     dropcap_methods::build(method, facts).with_context(|| format!("cannot use --method \"{method}\""))
 }
 

@@ -1,9 +1,8 @@
 //! `a2sf`: heavy hitters whose past fades.
 
-use dropcap_policy::{PolicyError, Score};
-
+use crate::h2o::HeavyHitters;
 use crate::method::Ranks;
-use crate::ranked::{self, AMOUNT, Layer, RECENT, Recipe, SINKS, Scorer, WHEN};
+use crate::ranked::{self, AMOUNT, EVERY, RECENT, Recipe, SINKS, WHEN};
 use crate::{Method, Parameter, ParameterKind};
 
 pub(crate) const METHOD: Method = Method {
@@ -17,7 +16,7 @@ Costs: one f32 for each entry; the probabilities of every query, one more pass o
     source: "Jo, Shin 2024, arXiv 2407.20485, equation 5",
     amount: Some(AMOUNT),
     ranks: Ranks::Itself(|arguments, _| {
-        let scorer = A2sf { factor: arguments.share("factor")? as f32 };
+        let scorer = HeavyHitters { factor: arguments.share("factor")? as f32, per_query: false };
         Recipe::new(scorer, arguments.count("sinks")?, arguments.count("recent")?).when(arguments)
     }),
     parameters: &[
@@ -30,38 +29,8 @@ Costs: one f32 for each entry; the probabilities of every query, one more pass o
         SINKS,
         RECENT,
         WHEN,
+        EVERY,
     ],
     check: ranked::check,
     build: ranked::build,
 };
-
-#[derive(Debug)]
-struct A2sf {
-    factor: f32,
-}
-
-impl Scorer for A2sf {
-    fn ordered(&self) -> bool {
-        false
-    }
-
-    fn statistics(&self) -> usize {
-        1
-    }
-
-    fn observe(&self, layer: &Layer<'_>, statistics: &mut [Vec<f32>]) -> Result<(), PolicyError> {
-        for query in 0..layer.queries() {
-            statistics.iter_mut().flatten().for_each(|sum| *sum *= self.factor);
-            layer.add_mass(query..query + 1, statistics)?;
-        }
-        Ok(())
-    }
-
-    fn data(&self) -> Option<Score> {
-        Some(Score::Attention { factor: self.factor, per_query: false })
-    }
-
-    fn score(&self, layer: &Layer<'_>) -> Result<Vec<Vec<f32>>, PolicyError> {
-        Ok((0..layer.heads()).map(|head| layer.statistics(head)).collect())
-    }
-}

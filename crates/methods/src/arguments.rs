@@ -1,7 +1,7 @@
 //! The arguments of one method in a spec, checked and typed.
 
 use crate::method::Ranks;
-use crate::spec::count_within;
+use crate::spec::{COMPRESSION_RATIO, count_within, share_kept};
 use crate::{Amount, Method, MethodError, ParameterKind, Term, nearest::nearest};
 
 /// What was said about one method; every key is known and every value is in its range.
@@ -29,6 +29,7 @@ impl<'a> Arguments<'a> {
                 ParameterKind::Count { least, most } => drop(count_within(key, value, least, most)?),
                 ParameterKind::Share => drop(parse_share(key, value)?),
                 ParameterKind::Fraction => drop(parse_fraction(key, value)?),
+                ParameterKind::Number { most } => drop(parse_number(key, value, f64::from(most))?),
                 ParameterKind::Flag => drop(parse_word(key, value, &["true", "false"])?),
                 ParameterKind::Choice(words) => drop(parse_word(key, value, words)?),
                 ParameterKind::File if value.is_empty() => {
@@ -103,6 +104,14 @@ impl<'a> Arguments<'a> {
         parse_fraction(key, self.text(key)?)
     }
 
+    /// The value of a [`ParameterKind::Number`].
+    ///
+    /// # Errors
+    /// As [`text`](Self::text).
+    pub fn number(&self, key: &str) -> Result<f64, MethodError> {
+        parse_number(key, self.text(key)?, f64::INFINITY)
+    }
+
     /// The value of a [`ParameterKind::Flag`].
     ///
     /// # Errors
@@ -112,17 +121,10 @@ impl<'a> Arguments<'a> {
     }
 
     fn unknown(&self, key: &str, value: &str) -> MethodError {
-        if key == "compression_ratio" {
-            return MethodError::CompressionRatio {
-                instead: match value.parse::<f64>() {
-                    Ok(removed) if (0.0..1.0).contains(&removed) => {
-                        // Rounded for reading: 1 - 0.8 is 0.19999999999999996.
-                        format!("@{:?}", ((1.0 - removed) * 1e9).round() / 1e9)
-                    }
-                    _ => "@0.25 where others write 0.75".into(),
-                },
-                given: value.into(),
-            };
+        if key == COMPRESSION_RATIO {
+            let instead = share_kept(value)
+                .map_or_else(|| "@0.25 where others write 0.75".into(), |share| format!("@{share:?}"));
+            return MethodError::CompressionRatio { given: value.into(), instead };
         }
         let known = || self.method.parameters.iter().map(|parameter| parameter.name);
         MethodError::UnknownParameter {
@@ -145,6 +147,13 @@ fn parse_fraction(key: &str, value: &str) -> Result<f64, MethodError> {
     match value.parse::<f64>() {
         Ok(number) if (0.0..=1.0).contains(&number) => Ok(number),
         _ => Err(out_of_range(key, value, "a number from 0 to 1")),
+    }
+}
+
+fn parse_number(key: &str, value: &str, most: f64) -> Result<f64, MethodError> {
+    match value.parse::<f64>() {
+        Ok(number) if number > 0.0 && number <= most => Ok(number),
+        _ => Err(out_of_range(key, value, &format!("a number above 0 and up to {most}"))),
     }
 }
 

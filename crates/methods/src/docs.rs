@@ -32,6 +32,7 @@ fn values(kind: ParameterKind) -> String {
     match kind {
         ParameterKind::Count { least, most } => format!("{least} to {most}"),
         ParameterKind::Fraction => "0 to 1".into(),
+        ParameterKind::Number { most } => format!("above 0, up to {most}"),
         ParameterKind::Share => "above 0, up to 1".into(),
         ParameterKind::Flag => "true, false".into(),
         ParameterKind::File => "a path".into(),
@@ -52,28 +53,33 @@ fn write_markdown(out: &mut String) -> std::fmt::Result {
     writeln!(out, "`streaming_llm(sinks=4, recent=508)`; the grammar is in [formats.md](formats.md).\n")?;
     writeln!(
         out,
-        "Those that rank entries take any budget, `@1024` or `@0.2`, and `ada(...)` and `pyramid(...)` around them. They free"
+        "Those that rank entries take any budget, `@1024` or `@0.2`, and `ada(...)`, `pyramid(...)` and `headkv(...)` around them. They"
     )?;
     writeln!(
         out,
-        "memory when the prompt ends, a layer at a time, and until then a prompt is held densely; with `when=every_query` also"
+        "free memory when the prompt ends, a layer at a time, and until then a prompt is held densely; with `when=every_query` also"
     )?;
     writeln!(
         out,
-        "after every token from there on, and a share is then one of all tokens so far: of n, floor(n * share). Of equal scores the"
+        "after every token from there on, or with `every=16` whenever the text has a multiple of 16 tokens, counted from its beginning;"
     )?;
     writeln!(
         out,
-        "later token stays; one that is not a number goes first. What is dropped is gone, and positions are not renumbered. They"
+        "a share is then one of all tokens so far: of n, floor(n * share). Of equal scores the later token stays; one that is not a"
     )?;
     writeln!(
         out,
-        "run on a GPU too, but for `compactor`, which a device refuses by name: there a score takes 4 bytes beside each entry, in"
+        "number goes first. What is dropped is gone, and positions are not renumbered. They run on a GPU too, but for"
     )?;
     writeln!(
         out,
-        "the page, and attention's sums behind the prompt room for the scores of one layer of a decode step.\n"
+        "`compactor`, `keyformer`, `nacl`, `citrus`, `headkv` and `every` above 1, which a device refuses by name: there a score takes"
     )?;
+    writeln!(
+        out,
+        "4 bytes beside each entry, in the page, and attention's sums behind the prompt room for the scores of one layer of a decode"
+    )?;
+    writeln!(out, "step.\n")?;
     writeln!(out, "| method | what it does | `@amount` |\n|---|---|---|")?;
     for method in METHODS {
         let amount = method.amount.unwrap_or("-");

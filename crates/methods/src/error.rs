@@ -155,6 +155,14 @@ pub enum MethodError {
         /// The method.
         method: &'static str,
     },
+    /// A method that shares a budget among heads, around one that has the same entries in all.
+    #[error(
+        "{method} shares a budget among heads, and the method within it keeps the same tokens in all of them; put it around one that ranks per head: {method}(snapkv)@0.2"
+    )]
+    NotPerHead {
+        /// The method around.
+        method: &'static str,
+    },
     /// A method within the parentheses of one that takes none.
     #[error(
         "{method} takes no other method within its parentheses; join methods by `&`, or write {}",

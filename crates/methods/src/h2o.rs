@@ -2,9 +2,9 @@
 
 use dropcap_policy::{PolicyError, Score};
 
-use crate::Method;
 use crate::method::Ranks;
-use crate::ranked::{self, AMOUNT, Layer, RECENT, Recipe, SINKS, Scorer, WHEN};
+use crate::ranked::{self, AMOUNT, EVERY, Layer, RECENT, Recipe, SINKS, Scorer, WHEN};
+use crate::{Method, scorers};
 
 pub(crate) const METHOD: Method = Method {
     name: "h2o",
@@ -22,17 +22,23 @@ Costs: one f32 for each entry; the probabilities of every query, one more pass o
     source: "Zhang et al. 2023, arXiv 2306.14048; FMInference/H2O utils_real_drop",
     amount: Some(AMOUNT),
     ranks: Ranks::Itself(|arguments, _| {
-        Recipe::new(H2o, arguments.count("sinks")?, arguments.count("recent")?).when(arguments)
+        Recipe::new(HeavyHitters { factor: 1.0, per_query: false }, arguments.count("sinks")?, arguments.count("recent")?).when(arguments)
     }),
-    parameters: &[SINKS, RECENT, WHEN],
+    parameters: &[SINKS, RECENT, WHEN, EVERY],
     check: ranked::check,
     build: ranked::build,
 };
 
+/// The attention that an entry got: what `h2o`, `observed_attention` and `a2sf` go by.
 #[derive(Debug)]
-struct H2o;
+pub(crate) struct HeavyHitters {
+    /// What a sum is multiplied by with every query.
+    pub(crate) factor: f32,
+    /// Whether sums count per query that saw the entry.
+    pub(crate) per_query: bool,
+}
 
-impl Scorer for H2o {
+impl Scorer for HeavyHitters {
     fn ordered(&self) -> bool {
         false
     }
@@ -42,14 +48,26 @@ impl Scorer for H2o {
     }
 
     fn observe(&self, layer: &Layer<'_>, statistics: &mut [Vec<f32>]) -> Result<(), PolicyError> {
-        layer.add_mass(0..layer.queries(), statistics)
+        if self.factor == 1.0 {
+            return layer.add_mass(0..layer.queries(), statistics);
+        }
+        for query in 0..layer.queries() {
+            statistics.iter_mut().flatten().for_each(|sum| *sum *= self.factor);
+            layer.add_mass(query..query + 1, statistics)?;
+        }
+        Ok(())
     }
 
     fn data(&self) -> Option<Score> {
-        Some(Score::Attention { factor: 1.0, per_query: false })
+        Some(Score::Attention { factor: self.factor, per_query: self.per_query })
     }
 
     fn score(&self, layer: &Layer<'_>) -> Result<Vec<Vec<f32>>, PolicyError> {
-        Ok((0..layer.heads()).map(|head| layer.statistics(head)).collect())
+        let next = layer.tokens() as u32;
+        let head = |head| match layer.statistics(head) {
+            sums if self.per_query => scorers::observed_attention(&sums, layer.positions(head), next),
+            sums => sums,
+        };
+        Ok((0..layer.heads()).map(head).collect())
     }
 }

@@ -3,7 +3,7 @@
 use dropcap_policy::{PolicyError, Score};
 
 use crate::method::Ranks;
-use crate::ranked::{self, AMOUNT, Layer, RECENT, Recipe, SINKS, Scorer, WHEN};
+use crate::ranked::{self, AMOUNT, EVERY, Layer, RECENT, Recipe, SINKS, Scorer, WHEN};
 use crate::{Method, scorers};
 
 pub(crate) const METHOD: Method = Method {
@@ -22,7 +22,7 @@ Costs: one read of all keys when it prunes; nothing is stored.",
     ranks: Ranks::Itself(|arguments, _| {
         Recipe::new(Keydiff, arguments.count("sinks")?, arguments.count("recent")?).when(arguments)
     }),
-    parameters: &[SINKS, RECENT, WHEN],
+    parameters: &[SINKS, RECENT, WHEN, EVERY],
     check: ranked::check,
     build: ranked::build,
 };

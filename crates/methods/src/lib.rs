@@ -9,7 +9,8 @@
 mod a2sf;
 mod ada;
 mod arguments;
-pub mod budgets;
+mod budgets;
+mod citrus;
 mod compactor;
 mod dcp;
 pub mod docs;
@@ -22,19 +23,24 @@ mod gates;
 #[cfg(test)]
 mod golden;
 mod h2o;
+mod headkv;
 mod keydiff;
+mod keyformer;
 mod knorm;
 mod lagkv;
 mod method;
+mod nacl;
 mod nearest;
 mod none;
 mod observed_attention;
+#[cfg(test)]
+mod played;
 mod profile;
 mod pyramid;
 mod random;
 mod ranked;
 mod registry;
-pub mod scorers;
+mod scorers;
 mod simulate;
 mod snapkv;
 mod spec;

@@ -71,6 +71,11 @@ pub enum ParameterKind {
     Share,
     /// A number in [0, 1].
     Fraction,
+    /// A number above 0.
+    Number {
+        /// The largest value allowed.
+        most: u32,
+    },
     /// `true` or `false`.
     Flag,
     /// A path; a relative one is looked for in the working directory, then in the model's folder.

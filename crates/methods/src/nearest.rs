@@ -12,6 +12,33 @@ pub fn nearest<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -
     (distance <= allowed && distance < candidate.chars().count()).then_some(candidate)
 }
 
+/// Names of NVIDIA/kvpress for methods that have another here, as [`plain`] leaves them.
+const ELSEWHERE: [(&str, &str); 5] = [
+    ("adakv", "ada"),
+    ("pyramidkv", "pyramid"),
+    ("streamingllm", "streaming_llm"),
+    ("leveragescore", "compactor"),
+    ("noncausalattn", "compactor"),
+];
+
+/// The method that somebody means who writes it as kvpress does (`SnapKVPress`), or mistypes it.
+pub(crate) fn nearest_method<'a>(
+    given: &str,
+    methods: impl IntoIterator<Item = &'a str> + Clone,
+) -> Option<&'a str> {
+    let asked = plain(given);
+    let elsewhere = ELSEWHERE.iter().find(|(theirs, _)| *theirs == asked).map(|(_, ours)| *ours);
+    let same = methods.clone().into_iter().find(|name| plain(name) == asked || Some(*name) == elsewhere);
+    same.or_else(|| nearest(given, methods))
+}
+
+/// A name without case, marks and kvpress' ending.
+fn plain(name: &str) -> String {
+    let letters: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
+    let letters = letters.to_ascii_lowercase();
+    letters.strip_suffix("press").map_or(letters.clone(), str::to_owned)
+}
+
 /// Levenshtein distance, case ignored.
 fn edits(a: &str, b: &str) -> usize {
     let (a, b) = (a.to_lowercase(), b.to_lowercase());
@@ -40,5 +67,30 @@ mod tests {
         assert_eq!(nearest("recant", ["recent", "sinks"]), Some("recent"));
         assert_eq!(nearest("quantize", known), None);
         assert_eq!(nearest(&"x".repeat(10_000), known), None);
+    }
+
+    #[test]
+    fn names_of_kvpress_find_the_methods_here() {
+        let known = || crate::METHODS.iter().map(|method| method.name);
+        for (theirs, ours) in [
+            ("SnapKVPress", "snapkv"),
+            ("ExpectedAttentionPress", "expected_attention"),
+            ("KnormPress", "knorm"),
+            ("KeyDiffPress", "keydiff"),
+            ("TOVAPress", "tova"),
+            ("ObservedAttentionPress", "observed_attention"),
+            ("LagKVPress", "lagkv"),
+            ("CompactorPress", "compactor"),
+            ("RandomPress", "random"),
+            ("StreamingLLMPress", "streaming_llm"),
+            ("DuoAttentionPress", "duo_attention"),
+            ("AdaKVPress", "ada"),
+            ("PyramidKVPress", "pyramid"),
+            ("h2o_press", "h2o"),
+            ("snapvk", "snapkv"),
+        ] {
+            assert_eq!(nearest_method(theirs, known()), Some(ours), "{theirs}");
+        }
+        assert_eq!(nearest_method("press", known()), None);
     }
 }

@@ -1,10 +1,9 @@
 //! `observed_attention`: the mean attention that an entry got.
 
-use dropcap_policy::{PolicyError, Score};
-
+use crate::Method;
+use crate::h2o::HeavyHitters;
 use crate::method::Ranks;
-use crate::ranked::{self, AMOUNT, Layer, RECENT, Recipe, SINKS, Scorer, WHEN};
-use crate::{Method, scorers};
+use crate::ranked::{self, AMOUNT, EVERY, RECENT, Recipe, SINKS, WHEN};
 
 pub(crate) const METHOD: Method = Method {
     name: "observed_attention",
@@ -17,37 +16,10 @@ Costs: as `h2o`.",
     source: "NVIDIA/kvpress ObservedAttentionPress, after Zhang et al. 2023, arXiv 2306.14048",
     amount: Some(AMOUNT),
     ranks: Ranks::Itself(|arguments, _| {
-        let floors = (arguments.count("sinks")?, arguments.count("recent")?);
-        Recipe::new(ObservedAttention, floors.0, floors.1).when(arguments)
+        let scorer = HeavyHitters { factor: 1.0, per_query: true };
+        Recipe::new(scorer, arguments.count("sinks")?, arguments.count("recent")?).when(arguments)
     }),
-    parameters: &[SINKS, RECENT, WHEN],
+    parameters: &[SINKS, RECENT, WHEN, EVERY],
     check: ranked::check,
     build: ranked::build,
 };
-
-#[derive(Debug)]
-struct ObservedAttention;
-
-impl Scorer for ObservedAttention {
-    fn ordered(&self) -> bool {
-        false
-    }
-
-    fn statistics(&self) -> usize {
-        1
-    }
-
-    fn observe(&self, layer: &Layer<'_>, statistics: &mut [Vec<f32>]) -> Result<(), PolicyError> {
-        layer.add_mass(0..layer.queries(), statistics)
-    }
-
-    fn data(&self) -> Option<Score> {
-        Some(Score::Attention { factor: 1.0, per_query: true })
-    }
-
-    fn score(&self, layer: &Layer<'_>) -> Result<Vec<Vec<f32>>, PolicyError> {
-        let next = layer.tokens() as u32;
-        let head = |head| scorers::observed_attention(&layer.statistics(head), layer.positions(head), next);
-        Ok((0..layer.heads()).map(head).collect())
-    }
-}

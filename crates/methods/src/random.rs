@@ -3,7 +3,7 @@
 use dropcap_policy::{PolicyError, Score};
 
 use crate::method::Ranks;
-use crate::ranked::{self, AMOUNT, Layer, RECENT, Recipe, SINKS, Scorer, WHEN};
+use crate::ranked::{self, AMOUNT, EVERY, Layer, RECENT, Recipe, SINKS, Scorer, WHEN};
 use crate::{MAX_COUNT, Method, Parameter, ParameterKind, scorers};
 
 /// What tells one run from another.
@@ -28,7 +28,7 @@ Costs: nothing but the choice.",
         let scorer = Random { seed: u64::from(arguments.count("seed")?) };
         Recipe::new(scorer, arguments.count("sinks")?, arguments.count("recent")?).when(arguments)
     }),
-    parameters: &[SEED, SINKS, RECENT, WHEN],
+    parameters: &[SEED, SINKS, RECENT, WHEN, EVERY],
     check: ranked::check,
     build: ranked::build,
 };

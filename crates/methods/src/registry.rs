@@ -5,10 +5,10 @@ use std::sync::Arc;
 use dropcap_policy::{Both, EvictionPolicy};
 
 use crate::method::Ranks;
-use crate::{Arguments, Method, MethodError, MethodSpec, ModelFacts, Term, nearest::nearest};
+use crate::{Arguments, Method, MethodError, MethodSpec, ModelFacts, Term, nearest::nearest_method};
 use crate::{
-    a2sf, ada, compactor, dcp, duo_attention, expected_attention, h2o, keydiff, knorm, lagkv, none,
-    observed_attention, pyramid, random, simulate, snapkv, streaming_llm, tova,
+    a2sf, ada, citrus, compactor, dcp, duo_attention, expected_attention, h2o, headkv, keydiff, keyformer,
+    knorm, lagkv, nacl, none, observed_attention, pyramid, random, simulate, snapkv, streaming_llm, tova,
 };
 
 /// Every method there is. Grammar, help, documentation and tests are made from this slice.
@@ -23,6 +23,9 @@ pub const METHODS: &[Method] = &[
     h2o::METHOD,
     observed_attention::METHOD,
     a2sf::METHOD,
+    keyformer::METHOD,
+    nacl::METHOD,
+    citrus::METHOD,
     expected_attention::METHOD,
     lagkv::METHOD,
     compactor::METHOD,
@@ -30,6 +33,7 @@ pub const METHODS: &[Method] = &[
     duo_attention::METHOD,
     ada::METHOD,
     pyramid::METHOD,
+    headkv::METHOD,
     simulate::METHOD,
 ];
 
@@ -42,7 +46,7 @@ pub(crate) fn find(name: &str) -> Result<&'static Method, MethodError> {
     METHODS.iter().find(|method| method.name == name).ok_or_else(|| MethodError::UnknownMethod {
         name: name.into(),
         known: names().collect(),
-        nearest: nearest(name, names()),
+        nearest: nearest_method(name, METHODS.iter().map(|method| method.name)),
     })
 }
 

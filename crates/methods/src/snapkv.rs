@@ -19,7 +19,7 @@ nothing.
 The window must come in one step: the prompt's last `window` tokens are never cut apart, and a window larger than a step \
 may hold is refused.
 
-The original pools by `max` for some models and by the mean for others; kvpress always takes the mean.
+The original pools by `max` for some models and by the mean for others; kvpress always takes the mean. With `group=max`, which KVCache-Factory offers, it runs on the processor.
 
 Costs: the probabilities of `window` queries when the prompt ends, one more pass over the keys for each 12 rows; nothing \
 is stored.",
@@ -29,7 +29,8 @@ is stored.",
         let (window, kernel) = (arguments.count("window")?, arguments.count("kernel")? as usize);
         let pooling = if arguments.text("pooling")? == "max" { Pooling::Max } else { Pooling::Average };
         let window_size = window as usize;
-        let scorer = scorers::SnapKv { window: window_size, kernel, pooling, reduction: Reduction::Mean };
+        let reduction = if arguments.text("group")? == "max" { Reduction::Max } else { Reduction::Mean };
+        let scorer = scorers::SnapKv { window: window_size, kernel, pooling, reduction };
         Ok(Recipe::new(SnapKv(scorer), arguments.count("sinks")?, window))
     }),
     parameters: &[
@@ -50,6 +51,12 @@ is stored.",
             kind: ParameterKind::Choice(&["mean", "max"]),
             default: "mean",
             help: "their mean, or the largest",
+        },
+        Parameter {
+            name: "group",
+            kind: ParameterKind::Choice(&["mean", "max"]),
+            default: "mean",
+            help: "of the query heads of a KV head, their mean, or the largest",
         },
         SINKS,
     ],

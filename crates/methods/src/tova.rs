@@ -4,7 +4,7 @@ use dropcap_policy::{PolicyError, Score};
 
 use crate::Method;
 use crate::method::Ranks;
-use crate::ranked::{self, AMOUNT, Layer, Recipe, SINKS, Scorer, WHEN};
+use crate::ranked::{self, AMOUNT, EVERY, Layer, Recipe, SINKS, Scorer, WHEN};
 use crate::{MAX_COUNT, Parameter, ParameterKind};
 
 pub(crate) const METHOD: Method = Method {
@@ -33,6 +33,7 @@ Costs: the probabilities of one query, one more pass over the keys; nothing is s
             help: "newest tokens that always stay; they count",
         },
         WHEN,
+        EVERY,
     ],
     check: ranked::check,
     build: ranked::build,

@@ -1,12 +1,15 @@
 //! What a policy asks of whoever runs it, beyond [`crate::EvictionPolicy::decide`].
 
-use crate::Stage;
+use crate::{Span, Stage};
 
 /// What a policy needs, declared once: nothing of it is found out at run time, and nothing is paid for what is not named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Needs {
     /// When [`crate::EvictionPolicy::after`] is called.
     pub after: Cadence,
+    /// Tokens after which it also acts within a prompt, at every multiple of them, so that the queries behind do not see what
+    /// it ended there, however the prompt is cut into steps; 0 where it waits for the prompt's end.
+    pub stride: u32,
     /// f32 numbers that it sums up about every entry ([`dropcap_cache::Lane::statistics`]).
     pub statistics: usize,
     /// Last tokens of a prompt that must come in one step, so that it sees their queries together: 0 or 1 where any cut
@@ -15,36 +18,69 @@ pub struct Needs {
 }
 
 /// When a policy acts after attention; each includes those before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Cadence {
     /// Never.
     #[default]
     Never,
     /// After each step of a prompt: where it ends at the latest, before that for sums.
     Prompt,
-    /// Behind the prompt also after each query: queries of one step attend one after the other, so that what one ends the
-    /// next does not see, however the text is cut into steps.
-    EveryQuery,
+    /// Behind the prompt also whenever the text has a multiple of so many tokens, counted from its beginning: 1 is after
+    /// every query. What one query ends the next does not see, however the text is cut into steps.
+    Every(u32),
+}
+
+impl Cadence {
+    /// After every query behind a prompt.
+    pub const EVERY_QUERY: Self = Self::Every(1);
 }
 
 impl Needs {
     /// What two policies need together.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
+        let after = match (self.after, other.after) {
+            (Cadence::Every(first), Cadence::Every(second)) => Cadence::Every(common(first, second)),
+            (every @ Cadence::Every(_), _) | (_, every @ Cadence::Every(_)) => every,
+            (Cadence::Never, Cadence::Never) => Cadence::Never,
+            _ => Cadence::Prompt,
+        };
         Self {
-            after: self.after.max(other.after),
+            after,
+            stride: common(self.stride, other.stride),
             statistics: self.statistics + other.statistics,
             together: self.together.max(other.together),
         }
     }
 
-    /// Whether [`crate::EvictionPolicy::after`] has anything to do for tokens at this stage.
+    /// Whether [`crate::EvictionPolicy::after`] has anything to do for these tokens: to sum up or to act.
     #[must_use]
-    pub fn heeds(self, stage: Stage) -> bool {
-        match stage {
-            Stage::Prompt => self.after >= Cadence::Prompt && self.statistics > 0,
-            Stage::PromptEnd => self.after >= Cadence::Prompt,
-            Stage::Behind => self.after == Cadence::EveryQuery,
+    pub fn heeds(self, span: &Span) -> bool {
+        let sums = match span.stage {
+            Stage::Prompt | Stage::PromptEnd => self.after != Cadence::Never,
+            Stage::Behind => matches!(self.after, Cadence::Every(_)),
+        };
+        self.acts(span) || self.statistics > 0 && sums
+    }
+
+    /// Whether it is time to end entries behind the last of these tokens.
+    #[must_use]
+    pub fn acts(self, span: &Span) -> bool {
+        match span.stage {
+            Stage::PromptEnd => self.after != Cadence::Never,
+            Stage::Prompt | Stage::Behind => {
+                let every = self.every(span.stage);
+                every > 0 && span.next_position().is_multiple_of(every)
+            }
+        }
+    }
+
+    /// The text's tokens between two times to act at this stage; 0 where there are none.
+    pub(crate) fn every(self, stage: Stage) -> u32 {
+        match (stage, self.after) {
+            (Stage::Prompt | Stage::PromptEnd, _) => self.stride,
+            (Stage::Behind, Cadence::Every(tokens)) => tokens,
+            (Stage::Behind, _) => 0,
         }
     }
 
@@ -62,6 +98,11 @@ impl Needs {
     pub fn together(self, prompt: usize) -> usize {
         self.together.min(prompt)
     }
+}
+
+/// The largest number of which both are multiples, so that the times of both are among its own; 0 is never.
+fn common(first: u32, second: u32) -> u32 {
+    if second == 0 { first } else { common(second, first % second) }
 }
 
 #[cfg(test)]
@@ -85,5 +126,24 @@ mod tests {
         assert_eq!(needs(16).cut(40, 24, 15), 0, "too few at once");
         assert_eq!(needs(usize::MAX).cut(40, 0, 39), 0);
         assert_eq!(needs(16).cut(40, 40, 1), 1, "what follows the prompt is free");
+    }
+
+    #[test]
+    fn two_policies_are_asked_whenever_one_of_them_acts() {
+        let needs = |after, stride| Needs { after, stride, ..Needs::default() };
+        let both = needs(Cadence::Every(6), 8).and(needs(Cadence::Every(4), 0));
+        assert_eq!((both.after, both.stride), (Cadence::Every(2), 8));
+        assert_eq!(needs(Cadence::Never, 0).and(needs(Cadence::Prompt, 12)).after, Cadence::Prompt);
+        let ends = |next_position: u32, stage| Span {
+            first_row: 0,
+            queries: 1,
+            first_position: next_position - 1,
+            stage,
+        };
+        assert!(both.acts(&ends(10, Stage::Behind)) && !both.acts(&ends(11, Stage::Behind)));
+        assert!(both.acts(&ends(16, Stage::Prompt)) && !both.heeds(&ends(10, Stage::Prompt)));
+        assert!(needs(Cadence::Prompt, 0).acts(&ends(11, Stage::PromptEnd)));
+        let sums = Needs { statistics: 1, ..needs(Cadence::Every(9), 0) };
+        assert!(sums.heeds(&ends(10, Stage::Behind)) && !sums.acts(&ends(10, Stage::Behind)));
     }
 }

@@ -15,7 +15,7 @@ pub struct Ranking {
     pub score: Score,
     /// Whether every KV head has scores of its own; otherwise all heads of a layer keep the same tokens.
     pub per_head: bool,
-    /// [`Cadence::Prompt`] or [`Cadence::EveryQuery`].
+    /// [`Cadence::Prompt`] or [`Cadence::EVERY_QUERY`].
     pub cadence: Cadence,
     /// How many stay.
     pub budget: Arc<dyn RankingBudget>,

@@ -1,34 +1,46 @@
 //! Which queries of a step attend at the same time.
 
-use crate::{Cadence, Span, Stage};
+use crate::{Needs, Span, Stage};
 
 /// Spans that attend at the same time, each with the number of its sequence in the step, in their order.
 pub type Turn = (Vec<usize>, Vec<Span>);
 
-/// All spans at once; under a policy that acts after every query those behind a prompt are taken apart into their queries.
+/// All spans at once, but for those of whose tokens the policy acts in the midst: they are taken apart there.
 #[must_use]
-pub fn turns(spans: &[Span], cadence: Cadence) -> Vec<Turn> {
-    let apart = |span: &Span| cadence == Cadence::EveryQuery && span.stage == Stage::Behind;
-    let turn = |query: usize| {
-        let part = |(number, span): (usize, &Span)| {
-            if !apart(span) {
-                return (query == 0).then(|| (number, span.clone()));
-            }
-            // Fits: the step's positions have been checked.
-            let first_position = span.first_position + query as u32;
-            let one = Span { first_row: span.first_row + query, queries: 1, first_position, ..*span };
-            (query < span.queries).then_some((number, one))
-        };
-        spans.iter().enumerate().filter_map(part).unzip()
+pub fn turns(spans: &[Span], needs: Needs) -> Vec<Turn> {
+    let parts: Vec<Vec<Span>> = spans.iter().map(|span| parts(span, needs.every(span.stage))).collect();
+    let turn = |turn: usize| {
+        let part = |(number, parts): (usize, &Vec<Span>)| Some((number, parts.get(turn)?.clone()));
+        parts.iter().enumerate().filter_map(part).unzip()
     };
-    let longest = spans.iter().filter(|span| apart(span)).map(|span| span.queries).max().unwrap_or(1);
-    (0..longest).map(turn).collect()
+    (0..parts.iter().map(Vec::len).max().unwrap_or(1)).map(turn).collect()
+}
+
+/// A span in parts that end where the text has a multiple of `every` tokens, which may be 0.
+fn parts(span: &Span, every: u32) -> Vec<Span> {
+    let mut parts = Vec::new();
+    let mut done = 0;
+    while every > 0 && done < span.queries {
+        // Fits: the step's positions have been checked.
+        let first_position = span.first_position + done as u32;
+        let queries = ((every - first_position % every) as usize).min(span.queries - done);
+        let last = done + queries == span.queries;
+        let stage = if last || span.stage == Stage::Behind { span.stage } else { Stage::Prompt };
+        parts.push(Span { first_row: span.first_row + done, queries, first_position, stage });
+        done += queries;
+    }
+    if parts.is_empty() { vec![span.clone()] } else { parts }
 }
 
 #[cfg(test)]
 #[allow(clippy::panic, reason = "a test that cannot go on should fail")]
 mod tests {
     use super::*;
+    use crate::Cadence;
+
+    fn needs(after: Cadence, stride: u32) -> Needs {
+        Needs { after, stride, ..Needs::default() }
+    }
 
     #[test]
     fn only_what_lies_behind_a_prompt_attends_query_by_query() {
@@ -40,9 +52,10 @@ mod tests {
             budget: Some(7),
         };
         let spans = [span(0, 3, Stage::Prompt), span(3, 2, Stage::Behind), span(5, 1, Stage::Behind)];
-        let whole = turns(&spans, Cadence::Prompt);
+        let whole = turns(&spans, needs(Cadence::Prompt, 0));
         assert_eq!(whole, [(vec![0, 1, 2], spans.to_vec())]);
-        let [(first, spans_of_first), (second, spans_of_second)] = &turns(&spans, Cadence::EveryQuery)[..]
+        let [(first, spans_of_first), (second, spans_of_second)] =
+            &turns(&spans, needs(Cadence::EVERY_QUERY, 0))[..]
         else {
             panic!("two turns")
         };
@@ -50,5 +63,22 @@ mod tests {
         assert_eq!(spans_of_first[0], spans[0]);
         assert_eq!(spans_of_first[1], span(3, 1, Stage::Behind));
         assert_eq!((spans_of_second[0].first_row, spans_of_second[0].first_position), (4, 11));
+    }
+
+    #[test]
+    fn a_span_is_taken_apart_where_the_text_has_a_multiple_of_the_tokens() {
+        let span = |stage| [Span { first_row: 2, queries: 9, first_position: 6, stage }];
+        let cuts = |stage, needs| -> Vec<(usize, u32, usize, Stage)> {
+            let turns = turns(&span(stage), needs);
+            let part = |(_, spans): &Turn| {
+                let span = &spans[0];
+                (span.first_row, span.first_position, span.queries, span.stage)
+            };
+            turns.iter().map(part).collect()
+        };
+        let behind = cuts(Stage::Behind, needs(Cadence::Every(4), 3));
+        assert_eq!(behind, [(2, 6, 2, Stage::Behind), (4, 8, 4, Stage::Behind), (8, 12, 3, Stage::Behind)]);
+        let prompt = cuts(Stage::PromptEnd, needs(Cadence::Every(4), 10));
+        assert_eq!(prompt, [(2, 6, 4, Stage::Prompt), (6, 10, 5, Stage::PromptEnd)]);
     }
 }

@@ -26,22 +26,18 @@ pub fn ada_safeguarded(scores: &[Vec<f32>], count: usize, safeguard: f64) -> Vec
 }
 
 /// How many entries each head keeps, by the original's own rule: c of each head are among the best g `base` of all, and it
-/// keeps `round(c (1 - floor) + int(base floor))` (half to even). The sum may differ from g `base` by rounding. With
-/// `normalize` a head's scores are first multiplied by the share that its best `base` have of its total, so that heads
-/// that look everywhere do not win by it.
+/// keeps `round(c (1 - floor) + int(base floor))` (half to even). The sum may differ from g `base` by rounding. A head's
+/// scores are first multiplied by the share that its best `base` have of its total, so that heads that look everywhere do
+/// not win by it (`normalize`, the original's default).
 ///
 /// Feng et al. 2024, algorithm 2; KVCache-Factory `AdaKVCluster`. Windows that stay in any case are neither in `scores` nor in
 /// `base`.
 #[must_use]
-pub fn ada_interpolated(scores: &[Vec<f32>], base: usize, floor: f64, normalize: bool) -> Vec<usize> {
+pub fn ada_interpolated(scores: &[Vec<f32>], base: usize, floor: f64) -> Vec<usize> {
     let mut all: Vec<(f32, usize, usize)> = Vec::new();
     for (head, scores) in scores.iter().enumerate() {
-        let factor = if normalize {
-            let best: f32 = kept(scores, base).into_iter().map(|entry| scores[entry]).sum();
-            best / scores.iter().sum::<f32>()
-        } else {
-            1.0
-        };
+        let best: f32 = kept(scores, base).into_iter().map(|entry| scores[entry]).sum();
+        let factor = best / scores.iter().sum::<f32>();
         all.extend(scores.iter().enumerate().map(|(entry, &score)| (score * factor, entry, head)));
     }
     let mut counts = vec![0_usize; scores.len()];

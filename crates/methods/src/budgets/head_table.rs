@@ -1,17 +1,17 @@
 //! Heads that a profile names.
 
 /// Entries per KV head `[L][g]` from scores of QUERY heads `[L][h]` (of how much a head retrieves), when `base` are kept on
-/// average: every head gets `base - base // beta`, and what that leaves is shared by score. A KV head gets the rounded
+/// average: `floor(base shared)` of each head's budget are shared by score, and every head has the rest. A KV head gets the rounded
 /// mean of its group.
 ///
 /// Fu, Cai, Asi, Xiong, Dong, Xiao 2024 (HeadKV), arXiv 2410.19258, section 3.3; KVCache-Factory `run_longbench.py` and
-/// `HeadKVCluster`. `//` is the floor of the fraction, roundings are half to even. Windows that stay in any case come on
+/// `HeadKVCluster`. The original has `beta` for `1 / shared`; roundings are half to even. Windows that stay in any case come on
 /// top. Scores whose sum is not a positive number give every head `base`.
 #[must_use]
-pub fn head_capacities(scores: &[Vec<f64>], kv_heads: usize, base: usize, beta: f64) -> Vec<Vec<usize>> {
+pub fn head_capacities(scores: &[Vec<f64>], kv_heads: usize, base: usize, shared: f64) -> Vec<Vec<usize>> {
     let total: f64 = scores.iter().flatten().sum();
     let heads = scores.iter().map(Vec::len).sum::<usize>() as f64;
-    let shared = (base as f64 / beta).floor();
+    let shared = (base as f64 * shared).floor();
     let capacity = |score: &f64| {
         if !(total.is_finite() && total > 0.0 && shared.is_finite()) {
             return base as f64;

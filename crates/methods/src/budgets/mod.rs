@@ -6,13 +6,11 @@
 mod ada;
 mod head_table;
 mod pyramid;
-mod squeeze;
 mod uniform;
 
 pub use ada::{ada_interpolated, ada_safeguarded};
 pub use head_table::{head_capacities, streaming_heads};
 pub use pyramid::{pyramid_share, pyramid_tokens};
-pub use squeeze::{least_similar_classes, mean_cosine, squeeze};
 pub use uniform::{by_worth, kept};
 
 #[cfg(test)]

@@ -1,12 +1,14 @@
 //! How many entries stay, and how heads and layers share them.
 
+use std::sync::Arc;
+
 use dropcap_policy::{Budgets, Cadence, Floors, Peak, PromptBudget, RankingBudget, TextSize};
 
-use super::keep::{best, best_of_all};
-use crate::budgets::pyramid_share;
+use super::keep::{best, best_of_all, best_weighed};
+use crate::budgets::{head_capacities, pyramid_share, pyramid_tokens};
 
 /// How much of a text stays.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Budget {
     /// Entries of a lane, on average.
     pub(crate) amount: PromptBudget,
@@ -19,7 +21,7 @@ pub(crate) struct Budget {
 }
 
 /// How the KV heads of a layer share their budgets.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Heads {
     /// Each has the same.
     Alike,
@@ -28,6 +30,25 @@ pub(crate) enum Heads {
         /// A share in [0, 1].
         floor: f64,
     },
+    /// Each has the share `floor` of its budget, and the rest by how many of the best entries of all heads are its own, heads
+    /// weighed by how much they focus.
+    Weighed {
+        /// A share in [0, 1].
+        floor: f64,
+    },
+    /// Each has what a table says, of all layers.
+    Table(Arc<HeadTable>),
+}
+
+/// How much each head looks far back, and how much that counts.
+#[derive(Debug, PartialEq)]
+pub(crate) struct HeadTable {
+    /// Scores `[L][heads]`: query heads or KV heads.
+    pub(crate) scores: Vec<Vec<f64>>,
+    /// KV heads g.
+    pub(crate) kv_heads: usize,
+    /// Share of a budget that is shared out by score.
+    pub(crate) shared: f64,
 }
 
 /// How layers share their budgets.
@@ -38,7 +59,7 @@ pub(crate) enum Layers {
     /// Lower layers have more, the steeper the larger `beta`.
     Pyramid {
         /// The last layer has a budget of `1 / beta`.
-        beta: f64,
+        beta: u32,
     },
 }
 
@@ -49,12 +70,15 @@ impl RankingBudget for Budget {
         let kept = match self.layers {
             Layers::Alike => amount.kept(next, self.floors.sinks),
             Layers::Pyramid { beta } => {
-                let keep = match amount {
-                    PromptBudget::Share(share) => share,
-                    PromptBudget::Tokens(tokens) => f64::from(tokens) / f64::from(next.max(1)),
+                let (tokens, window) = (next as usize, self.floors.recent as usize);
+                let kept = match amount {
+                    PromptBudget::Share(share) => {
+                        pyramid_share(layer, layers, tokens, share, window, beta.into())
+                    }
+                    PromptBudget::Tokens(kept) => {
+                        pyramid_tokens(layer, layers, tokens, kept as usize, window, beta as usize)
+                    }
                 };
-                let window = self.floors.recent as usize;
-                let kept = pyramid_share(layer, layers, next as usize, keep.min(1.0), window, beta);
                 u32::try_from(kept).unwrap_or(u32::MAX)
             }
         };
@@ -72,26 +96,53 @@ impl Budget {
         Budgets::new(Floors { sinks, recent: recent.max(1) }, kept.clamp(1, all.max(1)))
     }
 
-    /// Which entries stay, of each row of scores: `kept` on average, under the floors at the query `next`.
+    /// Which entries of a layer stay, of each row of scores: `kept` on average, under the floors at the query `next`.
     pub(crate) fn share_out(
         &self,
+        layer: usize,
         scores: &[Vec<f32>],
         positions: &[&[u32]],
         next: u32,
         kept: usize,
     ) -> Vec<Vec<bool>> {
-        match self.heads {
-            Heads::Adaptive { floor } => best_of_all(scores, positions, next, self.floors, floor, kept),
-            Heads::Alike => {
-                let rows = scores.iter().zip(positions);
-                rows.map(|(scores, positions)| best(scores, positions, next, self.floors, kept)).collect()
+        let each = |count: &dyn Fn(usize) -> usize| {
+            let rows = scores.iter().zip(positions).enumerate();
+            let row = |(head, (scores, positions)): (usize, (&Vec<f32>, &&[u32]))| {
+                best(scores, positions, next, self.floors, count(head))
+            };
+            rows.map(row).collect()
+        };
+        match &self.heads {
+            Heads::Adaptive { floor } => best_of_all(scores, positions, next, self.floors, *floor, kept),
+            Heads::Weighed { floor } => best_weighed(scores, positions, next, self.floors, *floor, kept),
+            Heads::Table(table) => {
+                // What stays in any case is not shared out.
+                let fixed = (self.floors.sinks.saturating_add(self.floors.recent) as usize).min(kept);
+                let capacities = head_capacities(&table.scores, table.kv_heads, kept - fixed, table.shared);
+                let of_layer = capacities.get(layer).map_or(&[][..], Vec::as_slice);
+                each(&|head| of_layer.get(head).map_or(kept, |capacity| capacity + fixed))
             }
+            Heads::Alike => each(&|_| kept),
         }
     }
 
-    /// How full a lane gets ([`dropcap_policy::EvictionPolicy::peak`]).
-    pub(crate) fn peak(&self, cadence: Cadence, TextSize { prompt, tokens, budget }: TextSize) -> Peak {
+    /// How full a lane gets ([`dropcap_policy::EvictionPolicy::peak`]), if what acts inside a prompt does so every `stride` tokens.
+    pub(crate) fn peak(
+        &self,
+        cadence: Cadence,
+        stride: u32,
+        TextSize { prompt, tokens, budget }: TextSize,
+    ) -> Peak {
         let behind = tokens.saturating_sub(prompt);
+        let kept = |tokens: usize| {
+            let next = u32::try_from(tokens).unwrap_or(u32::MAX);
+            self.kept(next, budget, 0, 1) as usize
+        };
+        if stride > 0 {
+            // What stays, what came between the last two looks, and what has come since.
+            let most = kept(prompt).saturating_add(2 * stride as usize).min(prompt).saturating_add(behind);
+            return Peak { least: tokens.min(1), most };
+        }
         if behind == 0 {
             return Peak::exactly(tokens);
         }
@@ -99,15 +150,16 @@ impl Budget {
             // One lane may have what others spare.
             return Peak { least: prompt, most: tokens };
         }
-        let kept = |tokens: usize| {
-            let next = u32::try_from(tokens).unwrap_or(u32::MAX);
-            self.kept(next, budget, 0, 1) as usize
-        };
-        let grown = match cadence {
-            Cadence::EveryQuery => kept(tokens - 1).min(tokens - 1) + 1,
-            Cadence::Prompt | Cadence::Never => kept(prompt).min(prompt) + behind,
-        };
-        Peak::exactly(grown.max(prompt))
+        let grown = kept(prompt).min(prompt) + behind;
+        match cadence {
+            Cadence::EVERY_QUERY => Peak::exactly((kept(tokens - 1).min(tokens - 1) + 1).max(prompt)),
+            // Between two looks a lane grows.
+            Cadence::Every(every) => {
+                let most = kept(tokens - 1).saturating_add(every as usize).min(grown).max(prompt);
+                Peak { least: prompt, most }
+            }
+            Cadence::Prompt | Cadence::Never => Peak::exactly(grown.max(prompt)),
+        }
     }
 }
 

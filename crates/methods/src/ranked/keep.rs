@@ -5,7 +5,7 @@
 
 use dropcap_policy::Floors;
 
-use crate::budgets::{ada_safeguarded, by_worth};
+use crate::budgets::{ada_interpolated, ada_safeguarded, by_worth};
 
 /// The entries that stay, as flags in the order of the scores: those that a floor holds first, then the best.
 pub(super) fn best(scores: &[f32], positions: &[u32], next: u32, floors: Floors, count: usize) -> Vec<bool> {
@@ -26,24 +26,62 @@ pub(super) fn best_of_all(
     let raised: Vec<Vec<f32>> =
         heads.map(|(scores, positions)| raised(scores, positions, next, floors)).collect();
     // It prefers the later of equals by place.
-    let in_order = |(scores, positions): (&Vec<f32>, &&[u32])| {
-        let mut pairs: Vec<(u32, f32)> = positions.iter().copied().zip(scores.iter().copied()).collect();
-        pairs.sort_unstable_by_key(|&(position, _)| position);
-        pairs.into_iter().map(|(_, score)| score).collect()
-    };
-    let ordered: Vec<Vec<f32>> = raised.iter().zip(positions).map(in_order).collect();
+    let heads = raised.iter().zip(positions);
+    let ordered: Vec<Vec<f32>> = heads.map(|(scores, positions)| in_order(scores, positions)).collect();
     let counts = ada_safeguarded(&ordered, count, safeguard);
     let heads = raised.iter().zip(positions).zip(counts);
     heads.map(|((scores, positions), count)| flags(scores, positions, count)).collect()
+}
+
+/// The same as the original of AdaKV counts: what a floor holds stays beside what heads share, and each has the share `floor`
+/// of its budget, and the rest by its part of the best.
+pub(super) fn best_weighed(
+    scores: &[Vec<f32>],
+    positions: &[&[u32]],
+    next: u32,
+    floors: Floors,
+    floor: f64,
+    count: usize,
+) -> Vec<Vec<bool>> {
+    let fixed = |positions: &[u32]| positions.iter().filter(|&&at| protects(floors, at, next)).count();
+    let held = positions.iter().map(|positions| fixed(positions)).max().unwrap_or(0).min(count);
+    let judged = |(scores, positions): (&Vec<f32>, &&[u32])| {
+        let pairs = scores.iter().zip(*positions).filter(|(_, position)| !protects(floors, **position, next));
+        let (scores, positions): (Vec<f32>, Vec<u32>) = pairs.unzip();
+        in_order(&scores, &positions)
+    };
+    let judged: Vec<Vec<f32>> = scores.iter().zip(positions).map(judged).collect();
+    let base = count - held;
+    let counts = if judged.iter().all(|head| base > head.len()) {
+        judged.iter().map(Vec::len).collect()
+    } else {
+        ada_interpolated(&judged, base, floor)
+    };
+    let heads = scores.iter().zip(positions).zip(counts);
+    let best = |((scores, positions), count): ((&Vec<f32>, &&[u32]), usize)| {
+        flags(&raised(scores, positions, next, floors), positions, count + fixed(positions))
+    };
+    heads.map(best).collect()
+}
+
+/// Scores in the order of their positions.
+fn in_order(scores: &[f32], positions: &[u32]) -> Vec<f32> {
+    let mut pairs: Vec<(u32, f32)> = positions.iter().copied().zip(scores.iter().copied()).collect();
+    pairs.sort_unstable_by_key(|&(position, _)| position);
+    pairs.into_iter().map(|(_, score)| score).collect()
+}
+
+/// Whether floors hold an entry at the query `next`.
+fn protects(floors: Floors, position: u32, next: u32) -> bool {
+    position < floors.sinks || position.saturating_add(floors.recent) >= next
 }
 
 /// Scores in which what a floor holds at the query `next` is worth most of all, more than what a scorer wants to stay
 /// whatever it is worth.
 fn raised(scores: &[f32], positions: &[u32], next: u32, floors: Floors) -> Vec<f32> {
     let worth = |(&score, &position): (&f32, &u32)| {
-        let protected = position < floors.sinks || position.saturating_add(floors.recent) >= next;
         match score {
-            _ if protected => f32::INFINITY,
+            _ if protects(floors, position, next) => f32::INFINITY,
             // Not min(): that would make a number of NaN.
             score if score > f32::MAX => f32::MAX,
             score => score,

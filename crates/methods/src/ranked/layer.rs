@@ -8,28 +8,55 @@ use dropcap_policy::{Attended, LaneEditor, PolicyError, Span};
 
 use super::live::Live;
 
-/// The entries that the next query would see, and the queries that have just attended.
+/// Entries, and the queries that have just attended.
 pub(crate) struct Layer<'a> {
     pub(super) seen: &'a Attended<'a>,
     pub(super) span: &'a Span,
     lanes: &'a LaneEditor<'a>,
     live: Vec<Live>,
     statistics: Range<usize>,
+    kept: usize,
 }
 
 impl<'a> Layer<'a> {
-    /// The layer of `span`'s sequence; `ordered` sorts entries by position, otherwise they come as they lie. Statistics are
+    /// All entries as they lie, those that have not come yet among them: what is there to be summed up about. Statistics are
     /// those of an entry's row that the scorer owns.
-    pub(super) fn new(
+    pub(super) fn all(
         seen: &'a Attended<'a>,
         span: &'a Span,
         lanes: &'a LaneEditor<'a>,
-        ordered: bool,
         statistics: Range<usize>,
     ) -> Self {
-        let live =
-            (0..lanes.groups()).map(|group| Live::of(lanes.lane(group), span.next_position(), ordered));
-        Self { seen, span, lanes, live: live.collect(), statistics }
+        let live = (0..lanes.groups()).map(|group| Live::all(lanes.lane(group)));
+        Self { seen, span, lanes, live: live.collect(), statistics, kept: 0 }
+    }
+
+    /// The entries that the next query would see, of which `kept` are to stay of each head on average; `ordered` sorts them by
+    /// position, otherwise they come as they lie.
+    pub(super) fn next(self, ordered: bool, kept: usize) -> Self {
+        let next = self.span.next_position();
+        let live = (0..self.lanes.groups()).map(|group| Live::of(self.lanes.lane(group), next, ordered));
+        Self { live: live.collect(), kept, ..self }
+    }
+
+    /// Lanes of the layer: one, or one per KV head.
+    pub(crate) fn lanes(&self) -> usize {
+        self.lanes.groups()
+    }
+
+    /// Entries that are to stay of each head, on average.
+    pub(crate) fn kept(&self) -> usize {
+        self.kept
+    }
+
+    /// Position of the first of the queries that have just attended.
+    pub(crate) fn first_position(&self) -> u32 {
+        self.span.first_position
+    }
+
+    /// First query position that does not see an entry of a head, as it is known now.
+    pub(crate) fn expires_at(&self, head: usize, entry: usize) -> u32 {
+        self.lane(head).0.expires_at()[self.live(head).entries[entry]]
     }
 
     /// KV heads g.

@@ -1,8 +1,8 @@
-//! Which entries of a lane the next query would see.
+//! Which entries of a lane are looked at.
 
 use dropcap_cache::Lane;
 
-/// Entries that will be seen again, and their positions.
+/// Entries and their positions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Live {
     /// Their numbers in the lane.
@@ -12,6 +12,11 @@ pub(crate) struct Live {
 }
 
 impl Live {
+    /// All, as they lie.
+    pub(super) fn all(lane: &Lane) -> Self {
+        Self { entries: (0..lane.len()).collect(), positions: lane.positions().to_vec() }
+    }
+
     /// Those that the query at `next` sees, tokens that come later left out; `ordered` sorts them by position.
     pub(super) fn of(lane: &Lane, next: u32, ordered: bool) -> Self {
         let lives = lane.positions().iter().zip(lane.expires_at()).enumerate();

@@ -8,9 +8,9 @@ mod recipe;
 mod scorer;
 mod turned;
 
-pub(crate) use budget::{Heads, Layers};
+pub(crate) use budget::{HeadTable, Heads, Layers};
 pub(crate) use layer::Layer;
-pub(crate) use recipe::{AMOUNT, MakeRecipe, RECENT, Recipe, SINKS, WHEN, build, check};
+pub(crate) use recipe::{AMOUNT, EVERY, MakeRecipe, RECENT, Recipe, SINKS, WHEN, build, check};
 pub(crate) use scorer::Scorer;
 
 use std::collections::HashSet;
@@ -18,15 +18,15 @@ use std::sync::Arc;
 
 use dropcap_policy::{
     Attended, Budgets, Cadence, EvictionPolicy, Floors, LaneEditor, Needs, Observation, Peak, PolicyError,
-    Ranking, RankingBudget, Rule, Span, Stage, TextSize,
+    Ranking, RankingBudget, Rule, Span, TextSize,
 };
 
 use budget::Budget;
 
-/// A policy that lets a budget of the best entries stay, as a scorer ranks them, when a prompt ends or after every query
-/// from there on.
+/// A policy that lets a budget of the best entries stay, as a scorer ranks them: when a prompt ends, every so many tokens from
+/// there on, and for some within the prompt.
 ///
-/// What it ends has been seen by the query that ended it: prompts are read densely.
+/// What it ends has been seen by the query that ended it.
 #[derive(Debug)]
 pub(crate) struct Ranked {
     scorer: Box<dyn Scorer>,
@@ -37,17 +37,20 @@ pub(crate) struct Ranked {
 }
 
 impl Ranked {
-    /// The policy of a scorer under a budget; `cadence` is [`Cadence::Prompt`] or [`Cadence::EveryQuery`].
+    /// The policy of a scorer under a budget; `cadence` is never [`Cadence::Never`].
     pub(crate) fn new(scorer: Box<dyn Scorer>, budget: Budget, cadence: Cadence) -> Self {
         let share = match budget.heads {
-            Heads::Alike => None,
-            Heads::Adaptive { floor } => Some(floor),
+            Heads::Alike => Some(None),
+            Heads::Adaptive { floor } => Some(Some(floor)),
+            Heads::Weighed { .. } | Heads::Table(_) => None,
         };
-        let data = scorer.data().map(|score| Ranking {
+        let timed = matches!(cadence, Cadence::Prompt | Cadence::EVERY_QUERY) && scorer.stride() == 0;
+        let sayable = scorer.data().zip(share).filter(|_| timed);
+        let data = sayable.map(|(score, share)| Ranking {
             score,
             per_head: scorer.per_head(),
             cadence,
-            budget: Arc::new(budget),
+            budget: Arc::new(budget.clone()),
             share,
             counted: budget.floors,
             floors: Floors::default(),
@@ -72,7 +75,7 @@ impl Ranked {
                 entries.flat_map(|entry| &entry[own.clone()]).copied().collect()
             })
             .collect();
-        self.scorer.observe(&Layer::new(seen, span, lanes, false, own.clone()), &mut rows)?;
+        self.scorer.observe(&Layer::all(seen, span, lanes, own.clone()), &mut rows)?;
         for (group, rows) in rows.iter().enumerate() {
             let row = lanes.lane(group).statistics().len() / lanes.lane(group).len().max(1);
             let entries = lanes.statistics(group).chunks_exact_mut(row.max(1));
@@ -87,8 +90,9 @@ impl Ranked {
     fn prune(&self, seen: &Attended<'_>, span: &Span, lanes: &mut LaneEditor<'_>) -> Result<(), PolicyError> {
         let next = span.next_position();
         let own = seen.first_statistic..seen.first_statistic + self.scorer.statistics();
-        let layer = Layer::new(seen, span, lanes, self.scorer.ordered(), own);
         let kept = self.budget.kept(next, span.budget, seen.layer, seen.layers) as usize;
+        let layer = Layer::all(seen, span, lanes, own).next(self.scorer.ordered(), kept);
+        let kept = kept + self.scorer.beside(&layer);
         if (0..lanes.groups()).all(|group| layer.positions(group).len() <= kept) {
             return Ok(());
         }
@@ -96,14 +100,14 @@ impl Ranked {
         let mut ended: Vec<(usize, usize)> = Vec::new();
         if self.scorer.per_head() {
             let positions: Vec<&[u32]> = (0..scores.len()).map(|head| layer.positions(head)).collect();
-            let stays = self.budget.share_out(&scores, &positions, next, kept);
+            let stays = self.budget.share_out(seen.layer, &scores, &positions, next, kept);
             for (group, stays) in stays.iter().enumerate() {
                 let losers = layer.live(group).entries.iter().zip(stays).filter(|(_, stays)| !**stays);
                 ended.extend(losers.map(|(&entry, _)| (group, entry)));
             }
         } else {
             let positions = layer.all_positions();
-            let stays = self.budget.share_out(&scores, &[&positions], next, kept);
+            let stays = self.budget.share_out(seen.layer, &scores, &[&positions], next, kept);
             let losers = positions.iter().zip(&stays[0]).filter(|(_, stays)| !**stays);
             let losers: HashSet<u32> = losers.map(|(&position, _)| position).collect();
             for group in 0..lanes.groups() {
@@ -117,6 +121,18 @@ impl Ranked {
         }
         Ok(())
     }
+
+    /// Tells the statistics of what was there that some went.
+    fn settle(&self, seen: &Attended<'_>, span: &Span, lanes: &mut LaneEditor<'_>) {
+        let own = seen.first_statistic..seen.first_statistic + self.scorer.statistics();
+        for group in 0..lanes.groups() {
+            let positions = lanes.lane(group).positions().to_vec();
+            let row = lanes.lane(group).statistics().len() / positions.len().max(1);
+            let entries = positions.iter().zip(lanes.statistics(group).chunks_exact_mut(row.max(1)));
+            let there = entries.filter(|(position, _)| **position < span.next_position());
+            there.for_each(|(_, row)| self.scorer.settle(&mut row[own.clone()]));
+        }
+    }
 }
 
 impl EvictionPolicy for Ranked {
@@ -125,7 +141,12 @@ impl EvictionPolicy for Ranked {
     }
 
     fn needs(&self) -> Needs {
-        Needs { after: self.cadence, statistics: self.scorer.statistics(), together: self.scorer.together() }
+        Needs {
+            after: self.cadence,
+            stride: self.scorer.stride(),
+            statistics: self.scorer.statistics(),
+            together: self.scorer.together(),
+        }
     }
 
     /// Before attention it does nothing.
@@ -138,7 +159,7 @@ impl EvictionPolicy for Ranked {
     }
 
     fn peak(&self, text: TextSize) -> Peak {
-        self.budget.peak(self.cadence, text)
+        self.budget.peak(self.cadence, self.scorer.stride(), text)
     }
 
     fn budgets(&self, tokens: usize) -> Option<Budgets> {
@@ -152,14 +173,15 @@ impl EvictionPolicy for Ranked {
     fn after(&self, seen: &Attended<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {
         for (span, lanes) in seen.spans.iter().zip(lanes) {
             // Beside another policy there may be calls that this one did not ask for.
-            if !self.needs().heeds(span.stage) {
+            if !self.needs().heeds(span) {
                 continue;
             }
             if self.scorer.statistics() > 0 {
                 self.observe(seen, span, lanes)?;
             }
-            if span.stage != Stage::Prompt {
+            if self.needs().acts(span) {
                 self.prune(seen, span, lanes)?;
+                self.settle(seen, span, lanes);
             }
         }
         Ok(())

@@ -34,6 +34,14 @@ pub(crate) const WHEN: Parameter = Parameter {
     help: "drop once, when the prompt ends, or after every query from there on",
 };
 
+/// How many tokens lie between two times to drop.
+pub(crate) const EVERY: Parameter = Parameter {
+    name: "every",
+    kind: ParameterKind::Count { least: 1, most: crate::MAX_COUNT },
+    default: "1",
+    help: "with `every_query`, whenever the text has a multiple of so many tokens",
+};
+
 /// First tokens that stay.
 pub(crate) const SINKS: Parameter = Parameter {
     name: "sinks",
@@ -63,10 +71,11 @@ impl Recipe {
         }
     }
 
-    /// The same when [`WHEN`] says.
+    /// The same when [`WHEN`] and [`EVERY`] say.
     pub(crate) fn when(self, arguments: &Arguments<'_>) -> Result<Self, MethodError> {
+        let every_query = arguments.text(WHEN.name)? == "every_query";
         let cadence =
-            if arguments.text(WHEN.name)? == "every_query" { Cadence::EveryQuery } else { Cadence::Prompt };
+            if every_query { Cadence::Every(arguments.count(EVERY.name)?) } else { Cadence::Prompt };
         Ok(Self { cadence, ..self })
     }
 
@@ -80,8 +89,19 @@ impl Recipe {
     }
 }
 
-/// Refuses a method that ranks without a budget, with two, or around nothing that ranks.
+/// Refuses a second budget, a method around nothing that ranks, and a cadence that nothing follows.
 pub(crate) fn check(arguments: &Arguments<'_>) -> Result<(), MethodError> {
+    if arguments.is_given(EVERY.name)
+        && arguments.count(EVERY.name)? > 1
+        && arguments.text(WHEN.name)? != "every_query"
+    {
+        return Err(MethodError::Contradiction {
+            method: arguments.method().name,
+            what: "`every` says how often entries go behind the prompt, and without when=every_query none do"
+                .into(),
+            advice: "write when=every_query beside it".into(),
+        });
+    }
     match arguments.method().ranks {
         Ranks::Around(_) => inner_of(arguments).map(drop),
         Ranks::No | Ranks::Itself(_) => Ok(()),

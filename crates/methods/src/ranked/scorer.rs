@@ -18,6 +18,11 @@ pub(crate) trait Scorer: Debug + Send + Sync {
         0
     }
 
+    /// Tokens of a prompt after which some go already, at every multiple of them; 0 where the prompt is read densely.
+    fn stride(&self) -> u32 {
+        0
+    }
+
     /// Whether entries must come in the order of their positions; one that looks at each alone spares the sorting.
     fn ordered(&self) -> bool {
         true
@@ -28,13 +33,25 @@ pub(crate) trait Scorer: Debug + Send + Sync {
         0
     }
 
-    /// Brings the statistics `[e, s]` of each KV head up to date after the queries of a step, in the order of the lanes.
+    /// Brings the statistics `[e, s]` of each lane up to date after the queries of a step; [`Layer`] shows all entries, as they
+    /// lie.
     ///
     /// # Errors
     /// A failed operation.
     fn observe(&self, layer: &Layer<'_>, statistics: &mut [Vec<f32>]) -> Result<(), PolicyError> {
         let _ = (layer, statistics);
         Ok(())
+    }
+
+    /// Entries of each head that stay beside the budget.
+    fn beside(&self, layer: &Layer<'_>) -> usize {
+        let _ = layer;
+        0
+    }
+
+    /// What becomes of an entry's statistics `[s]` when it was there as some went.
+    fn settle(&self, statistics: &mut [f32]) {
+        let _ = statistics;
     }
 
     /// The same scores as data, for a device; none where they exist only as code.

@@ -16,25 +16,37 @@ impl Layer<'_> {
         (part(f64::cos), part(f64::sin))
     }
 
-    /// The last `window` queries before their rotation: of each KV head f32 `[group, w, d]`.
+    /// The last `window` queries as attention took them: of each KV head f32 `[group, w, d]`.
+    pub(crate) fn queries_as_taken(&self, window: usize) -> Vec<Vec<f32>> {
+        self.by_head(&self.rows_of_queries(window).1)
+    }
+
+    /// The same before their rotation.
     pub(crate) fn raw_queries(&self, window: usize) -> Result<Vec<Vec<f32>>, PolicyError> {
+        let (positions, mut queries) = self.rows_of_queries(window);
+        self.turn_back(&mut queries, self.seen.shape.query_heads, &positions)?;
+        Ok(self.by_head(&queries))
+    }
+
+    /// Positions of the last `window` queries, and their rows `[w, h d]`.
+    fn rows_of_queries(&self, window: usize) -> (Vec<u32>, Vec<f32>) {
         let (span, shape) = (self.span, &self.seen.shape);
         let width = shape.query_heads * shape.head_dim;
-        let first = span.queries.saturating_sub(window);
-        let rows = first..span.queries;
+        let rows = span.queries.saturating_sub(window)..span.queries;
         let row = |row: usize| &self.seen.queries[(span.first_row + row) * self.seen.query_stride..][..width];
-        let mut queries: Vec<f32> = rows.clone().flat_map(row).copied().collect();
+        let queries = rows.clone().flat_map(row).copied().collect();
         // Fits: the step's positions have been checked.
-        let positions: Vec<u32> = rows.clone().map(|row| span.first_position + row as u32).collect();
-        self.turn_back(&mut queries, shape.query_heads, &positions)?;
+        (rows.map(|row| span.first_position + row as u32).collect(), queries)
+    }
+
+    /// Rows `[w, h d]` as `[group, w, d]` of each KV head.
+    fn by_head(&self, queries: &[f32]) -> Vec<Vec<f32>> {
+        let (group, width) = (self.group(), self.head_dim());
         let member = |member: usize| {
-            let rows = queries.chunks_exact(width);
-            rows.flat_map(move |row| &row[member * shape.head_dim..][..shape.head_dim]).copied()
+            let rows = queries.chunks_exact(self.seen.shape.query_heads * width);
+            rows.flat_map(move |row| &row[member * width..][..width]).copied()
         };
-        let group = self.group();
-        Ok((0..self.heads())
-            .map(|head| (head * group..(head + 1) * group).flat_map(member).collect())
-            .collect())
+        (0..self.heads()).map(|head| (head * group..(head + 1) * group).flat_map(member).collect()).collect()
     }
 
     /// The query of each entry's own token, turned by its position: of each KV head f32 `[group, e, d]`, zeros for tokens that

@@ -44,6 +44,8 @@ fn model() -> (tempfile::TempDir, ModelFacts) {
         gates.save(&folder.path().join(name), &fingerprint(SCENE.layers, SCENE.hidden)).unwrap();
     }
     std::fs::write(folder.path().join("full_attention_heads.tsv"), "0.9\t0.1\n0.2\t1\n").unwrap();
+    let retrieval = r#"{"0-0": [0.9], "0-1": [0.1], "0-2": [0.0], "0-3": [0.4], "1-0": [0], "1-1": [0], "1-2": [1], "1-3": [0]}"#;
+    std::fs::write(folder.path().join("retrieval_heads.json"), retrieval).unwrap();
     let facts = facts(SCENE.layers, SCENE.hidden, Some(folder.path()));
     (folder, facts)
 }
@@ -83,6 +85,19 @@ fn combinations_conform() {
         "ada(h2o(recent=9, when=every_query), floor=0.5)@20",
         "ada(pyramid(snapkv(window=3), beta=4))@0.3",
         "tova(when=every_query)@25 & h2o(when=every_query)@30",
+        "h2o(recent=9, when=every_query, every=7)@20",
+        "tova(when=every_query, every=5)@0.3",
+        "tova(when=every_query, every=4)@25 & a2sf(when=every_query, every=6)@30",
+        "keyformer(recent=5, temperature=1.5, when=every_query)@20",
+        "keyformer(noise=false, when=every_query, every=3)@0.4 & streaming_llm(sinks=1, recent=30)",
+        "nacl(proxies=7, sinks=2, recent=3, chance=0.5)@20",
+        "citrus(chunk=16)@12",
+        "citrus(chunk=7)@0.2",
+        "citrus(chunk=10)@9 & knorm@30",
+        "citrus(chunk=10)@9 & tova(when=every_query, every=4)@25",
+        "headkv(h2o(recent=4, when=every_query), shared=0.5)@20",
+        "ada(snapkv(window=7, group=max), rule=original)@20",
+        "pyramid(snapkv(window=3), beta=4)@20",
         "streaming_llm(sinks=2, recent=40) & tova(when=every_query)@25",
     ] {
         let policy = build(&text.parse().unwrap(), &facts).unwrap();
@@ -154,6 +169,22 @@ fn compression_ratio_is_answered_with_the_share_kept() {
         let message = text.parse::<MethodSpec>().unwrap_err().to_string();
         assert!(message.contains("KEPT") && message.contains(instead), "{message}");
     }
+}
+
+#[test]
+fn a_share_removed_is_taken_for_the_share_kept_and_said() {
+    for (text, meant) in [
+        ("snapkv(compression_ratio=0.8)", "snapkv@0.2"),
+        ("ada(snapkv(window=32), compression_ratio=0.5)", "ada(snapkv(window=32))@0.5"),
+        ("streaming_llm(when=prefill_end, compression_ratio=0)", "streaming_llm(when=prefill_end)@1.0"),
+    ] {
+        let spec: MethodSpec = text.parse().unwrap();
+        assert_eq!((&spec, spec.to_string().as_str()), (&meant.parse().unwrap(), meant));
+        assert!(spec.notes()[0].contains(meant) && spec.notes()[0].contains("removed"), "{:?}", spec.notes());
+        assert!(meant.parse::<MethodSpec>().unwrap().notes().is_empty());
+    }
+    let message = "SnapKVPress@0.2".parse::<MethodSpec>().unwrap_err().to_string();
+    assert!(message.contains("did you mean `snapkv`"), "{message}");
 }
 
 #[test]
@@ -243,7 +274,11 @@ fn a_budget_is_asked_for_once_and_around_what_ranks() {
         ("ada(quantize)@0.2", "    ^", "no method `quantize`"),
         ("snapkv(h2o)@0.2", "^", "ada(snapkv)@0.2"),
         ("snapkv(kernel=4)@0.2", "              ^", "odd"),
-        ("snapkv(compression_ratio=0.8)", "       ^", "@0.2"),
+        ("ada(snapkv(compression_ratio=0.8))@0.2", "           ^", "@0.2"),
+        ("snapkv(compression_ratio=0.8)@0.2", "       ^", "@0.2"),
+        ("snapkv(compression_ratio=1)", "       ^", "KEPT"),
+        ("h2o(every=4)@0.2", "^", "when=every_query"),
+        ("keyformer(temperature=0)@0.2", "                      ^", "above 0"),
         ("ada(snapkv, floor=1.5)@0.2", "                  ^", "from 0 to 1"),
     ] {
         let message = text.parse::<MethodSpec>().unwrap_err().to_string();
@@ -252,5 +287,5 @@ fn a_budget_is_asked_for_once_and_around_what_ranks() {
     }
     let (_folder, facts) = model();
     let message = build(&"ada(tova)@0.2".parse().unwrap(), &facts).unwrap_err().to_string();
-    assert!(message.contains("same tokens in all heads"), "{message}");
+    assert!(message.contains("same tokens in all of them"), "{message}");
 }

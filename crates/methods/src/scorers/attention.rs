@@ -40,22 +40,16 @@ pub(super) struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    /// Gives `take` the probabilities of every row over the first `seen(row)` entries, after `tilt` had its logits.
-    pub fn visit(
-        &self,
-        seen: impl Fn(usize) -> usize,
-        tilt: impl Fn(usize, &mut [f32]),
-        mut take: impl FnMut(usize, &[f32]),
-    ) {
+    /// Gives `take` the probabilities of every row over all entries, after `tilt` had its logits.
+    pub fn visit(&self, tilt: impl Fn(usize, &mut [f32]), mut take: impl FnMut(&[f32])) {
         let width = self.width.max(1);
         let mut probabilities = Vec::new();
         for (row, query) in self.queries.chunks_exact(width).enumerate() {
-            let keys = self.keys.chunks_exact(width).take(seen(row));
             probabilities.clear();
-            probabilities.extend(keys.map(|key| self.scale * dot(query, key)));
+            probabilities.extend(self.keys.chunks_exact(width).map(|key| self.scale * dot(query, key)));
             tilt(row, &mut probabilities);
             softmax(&mut probabilities);
-            take(row, &probabilities);
+            take(&probabilities);
         }
     }
 }

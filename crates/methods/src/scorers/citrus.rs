@@ -1,19 +1,12 @@
-//! `citrus`: what an instruction, or the newest chunk, looks at.
+//! `citrus`: what the newest chunk looks at.
 
-use super::reduction::layer_mean;
-
-/// The mean probability over all query heads of the layer and over the `queries` of a chunk or an instruction: per KV head the
-/// mass `[group, n]` -> `[n]`, for all heads alike. Of those entries the first `old` are judged; the chunk's own are
-/// infinite. h n operations.
+/// What entries are worth: the attention that a chunk gave them, summed over heads and queries, `[n]`; the chunk's own, which
+/// have not been judged before, are infinite.
 ///
-/// Bai et al. 2024, arXiv 2406.12018, section 3; `generate_with_citrus`. The chunk that attends is a parameter of the method;
-/// whose queries they are (`standard`: the chunk's, `instruction_aware`: the instruction's) is the caller's.
+/// Bai et al. 2024, arXiv 2406.12018, section 3; `generate_with_citrus` with the cache `standard`, which takes means: all
+/// entries are seen by as many queries, so the order is the same.
 #[must_use]
-pub fn citrus(masses: &[&[f32]], group: usize, queries: usize, old: usize) -> Vec<f32> {
-    let mut scores = layer_mean(masses, group);
-    let old = old.min(scores.len());
-    let (judged, own) = scores.split_at_mut(old);
-    judged.iter_mut().for_each(|score| *score /= queries.max(1) as f32);
-    own.fill(f32::INFINITY);
-    scores
+pub fn citrus(mut sums: Vec<f32>, is_own: impl Fn(usize) -> bool) -> Vec<f32> {
+    sums.iter_mut().enumerate().filter(|(entry, _)| is_own(*entry)).for_each(|(_, sum)| *sum = f32::INFINITY);
+    sums
 }

@@ -68,9 +68,8 @@ pub fn non_causal_attention(
             let padded: Vec<f32> =
                 keys.iter().copied().chain(std::iter::repeat_n(0.0, missing * width)).collect();
             Rows { queries, keys: &padded, width, scale: 1.0 }.visit(
-                |_| chunk,
                 |_, _| (),
-                |_, probabilities| {
+                |probabilities| {
                     sums.iter_mut().zip(probabilities).for_each(|(sum, probability)| *sum += probability);
                 },
             );

@@ -85,10 +85,10 @@ impl Expected {
             }
         }
         let mut spread: Vec<f32> = spread.iter().map(|sum| (sum / count) as f32).collect();
-        turned(&mut mean, cosines, sines, 1.0);
+        turned(&mut mean, cosines, sines);
         // R C R^T: its rows turned, then, as C is symmetric, the rows of what that is when it lies on its side.
         for _ in 0..2 {
-            spread.chunks_exact_mut(width).for_each(|row| turned(row, cosines, sines, 1.0));
+            spread.chunks_exact_mut(width).for_each(|row| turned(row, cosines, sines));
             for row in 0..spread.len() / width {
                 for column in 0..row {
                     spread.swap(row * width + column, column * width + row);

@@ -9,12 +9,10 @@
 //! name says `raw`. Entries that an original protects by a large number have [`f32::INFINITY`]. A slice that is too short
 //! for its shape gives as many scores as it has whole entries.
 
-mod a2sf;
 mod attention;
 mod citrus;
 mod compactor;
 mod expected_attention;
-mod h2o;
 mod keydiff;
 mod keyformer;
 mod knorm;
@@ -22,31 +20,29 @@ mod lagkv;
 mod leverage;
 mod nacl;
 mod noise;
+mod observed_attention;
 mod pooling;
 mod random;
 mod reduction;
 mod rotation;
 mod snapkv;
-mod tova;
 
-pub use a2sf::{a2sf_forget, a2sf_horizon, a2sf_mass};
 pub use citrus::citrus;
 pub use compactor::{Compactor, non_causal_attention};
 pub use expected_attention::ExpectedAttention;
-pub use h2o::{h2o_accumulate, observed_attention};
 pub use keydiff::keydiff;
-pub use keyformer::{keyformer_accumulate, keyformer_temperature};
+pub use keyformer::keyformer_accumulate;
 pub use knorm::knorm;
 pub use lagkv::LagKv;
 pub use leverage::{gaussian_sketch, leverage};
 pub use nacl::{nacl, nacl_draw};
 pub use noise::{Noise, Place};
+pub use observed_attention::observed_attention;
 pub use pooling::Pooling;
 pub use random::random;
 pub use reduction::Reduction;
-pub use rotation::{mean_rotation, unrotate};
+pub use rotation::mean_rotation;
 pub use snapkv::SnapKv;
-pub use tova::tova;
 
 #[cfg(test)]
 pub(crate) mod tests;

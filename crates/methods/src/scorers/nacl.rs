@@ -19,9 +19,8 @@ pub fn nacl(queries: &[f32], keys: &[f32], width: usize, group: usize, scale: f3
     let mut sums = vec![0.0_f32; n * group];
     for (queries, sums) in heads(queries, group).zip(sums.chunks_exact_mut(n.max(1))) {
         Rows { queries, keys, width, scale }.visit(
-            |_| n,
             |_, _| (),
-            |_, probabilities| {
+            |probabilities| {
                 sums.iter_mut().zip(probabilities).for_each(|(sum, probability)| *sum += probability);
             },
         );

@@ -1,4 +1,4 @@
-//! Keys and queries before their positions turned them.
+//! Rotations by position.
 
 /// The mean of the rotations at several positions, each cosines and sines `[d / 2]` of the half-split pairs (i, i + d / 2).
 /// `None` if there are none.
@@ -18,16 +18,10 @@ pub fn mean_rotation<'a>(
     (count > 0).then(|| (mean(cosines), mean(sines)))
 }
 
-/// Turns one row back, in place: `row` `[d]` as rotated by `cosines` and `sines` `[d / 2]`. What a cache rounded stays rounded.
-pub fn unrotate(row: &mut [f32], cosines: &[f32], sines: &[f32]) {
-    turned(row, cosines, sines, -1.0);
-}
-
-/// Turns a row forward (`direction` 1) or back (-1).
-pub(super) fn turned(row: &mut [f32], cosines: &[f32], sines: &[f32], direction: f32) {
+/// Turns one row in place: `row` `[d]`, `cosines` and `sines` `[d / 2]`.
+pub(super) fn turned(row: &mut [f32], cosines: &[f32], sines: &[f32]) {
     let (first, second) = row.split_at_mut(cosines.len().min(row.len() / 2));
     for (((first, second), cosine), sine) in first.iter_mut().zip(second).zip(cosines).zip(sines) {
-        let sine = direction * sine;
         (*first, *second) = (*first * cosine - *second * sine, *second * cosine + *first * sine);
     }
 }

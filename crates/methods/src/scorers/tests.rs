@@ -1,10 +1,9 @@
 //! Scorers against other people's numbers (`tests/golden`), and what every one of them promises.
 
 mod heads;
-mod kvpress;
+pub(crate) mod kvpress;
 mod promises;
 mod step_by_step;
-mod together;
 
 /// Of the largest score of a row: what the READMEs of the golden folders call honest for f32.
 const TOLERANCE: f32 = 1e-5;

@@ -15,6 +15,8 @@ use crate::{MethodError, registry};
 
 /// The longest spec that is read, in bytes.
 const MAX_SPEC_BYTES: usize = 4096;
+/// The name that other projects use for the share removed.
+pub(crate) const COMPRESSION_RATIO: &str = "compression_ratio";
 /// The most methods that one spec may combine.
 const MAX_TERMS: usize = 8;
 
@@ -29,9 +31,17 @@ const MAX_TERMS: usize = 8;
 /// ```
 /// A spec that parses names known methods and known parameters, with values in their ranges that do not
 /// contradict each other. [`fmt::Display`] writes the canonical form, which parses to the same spec.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct MethodSpec {
     terms: Vec<Term>,
+    notes: Vec<String>,
+}
+
+/// Equal are those that mean the same, however it was written.
+impl PartialEq for MethodSpec {
+    fn eq(&self, other: &Self) -> bool {
+        self.terms == other.terms
+    }
 }
 
 /// One method of a spec, with what was said about it.
@@ -50,9 +60,16 @@ impl MethodSpec {
         &self.terms
     }
 
+    /// What was understood in another way than it was written, to be said to whoever wrote it.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
     /// Reads the grammar alone: names, parameters and ranges are not looked up.
     pub(crate) fn parse_grammar(text: &str) -> Result<Self, MethodError> {
-        parser::parse(text).map(|terms| Self { terms: terms.into_iter().map(|(term, _)| term).collect() })
+        let terms = parser::parse(text)?.into_iter().map(|(term, _)| term).collect();
+        Ok(Self { terms, notes: Vec::new() })
     }
 }
 
@@ -86,14 +103,40 @@ impl FromStr for MethodSpec {
     type Err = MethodError;
 
     fn from_str(text: &str) -> Result<Self, MethodError> {
-        let mut terms = Vec::new();
-        for (term, places) in parser::parse(text)? {
+        let (mut terms, mut notes) = (Vec::new(), Vec::new());
+        for (mut term, places) in parser::parse(text)? {
+            if let Some((kept, note)) = as_share_kept(&term) {
+                term = kept;
+                notes.push(note);
+            }
             check(&term, &places)?;
             registry::check_budget(&term).map_err(|error| places.locate(error))?;
             terms.push(term);
         }
-        Ok(Self { terms })
+        Ok(Self { terms, notes })
     }
+}
+
+/// A term whose only budget is the share removed, as other projects write it, with the share kept in its place; and what is to
+/// be said about that. None where the method takes no share.
+fn as_share_kept(term: &Term) -> Option<(Term, String)> {
+    let (arguments, removed): (Vec<_>, Vec<_>) =
+        term.arguments.iter().cloned().partition(|(key, _)| key != COMPRESSION_RATIO);
+    let [(key, removed)] = removed.as_slice() else { return None };
+    let share = share_kept(removed).filter(|_| term.amount.is_none())?;
+    let kept = Term { arguments, amount: Some(Amount::Share(share)), ..term.clone() };
+    registry::check(&kept).ok()?;
+    let note =
+        format!("{key}={removed} counts what is removed; it is taken for @{share:?}, the share kept: {kept}");
+    Some((kept, note))
+}
+
+/// What is kept where the share `removed`, in [0, 1), goes.
+pub(crate) fn share_kept(removed: &str) -> Option<f64> {
+    let removed = removed.parse::<f64>().ok().filter(|removed| (0.0..1.0).contains(removed))?;
+    // Rounded for reading: 1 - 0.8 is 0.19999999999999996. What rounding would make nothing stays.
+    let rounded = ((1.0 - removed) * 1e9).round() / 1e9;
+    Some(if rounded > 0.0 { rounded } else { 1.0 - removed })
 }
 
 /// Checks a term, what stands within its parentheses first, and says where an error is.

@@ -35,7 +35,7 @@ impl Places {
             MethodError::InnerAmount { .. } => self.inner.as_ref().map(|inner| inner.amount),
             MethodError::OutOfRange { key, .. } => place(key).map(|place| place.value),
             MethodError::UnknownParameter { key, .. } => place(key).map(|place| place.at),
-            MethodError::CompressionRatio { .. } => place("compression_ratio").map(|place| place.at),
+            MethodError::CompressionRatio { .. } => place(super::COMPRESSION_RATIO).map(|place| place.at),
             _ => None,
         };
         error.at(at.unwrap_or(self.name))

@@ -2,7 +2,7 @@
 
 use dropcap_cache::KvCache;
 use dropcap_kernels::Team;
-use dropcap_policy::{EvictionPolicy, Stage};
+use dropcap_policy::{EvictionPolicy, Stage, turns};
 
 use super::{Decoder, Logits, Segment};
 use crate::ModelError;
@@ -50,9 +50,10 @@ impl Decoder {
             for layer in 0..self.config.layers {
                 self.append(layer, &mut step, &qkv)?;
                 step.decide(layer, &hidden[..count * self.config.hidden])?;
-                let spans = step.spans.clone();
                 let hidden = &hidden[..count * self.config.hidden];
-                self.after(layer, &mut step, hidden, &qkv, (&[0], &spans))?;
+                for (numbers, spans) in turns(&step.spans, needs) {
+                    self.after(layer, &mut step, hidden, &qkv, (&numbers, &spans))?;
+                }
                 self.reclaim(layer, &mut step)?;
             }
             cache.advance(count);

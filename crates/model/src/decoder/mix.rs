@@ -17,7 +17,7 @@ impl Decoder {
         scratch: &mut Scratch,
     ) -> Result<(), ModelError> {
         let shape = self.attention_shape(layer);
-        for (numbers, spans) in turns(&step.spans, step.needs.after) {
+        for (numbers, spans) in turns(&step.spans, step.needs) {
             let row = |(&number, span): (&usize, &Span)| AttentionRows {
                 first_row: span.first_row,
                 queries: span.queries,
@@ -42,7 +42,7 @@ impl Decoder {
         (numbers, spans): (&[usize], &[Span]),
     ) -> Result<(), ModelError> {
         let needs = step.needs;
-        let heeded = numbers.iter().zip(spans).filter(|(_, span)| needs.heeds(span.stage));
+        let heeded = numbers.iter().zip(spans).filter(|(_, span)| needs.heeds(span));
         let (numbers, spans): Turn = heeded.map(|(&number, span)| (number, span.clone())).unzip();
         if spans.is_empty() {
             return Ok(());

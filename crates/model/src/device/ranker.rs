@@ -73,7 +73,7 @@ impl Ranker {
         };
         let kernels = DeviceRanking::new(device, specialisation, settings, size)?;
         let tells =
-            ranking.cadence == Cadence::EveryQuery && matches!(ranking.score, Score::Attention { .. });
+            ranking.cadence == Cadence::EVERY_QUERY && matches!(ranking.score, Score::Attention { .. });
         let told = tells
             .then(|| ToldScores::new(device, specialisation, kernels.told_pages(pages), size.spans))
             .transpose()?;
@@ -86,7 +86,7 @@ impl Ranker {
 
     /// Whether queries behind a prompt act one by one.
     pub(super) fn every_query(&self) -> bool {
-        self.ranking.cadence == Cadence::EveryQuery
+        self.ranking.cadence == Cadence::EVERY_QUERY
     }
 
     /// What a decode step's attention should tell.

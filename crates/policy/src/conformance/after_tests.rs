@@ -31,7 +31,7 @@ impl EvictionPolicy for LeastSeen {
     }
 
     fn needs(&self) -> Needs {
-        Needs { after: Cadence::EveryQuery, statistics: 1, together: 0 }
+        Needs { after: Cadence::EVERY_QUERY, statistics: 1, ..Needs::default() }
     }
 
     fn decide(&self, _: &Observation<'_>, _: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {

@@ -33,8 +33,8 @@ pub(super) fn show(
         head_dim: HEAD_DIM,
         scale: 1.0 / (HEAD_DIM as f32).sqrt(),
     };
-    for (numbers, spans) in turns(spans, shown.needs.after) {
-        let heeded = numbers.into_iter().zip(spans).filter(|(_, span)| shown.needs.heeds(span.stage));
+    for (numbers, spans) in turns(spans, shown.needs) {
+        let heeded = numbers.into_iter().zip(spans).filter(|(_, span)| shown.needs.heeds(span));
         let (numbers, spans): (Vec<usize>, Vec<Span>) = heeded.unzip();
         if spans.is_empty() {
             continue;

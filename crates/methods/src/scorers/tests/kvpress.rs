@@ -9,19 +9,19 @@ use crate::scorers::*;
 const LEVERAGE: f32 = 1e-4;
 
 /// One layer's tensors, per KV head.
-struct Layer {
+pub(crate) struct Layer {
     d: usize,
     n: usize,
     group: usize,
     raw_queries: Vec<Vec<f32>>,
-    queries: Vec<Vec<f32>>,
+    pub(crate) queries: Vec<Vec<f32>>,
     raw_keys: Vec<Vec<f32>>,
-    keys: Vec<Vec<f32>>,
+    pub(crate) keys: Vec<Vec<f32>>,
     values: Vec<Vec<f32>>,
 }
 
 impl Layer {
-    fn all(golden: &Golden) -> Vec<Self> {
+    pub(crate) fn all(golden: &Golden) -> Vec<Self> {
         let [layers, kv_heads, n, d] = golden.shape("keys")[..] else { panic!("four dimensions") };
         let group = golden.shape("queries")[1] / kv_heads;
         let (cosines, sines) = (golden.floats("cos"), golden.floats("sin"));
@@ -38,7 +38,7 @@ impl Layer {
             for (at, row) in heads.iter_mut().flat_map(|head| head.chunks_exact_mut(d).enumerate()) {
                 let (half, position) = (d / 2, at % n);
                 let angle = position * half..(position + 1) * half;
-                crate::scorers::rotation::turned(row, &cosines[angle.clone()], &sines[angle], 1.0);
+                crate::scorers::rotation::turned(row, &cosines[angle.clone()], &sines[angle]);
             }
             heads
         };
@@ -51,8 +51,16 @@ impl Layer {
             .collect()
     }
 
-    fn heads(&self) -> usize {
+    pub(crate) fn heads(&self) -> usize {
         self.keys.len()
+    }
+
+    pub(crate) fn width(&self) -> usize {
+        self.d
+    }
+
+    pub(crate) fn tokens(&self) -> usize {
+        self.n
     }
 
     /// Per head, the mass of the last `w` queries.
@@ -120,7 +128,7 @@ fn parts(
 }
 
 fn score(press: &str, layer: &Layer, golden: &Golden, index: usize, removed: f64) -> Vec<Vec<f32>> {
-    let (d, group, n) = (layer.d, layer.group, layer.n);
+    let d = layer.d;
     let attention = ExpectedAttention { sinks: 4, covariance: true, value_norm: true, epsilon: 0.0 };
     let lag = |across| {
         let settings = LagKv { sinks: 4, lag: 16, across };
@@ -131,22 +139,6 @@ fn score(press: &str, layer: &Layer, golden: &Golden, index: usize, removed: f64
         "keydiff" | "adakv_keydiff" => layer.each(|head| keydiff(&layer.keys[head], d)),
         "snapkv" | "adakv_snapkv" => snapkv(layer, 16),
         "pyramidkv" => snapkv(layer, 8),
-        "tova" => {
-            let masses = layer.masses(1);
-            let mut row = tova(&masses.iter().map(Vec::as_slice).collect::<Vec<_>>(), group);
-            // kvpress' guard, which is a floor of ours.
-            row[n - 1] = f32::INFINITY;
-            vec![row; layer.heads()]
-        }
-        "observed_attention" => {
-            let positions: Vec<u32> = (0..n as u32).collect();
-            let sums = |mass: &Vec<f32>| {
-                let mut sums = vec![0.0; n];
-                h2o_accumulate(&mut sums, mass, group, Reduction::Mean);
-                observed_attention(&sums, &positions, n as u32)
-            };
-            layer.masses(n).iter().map(sums).collect()
-        }
         "expected_attention" => expected(layer, golden, attention, 64),
         "expected_attention_nocov" => expected(
             layer,
@@ -202,6 +194,10 @@ fn presses_score_and_keep_as_kvpress_does() {
     assert_eq!(presses.len(), 16);
     for (index, layer) in Layer::all(&golden).iter().enumerate() {
         for (press, kept_by_ratio) in presses {
+            if ["tova", "observed_attention"].contains(&press.as_str()) {
+                // What they are worth is summed where they run, and held there (`played/kvpress.rs`).
+                continue;
+            }
             for (ratio, kept_by_layer) in kept_by_ratio.as_object().unwrap() {
                 let removed: f64 = ratio[1..].parse().unwrap();
                 let what = format!("{press} {ratio}, layer {index}");
@@ -229,19 +225,5 @@ fn presses_score_and_keep_as_kvpress_does() {
                 }
             }
         }
-    }
-}
-
-#[test]
-fn keys_turned_back_are_those_before_the_rotation() {
-    let golden = Golden::open("kvpress");
-    let (cosines, sines) = (golden.floats("cos"), golden.floats("sin"));
-    for layer in Layer::all(&golden) {
-        let mut keys = layer.keys[0].clone();
-        for (position, row) in keys.chunks_exact_mut(layer.d).enumerate() {
-            let angle = position * layer.d / 2..(position + 1) * layer.d / 2;
-            unrotate(row, &cosines[angle.clone()], &sines[angle]);
-        }
-        assert_scores(&keys, &layer.raw_keys[0], TOLERANCE, "raw keys");
     }
 }

@@ -39,7 +39,6 @@ fn all(heads: &[Head]) -> Vec<(&'static str, Vec<Vec<f32>>)> {
     let n = heads[0].n();
     let each = |score: &dyn Fn(&Head) -> Vec<f32>| heads.iter().map(score).collect::<Vec<_>>();
     let masses: Vec<Vec<f32>> = heads.iter().map(Head::mass).collect();
-    let borrowed: Vec<&[f32]> = masses.iter().map(Vec::as_slice).collect();
     let snap = SnapKv { window: 3, kernel: 5, pooling: Pooling::Average, reduction: Reduction::Mean };
     let pooled = SnapKv { pooling: Pooling::Max, reduction: Reduction::Max, ..snap };
     let expected = ExpectedAttention { sinks: 2, covariance: true, value_norm: true, epsilon: 0.0 };
@@ -63,9 +62,6 @@ fn all(heads: &[Head]) -> Vec<(&'static str, Vec<Vec<f32>>)> {
         ("keydiff", each(&|head| keydiff(&head.keys, D))),
         ("snapkv", masses.iter().map(|mass| snap.score(mass, GROUP)).collect()),
         ("snapkv by its largest", masses.iter().map(|mass| pooled.score(mass, GROUP)).collect()),
-        ("tova", vec![tova(&borrowed, GROUP); heads.len()]),
-        ("citrus", vec![citrus(&borrowed, GROUP, n, n / 2); heads.len()]),
-        ("a2sf", each(&|head| a2sf_mass(&head.queries, &head.keys, (D, GROUP), 0.5, 0.9, |row| row + 1))),
         ("nacl", each(&|head| nacl(&head.queries, &head.keys, D, GROUP, 0.5))),
         (
             "keyformer",
@@ -78,7 +74,7 @@ fn all(heads: &[Head]) -> Vec<(&'static str, Vec<Vec<f32>>)> {
                     &head.keys,
                     (D, GROUP),
                     (0.5, 1.5),
-                    |row| row + 1,
+                    |row, entry| entry <= row,
                     noise,
                 );
                 sums
