@@ -13,9 +13,9 @@ use crate::{default_model, size};
 /// Which model.
 #[derive(Args, Debug)]
 pub struct SourceArguments {
-    /// A directory as `save_pretrained` writes it, or a Hugging Face id such as `openai-community/gpt2`
+    /// A directory as `save_pretrained` writes it, a GGUF file, or a Hugging Face id such as `openai-community/gpt2`
     /// [default: a small model that the command carries].
-    #[arg(short, long, value_name = "DIR|ORG/NAME", env = "DROPCAP_MODEL", help_heading = "Model")]
+    #[arg(short, long, value_name = "DIR|FILE.gguf|ORG/NAME", env = "DROPCAP_MODEL", help_heading = "Model")]
     pub model: Option<String>,
     /// Branch, tag or commit of a hub id.
     #[arg(long, value_name = "REV", help_heading = "Model")]
