@@ -7,6 +7,7 @@ use clap::Args;
 use dropcap_kernels::DType;
 use dropcap_kernels::cuda::DeviceChoice;
 use dropcap_methods::{GATES_FILE, MethodSpec};
+use dropcap_model::WeightFormat;
 
 use crate::{default_model, size};
 
@@ -37,9 +38,10 @@ pub struct SourceArguments {
 pub struct ModelArguments {
     #[command(flatten)]
     pub source: SourceArguments,
-    /// How weights are held in memory: f32, bf16 or f16.
-    #[arg(long, value_name = "DTYPE", default_value = "f32", help_heading = "Model")]
-    pub dtype: DType,
+    /// How weights are held in memory: auto (as they are stored), f32, bf16 or f16, or on the processor in blocks of 8 or 4
+    /// bits, q8 or q4.
+    #[arg(long, value_name = "DTYPE", default_value = "auto", help_heading = "Model")]
+    pub dtype: WeightFormat,
     #[command(flatten)]
     pub machine: MachineArguments,
 }

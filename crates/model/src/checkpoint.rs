@@ -7,13 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use dropcap_kernels::DType;
+use dropcap_kernels::{BlockFormat, DType};
 use dropcap_weights::{ContentDigest, Fingerprint};
 
 use crate::adapter::{Adapter, LowRank};
 use crate::decoder_config::DecoderConfig;
 use crate::error::ModelError;
 use crate::weight_plan::{VectorPart, WeightPlan};
+use crate::weights::StoredAs;
 
 use stored::StoredTensors;
 pub use write::{TOKENIZER_FILES, name_dtype, stored_type};
@@ -140,6 +141,35 @@ impl Checkpoint {
         bytes.clear();
         bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
         Ok(DType::F32)
+    }
+
+    /// How a matrix is stored, to be held so; what an adapter changes is f32.
+    pub(crate) fn stored_as(&self, tensor: &str) -> StoredAs {
+        match self.added.contains_key(tensor) {
+            true => StoredAs::Numbers(DType::F32),
+            false => self.tensors.stored_as(tensor),
+        }
+    }
+
+    /// The format of the blocks that a matrix is stored in, where it is, and products read them, and no adapter changes it.
+    pub(crate) fn blocks(&self, tensor: &str) -> Option<BlockFormat> {
+        match self.stored_as(tensor) {
+            StoredAs::Blocks(format) => Some(format),
+            StoredAs::Numbers(_) | StoredAs::OtherBlocks => None,
+        }
+    }
+
+    /// Reads outputs of a matrix that has [`Checkpoint::blocks`], as they are.
+    ///
+    /// # Errors
+    /// No such tensor; a file that became shorter or unreadable.
+    pub(crate) fn read_blocks(
+        &self,
+        tensor: &str,
+        outputs: Range<usize>,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), ModelError> {
+        self.tensors.read_blocks(tensor, outputs, bytes)
     }
 
     /// Reads vectors one after the other as f32: a norm, or the biases of a fused projection.

@@ -38,3 +38,4 @@ pub use generation_config::GenerationConfig;
 pub use rope_config::{RopeConfig, RopeScaling};
 pub use tokenizer::{IncrementalText, MAX_TEXT_BYTES, Tokenizer};
 pub use weight_plan::{LayerPlan, MatrixPart, MatrixPlan, NormPlan, PlannedTensor, VectorPart, WeightPlan};
+pub use weights::WeightFormat;

@@ -5,8 +5,9 @@
 
 use std::path::{Path, PathBuf};
 
-use dropcap_kernels::{DType, Team};
+use dropcap_kernels::{BlockFormat, DType, Orientation, Part, QuantisedMatrix, Team, TensorBytes};
 use dropcap_model::{Checkpoint, DecoderConfig, GenerationConfig, Tokenizer, read_companion};
+use dropcap_weights::TensorFile;
 use half::f16;
 use serde_json::Value;
 
@@ -154,7 +155,7 @@ fn control_tokens_and_the_chat_template_come_along() {
 fn what_is_no_model_of_ours_is_refused_by_key() {
     let tokenizer_only = Checkpoint::open(&golden("gguf/spm.gguf")).unwrap_err().to_string();
     assert!(
-        tokenizer_only.contains("spm.gguf") && tokenizer_only.contains("llama.block_count"),
+        tokenizer_only.contains("spm.gguf") && tokenizer_only.contains("llama.attention.head_count"),
         "{tokenizer_only}"
     );
     let folder = tempfile::TempDir::new().unwrap();
@@ -173,4 +174,25 @@ fn what_is_no_model_of_ours_is_refused_by_key() {
         "{error}"
     );
     assert!(renamed("llama.embedding_length", "llama.embedding_lengtz").contains("llama.embedding_length"));
+}
+
+#[test]
+fn numbers_are_quantised_as_the_gguf_package_quantises_them() {
+    let golden = TensorFile::open(&golden("gguf/blocks.safetensors")).unwrap();
+    let team = Team::new(2).unwrap();
+    for format in BlockFormat::ALL {
+        let source = golden.read_f32(&format!("{format}.source")).unwrap();
+        let bytes: Vec<u8> = source.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let outputs = source.len() / 32;
+        let source = TensorBytes { dtype: DType::F32, bytes: &bytes };
+        let part = Part { source, orientation: Orientation::OutputsByInputs, outputs };
+        let mut matrix = QuantisedMatrix::zeroed(outputs, 32, format).unwrap();
+        matrix.fill(&team, 0, &part).unwrap();
+        let expected = golden.read_f32(&format!("{format}.numbers")).unwrap();
+        let mut row = [0.0; 32];
+        for (output, expected) in expected.chunks(32).enumerate() {
+            matrix.row(output, &mut row);
+            assert_eq!(row, expected, "{format}: block {output}");
+        }
+    }
 }

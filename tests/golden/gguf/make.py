@@ -24,9 +24,10 @@ rng = np.random.default_rng(7)
 
 def blocks():
     """Blocks of every format, and what the package makes of them."""
-    out = {}
+    out, sources = {}, {}
     for kind in (Q.Q4_0, Q.Q4_1, Q.Q5_0, Q.Q5_1, Q.Q8_0):
         numbers = (rng.standard_normal((12, 32)) * 10.0 ** rng.integers(-4, 3, (12, 1))).astype(np.float32)
+        sources[f"{kind.name}.source"] = numbers
         out[kind.name] = gguf.quants.quantize(numbers, kind).reshape(12, -1)
     # The package does not write K formats: any bytes are a block, as long as its scales are numbers.
     for kind, halves in ((Q.Q4_K, (0, 2)), (Q.Q5_K, (0, 2)), (Q.Q6_K, (208,))):
@@ -37,7 +38,7 @@ def blocks():
     half = rng.standard_normal(64).astype("<f2")
     out["F16"] = half.view(np.uint8).reshape(1, -1)
     out["BF16"] = (rng.standard_normal(64).astype("<f4").view("<u4") >> 16).astype("<u2").view(np.uint8).reshape(1, -1)
-    made = {f"{name}.blocks": np.ascontiguousarray(bytes_) for name, bytes_ in out.items()}
+    made = sources | {f"{name}.blocks": np.ascontiguousarray(bytes_) for name, bytes_ in out.items()}
     for name, bytes_ in out.items():
         made[f"{name}.numbers"] = gguf.quants.dequantize(bytes_, Q[name]).astype(np.float32).reshape(-1)
     save_file(made, HERE / "blocks.safetensors")

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 
 use dropcap_kernels::{DType, Team};
 use dropcap_methods::{MethodSpec, ModelFacts};
-use dropcap_model::{Checkpoint, Decoder};
+use dropcap_model::{Checkpoint, Decoder, WeightFormat};
 use dropcap_policy::EvictionPolicy;
 use dropcap_trace::{Granularity, TraceHeader, TraceWriter, VERSION};
 use dropcap_weights::TensorFile;
@@ -68,10 +68,10 @@ impl Model {
         Model::open_as(folder, DType::F32)
     }
 
-    pub fn open_as(folder: &str, dtype: DType) -> Model {
+    pub fn open_as(folder: &str, format: impl Into<WeightFormat>) -> Model {
         let team = Arc::new(Team::new(2).unwrap());
         let checkpoint = Checkpoint::open(&golden(folder)).unwrap();
-        let decoder = Arc::new(Decoder::load(&team, &checkpoint, dtype).unwrap());
+        let decoder = Arc::new(Decoder::load(&team, &checkpoint, format).unwrap());
         Model { checkpoint, decoder, team }
     }
 

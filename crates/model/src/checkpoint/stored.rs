@@ -3,11 +3,14 @@
 use std::ops::Range;
 use std::path::Path;
 
-use dropcap_kernels::DType;
-use dropcap_weights::{ContentDigest, NonFinite, ShardedTensors, StoredType, WeightsError, is_gguf};
+use dropcap_kernels::{BlockFormat, DType};
+use dropcap_weights::{
+    BlockType, ContentDigest, NonFinite, ShardedTensors, StoredType, WeightsError, is_gguf,
+};
 
 use crate::error::ModelError;
 use crate::gguf::GgufTensors;
+use crate::weights::StoredAs;
 
 /// The tensors of a directory or of a GGUF file.
 #[derive(Debug)]
@@ -51,8 +54,8 @@ impl StoredTensors {
             Self::Gguf(tensors) => {
                 let (block, shape) = tensors.info(name)?;
                 let dtype = match block {
-                    dropcap_weights::BlockType::F16 => DType::F16,
-                    dropcap_weights::BlockType::Bf16 => DType::Bf16,
+                    BlockType::F16 => DType::F16,
+                    BlockType::Bf16 => DType::Bf16,
                     _ => DType::F32,
                 };
                 Some(StoredInfo { shape, dtype: Some(dtype), format: block.name() })
@@ -82,6 +85,38 @@ impl StoredTensors {
         bytes.resize(rows.len() * width, 0);
         file.read_range(name, (rows.start * width) as u64, bytes)?;
         Ok(dtype)
+    }
+
+    /// How the numbers of a matrix are stored.
+    pub(super) fn stored_as(&self, name: &str) -> StoredAs {
+        let number = |info: StoredInfo| info.dtype.map(StoredAs::Numbers);
+        let plain = || self.info(name).and_then(number).unwrap_or(StoredAs::Numbers(DType::F32));
+        let Self::Gguf(tensors) = self else { return plain() };
+        match tensors.info(name).map(|(block, _)| block) {
+            Some(BlockType::Q8_0) => StoredAs::Blocks(BlockFormat::Q8_0),
+            Some(BlockType::Q4_0) => StoredAs::Blocks(BlockFormat::Q4_0),
+            Some(BlockType::Q4_1) => StoredAs::Blocks(BlockFormat::Q4_1),
+            None | Some(BlockType::F32 | BlockType::F16 | BlockType::Bf16) => plain(),
+            Some(BlockType::Q5_0 | BlockType::Q5_1 | BlockType::Q4K | BlockType::Q5K | BlockType::Q6K) => {
+                StoredAs::OtherBlocks
+            }
+        }
+    }
+
+    /// Reads outputs of a matrix that is stored in blocks, as they are, replacing the content of `bytes`.
+    pub(super) fn read_blocks(
+        &self,
+        name: &str,
+        outputs: Range<usize>,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), ModelError> {
+        match self {
+            Self::Gguf(tensors) => tensors.read_blocks(name, outputs, bytes),
+            Self::Safetensors(tensors) => {
+                let (path, tensor) = (tensors.root().to_path_buf(), format!("{name:?} in blocks"));
+                Err(WeightsError::NoSuchTensor { path, tensor }.into())
+            }
+        }
     }
 
     pub(super) fn read_f32(&self, name: &str) -> Result<Vec<f32>, ModelError> {

@@ -29,5 +29,8 @@ pub(crate) fn companion(path: &Path, name: &str) -> Result<Option<Vec<u8>>, Mode
         _ => return Ok(None),
     };
     let file = GgufFile::open(path)?;
+    if name.starts_with("tokenizer") && !file.metadata().contains_key(tokenizer::MODEL) {
+        return Ok(None);
+    }
     Ok(Some(of(&file, &Metadata::of(&file)?)?.to_string().into_bytes()))
 }

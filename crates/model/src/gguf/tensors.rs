@@ -69,11 +69,18 @@ impl GgufTensors {
         bytes: &mut Vec<u8>,
     ) -> Result<DType, ModelError> {
         let place = self.place(name)?;
+        let (dtype, shape) = self.info(name).ok_or_else(|| self.missing(name))?;
+        if let [length] = shape[..] {
+            let numbers = self.vector(place, length)?;
+            let part = numbers.get(rows).unwrap_or_default();
+            bytes.clear();
+            bytes.extend(part.iter().flat_map(|number| number.to_le_bytes()));
+            return Ok(DType::F32);
+        }
         if place.arrangement != Arrangement::Turned {
             return Ok(widened(self.stored_rows(place, rows, bytes)?, bytes));
         }
         // The columns of what is stored: all of it is read, and a part of each row kept.
-        let (dtype, shape) = self.info(name).unwrap_or((BlockType::F32, Vec::new()));
         let (inputs, outputs) = (shape.first().copied().unwrap_or(0), shape.last().copied().unwrap_or(0));
         let mut stored = Vec::new();
         self.stored_rows(place, 0..outputs, &mut stored)?;
@@ -89,23 +96,26 @@ impl GgufTensors {
         Ok(dtype)
     }
 
+    /// Reads outputs of a matrix as they are stored: rows of the file, in Hugging Face's order.
+    pub(crate) fn read_blocks(
+        &self,
+        name: &str,
+        outputs: Range<usize>,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), ModelError> {
+        self.stored_rows(self.place(name)?, outputs, bytes).map(|_| ())
+    }
+
     /// Reads a tensor as f32, row-major.
     pub(crate) fn read_f32(&self, name: &str) -> Result<Vec<f32>, ModelError> {
-        let rows = match self.info(name) {
-            Some((_, shape)) if shape.len() > 1 => shape.first().copied().unwrap_or(0),
-            Some((_, shape)) if matches!(self.place(name)?.arrangement, Arrangement::Interleaved { .. }) => {
-                return self.vector(name, shape.first().copied().unwrap_or(0));
-            }
-            _ => 1,
-        };
+        let rows = self.info(name).and_then(|(_, shape)| shape.first().copied()).unwrap_or(0);
         let mut bytes = Vec::new();
         let dtype = self.read_rows(name, 0..rows, &mut bytes)?;
         Ok(crate::stored_type(dtype).widen(&bytes).unwrap_or_default())
     }
 
-    /// An interleaved vector: the bias of queries or keys, whose numbers are what rows are in the matrix.
-    fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, ModelError> {
-        let place = self.place(name)?;
+    /// A vector, whose numbers are what rows are in a matrix: the bias of queries may be interleaved.
+    fn vector(&self, place: &Place, length: usize) -> Result<Vec<f32>, ModelError> {
         let mut bytes = Vec::new();
         let dtype = self.stored(place, 0..1, &mut bytes)?;
         let dtype = widened(dtype, &mut bytes);

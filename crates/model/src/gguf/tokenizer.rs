@@ -13,7 +13,8 @@ const TOKENS: &str = "tokenizer.ggml.tokens";
 const TYPES: &str = "tokenizer.ggml.token_type";
 const SCORES: &str = "tokenizer.ggml.scores";
 const MERGES: &str = "tokenizer.ggml.merges";
-const MODEL: &str = "tokenizer.ggml.model";
+/// The key without which a file has no tokenizer.
+pub(super) const MODEL: &str = "tokenizer.ggml.model";
 const SPLITTING: &str = "tokenizer.ggml.pre";
 
 /// The kinds of tokens, as the format numbers them.
