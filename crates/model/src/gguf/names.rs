@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn names_are_those_of_the_family() {
-        let llama = |name: &str| translate("llama", name, 4).map(|(name, arrangement)| (name, arrangement));
+        let llama = |name: &str| translate("llama", name, 4);
         let q = Arrangement::Interleaved { head: 4 };
         assert_eq!(
             llama("blk.12.attn_q.weight"),

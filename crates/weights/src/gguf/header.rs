@@ -179,7 +179,7 @@ impl<R: Read> Front<R> {
         let (kind, count) = (self.u32(what)?, self.u64(what)?);
         // The least that so many values take: a text has a length of eight bytes.
         let each = if kind == TEXT { 8 } else { self.kind(key, kind)?.bytes() as u64 };
-        let least = count.checked_mul(each).unwrap_or(u64::MAX);
+        let least = count.saturating_mul(each);
         self.claim(least, what)?;
         if kind == TEXT {
             let texts = (0..count).map(|_| self.text(what)).collect::<Result<_, Stop>>()?;
