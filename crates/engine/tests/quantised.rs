@@ -20,6 +20,10 @@ fn logits(model: &Model, chunk: usize) -> Vec<f32> {
     model.evaluate(policy.as_ref(), &prompt(model), chunk).logits
 }
 
+fn root_mean_square(numbers: &[f32]) -> f32 {
+    (numbers.iter().map(|x| x * x).sum::<f32>() / numbers.len() as f32).sqrt()
+}
+
 #[test]
 fn blocks_of_a_file_stay_as_they_are_and_compute_what_their_numbers_compute() {
     for (file, format) in FILES {
@@ -29,10 +33,11 @@ fn blocks_of_a_file_stay_as_they_are_and_compute_what_their_numbers_compute() {
         // A number of 4 bits takes 5 with its scale and least value, one of 8 takes 8.5.
         assert!(blocks.decoder.streamed_bytes() * 3 < numbers.decoder.streamed_bytes());
         let (blocks, numbers) = (logits(&blocks, 16), logits(&numbers, 16));
-        let size = (numbers.iter().map(|x| x * x).sum::<f32>() / numbers.len() as f32).sqrt();
-        // Activations have 8 bits: a two-hundredth of the largest of 32, averaged over many products and layers.
-        let far = distance(&blocks, &numbers);
-        assert!(far > 0.0 && far < 0.12 * size, "{file}: {far} of logits around {size}");
+        let size = root_mean_square(&numbers);
+        let apart: Vec<f32> = blocks.iter().zip(&numbers).map(|(a, b)| a - b).collect();
+        // Activations have 8 bits: each is off by a half percent of what is usual in its 32, a few times in each layer.
+        let far = root_mean_square(&apart);
+        assert!(far > 0.0 && far < 0.05 * size, "{file}: {far} of logits around {size}");
     }
 }
 
