@@ -7,15 +7,16 @@ use clap::Args;
 use dropcap_kernels::DType;
 use dropcap_kernels::cuda::DeviceChoice;
 use dropcap_methods::{GATES_FILE, MethodSpec};
+use dropcap_model::WeightFormat;
 
 use crate::{default_model, size};
 
 /// Which model.
 #[derive(Args, Debug)]
 pub struct SourceArguments {
-    /// A directory as `save_pretrained` writes it, or a Hugging Face id such as `openai-community/gpt2`
+    /// A directory as `save_pretrained` writes it, a GGUF file, or a Hugging Face id such as `openai-community/gpt2`
     /// [default: a small model that the command carries].
-    #[arg(short, long, value_name = "DIR|ORG/NAME", env = "DROPCAP_MODEL", help_heading = "Model")]
+    #[arg(short, long, value_name = "DIR|FILE.gguf|ORG/NAME", env = "DROPCAP_MODEL", help_heading = "Model")]
     pub model: Option<String>,
     /// Branch, tag or commit of a hub id.
     #[arg(long, value_name = "REV", env = "DROPCAP_REVISION", help_heading = "Model")]
@@ -37,9 +38,10 @@ pub struct SourceArguments {
 pub struct ModelArguments {
     #[command(flatten)]
     pub source: SourceArguments,
-    /// How weights are held in memory: f32, bf16 or f16.
-    #[arg(long, value_name = "DTYPE", default_value = "f32", env = "DROPCAP_DTYPE", help_heading = "Model")]
-    pub dtype: DType,
+    /// How weights are held in memory: auto (as they are stored), f32, bf16 or f16, or on the processor in blocks of 8 or 4
+    /// bits, q8 or q4.
+    #[arg(long, value_name = "DTYPE", default_value = "auto", env = "DROPCAP_DTYPE", help_heading = "Model")]
+    pub dtype: WeightFormat,
     #[command(flatten)]
     pub machine: MachineArguments,
 }

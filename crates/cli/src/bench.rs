@@ -152,7 +152,7 @@ fn row(
     let (mean, deviation) = samples.tokens_per_second(test);
     Row {
         model: subject.name.clone(),
-        dtype: arguments.model.dtype.to_string(),
+        dtype: subject.compute.formats(),
         kv_dtype: arguments.model.machine.kv_dtype.to_string(),
         method,
         test: test.name(),

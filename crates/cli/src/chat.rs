@@ -107,7 +107,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut input = std::io::stdin().lock();
     let is_terminal = input.is_terminal();
     if is_terminal {
-        terminal::say(&format!("{} with method {method}. {HELP}", arguments.model.name()));
+        let (model, formats) = (arguments.model.name(), loaded.compute.formats());
+        terminal::say(&format!("{model} ({formats}) with method {method}. {HELP}"));
     }
     let mut turn = 0;
     loop {

@@ -225,7 +225,10 @@ fn configuration(
         "model": arguments.model.name(),
         "weights": format!("{:032x}", found.checkpoint.fingerprint()?.content),
         "learned": learned(arguments, found)?,
-        "dtype": arguments.model.dtype.to_string(),
+        "dtype": match &subject.compute {
+            Compute::Host(decoder) => decoder.formats(),
+            Compute::Device(weights) => weights.dtype().to_string(),
+        },
         "kv_dtype": subject.kv_dtype.to_string(),
         "device": device,
         "chunk": subject.chunk,

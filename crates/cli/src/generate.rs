@@ -175,7 +175,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         engine.score_trace(scores);
     }
     let watch = arguments.watches().then(|| Watch::over(&mut engine, &loaded));
-    let mut run = batch::Batch::new(arguments.json, prompts.len(), watch);
+    let mut run = batch::Batch::new(arguments.json, loaded.compute.formats(), prompts.len(), watch);
     let single = prompts.len() == 1;
     for (number, prompt) in prompts.into_iter().enumerate() {
         let ids = encoder.encode(&prompt);

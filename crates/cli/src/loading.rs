@@ -37,6 +37,16 @@ pub enum Compute {
     Device(Arc<DeviceWeights>),
 }
 
+impl Compute {
+    /// How the weights are held: names of formats, that of the most bytes first.
+    pub fn formats(&self) -> String {
+        match self {
+            Self::Host { decoder, .. } => decoder.formats(),
+            Self::Device(weights) => weights.dtype().to_string(),
+        }
+    }
+}
+
 impl Loaded {
     /// How an engine of this model divides its time; a GPU wants larger chunks than a processor.
     pub fn engine_options(
@@ -131,7 +141,7 @@ impl Found {
                 &device,
                 &team,
                 &self.checkpoint,
-                arguments.dtype,
+                arguments.dtype.dtype(self.checkpoint.stored_dtype())?,
             )?)),
             None => {
                 let decoder = Arc::new(Decoder::load(&team, &self.checkpoint, arguments.dtype)?);

@@ -90,6 +90,7 @@ fn text_alone_goes_to_standard_output_and_its_account_beside_it() {
         "21 logical, 21 live (100.0 %)",
         "held",
         "if dense",
+        "weights f32",
     ] {
         assert!(said.contains(words), "{said}");
     }

@@ -41,7 +41,8 @@ pub use dtype::DType;
 pub use error::KernelError;
 pub use lane::LaneView;
 pub use matmul::{
-    Columns, Epilogue, Orientation, PackedMatrix, Part, TensorBytes, column_sums, matmul, transposed_product,
+    BlockFormat, Columns, Epilogue, Orientation, PackedMatrix, Part, QuantisedMatrix, TensorBytes,
+    column_sums, matmul, quantised_matmul, transposed_product,
 };
 pub use norm::{
     layer_norm, layer_norm_backward, rms_norm, rms_norm_backward, rms_norm_heads, rms_norm_heads_backward,

@@ -1,30 +1,33 @@
 //! A model directory whose config and weights are known to fit each other.
 
+mod stored;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use dropcap_kernels::DType;
-use dropcap_weights::{ContentDigest, Fingerprint, ShardedTensors, StoredType};
+use dropcap_kernels::{BlockFormat, DType};
+use dropcap_weights::{ContentDigest, Fingerprint};
 
 use crate::adapter::{Adapter, LowRank};
 use crate::decoder_config::DecoderConfig;
 use crate::error::ModelError;
 use crate::weight_plan::{VectorPart, WeightPlan};
+use crate::weights::StoredAs;
 
+use stored::StoredTensors;
 pub use write::{TOKENIZER_FILES, name_dtype, stored_type};
 
-/// A Hugging Face checkpoint, opened and compared, with no weight read yet.
+/// A Hugging Face checkpoint, or a GGUF file in the place of one, opened and compared, with no weight read yet.
 ///
-/// Every tensor of its plan is stored, in the planned shape, as F32, F16 or BF16, and nothing else is stored but
-/// known buffers.
+/// Every tensor of its plan is stored, in the planned shape, as F32, F16 or BF16 or in blocks of a GGUF file, and nothing
+/// else is stored but known buffers.
 #[derive(Debug)]
 pub struct Checkpoint {
     directory: PathBuf,
     config: DecoderConfig,
-    tensors: ShardedTensors,
+    tensors: StoredTensors,
     plan: WeightPlan,
     adapter: Option<Adapter>,
     /// What the adapter adds, by tensor.
@@ -32,14 +35,15 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a directory that holds `config.json` and safetensors weights, in one file or in shards.
+    /// Opens a directory that holds `config.json` and safetensors weights, in one file or in shards; or a GGUF file, which
+    /// stands for the directory that it was made from.
     ///
     /// # Errors
     /// A config or weight file that is refused on its own; [`ModelError::Mismatches`] with every tensor that is
     /// missing, unexpected, or of the wrong shape or dtype.
     pub fn open(directory: &Path) -> Result<Self, ModelError> {
         let config = DecoderConfig::open(directory)?;
-        let tensors = ShardedTensors::open(directory)?;
+        let tensors = StoredTensors::open(directory)?;
         let plan = WeightPlan::of(&config, &|name| tensors.info(name).is_some());
         let (directory_path, added) = (directory.to_path_buf(), BTreeMap::new());
         let checkpoint = Self { directory: directory_path, config, tensors, plan, adapter: None, added };
@@ -89,9 +93,17 @@ impl Checkpoint {
         &self.config
     }
 
-    /// The stored tensors.
-    pub fn tensors(&self) -> &ShardedTensors {
-        &self.tensors
+    /// The shape of a stored tensor.
+    pub fn shape(&self, tensor: &str) -> Option<Vec<usize>> {
+        self.tensors.info(tensor).map(|info| info.shape)
+    }
+
+    /// Reads one stored tensor as f32, row-major, without an adapter.
+    ///
+    /// # Errors
+    /// No such tensor; a format that is no number; a file that became shorter or unreadable.
+    pub fn read_f32(&self, tensor: &str) -> Result<Vec<f32>, ModelError> {
+        self.tensors.read_f32(tensor)
     }
 
     /// Which tensor goes into which slot.
@@ -99,11 +111,14 @@ impl Checkpoint {
         &self.plan
     }
 
-    /// The dtype that most bytes of the weights are stored in.
+    /// The dtype that most bytes of the weights have when they have been read; blocks of a GGUF file become f32.
     pub fn stored_dtype(&self) -> DType {
-        let bytes = |dtype| -> u64 {
+        let bytes = |dtype: DType| -> usize {
             let infos = self.plan.tensors().filter_map(|tensor| self.tensors.info(tensor.name));
-            infos.filter(|info| computable(info.dtype) == Some(dtype)).map(|info| info.bytes()).sum()
+            let numbers = infos
+                .filter(|info| info.dtype == Some(dtype))
+                .map(|info| info.shape.iter().product::<usize>());
+            numbers.sum::<usize>() * dtype.bytes()
         };
         DType::ALL.into_iter().max_by_key(|&dtype| bytes(dtype)).unwrap_or(DType::F32)
     }
@@ -119,21 +134,42 @@ impl Checkpoint {
         rows: Range<usize>,
         bytes: &mut Vec<u8>,
     ) -> Result<DType, ModelError> {
-        let file = self.tensors.file_of(tensor)?;
-        let info = file.info(tensor);
-        let dtype = info.and_then(|info| computable(info.dtype)).ok_or_else(|| ModelError::Mismatches {
-            path: self.directory.clone(),
-            problems: vec![format!("{tensor}: not stored as {COMPUTABLE}")],
-        })?;
-        let width: usize = info.map_or(0, |info| info.shape.iter().skip(1).product());
-        bytes.resize(rows.len() * width * dtype.bytes(), 0);
-        file.read_range(tensor, (rows.start * width * dtype.bytes()) as u64, bytes)?;
+        let dtype = self.tensors.read_rows(tensor, rows.clone(), bytes)?;
         let Some(added) = self.added.get(tensor) else { return Ok(dtype) };
-        let mut values = info.and_then(|info| info.dtype.widen(bytes)).unwrap_or_default();
+        let mut values = stored_type(dtype).widen(bytes).unwrap_or_default();
         added.add_to_rows(rows, &mut values);
         bytes.clear();
         bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
         Ok(DType::F32)
+    }
+
+    /// How a matrix is stored, to be held so; what an adapter changes is f32.
+    pub(crate) fn stored_as(&self, tensor: &str) -> StoredAs {
+        match self.added.contains_key(tensor) {
+            true => StoredAs::Numbers(DType::F32),
+            false => self.tensors.stored_as(tensor),
+        }
+    }
+
+    /// The format of the blocks that a matrix is stored in, where it is, and products read them, and no adapter changes it.
+    pub(crate) fn blocks(&self, tensor: &str) -> Option<BlockFormat> {
+        match self.stored_as(tensor) {
+            StoredAs::Blocks(format) => Some(format),
+            StoredAs::Numbers(_) | StoredAs::OtherBlocks => None,
+        }
+    }
+
+    /// Reads outputs of a matrix that has [`Checkpoint::blocks`], as they are.
+    ///
+    /// # Errors
+    /// No such tensor; a file that became shorter or unreadable.
+    pub(crate) fn read_blocks(
+        &self,
+        tensor: &str,
+        outputs: Range<usize>,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), ModelError> {
+        self.tensors.read_blocks(tensor, outputs, bytes)
     }
 
     /// Reads vectors one after the other as f32: a norm, or the biases of a fused projection.
@@ -161,7 +197,7 @@ impl Checkpoint {
     pub fn fingerprint(&self) -> Result<Fingerprint, ModelError> {
         let mut digest = ContentDigest::new();
         for tensor in self.plan.tensors() {
-            digest.tensor(self.plan.label(tensor.name), &self.tensors, tensor.name)?;
+            self.tensors.digest(&mut digest, self.plan.label(tensor.name), tensor.name)?;
         }
         if let Some(adapter) = &self.adapter {
             adapter.digest(&mut digest)?;
@@ -220,8 +256,8 @@ impl Checkpoint {
                     if info.shape != *shape {
                         problems.push(format!("{name}: expected shape {shape:?}, found {:?}", info.shape));
                     }
-                    if computable(info.dtype).is_none() {
-                        problems.push(format!("{name}: expected {COMPUTABLE}, found {}", info.dtype));
+                    if info.dtype.is_none() {
+                        problems.push(format!("{name}: expected {COMPUTABLE}, found {}", info.format));
                     }
                 }
             }
@@ -247,7 +283,7 @@ impl Checkpoint {
     fn copies_embedding(&self, name: &str) -> Result<bool, ModelError> {
         let digest = |name: &str| {
             let mut digest = ContentDigest::new();
-            digest.tensor("", &self.tensors, name).map(|()| digest.finish())
+            self.tensors.digest(&mut digest, "", name).map(|()| digest.finish())
         };
         let embedding = self.plan.embedding.parts.first().map(|part| part.tensor.as_str());
         match embedding.filter(|name| self.tensors.info(name).is_some()) {
@@ -259,13 +295,3 @@ impl Checkpoint {
 }
 
 const COMPUTABLE: &str = "F32, F16 or BF16";
-
-/// The kernels' name of a stored format, for those that they can read.
-fn computable(dtype: StoredType) -> Option<DType> {
-    match dtype {
-        StoredType::F32 => Some(DType::F32),
-        StoredType::F16 => Some(DType::F16),
-        StoredType::Bf16 => Some(DType::Bf16),
-        _ => None,
-    }
-}

@@ -1,11 +1,11 @@
 //! A JSON object of a model directory, read value by value under bounds.
 
 use std::fmt::Display;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::companion::read_companion;
 use crate::error::ModelError;
 
 /// Longest configuration file that is read, in bytes; published ones are a few KiB.
@@ -23,14 +23,7 @@ pub(crate) struct ConfigJson {
 impl ConfigJson {
     /// Reads a file; `None` if there is none.
     pub(crate) fn open(path: &Path) -> Result<Option<Self>, ModelError> {
-        let file = match std::fs::File::open(path) {
-            Ok(file) => file,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(ModelError::io("open", path, e)),
-        };
-        let mut bytes = Vec::new();
-        file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|e| ModelError::io("read", path, e))?;
-        Self::parse(path, &bytes).map(Some)
+        read_companion(path, MAX_BYTES)?.map(|bytes| Self::parse(path, &bytes)).transpose()
     }
 
     /// Reads bytes; `path` is only for messages.

@@ -96,7 +96,7 @@ pub enum ModelError {
         source: std::io::Error,
     },
     /// A directory without a `config.json`.
-    #[error("{} is missing: give a directory as `save_pretrained` writes it, or a hub id", path.display())]
+    #[error("{} is missing: give a directory as `save_pretrained` writes it, a GGUF file, or a hub id", path.display())]
     NoConfig {
         /// Where it was looked for.
         path: PathBuf,

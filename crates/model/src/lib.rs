@@ -6,6 +6,7 @@
 
 mod adapter;
 mod checkpoint;
+mod companion;
 mod config_json;
 mod decoder;
 mod decoder_config;
@@ -14,6 +15,7 @@ mod error;
 mod families;
 pub mod fuzzing;
 mod generation_config;
+mod gguf;
 pub mod hub;
 mod rope_config;
 mod special_ids;
@@ -24,6 +26,7 @@ mod weights;
 
 pub use adapter::{Adapter, LowRank, NewAdapter, module, peft_factor};
 pub use checkpoint::{Checkpoint, TOKENIZER_FILES, name_dtype, stored_type};
+pub use companion::read_companion;
 pub use decoder::{DeathSink, Decoder, Logits, Scratch, Segment};
 pub use decoder_config::{
     DecoderConfig, MAX_HEAD_DIM, MAX_HEADS, MAX_HIDDEN, MAX_INTERMEDIATE, MAX_LAYERS, MAX_POSITIONS,
@@ -35,3 +38,4 @@ pub use generation_config::GenerationConfig;
 pub use rope_config::{RopeConfig, RopeScaling};
 pub use tokenizer::{IncrementalText, MAX_TEXT_BYTES, Tokenizer};
 pub use weight_plan::{LayerPlan, MatrixPart, MatrixPlan, NormPlan, PlannedTensor, VectorPart, WeightPlan};
+pub use weights::WeightFormat;

@@ -8,13 +8,13 @@ mod rendered;
 pub use incremental::IncrementalText;
 
 use std::collections::HashMap;
-use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use tokenizers::tokenizer::{AddedVocabulary, Encoding, Model, OffsetType, PreTokenizer};
 use tokenizers::{Decoder, DecoderWrapper, NormalizedString};
 
+use crate::companion::read_companion;
 use crate::error::ModelError;
 use file::{File, Misplaced};
 
@@ -29,7 +29,7 @@ pub const MAX_TEXT_BYTES: usize = 4 << 20;
 /// unsplit and say nothing.
 const MAX_WHITE_SPACE: usize = 250_000;
 /// Longest `tokenizer.json` that is read, in bytes; the largest published are about 40 MB.
-const MAX_FILE_BYTES: u64 = 256 << 20;
+pub(crate) const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// The tokenizer of a model, for text of users ([`Tokenizer::encode`]) and for whole prompts, which may hold control
 /// tokens ([`Tokenizer::encode_prompt`]).
@@ -58,18 +58,10 @@ impl Tokenizer {
     /// No such file; a file that is not a tokenizer.
     pub fn open(directory: &Path) -> Result<Self, ModelError> {
         let path = directory.join("tokenizer.json");
-        let file = match std::fs::File::open(&path) {
-            Ok(file) => file,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                return Err(ModelError::NoTokenizer { path });
-            }
-            Err(e) => return Err(ModelError::io("open", &path, e)),
-        };
-        let mut bytes = Vec::new();
-        file.take(MAX_FILE_BYTES + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|e| ModelError::io("read", &path, e))?;
-        Self::parse(&path, &bytes)
+        match read_companion(&path, MAX_FILE_BYTES)? {
+            Some(bytes) => Self::parse(&path, &bytes),
+            None => Err(ModelError::NoTokenizer { path }),
+        }
     }
 
     /// Reads the text of a `tokenizer.json`; `path` is only for messages.

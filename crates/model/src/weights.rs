@@ -1,6 +1,7 @@
 //! The weights of a decoder, wherever they lie: one walk over a plan fills the memory of the processor or of a device,
 //! from a checkpoint or with random numbers.
 
+mod format;
 mod random;
 mod range;
 mod stored;
@@ -9,6 +10,8 @@ use std::fmt::Debug;
 
 use dropcap_kernels::{DType, Part, RopeTable, Team};
 
+pub use self::format::WeightFormat;
+pub(crate) use self::format::{Held, StoredAs};
 use self::random::Random;
 pub(crate) use self::range::first_outside;
 use self::stored::Stored;
@@ -28,8 +31,8 @@ pub(crate) trait Storage {
     /// Numbers of a stored tensor that are read at a time where rows are outputs.
     const SLICE: usize;
 
-    /// The format of matrices.
-    fn dtype(&self) -> DType;
+    /// How a matrix of these parts is held; `table` says whether it has an output for each token or position.
+    fn held(&self, inputs: usize, table: bool, parts: &[StoredAs]) -> Held;
 
     /// The narrowest format that a bias is held in.
     fn bias_dtype(&self) -> DType;
@@ -38,7 +41,7 @@ pub(crate) trait Storage {
     fn table_rows(&self, tokens: usize) -> usize;
 
     /// A matrix of zeros.
-    fn zeroed(&self, outputs: usize, inputs: usize) -> Result<Self::Matrix, ModelError>;
+    fn zeroed(&self, outputs: usize, inputs: usize, held: Held) -> Result<Self::Matrix, ModelError>;
 
     /// Fills outputs `first_output..first_output + part.outputs`, on the threads of the team.
     fn fill(
@@ -49,11 +52,22 @@ pub(crate) trait Storage {
         part: &Part<'_>,
     ) -> Result<(), ModelError>;
 
+    /// The same with blocks of the format in which the matrix is held.
+    fn fill_blocks(
+        &self,
+        team: &Team,
+        matrix: &mut Self::Matrix,
+        first_output: usize,
+        outputs: usize,
+        blocks: &[u8],
+    ) -> Result<(), ModelError>;
+
     /// A matrix of evenly distributed numbers in `-scale..=scale`, the same for the same seed.
     fn random(
         &self,
         outputs: usize,
         inputs: usize,
+        held: Held,
         scale: f32,
         seed: u64,
     ) -> Result<Self::Matrix, ModelError>;
@@ -115,7 +129,13 @@ trait Source {
     type Storage: Storage;
 
     /// The matrix of a plan, with `outputs` or more rows: those beyond the plan's are zeros, or random as the others.
-    fn matrix(&mut self, plan: &MatrixPlan, outputs: usize) -> Result<MatrixOf<Self>, ModelError>;
+    /// `table` says whether it has an output for each token or position.
+    fn matrix(
+        &mut self,
+        plan: &MatrixPlan,
+        outputs: usize,
+        table: bool,
+    ) -> Result<MatrixOf<Self>, ModelError>;
 
     /// The biases of a fused product, one after the other.
     fn bias(&mut self, parts: &[VectorPart]) -> Result<BiasOf<Self>, ModelError>;
@@ -153,7 +173,11 @@ impl<S: Storage> Weights<S> {
     fn walk(plan: &WeightPlan, source: &mut impl Source<Storage = S>) -> Result<Self, ModelError> {
         Ok(Self {
             embedding: table(&plan.embedding, source)?,
-            positions: plan.positions.as_ref().map(|plan| matrix(plan, source)).transpose()?,
+            positions: plan
+                .positions
+                .as_ref()
+                .map(|plan| source.matrix(plan, plan.outputs(), true))
+                .transpose()?,
             layers: plan.layers.iter().map(|plan| layer(plan, source)).collect::<Result<_, _>>()?,
             final_norm: norm(&plan.final_norm, source)?,
             head: plan.head.as_ref().map(|plan| table(plan, source)).transpose()?,
@@ -189,13 +213,13 @@ fn norm<F: Source>(plan: &NormPlan, source: &mut F) -> Result<NormWeights<F::Sto
 }
 
 fn matrix<F: Source>(plan: &MatrixPlan, source: &mut F) -> Result<MatrixOf<F>, ModelError> {
-    source.matrix(plan, plan.outputs())
+    source.matrix(plan, plan.outputs(), false)
 }
 
 /// A matrix with an output for every token.
 fn table<F: Source>(plan: &MatrixPlan, source: &mut F) -> Result<MatrixOf<F>, ModelError> {
     let rows = source.storage().table_rows(plan.outputs());
-    source.matrix(plan, rows)
+    source.matrix(plan, rows, true)
 }
 
 /// The frequencies of a family that rotates.

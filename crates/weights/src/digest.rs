@@ -1,6 +1,7 @@
 //! A cheap digest of a model's stored weights.
 
 use crate::error::WeightsError;
+use crate::gguf::GgufFile;
 use crate::shards::ShardedTensors;
 
 /// FNV-1a over 128 bits, fed with tensors' labels, formats, shapes and samples of their bytes.
@@ -48,26 +49,47 @@ impl ContentDigest {
     pub fn tensor(&mut self, label: &str, tensors: &ShardedTensors, name: &str) -> Result<(), WeightsError> {
         let file = tensors.file_of(name)?;
         let info = file.expect(name)?;
+        let read = |first, out: &mut [u8]| file.read_range(name, first, out);
+        self.samples(label, info.dtype.name(), &info.shape, info.bytes(), read)
+    }
+
+    /// [`ContentDigest::tensor`] of a GGUF file.
+    ///
+    /// # Errors
+    /// No such tensor; the file became shorter or unreadable.
+    pub fn gguf_tensor(&mut self, label: &str, file: &GgufFile, name: &str) -> Result<(), WeightsError> {
+        let info = file.expect(name)?;
+        let read = |first, out: &mut [u8]| file.read_range(name, first, out);
+        self.samples(label, info.dtype.name(), &info.shape, info.bytes(), read)
+    }
+
+    fn samples(
+        &mut self,
+        label: &str,
+        dtype: &str,
+        shape: &[usize],
+        bytes: u64,
+        read: impl Fn(u64, &mut [u8]) -> Result<(), WeightsError>,
+    ) -> Result<(), WeightsError> {
         // Lengths go before what they measure, so that two lists of tensors cannot run into each other.
         self.bytes(&(label.len() as u64).to_le_bytes());
         self.bytes(label.as_bytes());
-        self.bytes(info.dtype.name().as_bytes());
-        self.bytes(&(info.shape.len() as u64).to_le_bytes());
-        for &dim in &info.shape {
+        self.bytes(dtype.as_bytes());
+        self.bytes(&(shape.len() as u64).to_le_bytes());
+        for &dim in shape {
             self.bytes(&(dim as u64).to_le_bytes());
         }
-        let bytes = info.bytes();
         let mut sample = [0; (STRETCHES * STRETCH_BYTES) as usize];
         if bytes <= sample.len() as u64 {
             let whole = &mut sample[..bytes as usize];
-            file.read_range(name, 0, whole)?;
+            read(0, whole)?;
             self.bytes(whole);
         } else {
             let stretch = &mut sample[..STRETCH_BYTES as usize];
             for at in 0..STRETCHES {
                 // u128: the product may pass 64 bits for a file of exabytes.
                 let first = u128::from(bytes - STRETCH_BYTES) * u128::from(at) / u128::from(STRETCHES - 1);
-                file.read_range(name, first as u64, stretch)?;
+                read(first as u64, stretch)?;
                 self.bytes(stretch);
             }
         }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use dropcap_files::FileError;
 
-use crate::StoredType;
+use crate::{GgufFault, StoredType};
 
 /// Why a weight file, or a directory of them, was refused.
 ///
@@ -194,6 +194,14 @@ pub enum WeightsError {
         end: u64,
         /// Bytes of the tensor.
         limit: u64,
+    },
+    /// A GGUF file that is refused.
+    #[error("{} is refused as a GGUF file: {fault}", path.display())]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: GgufFault,
     },
     /// A dtype that has no sensible meaning as f32.
     #[error("the tensor {tensor} in {} is stored as {got}, which is not read as numbers: convert it to F32, F16 or BF16", path.display())]

@@ -1,4 +1,5 @@
-//! L2: strict reading of safetensors files, one or the shards of one model directory, and the one way to write them.
+//! L2: strict reading of safetensors files, one or the shards of one model directory, and of GGUF files; and the one way to
+//! write safetensors.
 //!
 //! What a file claims is checked against what the file holds before anything is allocated: the header's length,
 //! the number of tensors, every rank, shape, dtype and byte range. Tensors are read with positional reads, never
@@ -13,6 +14,7 @@ mod error;
 mod fingerprint;
 mod finite;
 pub mod fuzzing;
+mod gguf;
 mod header;
 mod index;
 mod layout;
@@ -26,6 +28,7 @@ pub use digest::ContentDigest;
 pub use error::WeightsError;
 pub use fingerprint::{Fingerprint, FingerprintError};
 pub use finite::NonFinite;
+pub use gguf::{BlockType, GgufFault, GgufFile, GgufNumbers, GgufTensor, GgufValue, is_gguf};
 pub use header::{MAX_HEADER_BYTES, MAX_RANK, MAX_TENSORS};
 pub use index::{MAX_SHARDS, ShardIndex};
 pub use layout::TensorInfo;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use dropcap_kernels::Team;
 use dropcap_kernels::cuda::read_bandwidth;
+use dropcap_kernels::{DType, Team};
 use dropcap_methods::MethodSpec;
 use dropcap_model::device::DeviceWeights;
 use dropcap_model::{Decoder, DecoderConfig};
@@ -24,7 +24,8 @@ const WARM: usize = 1;
 pub struct Subject {
     /// As the table names it.
     pub name: String,
-    compute: Compute,
+    /// Where its weights are.
+    pub compute: Compute,
     /// `none` leads if it is there, since the others are compared with it.
     pub methods: Vec<(MethodSpec, Arc<dyn EvictionPolicy>)>,
 }
@@ -57,7 +58,10 @@ impl Subject {
         let ModelArguments { dtype, machine, .. } = &arguments.model;
         let device = device_for(machine.device, &config, methods.iter().map(|(_, policy)| policy))?;
         let compute = match device {
-            Some(device) => Compute::Device(Arc::new(DeviceWeights::random(&device, &config, *dtype, 0)?)),
+            Some(device) => {
+                let dtype = dtype.dtype(DType::F32)?;
+                Compute::Device(Arc::new(DeviceWeights::random(&device, &config, dtype, 0)?))
+            }
             None => Compute::Host {
                 team: Arc::new(Team::new(machine.threads())?),
                 decoder: Arc::new(Decoder::random(&config, *dtype, 0)?),

@@ -31,6 +31,8 @@ struct Entry {
 /// All prompts of one run, in the order in which they were given.
 pub(super) struct Batch {
     json: bool,
+    /// How the weights are held, for the account.
+    weights: String,
     streams: bool,
     entries: Vec<Entry>,
     index: HashMap<SequenceId, usize>,
@@ -39,7 +41,7 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    pub(super) fn new(json: bool, prompts: usize, watch: Option<Watch>) -> Self {
+    pub(super) fn new(json: bool, weights: String, prompts: usize, watch: Option<Watch>) -> Self {
         let bar = if prompts > 1 && std::io::stderr().is_terminal() {
             ProgressBar::new(prompts as u64)
         } else {
@@ -50,7 +52,11 @@ impl Batch {
         }
         let (entries, index) = (Vec::with_capacity(prompts), HashMap::new());
         let streams = prompts == 1 && !json && watch.is_none();
-        Batch { json, streams, entries, index, bar, watch }
+        Batch { json, weights, streams, entries, index, bar, watch }
+    }
+
+    fn say(&self, account: &str) {
+        terminal::say(&format!("{account} | weights {}", self.weights));
     }
 
     /// Queues one prompt. One that the engine refuses fails alone if there are others.
@@ -203,8 +209,8 @@ impl Batch {
         match &done[..] {
             _ if self.json => {}
             [] => {}
-            [finished] if single => terminal::say(&account::line(finished)),
-            several => terminal::say(&account::total_line(several, elapsed)),
+            [finished] if single => self.say(&account::line(finished)),
+            several => self.say(&account::total_line(several, elapsed)),
         }
         failures.extend(trace.map(|error| format!("{error:#}")));
         if failures.is_empty() { Ok(ExitCode::SUCCESS) } else { Err(anyhow::anyhow!(failures.join("\n"))) }

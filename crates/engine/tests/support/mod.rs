@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use dropcap_kernels::DType;
+use dropcap_model::WeightFormat;
 use dropcap_policy::EvictionPolicy;
 use dropcap_trace::{Granularity, TraceHeader, TraceWriter, VERSION};
 use dropcap_weights::TensorFile;
@@ -64,8 +65,8 @@ impl Model {
         Model::open_as(folder, DType::F32)
     }
 
-    pub fn open_as(folder: &str, dtype: DType) -> Model {
-        Model::at(&golden(folder), dtype)
+    pub fn open_as(folder: &str, format: impl Into<WeightFormat>) -> Model {
+        Model::at(&golden(folder), format)
     }
 
     /// Logits and lifetimes of `ids` under `policy`, fed in chunks.

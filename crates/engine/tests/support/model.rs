@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use dropcap_kernels::{DType, Team};
+use dropcap_kernels::Team;
 use dropcap_methods::{MethodSpec, ModelFacts};
-use dropcap_model::{Checkpoint, Decoder};
+use dropcap_model::{Checkpoint, Decoder, WeightFormat};
 use dropcap_policy::EvictionPolicy;
 
 /// A model and the threads to run it with.
@@ -17,10 +17,10 @@ pub struct Model {
 
 impl Model {
     /// The model in a directory.
-    pub fn at(directory: &Path, dtype: DType) -> Model {
+    pub fn at(directory: &Path, format: impl Into<WeightFormat>) -> Model {
         let team = Arc::new(Team::new(2).unwrap());
         let checkpoint = Checkpoint::open(directory).unwrap();
-        let decoder = Arc::new(Decoder::load(&team, &checkpoint, dtype).unwrap());
+        let decoder = Arc::new(Decoder::load(&team, &checkpoint, format).unwrap());
         Model { checkpoint, decoder, team }
     }
 

@@ -198,27 +198,40 @@ impl Task<'_> {
         let outputs = self.w.outputs();
         let first = panel * PANEL;
         let width = PANEL.min(outputs - first);
+        let bias = self.bias.map(|bias| &bias[first..first + width]);
         for (row, sums) in rows.zip(sums.as_chunks::<PANEL>().0) {
             // SAFETY: no other task has this row and panel.
             let out = unsafe { self.out.range(row * outputs + first, width) };
-            for column in (0..width).step_by(S::LANES) {
-                let out = &mut out[column..];
-                let mut y = simd.read(&sums[column..]);
-                if let Some(bias) = self.bias {
-                    y = simd.add(y, read_up_to(simd, &bias[first + column..]));
-                }
-                y = match self.epilogue {
-                    Epilogue::Store => y,
-                    Epilogue::Add => simd.add(read_up_to(simd, out), y),
-                    Epilogue::GeluTanh => gelu_tanh(simd, y),
-                    Epilogue::Gelu => gelu_erf(simd, y),
-                };
-                if out.len() >= S::LANES {
-                    simd.write(out, y);
-                } else {
-                    simd.write_partial(out, y);
-                }
-            }
+            finish(simd, sums, bias, self.epilogue, out);
+        }
+    }
+}
+
+/// What becomes of a row's sums over one panel; `bias` and `out` are those of the panel's outputs.
+#[inline(always)]
+pub(super) fn finish<S: Simd>(
+    simd: S,
+    sums: &[f32; PANEL],
+    bias: Option<&[f32]>,
+    epilogue: Epilogue,
+    out: &mut [f32],
+) {
+    for column in (0..out.len()).step_by(S::LANES) {
+        let out = &mut out[column..];
+        let mut y = simd.read(&sums[column..]);
+        if let Some(bias) = bias {
+            y = simd.add(y, read_up_to(simd, &bias[column..]));
+        }
+        y = match epilogue {
+            Epilogue::Store => y,
+            Epilogue::Add => simd.add(read_up_to(simd, out), y),
+            Epilogue::GeluTanh => gelu_tanh(simd, y),
+            Epilogue::Gelu => gelu_erf(simd, y),
+        };
+        if out.len() >= S::LANES {
+            simd.write(out, y);
+        } else {
+            simd.write_partial(out, y);
         }
     }
 }

@@ -112,7 +112,7 @@ fn convert<W: Element>(team: &Team, to: &mut [W], first: usize, part: &Part<'_>)
 
 /// Reads `to.len()` (at most 32) neighbouring elements of the file, converted.
 #[inline]
-fn read<W: Element>(part: &Part<'_>, at: usize, to: &mut [W]) {
+pub(super) fn read<W: Element>(part: &Part<'_>, at: usize, to: &mut [W]) {
     let size = part.source.dtype.bytes();
     let bytes = &part.source.bytes[at * size..(at + to.len()) * size];
     if part.source.dtype == W::DTYPE && cfg!(target_endian = "little") {
@@ -162,7 +162,7 @@ pub(super) fn fill_random(data: &mut Buffer, inputs: usize, outputs: usize, scal
 }
 
 /// A number in 0..=1 from a counter: the finaliser of SplitMix64 (Steele, Lea and Flood, 2014).
-fn hash(counter: u64) -> f32 {
+pub(super) fn hash(counter: u64) -> f32 {
     let mut z = counter.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -17,6 +17,7 @@ mod gradient;
 mod lt;
 mod matrix;
 mod packed;
+mod quantised;
 mod random;
 mod recent;
 #[cfg(test)]
@@ -38,6 +39,7 @@ pub use gradient::{Columns, column_sums, transposed_product, transposed_product_
 pub use matrix::DeviceMatrix;
 pub use packed::{Orientation, PANEL, PackedMatrix, Part, TensorBytes};
 
+pub use quantised::{BlockFormat, QuantisedMatrix, quantised_matmul};
 pub use random::DeviceRandom;
 pub(crate) use random::SOURCE as RANDOM;
 pub(crate) use stream::SOURCE as GEMV;

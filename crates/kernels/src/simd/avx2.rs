@@ -21,6 +21,7 @@ pub(super) unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
 
 impl Simd for Avx2 {
     type V = __m256;
+    type Bytes = __m256i;
     const LANES: usize = 8;
     const TILE_ROWS: usize = 6;
 
@@ -188,6 +189,49 @@ impl Simd for Avx2 {
         unsafe {
             let halves = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
             _mm256_castsi256_ps(_mm256_slli_epi32::<16>(halves))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(self, from: *const u8) -> __m256i {
+        // SAFETY: the caller's promise and the token.
+        unsafe { _mm256_loadu_si256(from.cast()) }
+    }
+    #[inline(always)]
+    fn no_bytes(self) -> __m256i {
+        // SAFETY: the token.
+        unsafe { _mm256_setzero_si256() }
+    }
+    #[inline(always)]
+    fn nibbles(self, a: __m256i) -> (__m256i, __m256i) {
+        // SAFETY: the token.
+        unsafe {
+            let low = _mm256_set1_epi8(15);
+            (_mm256_and_si256(a, low), _mm256_and_si256(_mm256_srli_epi16::<4>(a), low))
+        }
+    }
+    #[inline(always)]
+    fn dot_nibbles(self, a: &[__m256i; 8], x: &[[i8; 4]; 8]) -> __m256 {
+        // SAFETY: the token. Sixteen products of at most 15 * 127 stay within 16 bits.
+        unsafe {
+            let mut pairs = _mm256_setzero_si256();
+            for (&a, &x) in a.iter().zip(x) {
+                let x = _mm256_set1_epi32(i32::from_le_bytes(x.map(|byte| byte as u8)));
+                pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(a, x));
+            }
+            _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        }
+    }
+    #[inline(always)]
+    fn dot_bytes(self, a: &[__m256i; 8], x: &[[i8; 4]; 8]) -> __m256 {
+        // SAFETY: the token. Magnitudes times what has both signs: a pair is at most 2 * 128 * 127.
+        unsafe {
+            let (mut sums, ones) = (_mm256_setzero_si256(), _mm256_set1_epi16(1));
+            for (&a, &x) in a.iter().zip(x) {
+                let x = _mm256_set1_epi32(i32::from_le_bytes(x.map(|byte| byte as u8)));
+                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(a), _mm256_sign_epi8(x, a));
+                sums = _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, ones));
+            }
+            _mm256_cvtepi32_ps(sums)
         }
     }
     #[inline(always)]

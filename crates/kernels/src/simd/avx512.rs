@@ -21,6 +21,7 @@ pub(super) unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
 
 impl Simd for Avx512 {
     type V = __m512;
+    type Bytes = __m512i;
     const LANES: usize = 16;
     const TILE_ROWS: usize = 14;
 
@@ -169,6 +170,50 @@ impl Simd for Avx512 {
         unsafe {
             let halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(halves))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(self, from: *const u8) -> __m512i {
+        // SAFETY: the caller's promise and the token.
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+    #[inline(always)]
+    fn no_bytes(self) -> __m512i {
+        // SAFETY: the token.
+        unsafe { _mm512_setzero_si512() }
+    }
+    #[inline(always)]
+    fn nibbles(self, a: __m512i) -> (__m512i, __m512i) {
+        // SAFETY: the token.
+        unsafe {
+            let low = _mm512_set1_epi8(15);
+            (_mm512_and_si512(a, low), _mm512_and_si512(_mm512_srli_epi16::<4>(a), low))
+        }
+    }
+    #[inline(always)]
+    fn dot_nibbles(self, a: &[__m512i; 8], x: &[[i8; 4]; 8]) -> __m512 {
+        // SAFETY: the token. Sixteen products of at most 15 * 127 stay within 16 bits.
+        unsafe {
+            let mut pairs = _mm512_setzero_si512();
+            for (&a, &x) in a.iter().zip(x) {
+                let x = _mm512_set1_epi32(i32::from_le_bytes(x.map(|byte| byte as u8)));
+                pairs = _mm512_add_epi16(pairs, _mm512_maddubs_epi16(a, x));
+            }
+            _mm512_cvtepi32_ps(_mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
+        }
+    }
+    #[inline(always)]
+    fn dot_bytes(self, a: &[__m512i; 8], x: &[[i8; 4]; 8]) -> __m512 {
+        // SAFETY: the token. Magnitudes times what has both signs: a pair is at most 2 * 128 * 127.
+        unsafe {
+            let (mut sums, ones) = (_mm512_setzero_si512(), _mm512_set1_epi16(1));
+            for (&a, &x) in a.iter().zip(x) {
+                let x = _mm512_set1_epi32(i32::from_le_bytes(x.map(|byte| byte as u8)));
+                let x = _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(a), _mm512_setzero_si512(), x);
+                let pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(a), x);
+                sums = _mm512_add_epi32(sums, _mm512_madd_epi16(pairs, ones));
+            }
+            _mm512_cvtepi32_ps(sums)
         }
     }
     #[inline(always)]

@@ -108,6 +108,8 @@ pub(crate) trait Kernel {
 pub(crate) trait Simd: Copy + Send + Sync {
     /// A vector of `LANES` f32.
     type V: Copy;
+    /// A vector of `4 * LANES` bytes: four of each lane.
+    type Bytes: Copy;
     /// Lanes of a vector: 16 or 8.
     const LANES: usize;
     /// Rows of the largest register tile of two vectors a row: as many as leave registers for the operands.
@@ -168,6 +170,20 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// As [`Simd::load`].
     unsafe fn load_bf16(self, from: *const bf16) -> Self::V;
+    /// Reads four bytes of each lane.
+    ///
+    /// # Safety
+    /// `from` must be readable for `4 * LANES` bytes; no alignment is needed.
+    unsafe fn load_bytes(self, from: *const u8) -> Self::Bytes;
+    /// Zeros.
+    fn no_bytes(self) -> Self::Bytes;
+    /// The low halves of all bytes, and the high ones.
+    fn nibbles(self, a: Self::Bytes) -> (Self::Bytes, Self::Bytes);
+    /// In each lane the products of its bytes, 0 to 15, with those of `x`, -127 to 127, summed; exact.
+    fn dot_nibbles(self, a: &[Self::Bytes; 8], x: &[[i8; 4]; 8]) -> Self::V;
+    /// The same for signed bytes.
+    fn dot_bytes(self, a: &[Self::Bytes; 8], x: &[[i8; 4]; 8]) -> Self::V;
+
     /// Writes `LANES` f32.
     ///
     /// # Safety

@@ -21,8 +21,22 @@ fn zip(a: [f32; LANES], b: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> [f32; L
     std::array::from_fn(|i| f(a[i], b[i]))
 }
 
+#[inline(always)]
+fn dot(a: &[[[u8; 4]; LANES]; 8], x: &[[i8; 4]; 8], number: impl Fn(u8) -> i32) -> [f32; LANES] {
+    let mut sums = [0i32; LANES];
+    for (a, x) in a.iter().zip(x) {
+        for (sum, a) in sums.iter_mut().zip(a) {
+            for (&a, &x) in a.iter().zip(x) {
+                *sum += number(a) * i32::from(x);
+            }
+        }
+    }
+    sums.map(|sum| sum as f32)
+}
+
 impl Simd for Portable {
     type V = [f32; LANES];
+    type Bytes = [[u8; 4]; LANES];
     const LANES: usize = LANES;
     const TILE_ROWS: usize = 4;
 
@@ -132,6 +146,27 @@ impl Simd for Portable {
         // SAFETY: the caller's promise.
         unsafe { from.cast::<[bf16; LANES]>().read_unaligned() }
             .map(|x| f32::from_bits(u32::from(x.to_bits()) << 16))
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(self, from: *const u8) -> Self::Bytes {
+        // SAFETY: the caller's promise; bytes have no alignment.
+        unsafe { from.cast::<Self::Bytes>().read_unaligned() }
+    }
+    #[inline(always)]
+    fn no_bytes(self) -> Self::Bytes {
+        [[0; 4]; LANES]
+    }
+    #[inline(always)]
+    fn nibbles(self, a: Self::Bytes) -> (Self::Bytes, Self::Bytes) {
+        (a.map(|lane| lane.map(|byte| byte & 15)), a.map(|lane| lane.map(|byte| byte >> 4)))
+    }
+    #[inline(always)]
+    fn dot_nibbles(self, a: &[Self::Bytes; 8], x: &[[i8; 4]; 8]) -> Self::V {
+        dot(a, x, i32::from)
+    }
+    #[inline(always)]
+    fn dot_bytes(self, a: &[Self::Bytes; 8], x: &[[i8; 4]; 8]) -> Self::V {
+        dot(a, x, |byte| i32::from(byte as i8))
     }
     #[inline(always)]
     unsafe fn store(self, to: *mut f32, a: Self::V) {

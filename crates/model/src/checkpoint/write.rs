@@ -8,8 +8,10 @@ use dropcap_weights::{SINGLE_FILE, StoredType, tensor_header};
 use half::{bf16, f16};
 use serde_json::Value;
 
-use super::{Checkpoint, computable};
+use super::Checkpoint;
 use crate::ModelError;
+use crate::companion::read_companion;
+use crate::tokenizer::MAX_FILE_BYTES;
 use crate::weights::first_outside;
 
 /// Files that belong to a tokenizer and are copied with it, where they are there.
@@ -53,8 +55,7 @@ impl Checkpoint {
         self.write_weights(team, &folder.join(SINGLE_FILE), dtype)?;
         for name in TOKENIZER_FILES.into_iter().chain([GENERATION]) {
             let from = self.directory.join(name);
-            if from.exists() {
-                let bytes = std::fs::read(&from).map_err(|error| ModelError::io("read", &from, error))?;
+            if let Some(bytes) = read_companion(&from, MAX_FILE_BYTES)? {
                 publish(&folder.join(name), Existing::Replace, |file| file.write_all(&bytes))?;
             }
         }
@@ -63,7 +64,8 @@ impl Checkpoint {
 
     fn write_config(&self, folder: &Path, dtype: Option<DType>) -> Result<(), ModelError> {
         let from = self.directory.join(CONFIG);
-        let mut bytes = std::fs::read(&from).map_err(|error| ModelError::io("read", &from, error))?;
+        let missing = || ModelError::NoConfig { path: from.clone() };
+        let mut bytes = read_companion(&from, MAX_FILE_BYTES)?.ok_or_else(missing)?;
         if let Some(dtype) = dtype {
             let mut json = serde_json::from_slice(&bytes)
                 .map_err(|error| ModelError::Json { path: from, reason: error.to_string() })?;
@@ -76,7 +78,7 @@ impl Checkpoint {
     fn write_weights(&self, team: &Team, path: &Path, dtype: Option<DType>) -> Result<(), ModelError> {
         let mut tensors = Vec::new();
         for tensor in self.plan.tensors() {
-            let stored = self.tensors.info(tensor.name).and_then(|info| computable(info.dtype));
+            let stored = self.tensors.info(tensor.name).and_then(|info| info.dtype);
             tensors.push((tensor.name, dtype.or(stored).unwrap_or(DType::F32), tensor.shape));
         }
         // Wide formats first, so that all numbers are aligned.

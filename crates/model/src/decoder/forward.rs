@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use dropcap_kernels::{Epilogue, RopeAngles, Team, matmul, rms_norm_heads, rotate, silu_mul};
+use dropcap_kernels::{Epilogue, RopeAngles, Team, rms_norm_heads, rotate, silu_mul};
 use dropcap_policy::EvictionPolicy;
 
 use super::host::HostMemory;
@@ -86,7 +86,7 @@ impl Decoder {
         let residual = scratch.residual.get(rows.start * width..rows.end * width).unwrap_or_default();
         let normed = scratch.normed.get_mut(..rows.len() * width).unwrap_or_default();
         self.weights.final_norm.apply(team, self.config.norm.epsilon, residual, normed)?;
-        Ok(matmul(team, normed, self.weights.head(), None, Epilogue::Store, logits)?)
+        Ok(self.weights.head().apply(team, normed, None, Epilogue::Store, logits)?)
     }
 
     /// Looks up tokens, and learned positions.

@@ -1,26 +1,29 @@
 //! Weights in the processor's memory, packed for its products.
 
-use dropcap_kernels::{DType, Epilogue, KernelError, PackedMatrix, Part, Team, layer_norm, matmul, rms_norm};
+use std::collections::BTreeMap;
 
+use dropcap_kernels::{DType, Epilogue, KernelError, Part, Team, layer_norm, rms_norm};
+
+use super::matrix::HostMatrix;
 use crate::ModelError;
-use crate::weights::{LayerWeights, Linear, NormWeights, Storage, Weights};
+use crate::weights::{Held, LayerWeights, Linear, NormWeights, Storage, StoredAs, WeightFormat, Weights};
 
-/// Matrices in panels of one format; biases and norms are f32.
+/// Matrices in panels; biases and norms are f32.
 #[derive(Debug)]
 pub(crate) struct HostMemory {
-    pub(super) dtype: DType,
+    pub(super) format: WeightFormat,
 }
 
 impl Storage for HostMemory {
-    type Matrix = PackedMatrix;
+    type Matrix = HostMatrix;
     type Bias = Vec<f32>;
     type Vector = Vec<f32>;
 
     /// Enough for the disk and the threads, little beside the weights.
     const SLICE: usize = 1 << 21;
 
-    fn dtype(&self) -> DType {
-        self.dtype
+    fn held(&self, inputs: usize, table: bool, parts: &[StoredAs]) -> Held {
+        self.format.held(inputs, table, parts)
     }
 
     fn bias_dtype(&self) -> DType {
@@ -31,28 +34,40 @@ impl Storage for HostMemory {
         tokens
     }
 
-    fn zeroed(&self, outputs: usize, inputs: usize) -> Result<PackedMatrix, ModelError> {
-        Ok(PackedMatrix::zeroed(outputs, inputs, self.dtype)?)
+    fn zeroed(&self, outputs: usize, inputs: usize, held: Held) -> Result<HostMatrix, ModelError> {
+        Ok(HostMatrix::zeroed(outputs, inputs, held)?)
     }
 
     fn fill(
         &self,
         team: &Team,
-        matrix: &mut PackedMatrix,
+        matrix: &mut HostMatrix,
         first_output: usize,
         part: &Part<'_>,
     ) -> Result<(), ModelError> {
         Ok(matrix.fill(team, first_output, part)?)
     }
 
+    fn fill_blocks(
+        &self,
+        team: &Team,
+        matrix: &mut HostMatrix,
+        first_output: usize,
+        outputs: usize,
+        blocks: &[u8],
+    ) -> Result<(), ModelError> {
+        Ok(matrix.fill_blocks(team, first_output, outputs, blocks)?)
+    }
+
     fn random(
         &self,
         outputs: usize,
         inputs: usize,
+        held: Held,
         scale: f32,
         seed: u64,
-    ) -> Result<PackedMatrix, ModelError> {
-        Ok(PackedMatrix::random(outputs, inputs, self.dtype, scale, seed)?)
+    ) -> Result<HostMatrix, ModelError> {
+        Ok(HostMatrix::random(outputs, inputs, held, scale, seed)?)
     }
 
     fn bias(&self, numbers: Vec<f32>) -> Result<Vec<f32>, ModelError> {
@@ -76,7 +91,7 @@ impl Linear<HostMemory> {
         epilogue: Epilogue,
         out: &mut [f32],
     ) -> Result<(), KernelError> {
-        matmul(team, x, &self.weight, self.bias.as_deref(), epilogue, out)
+        self.weight.apply(team, x, self.bias.as_deref(), epilogue, out)
     }
 
     fn bytes(&self) -> usize {
@@ -120,8 +135,21 @@ impl LayerWeights<HostMemory> {
 
 impl Weights<HostMemory> {
     /// The output head `[v, c]`.
-    pub(super) fn head(&self) -> &PackedMatrix {
+    pub(super) fn head(&self) -> &HostMatrix {
         self.head.as_ref().unwrap_or(&self.embedding)
+    }
+
+    /// The names of the matrices' formats, that of the most bytes first, with `+` between them.
+    pub(super) fn formats(&self) -> String {
+        let layers = self.layers.iter().flat_map(|layer| [&layer.qkv, &layer.output, &layer.up, &layer.down]);
+        let tables = [Some(&self.embedding), self.positions.as_ref(), self.head.as_ref()];
+        let mut bytes: BTreeMap<String, usize> = BTreeMap::new();
+        for matrix in layers.map(|linear| &linear.weight).chain(tables.into_iter().flatten()) {
+            *bytes.entry(matrix.format()).or_default() += matrix.bytes();
+        }
+        let mut formats: Vec<_> = bytes.into_iter().collect();
+        formats.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+        formats.into_iter().map(|(format, _)| format).collect::<Vec<_>>().join("+")
     }
 
     /// Bytes of all layers.

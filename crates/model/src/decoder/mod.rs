@@ -6,6 +6,7 @@
 mod fill;
 mod forward;
 mod host;
+mod matrix;
 mod memory;
 mod mix;
 mod scratch;
@@ -19,7 +20,7 @@ use dropcap_kernels::{DType, PageLayout, RopeTable, Team};
 use dropcap_policy::EvictionPolicy;
 
 use self::host::HostMemory;
-use crate::weights::{Weights, rope_table};
+use crate::weights::{WeightFormat, Weights, rope_table};
 use crate::{Checkpoint, DecoderConfig, ModelError};
 
 /// A decoder-only transformer whose weights are packed for this machine.
@@ -31,15 +32,19 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Reads and packs all weights as `dtype`.
+    /// Reads and packs all weights in a format.
     ///
     /// Memory peaks at the packed weights plus a few MiB; only GPT-2's `[inputs, outputs]` matrices are read whole.
     ///
     /// # Errors
-    /// A weight that is not finite, or that `dtype` could hold only as infinity; a file that became shorter or
+    /// A weight that is not finite, or that the format could hold only as infinity; a file that became shorter or
     /// unreadable since the checkpoint was opened; sizes that overflow memory.
-    pub fn load(team: &Team, checkpoint: &Checkpoint, dtype: DType) -> Result<Self, ModelError> {
-        let weights = Weights::load(&HostMemory { dtype }, team, checkpoint)?;
+    pub fn load(
+        team: &Team,
+        checkpoint: &Checkpoint,
+        format: impl Into<WeightFormat>,
+    ) -> Result<Self, ModelError> {
+        let weights = Weights::load(&HostMemory { format: format.into() }, team, checkpoint)?;
         Ok(Self::of(checkpoint.config(), weights))
     }
 
@@ -49,8 +54,12 @@ impl Decoder {
     ///
     /// # Errors
     /// Sizes that overflow memory.
-    pub fn random(config: &DecoderConfig, dtype: DType, seed: u64) -> Result<Self, ModelError> {
-        Ok(Self::of(config, Weights::random(&HostMemory { dtype }, config, seed)?))
+    pub fn random(
+        config: &DecoderConfig,
+        format: impl Into<WeightFormat>,
+        seed: u64,
+    ) -> Result<Self, ModelError> {
+        Ok(Self::of(config, Weights::random(&HostMemory { format: format.into() }, config, seed)?))
     }
 
     fn of(config: &DecoderConfig, weights: Weights<HostMemory>) -> Self {
@@ -61,6 +70,12 @@ impl Decoder {
     #[must_use]
     pub fn config(&self) -> &DecoderConfig {
         &self.config
+    }
+
+    /// How the matrices are held: names of formats, that of the most bytes first, such as `Q4_1+Q8_0`.
+    #[must_use]
+    pub fn formats(&self) -> String {
+        self.weights.formats()
     }
 
     /// Bytes of weights that one decode step reads: all but the embedding rows it does not look up.

@@ -2,9 +2,9 @@
 
 use dropcap_kernels::cuda::{Device, DeviceBuffer, Specialisation};
 use dropcap_kernels::matmul::{DeviceBias, DeviceMatrix, DeviceRandom};
-use dropcap_kernels::{DType, Part, Team};
+use dropcap_kernels::{DType, KernelError, Part, Team};
 
-use crate::weights::{LayerWeights, Linear, NormWeights, Storage, Weights, rope_table};
+use crate::weights::{Held, LayerWeights, Linear, NormWeights, Storage, StoredAs, Weights, rope_table};
 use crate::{Checkpoint, DecoderConfig, ModelError};
 
 /// The weights of a decoder on a device, as one format; norms, biases and frequencies are f32.
@@ -140,8 +140,8 @@ impl Storage for DeviceMemory {
     /// Enough for the disk and the bus.
     const SLICE: usize = 1 << 23;
 
-    fn dtype(&self) -> DType {
-        self.dtype
+    fn held(&self, _inputs: usize, _table: bool, _parts: &[StoredAs]) -> Held {
+        Held::Plain(self.dtype)
     }
 
     /// Some products take biases in the format of their weights.
@@ -153,7 +153,7 @@ impl Storage for DeviceMemory {
         padded(tokens)
     }
 
-    fn zeroed(&self, outputs: usize, inputs: usize) -> Result<DeviceMatrix, ModelError> {
+    fn zeroed(&self, outputs: usize, inputs: usize, _held: Held) -> Result<DeviceMatrix, ModelError> {
         let matrix = DeviceMatrix::uninitialized(&self.device, outputs, inputs, self.dtype)?;
         matrix.data().fill_bytes(0)?;
         Ok(matrix)
@@ -169,10 +169,23 @@ impl Storage for DeviceMemory {
         Ok(matrix.fill(&self.random, team, first_output, part)?)
     }
 
+    fn fill_blocks(
+        &self,
+        _team: &Team,
+        _matrix: &mut DeviceMatrix,
+        _first_output: usize,
+        _outputs: usize,
+        _blocks: &[u8],
+    ) -> Result<(), ModelError> {
+        let (expected, got) = ("numbers: a device holds no blocks".to_owned(), "blocks".to_owned());
+        Err(KernelError::Invalid { op: "weights on a device", expected, got }.into())
+    }
+
     fn random(
         &self,
         outputs: usize,
         inputs: usize,
+        _held: Held,
         scale: f32,
         seed: u64,
     ) -> Result<DeviceMatrix, ModelError> {

@@ -25,7 +25,7 @@ pub enum HubError {
         reason: &'static str,
     },
     /// The path exists and is a file.
-    #[error("`{}` is a file; give the directory that holds it and config.json", path.display())]
+    #[error("`{}` is a file, and no GGUF file; give the directory that holds it and config.json", path.display())]
     NotADirectory {
         /// What was given.
         path: PathBuf,

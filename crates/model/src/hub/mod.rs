@@ -1,6 +1,6 @@
 //! From `--model M` to a directory on this machine.
 //!
-//! `M` is an existing directory, as `save_pretrained` writes it, or a hub id `org/name`. A hub id is fetched
+//! `M` is an existing directory, as `save_pretrained` writes it, a GGUF file, or a hub id `org/name`. A hub id is fetched
 //! into the cache that Python's `huggingface_hub` uses (`blobs/`, `snapshots/<commit>/` with links, `refs/`,
 //! `.locks/`), so that neither side downloads what the other has.
 //!

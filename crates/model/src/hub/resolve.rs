@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use dropcap_weights::{INDEX_FILE, SINGLE_FILE, ShardIndex};
+use dropcap_weights::{INDEX_FILE, SINGLE_FILE, ShardIndex, is_gguf};
 
 use super::cached::{is_settled, lacks, names};
 use super::client::Client;
@@ -16,7 +16,7 @@ use super::{HubError, revision};
 /// A model on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResolvedModel {
-    /// Holds `config.json`, the tokenizer and the weights.
+    /// Holds `config.json`, the tokenizer and the weights; or is a GGUF file.
     pub directory: PathBuf,
     /// Where it comes from.
     pub origin: Origin,
@@ -26,7 +26,7 @@ pub struct ResolvedModel {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Origin {
-    /// A directory that the caller named.
+    /// A directory or a GGUF file that the caller named.
     Local,
     /// The hub.
     Hub {
@@ -53,7 +53,7 @@ pub enum Freshness {
     Stale(String),
 }
 
-/// Finds `model`, which is an existing directory or a hub id, and downloads what the cache lacks.
+/// Finds `model`, which is an existing directory, a GGUF file or a hub id, and downloads what the cache lacks.
 ///
 /// Fetched are `config.json`, `tokenizer.json` and the safetensors weights, one file or an index with its
 /// shards, and where the repository has them `generation_config.json`, `tokenizer_config.json`,
@@ -70,6 +70,9 @@ pub fn resolve(model: &str, options: &HubOptions) -> Result<ResolvedModel, HubEr
         {
             return Err(error);
         }
+        return Ok(ResolvedModel { directory: path.to_owned(), origin: Origin::Local });
+    }
+    if is_gguf(path) {
         return Ok(ResolvedModel { directory: path.to_owned(), origin: Origin::Local });
     }
     if path.is_file() {

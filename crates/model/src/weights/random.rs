@@ -15,9 +15,15 @@ pub(super) struct Random<'a, S> {
 impl<S: Storage> Source for Random<'_, S> {
     type Storage = S;
 
-    fn matrix(&mut self, plan: &MatrixPlan, outputs: usize) -> Result<MatrixOf<Self>, ModelError> {
+    fn matrix(
+        &mut self,
+        plan: &MatrixPlan,
+        outputs: usize,
+        table: bool,
+    ) -> Result<MatrixOf<Self>, ModelError> {
         self.seed = self.seed.wrapping_add(1);
-        self.storage.random(outputs, plan.inputs, SCALE, self.seed)
+        let held = self.storage.held(plan.inputs, table, &[]);
+        self.storage.random(outputs, plan.inputs, held, SCALE, self.seed)
     }
 
     fn bias(&mut self, parts: &[VectorPart]) -> Result<BiasOf<Self>, ModelError> {

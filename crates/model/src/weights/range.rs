@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use dropcap_kernels::{DType, Team, TensorBytes};
+use dropcap_kernels::{BlockFormat, DType, Team, TensorBytes};
 use half::{bf16, f16};
 
 /// Bytes that one task looks at.
@@ -39,6 +39,16 @@ pub(super) fn first_of(numbers: &[f32], target: DType) -> Option<(usize, f32)> {
     let limit = limit(DType::F32, target);
     let at = numbers.iter().position(|number| number.to_bits() & MAGNITUDE >= limit)?;
     Some((at, numbers[at]))
+}
+
+/// The first of some blocks whose scale or least value is no number, and what it is.
+pub(super) fn first_bad_scale(format: BlockFormat, blocks: &[u8]) -> Option<(usize, f32)> {
+    let halves = if format == BlockFormat::Q4_1 { 2 } else { 1 };
+    let bad = |block: &[u8]| {
+        let all = block.as_chunks::<2>().0.iter().take(halves);
+        all.map(|&half| f16::from_le_bytes(half).to_f32()).find(|half| !half.is_finite())
+    };
+    blocks.chunks(format.block_bytes()).enumerate().find_map(|(at, block)| Some((at, bad(block)?)))
 }
 
 /// The bits of an f32 beside its sign.

@@ -1,9 +1,9 @@
 //! Where a model keeps its template.
 
-use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
-use dropcap_model::{GenerationConfig, Tokenizer};
+use dropcap_model::{GenerationConfig, Tokenizer, read_companion};
 use serde_json::Value;
 
 use super::{ChatTemplate, TemplateError};
@@ -64,14 +64,12 @@ fn in_config(template: &Value) -> Result<Option<String>, &'static str> {
 }
 
 fn read_if_there(path: &Path) -> Result<Option<String>, TemplateError> {
-    if path.exists() { read(path).map(Some) } else { Ok(None) }
+    let refused = |reason: String| TemplateError::File { path: path.to_path_buf(), reason };
+    let bytes = read_companion(path, MAX_BYTES).map_err(|error| refused(error.to_string()))?;
+    bytes.map(|bytes| String::from_utf8(bytes).map_err(|error| refused(error.to_string()))).transpose()
 }
 
 fn read(path: &Path) -> Result<String, TemplateError> {
-    let io = |source| TemplateError::Io { path: path.to_path_buf(), source };
-    if fs::metadata(path).map_err(io)?.len() > MAX_BYTES {
-        let reason = format!("it has more than {MAX_BYTES} bytes, which no chat template has");
-        return Err(TemplateError::File { path: path.to_path_buf(), reason });
-    }
-    fs::read_to_string(path).map_err(io)
+    let missing = || TemplateError::Io { path: path.to_path_buf(), source: ErrorKind::NotFound.into() };
+    read_if_there(path)?.ok_or_else(missing)
 }

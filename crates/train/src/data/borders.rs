@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use dropcap_model::Tokenizer;
+use dropcap_model::{Tokenizer, read_companion};
 use serde_json::Value;
 
 use crate::TrainError;
@@ -72,16 +72,8 @@ impl Borders {
 pub fn named_end(tokenizer: &Path) -> Result<Option<String>, TrainError> {
     for name in ["tokenizer_config.json", "special_tokens_map.json"] {
         let path = tokenizer.with_file_name(name);
-        let found = match std::fs::metadata(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(TrainError::io("open", &path, error)),
-            Ok(facts) => facts,
-        };
         let refused = |reason: String| TrainError::Data { path: path.clone(), reason };
-        if !found.is_file() || found.len() > MAX_BYTES {
-            return Err(refused(format!("is no file of at most {MAX_BYTES} bytes")));
-        }
-        let bytes = std::fs::read(&path).map_err(|error| TrainError::io("read", &path, error))?;
+        let Some(bytes) = read_companion(&path, MAX_BYTES)? else { continue };
         let json: Value =
             serde_json::from_slice(&bytes).map_err(|error| refused(format!("is no JSON: {error}")))?;
         // A token is its text, or an object with that text.

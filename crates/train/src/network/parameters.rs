@@ -142,8 +142,7 @@ impl Layout {
     pub fn read(&self, checkpoint: &Checkpoint) -> Result<Vec<f32>, TrainError> {
         let mut values = vec![0.0; self.length];
         for slot in self.slots.iter().filter(|slot| slot.group == Group::Weights) {
-            let stored =
-                checkpoint.tensors().read_f32(&slot.name).map_err(dropcap_model::ModelError::from)?;
+            let stored = checkpoint.read_f32(&slot.name)?;
             values[slot.range.clone()].copy_from_slice(&stored);
         }
         Ok(values)

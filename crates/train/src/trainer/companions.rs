@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use dropcap_model::{MAX_POSITIONS, TOKENIZER_FILES};
+use dropcap_model::{MAX_POSITIONS, TOKENIZER_FILES, read_companion};
 use serde_json::{Map, Value, json};
 
 use super::Trainer;
@@ -10,6 +10,17 @@ use crate::TrainError;
 use crate::disk::{LocalDisk, publish};
 
 const GENERATION: &str = "generation_config.json";
+/// Longest file that is taken along, in bytes: the longest tokenizer that is read.
+const LONGEST: u64 = 256 << 20;
+
+/// Reads a file that lies beside the weights of a model, or in the metadata of a GGUF file.
+///
+/// # Errors
+/// No such file; one that cannot be read.
+pub(super) fn companion(path: &Path) -> Result<Vec<u8>, TrainError> {
+    let missing = || TrainError::io("open", path, std::io::ErrorKind::NotFound.into());
+    read_companion(path, LONGEST)?.ok_or_else(missing)
+}
 
 impl Trainer {
     /// Writes the tokenizer with what belongs to it, and where a generation begins and ends.
@@ -18,11 +29,12 @@ impl Trainer {
     /// not be able to read this `tokenizer.json`; so one is written that names the class that reads any.
     pub(super) fn write_companions(&self, folder: &Path) -> Result<(), TrainError> {
         let tokenizer = self.source.tokenizer_file();
-        copy(tokenizer, &folder.join("tokenizer.json"))?;
-        for name in TOKENIZER_FILES {
-            let file = tokenizer.with_file_name(name);
-            if name != "tokenizer.json" && file.exists() {
-                copy(&file, &folder.join(name))?;
+        let write =
+            |name: &str, bytes: &[u8]| publish(&LocalDisk, &folder.join(name), |file| file.write_all(bytes));
+        write("tokenizer.json", &companion(tokenizer)?)?;
+        for name in TOKENIZER_FILES.into_iter().filter(|name| *name != "tokenizer.json") {
+            if let Some(bytes) = read_companion(&tokenizer.with_file_name(name), LONGEST)? {
+                write(name, &bytes)?;
             }
         }
         let config = folder.join("tokenizer_config.json");
@@ -32,9 +44,7 @@ impl Trainer {
         let Some(generation) = self.source.directory().map(|source| source.join(GENERATION)) else {
             return Ok(());
         };
-        if generation.exists() {
-            let text =
-                std::fs::read(&generation).map_err(|error| TrainError::io("read", &generation, error))?;
+        if let Some(text) = read_companion(&generation, LONGEST)? {
             let mut json: Value = serde_json::from_slice(&text).map_err(|error| TrainError::Data {
                 path: generation.clone(),
                 reason: format!("is no JSON: {error}"),
@@ -79,9 +89,4 @@ impl Trainer {
 /// Writes a file of JSON: whole, or not at all.
 pub(super) fn write_json(path: &Path, json: &Value) -> Result<(), TrainError> {
     publish(&LocalDisk, path, |file| writeln!(file, "{json:#}"))
-}
-
-fn copy(from: &Path, to: &Path) -> Result<(), TrainError> {
-    let bytes = std::fs::read(from).map_err(|error| TrainError::io("read", from, error))?;
-    publish(&LocalDisk, to, |file| file.write_all(&bytes))
 }

@@ -10,6 +10,7 @@ use dropcap_weights::Fingerprint;
 use serde_json::{Value, json};
 
 use super::adapter::{draw_factors, factor_form, layout};
+use super::companions::companion;
 use super::gates::{Fitted, fit};
 use super::{Pressure, Trainer};
 use crate::TrainError;
@@ -68,7 +69,7 @@ impl Source {
         let tokenizer = Tokenizer::open(directory)?;
         tokenizer.check_vocabulary(checkpoint.config().vocabulary)?;
         let path = directory.join("config.json");
-        let text = std::fs::read(&path).map_err(|error| TrainError::io("read", &path, error))?;
+        let text = companion(&path)?;
         let json = serde_json::from_slice(&text)
             .map_err(|error| TrainError::Internal { what: format!("{}: {error}", path.display()) })?;
         let tokenizer_file = directory.join("tokenizer.json");
@@ -215,7 +216,7 @@ impl Source {
         tell: &mut dyn FnMut(Prepared<'_>),
     ) -> Result<Texts, TrainError> {
         let tokens = config.sequence_tokens(self.config.max_positions)?;
-        let tokenizer_digest = Digest::of_file(&self.tokenizer_file)?;
+        let tokenizer_digest = Digest::of(&companion(&self.tokenizer_file)?);
         let cache = config.cache();
         let threads = threads(config);
         let mut shards = |files: &[PathBuf]| {

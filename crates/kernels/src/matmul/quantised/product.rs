@@ -1,0 +1,200 @@
+//! How a product is cut into tasks, and what a task does.
+
+use std::ops::Range;
+
+use half::f16;
+
+use super::activations::{RowBlock, quantised};
+use super::{BLOCK, BlockFormat, QuantisedMatrix};
+use crate::Team;
+use crate::chunks::Pieces;
+use crate::matmul::{Epilogue, PANEL, cpu};
+use crate::simd::{Isa, Kernel, Simd};
+
+/// Rows that pass over a panel together: their sums and a block of them stay in L1.
+const ROWS: usize = 16;
+/// Tasks per thread, see the product of plain weights.
+const TASKS_PER_THREAD: usize = 8;
+/// Bytes that weights are asked for ahead of their use, see the product of plain weights.
+const AHEAD: usize = 4096;
+/// Bytes of the numbers of four inputs of a panel.
+const GROUP: usize = 4 * PANEL;
+
+/// The product of checked operands with at least one row.
+pub(super) fn multiply(
+    team: &Team,
+    isa: Isa,
+    x: &[f32],
+    w: &QuantisedMatrix,
+    bias: Option<&[f32]>,
+    epilogue: Epilogue,
+    out: &mut [f32],
+) {
+    let x = quantised(team, isa, x, w.inputs());
+    let panels = w.outputs().div_ceil(PANEL);
+    let each = panels.div_ceil(team.threads() * TASKS_PER_THREAD).max(1);
+    let rows = out.len() / w.outputs();
+    let out = Pieces::new(out);
+    team.run(panels.div_ceil(each), &|task| {
+        let panels = task * each..panels.min((task + 1) * each);
+        isa.run(Task { panels, rows, x: &x, w, bias, epilogue, out: &out });
+    });
+}
+
+struct Task<'a> {
+    panels: Range<usize>,
+    rows: usize,
+    /// `[rows][inputs / 32]`
+    x: &'a [RowBlock],
+    w: &'a QuantisedMatrix,
+    bias: Option<&'a [f32]>,
+    epilogue: Epilogue,
+    /// `[rows, outputs]`; this task's panels of it.
+    out: &'a Pieces<'a, f32>,
+}
+
+impl Kernel for Task<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        match self.w.format() {
+            BlockFormat::Q8_0 => self.multiply::<S, Q8_0>(simd),
+            BlockFormat::Q4_0 => self.multiply::<S, Q4_0>(simd),
+            BlockFormat::Q4_1 => self.multiply::<S, Q4_1>(simd),
+        }
+    }
+}
+
+/// A format as constants.
+trait Format {
+    const FORMAT: BlockFormat;
+    /// Whether numbers are halves of bytes.
+    const NIBBLES: bool;
+    /// What is taken from every number.
+    const ZERO: f32;
+}
+
+struct Q8_0;
+struct Q4_0;
+struct Q4_1;
+
+impl Format for Q8_0 {
+    const FORMAT: BlockFormat = BlockFormat::Q8_0;
+    const NIBBLES: bool = false;
+    const ZERO: f32 = 0.0;
+}
+impl Format for Q4_0 {
+    const FORMAT: BlockFormat = BlockFormat::Q4_0;
+    const NIBBLES: bool = true;
+    const ZERO: f32 = 8.0;
+}
+impl Format for Q4_1 {
+    const FORMAT: BlockFormat = BlockFormat::Q4_1;
+    const NIBBLES: bool = true;
+    const ZERO: f32 = 0.0;
+}
+
+impl Task<'_> {
+    #[inline(always)]
+    fn multiply<S: Simd, F: Format>(&self, simd: S) {
+        let blocks = self.w.inputs() / BLOCK;
+        let size = const { PANEL * block_bytes::<F>() };
+        for panel in self.panels.clone() {
+            let weights = &self.w.panels()[panel * blocks * size..(panel + 1) * blocks * size];
+            for first in (0..self.rows).step_by(ROWS) {
+                let rows = first..self.rows.min(first + ROWS);
+                let mut sums = [[0f32; PANEL]; ROWS];
+                for (at, weights) in weights.chunks_exact(size).enumerate() {
+                    for line in 0..size / 64 {
+                        simd.prefetch(weights.as_ptr().wrapping_add(AHEAD + 64 * line));
+                    }
+                    for column in (0..PANEL).step_by(S::LANES) {
+                        let (scale, least, numbers) = columns::<S, F>(simd, weights, column);
+                        for (row, sums) in rows.clone().zip(&mut sums) {
+                            let x = &self.x[row * blocks + at];
+                            let sums = &mut sums[column..column + S::LANES];
+                            let sum = add_block::<S, F>(simd, x, scale, least, &numbers, simd.read(sums));
+                            simd.write(sums, sum);
+                        }
+                    }
+                }
+                self.finish(simd, panel, rows, &sums);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn finish<S: Simd>(&self, simd: S, panel: usize, rows: Range<usize>, sums: &[[f32; PANEL]; ROWS]) {
+        let (outputs, first) = (self.w.outputs(), panel * PANEL);
+        let width = PANEL.min(outputs - first);
+        let bias = self.bias.map(|bias| &bias[first..first + width]);
+        for (row, sums) in rows.zip(sums) {
+            // SAFETY: no other task has this panel.
+            let out = unsafe { self.out.range(row * outputs + first, width) };
+            cpu::finish(simd, sums, bias, self.epilogue, out);
+        }
+    }
+}
+
+const fn block_bytes<F: Format>() -> usize {
+    match F::FORMAT {
+        BlockFormat::Q8_0 => 34,
+        BlockFormat::Q4_0 => 18,
+        BlockFormat::Q4_1 => 20,
+    }
+}
+
+/// Scales, least values and numbers of a panel's block from an output on, as many outputs as there are lanes.
+#[inline(always)]
+fn columns<S: Simd, F: Format>(simd: S, block: &[u8], column: usize) -> (S::V, S::V, [S::Bytes; 8]) {
+    let head = if matches!(F::FORMAT, BlockFormat::Q4_1) { 4 * PANEL } else { 2 * PANEL };
+    let numbers = &block[head + 4 * column..];
+    assert!(numbers.len() >= (if F::NIBBLES { 3 } else { 7 }) * GROUP + 4 * S::LANES, "a whole block");
+    // SAFETY: the head has 32 halves of each kind, and the numbers were counted above.
+    unsafe {
+        let halves = block.as_ptr().cast::<f16>();
+        let scale = simd.load_f16(halves.add(column));
+        let least = if matches!(F::FORMAT, BlockFormat::Q4_1) {
+            simd.load_f16(halves.add(PANEL + column))
+        } else {
+            simd.splat(0.0)
+        };
+        let group = |i: usize| simd.load_bytes(numbers.as_ptr().add(i * GROUP));
+        let mut all = [simd.no_bytes(); 8];
+        if F::NIBBLES {
+            for i in 0..4 {
+                (all[2 * i], all[2 * i + 1]) = simd.nibbles(group(i));
+            }
+        } else {
+            for (i, bytes) in all.iter_mut().enumerate() {
+                *bytes = group(i);
+            }
+        }
+        (scale, least, all)
+    }
+}
+
+/// `sum + scale * (x's scale) * (numbers . x's bytes) + least * (x's scale) * (x's sum)`.
+#[inline(always)]
+fn add_block<S: Simd, F: Format>(
+    simd: S,
+    x: &RowBlock,
+    scale: S::V,
+    least: S::V,
+    numbers: &[S::Bytes; 8],
+    sum: S::V,
+) -> S::V {
+    let mut dot =
+        if F::NIBBLES { simd.dot_nibbles(numbers, &x.fours) } else { simd.dot_bytes(numbers, &x.fours) };
+    if F::ZERO != 0.0 {
+        // Whole numbers far below 2^24: exact.
+        dot = simd.sub(dot, simd.splat(F::ZERO * x.sum));
+    }
+    let sum = simd.mul_add(simd.mul(scale, simd.splat(x.scale)), dot, sum);
+    if matches!(F::FORMAT, BlockFormat::Q4_1) {
+        simd.mul_add(least, simd.splat(x.scale * x.sum), sum)
+    } else {
+        sum
+    }
+}
