@@ -43,7 +43,7 @@ pub fn perplexity(
             None => text.len(),
         };
         match units.last_mut() {
-            Some(unit) if fences.hold(start) || end == start => {
+            Some(unit) if fences.hold(start) || end == start || unit.range.is_empty() => {
                 unit.score += (score - unit.score) / (unit.tokens + 1) as f64;
                 unit.tokens += 1;
                 unit.range.end = end;
