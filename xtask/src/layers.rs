@@ -21,6 +21,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("server", 6),
     ("eval", 6),
     ("inspect", 6),
+    ("compress", 6),
     ("cli", 7),
 ];
 

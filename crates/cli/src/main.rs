@@ -3,6 +3,7 @@
 mod arguments;
 mod bench;
 mod chat;
+mod compress;
 mod default_model;
 mod device;
 mod doctor;
@@ -52,6 +53,8 @@ enum Command {
     Forward(Box<forward::Arguments>),
     /// Show a trace as a page: what was forgotten, when, and which token killed it.
     Inspect(inspect::Arguments),
+    /// Shorten a text before a model reads it: keep what helps with an instruction, within a budget of tokens.
+    Compress(Box<compress::Arguments>),
     /// Measure what pruning costs: perplexity, tasks and recall beside the dense run.
     Eval(Box<eval::Arguments>),
     /// Measure prompt and generation speed over lists of lengths, depths, batches and methods.
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
         Command::Serve(arguments) => serve::run(*arguments),
         Command::Forward(arguments) => forward::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Compress(arguments) => compress::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Merge(arguments) => merge::run(&arguments),

@@ -8,6 +8,7 @@ mod rendered;
 pub use incremental::IncrementalText;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -147,6 +148,22 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// The tokens of a stretch of a longer text, without what the tokenizer puts around every text, each with the bytes of
+    /// `text` that it stands for. Tokens of one character that has several have the same bytes; bytes that a normalizer takes
+    /// away are of no token.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_piece(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>, ModelError> {
+        let encoding = self.encode_split(&self.plain, text, |_| Ok(()), false, OffsetType::Byte)?;
+        if let Some(&id) = encoding.get_ids().iter().find(|&&id| self.is_control(id)) {
+            let token = format!("{:?}", self.token(id).unwrap_or_default());
+            return Err(ModelError::ControlToken { token });
+        }
+        let ranges = encoding.get_offsets().iter().map(|&(from, to)| from..to);
+        Ok(encoding.get_ids().iter().copied().zip(ranges).collect())
+    }
+
     /// Tokenizes a prompt that its writer answers for as a whole, such as a filled-in chat template: special tokens
     /// spelled out in it become those tokens. Adds what the tokenizer puts around every text.
     ///
@@ -157,17 +174,18 @@ impl Tokenizer {
     }
 
     fn encode_with(&self, added: &AddedVocabulary, text: &str) -> Result<Encoding, ModelError> {
-        self.encode_split(added, text, |_| Ok(()), true)
+        self.encode_split(added, text, |_| Ok(()), true, OffsetType::None)
     }
 
     /// Splits a text at added tokens, lets `change` change what lies between them, and tokenizes that; `around` says whether
-    /// to add what the tokenizer puts around every text.
+    /// to add what the tokenizer puts around every text, and `offsets` whether to tell where tokens stand in it.
     fn encode_split(
         &self,
         added: &AddedVocabulary,
         text: &str,
         change: impl Fn(&mut NormalizedString) -> tokenizers::Result<()>,
         around: bool,
+        offsets: OffsetType,
     ) -> Result<Encoding, ModelError> {
         if text.len() > MAX_TEXT_BYTES {
             return Err(ModelError::TextTooLong { limit: MAX_TEXT_BYTES, got: text.len() });
@@ -187,7 +205,7 @@ impl Tokenizer {
                 splitter.pre_tokenize(&mut pieces)?;
             }
             self.inner.get_model().tokenize_in_pretokenized(&mut pieces, None)?;
-            let encoding = pieces.into_encoding(None, 0, OffsetType::None)?;
+            let encoding = pieces.into_encoding(None, 0, offsets)?;
             if around { self.inner.post_process(encoding, None, true) } else { Ok(encoding) }
         };
         let encoding = contained(encode).map_err(|reason| ModelError::Encode { reason })?;

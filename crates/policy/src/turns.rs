@@ -26,7 +26,13 @@ fn parts(span: &Span, every: u32) -> Vec<Span> {
         let queries = ((every - first_position % every) as usize).min(span.queries - done);
         let last = done + queries == span.queries;
         let stage = if last || span.stage == Stage::Behind { span.stage } else { Stage::Prompt };
-        parts.push(Span { first_row: span.first_row + done, queries, first_position, stage });
+        parts.push(Span {
+            first_row: span.first_row + done,
+            queries,
+            first_position,
+            stage,
+            budget: span.budget,
+        });
         done += queries;
     }
     if parts.is_empty() { vec![span.clone()] } else { parts }

@@ -40,6 +40,15 @@ impl Amount {
     }
 }
 
+/// As behind the `@` of a method.
+impl std::str::FromStr for Amount {
+    type Err = MethodError;
+
+    fn from_str(text: &str) -> Result<Self, MethodError> {
+        Self::parse(text)
+    }
+}
+
 impl fmt::Display for Amount {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -52,7 +52,7 @@ impl Tokenizer {
             piece.filter(|character| character != BREAK);
             Ok(())
         };
-        let ids = self.encode_split(added, text, mend, false)?.get_ids().to_vec();
+        let ids = self.encode_split(added, text, mend, false, OffsetType::None)?.get_ids().to_vec();
         // A vocabulary may also make a control token of the pieces of a text.
         let written = contained(|| Ok(self.control_tokens_in(text).len()));
         let written = written.map_err(|reason| ModelError::Encode { reason })?;
