@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use dropcap_policy::{EvictionPolicy, LaneEditor, Observation, Peak, PolicyError};
+use dropcap_policy::{EvictionPolicy, LaneEditor, Observation, Peak, PolicyError, TextSize};
 
 use crate::judge::ids;
 use crate::{CompressError, Embed, Judge, ModelJudge, Reading};
@@ -30,7 +30,7 @@ impl Listener {
 }
 
 impl EvictionPolicy for Listener {
-    fn peak(&self, _prompt: usize, tokens: usize) -> Peak {
+    fn peak(&self, TextSize { tokens, .. }: TextSize) -> Peak {
         Peak::exactly(tokens)
     }
 

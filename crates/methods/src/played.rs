@@ -77,7 +77,7 @@ impl<'a> Played<'a> {
             (first as usize..first as usize + count).flat_map(row).collect()
         };
         let (queries, keys) = (rows(queries), rows(keys));
-        let span = Span { first_row: 0, queries: count, first_position: first, stage };
+        let span = Span { first_row: 0, queries: count, first_position: first, stage, budget: None };
         let lanes = self.cache.lanes_mut(index);
         let part = kv_heads / lanes.len() * width;
         for (group, lane) in lanes.iter_mut().enumerate() {

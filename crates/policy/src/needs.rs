@@ -139,6 +139,7 @@ mod tests {
             queries: 1,
             first_position: next_position - 1,
             stage,
+            budget: None,
         };
         assert!(both.acts(&ends(10, Stage::Behind)) && !both.acts(&ends(11, Stage::Behind)));
         assert!(both.acts(&ends(16, Stage::Prompt)) && !both.heeds(&ends(10, Stage::Prompt)));

@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn a_span_is_taken_apart_where_the_text_has_a_multiple_of_the_tokens() {
-        let span = |stage| [Span { first_row: 2, queries: 9, first_position: 6, stage }];
+        let span = |stage| [Span { first_row: 2, queries: 9, first_position: 6, stage, budget: None }];
         let cuts = |stage, needs| -> Vec<(usize, u32, usize, Stage)> {
             let turns = turns(&span(stage), needs);
             let part = |(_, spans): &Turn| {
