@@ -17,9 +17,8 @@ as a profile says; the rest every head has for itself. A KV head has the mean of
 for the inner method to say, and what that always keeps (sinks, windows) is not shared out. So `@` is the mean of all heads, \
 but for heads whose part is more than they have.
 
-The profile is what `dropcap profile` writes, or others publish: Retrieval Head's JSON or DuoAttention's \
-`full_attention_heads.tsv` (docs/formats.md). A profile of another shape is refused; that it is of this very model, nobody can \
-tell from it. A profile that is 0 everywhere shares evenly.
+The profile is what others publish: Retrieval Head's JSON or DuoAttention's `full_attention_heads.tsv` (docs/formats.md). \
+A profile of another shape is refused; that it is of this very model, nobody can tell from it. A profile that is 0 everywhere shares evenly.
 
 The original writes `1 / head_beta` for `shared`.
 

@@ -14,6 +14,14 @@ const LARGE_FILES: &[(&str, &str)] = &[
         "the model that the command carries, so that it runs where no model is",
     ),
     (
+        "models/smollm2-135m-instruct-fifth/adapter_model.safetensors",
+        "an adapter that makes a model that people use forget, so that nobody has to train one to see it",
+    ),
+    (
+        "models/smollm2-135m-instruct-fifth/pruning.safetensors",
+        "the gates of that adapter",
+    ),
+    (
         "tests/golden/adamw_step/params.safetensors",
         "every parameter of a model after three optimizer steps, which is what the test claims",
     ),

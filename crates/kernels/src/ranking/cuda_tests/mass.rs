@@ -76,7 +76,7 @@ impl Batch {
                     continue;
                 }
                 sums.iter_mut().flatten().for_each(|sum| *sum *= factor);
-                if query + window < span.queries {
+                if query.saturating_add(window) < span.queries {
                     continue;
                 }
                 let rows = AttentionRows {
