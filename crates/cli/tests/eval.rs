@@ -76,7 +76,7 @@ fn what_is_wrong_is_said_with_its_place() {
     let error = failure(&["eval", "--task", "boolq=x"]);
     assert!(error.contains("'boolq' is no task"), "{error}");
     let error = failure(&["eval", "--device", "cpu", "--task", "needle", "--length", "4K"]);
-    assert!(error.contains("positions, and the model has 512"), "{error}");
+    assert!(error.contains("positions, and the model has 1024"), "{error}");
     let error = failure(&["eval", "--device", "cpu", "--task", "needle", "--task", "needle"]);
     assert!(error.contains("is given twice"), "{error}");
 }

@@ -27,5 +27,5 @@ pub use language::Language;
 pub use longcodezip::longcodezip;
 pub use model::ModelJudge;
 pub use perplexity::perplexity;
-pub use tapruning::{Answers, Example, Search, answers, tapruning};
+pub use tapruning::{Answers, Cut, Example, Search, answers, tapruning};
 pub use vectors::{GivenVectors, HiddenStates, Listener};

@@ -17,6 +17,9 @@ pub struct Search {
     pub evaluations: usize,
 }
 
+/// Cuts a prompt into its tokens, as ranges of bytes.
+pub type Cut<'a> = dyn FnMut(&str) -> Result<Vec<Range<usize>>, CompressError> + 'a;
+
 /// Leaves out the tokens of `prompt`, from the first to the last, without which it scores at least `threshold` times the best
 /// score so far; again and again, until a pass leaves nothing out. Placeholders (`{name}`) stay.
 ///
@@ -28,7 +31,7 @@ pub struct Search {
 pub fn tapruning(
     prompt: &str,
     threshold: f64,
-    cut: &mut dyn FnMut(&str) -> Result<Vec<Range<usize>>, CompressError>,
+    cut: &mut Cut<'_>,
     score: &mut dyn FnMut(&str) -> Result<f64, CompressError>,
 ) -> Result<Search, CompressError> {
     let mut best = score(prompt)?;

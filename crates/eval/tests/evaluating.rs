@@ -156,7 +156,7 @@ fn choices_in_ragged_batches_score_as_each_does_alone() {
         json!({"context": "The cat sat on the", "choices": ["mat.", "moon and sang a song."], "gold": 0}),
         json!({"context": "", "choices": ["Once upon a time", "Zebra zebra"], "gold": 0}),
         json!({"context": "Two and two are  ", "choices": ["four", "five", "a"], "gold": 0, "delimiter": ""}),
-        json!({"context": "word ".repeat(600), "choices": ["a", "b"], "gold": 1}),
+        json!({"context": "word ".repeat(1200), "choices": ["a", "b"], "gold": 1}),
     ];
     let path = file(folder.path(), "c.jsonl", &rows.each_ref().map(ToString::to_string).join("\n"));
     let task = LikelihoodTask::open("choices".into(), Kind::Choices, &path, None).unwrap();
@@ -286,8 +286,11 @@ fn an_evaluation_that_was_stopped_ends_with_the_same_numbers() {
     let measure = |directory: &Path| {
         let mut results = Results::open(directory, &json!({"seed": 3})).unwrap();
         evaluate(&subject, &tasks(), &mut results, &mut Quiet).unwrap();
-        // As printed: a number that went through JSON may differ in its last bit.
-        report::markdown(&summarize(results.records(), &["text", "ask"], &["none", window]))
+        // As printed: a number that went through JSON may differ in its last bit. What is held is left out: texts that are read at
+        // the same time share the pages of their beginnings.
+        let table = report::markdown(&summarize(results.records(), &["text", "ask"], &["none", window]));
+        let rows = table.lines().map(|line| line.split('|').enumerate().filter(|(column, _)| *column != 6));
+        rows.map(|row| row.map(|(_, cell)| cell).collect::<Vec<_>>().join("|")).collect::<Vec<_>>()
     };
     let directory = folder.path().join("out");
     let whole = measure(&directory);

@@ -17,10 +17,7 @@ const LARGE_FILES: &[(&str, &str)] = &[
         "models/smollm2-135m-instruct-fifth/adapter_model.safetensors",
         "an adapter that makes a model that people use forget, so that nobody has to train one to see it",
     ),
-    (
-        "models/smollm2-135m-instruct-fifth/pruning.safetensors",
-        "the gates of that adapter",
-    ),
+    ("models/smollm2-135m-instruct-fifth/pruning.safetensors", "the gates of that adapter"),
     (
         "tests/golden/adamw_step/params.safetensors",
         "every parameter of a model after three optimizer steps, which is what the test claims",

@@ -86,7 +86,7 @@ fn block(head: &[u8], language: Language) -> Block {
     let known = |word: &str| WORDS.iter().find(|(known, _)| *known == word).map(|(_, block)| *block);
     // `extern "C" fn` and `unsafe impl` are what follows; alone they are blocks of their own.
     let said = words().filter(|word| !matches!(*word, "extern" | "unsafe")).find_map(known);
-    let bare = || words().last().and_then(known).unwrap_or(Block::Other);
+    let bare = || words().next_back().and_then(known).unwrap_or(Block::Other);
     match (said, language) {
         (Some(block), _) => block,
         (None, Language::Rust | Language::Go) => bare(),
