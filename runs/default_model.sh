@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The model that the command carries: a tokenizer, a Llama-layout model of 7 million parameters from nothing, then the gates that
-# keep a fifth. Seven minutes on one H200; interrupted, the same command goes on.
+# keep a fifth. Six minutes of training on one H200; interrupted, the same command goes on.
 #   runs/default_model.sh DATA OUT
 # DATA holds train.*.txt.xz, valid.*.txt.xz and test.*.txt.xz, documents apart by a line <|endoftext|>. OUT gets the runs;
 # OUT/fifth/model is what models/default holds, with its chat template beside it. DROPCAP names the binary (default:
