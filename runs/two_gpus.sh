@@ -12,6 +12,7 @@ fi
 export DROPCAP=$(realpath "${DROPCAP:-target/release/dropcap}")
 export STEP_TIME=$(realpath "${STEP_TIME:-target/release/examples/step_time}")
 export OUT=${OUT:-$(mktemp -d)}
+mkdir -p "$OUT"
 # The wheel's NCCL is where the loader does not look.
 wheel=$(python3 -c 'import nvidia.nccl as n; print(list(n.__path__)[0] + "/lib")' 2>/dev/null || true)
 export LD_LIBRARY_PATH=${wheel:+$wheel:}${LD_LIBRARY_PATH:-}

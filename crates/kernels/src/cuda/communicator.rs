@@ -31,6 +31,8 @@ pub struct Communicator {
     /// What the device has written by an exchange's beginning, and what it waits for.
     written: CUevent,
     exchanged: CUevent,
+    /// What [`Communicator::rejoin_at`] waits for.
+    marks: Vec<CUevent>,
 }
 
 /// What all processes do with numbers that lie in each of them.
@@ -88,7 +90,8 @@ impl Communicator {
         match made().map_err(driver("making a stream for exchanges")) {
             Ok((stream, written, exchanged)) => {
                 let device = device.clone();
-                Ok(Self { library, handle, rank, size, device, stream, written, exchanged })
+                let marks = Vec::new();
+                Ok(Self { library, handle, rank, size, device, stream, written, exchanged, marks })
             }
             Err(error) => {
                 // SAFETY: just made, and used by nobody.
@@ -105,6 +108,9 @@ impl Communicator {
     /// Numbers that do not fall into as many pieces as there are processes, a failed device, or processes that cannot be
     /// reached.
     pub fn exchange(&self, all: &[Exchange<'_>]) -> Result<(), KernelError> {
+        if all.is_empty() {
+            return Ok(());
+        }
         // Addresses before the queue: whoever asks for one locks it.
         let all: Vec<_> = all.iter().map(|exchange| self.located(exchange)).collect::<Result<_, _>>()?;
         let queue = self.device.queue()?;
@@ -157,6 +163,31 @@ impl Communicator {
         .map_err(driver("ordering an exchange"))
     }
 
+    /// Marks what was begun so far with a number, in place of what had it before.
+    ///
+    /// # Errors
+    /// A failed device.
+    pub fn mark(&mut self, number: usize) -> Result<(), CudaError> {
+        self.device.bind()?;
+        while self.marks.len() <= number {
+            let made = event::create(CUevent_flags::CU_EVENT_DISABLE_TIMING);
+            self.marks.push(made.map_err(driver("making a mark for exchanges"))?);
+        }
+        // SAFETY: the stream and the event are alive.
+        unsafe { event::record(self.marks[number], self.stream) }.map_err(driver("marking an exchange"))
+    }
+
+    /// What is asked of the device from now on happens after the exchanges up to a mark; nothing changes without it.
+    ///
+    /// # Errors
+    /// A failed device.
+    pub fn rejoin_at(&self, number: usize) -> Result<(), CudaError> {
+        let Some(&mark) = self.marks.get(number) else { return Ok(()) };
+        let queue = self.device.queue()?;
+        // SAFETY: the stream and the event are alive.
+        unsafe { wait(queue.stream(), mark) }.map_err(driver("ordering an exchange"))
+    }
+
     /// Whether all exchanges so far are done.
     ///
     /// # Errors
@@ -191,6 +222,9 @@ impl Drop for Communicator {
             if self.device.bind().is_ok() {
                 let _ = event::destroy(self.written);
                 let _ = event::destroy(self.exchanged);
+                for &mark in &self.marks {
+                    let _ = event::destroy(mark);
+                }
                 let _ = stream::destroy(self.stream);
             }
         }
@@ -211,7 +245,7 @@ mod tests {
         }
         let numbers: Vec<f32> = (0..100_000).map(|i| i as f32 * 0.25).collect();
         let buffer = DeviceBuffer::copy_of(&device, "numbers", &numbers).unwrap();
-        let one = Communicator::join(&device, &WorldId::new().unwrap(), 0, 1).unwrap();
+        let mut one = Communicator::join(&device, &WorldId::new().unwrap(), 0, 1).unwrap();
         let part = |range| DeviceSlice::new(&buffer, range).unwrap();
         let all = [
             Exchange::Sum(part(3..70_000)),
@@ -220,6 +254,9 @@ mod tests {
             Exchange::Gather(part(90_000..95_000).bytes()),
         ];
         one.exchange(&all).unwrap();
+        one.mark(2).unwrap();
+        one.rejoin_at(2).unwrap();
+        one.rejoin_at(3).unwrap();
         one.rejoin().unwrap();
         assert_eq!(buffer.read().unwrap(), numbers);
         assert!(one.is_done().unwrap());

@@ -44,27 +44,25 @@ impl Division {
         Ok(Self { matrices, first: trained.start, marks })
     }
 
-    /// How the gradients of a bucket are summed; no matrix lies half in it.
-    pub(super) fn sums<'a>(
-        &self,
-        bucket: &Range<usize>,
-        gradients: &'a Gradients,
-    ) -> Result<Vec<Exchange<'a>>, KernelError> {
-        let numbers = |place: &Range<usize>| -> Result<_, KernelError> { Ok(gradients.all(place)?[0]) };
-        let mut all = Vec::new();
-        let mut from = bucket.start;
-        for matrix in self.matrices.iter().filter(|matrix| bucket.contains(&matrix.start)) {
-            all.push(Exchange::Sum(numbers(&(from..matrix.start))?));
-            all.push(Exchange::SumPiece(numbers(matrix)?));
-            from = matrix.end;
-        }
-        all.push(Exchange::Sum(numbers(&(from..bucket.end))?));
-        Ok(all)
+    /// The matrices of a bucket, in none of which it begins or ends, and what lies beside them.
+    pub(super) fn parts(&self, bucket: &Range<usize>) -> (Vec<Range<usize>>, Vec<Range<usize>>) {
+        let inside = self.matrices.iter().filter(|matrix| bucket.contains(&matrix.start));
+        let matrices: Vec<_> = inside.cloned().collect();
+        let starts = std::iter::once(bucket.start).chain(matrices.iter().map(|matrix| matrix.end));
+        let ends = matrices.iter().map(|matrix| matrix.start).chain(std::iter::once(bucket.end));
+        let beside =
+            starts.zip(ends).map(|(start, end)| start..end).filter(|part| !part.is_empty()).collect();
+        (matrices, beside)
     }
 
-    /// Brings what products read of moved matrices to everybody.
-    pub(super) fn moved<'a>(&self, weights: &'a Weights) -> Result<Vec<Exchange<'a>>, KernelError> {
-        self.matrices.iter().map(|matrix| Ok(Exchange::Gather(weights.narrow(matrix)?))).collect()
+    /// Brings what products read of the moved matrices of a bucket to everybody.
+    pub(super) fn moved<'a>(
+        &self,
+        bucket: &Range<usize>,
+        weights: &'a Weights,
+    ) -> Result<Vec<Exchange<'a>>, KernelError> {
+        let (matrices, _) = self.parts(bucket);
+        matrices.iter().map(|matrix| Ok(Exchange::Gather(weights.narrow(matrix)?))).collect()
     }
 
     /// Brings everything else of them to everybody, too: values and moments.

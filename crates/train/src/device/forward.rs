@@ -12,6 +12,7 @@ use super::gates::{GateInput, GateMaps};
 use super::kernels::{Kernels, f32_rows};
 use super::network::{Layer, Network};
 use super::room::{LayerRoom, Room};
+use super::sums::Sums;
 use super::weights::Weights;
 use super::windows::Windows;
 use crate::network::{Pruning, gated_shape};
@@ -32,6 +33,8 @@ pub(super) struct Run<'a> {
     pub(super) cache: DType,
     /// What soft votes are made with.
     pub(super) soft: Option<SoftVotes<'a>>,
+    /// Those with whom weights are exchanged.
+    pub(super) sums: Option<&'a Sums>,
 }
 
 /// The curve of soft votes, and where their sums of I go.
@@ -116,6 +119,7 @@ impl<'a> Run<'a> {
         after: &DeviceBuffer<f32>,
     ) -> Result<(), KernelError> {
         let Self { kernels, network, weights, .. } = self;
+        self.sums.map_or(Ok(()), |sums| sums.arrived(index))?;
         let (layer, config, rows) = (&network.layers[index], &network.config, self.rows());
         let norm = layer.attention_norm.values(weights)?;
         let rest = self.room.rest.as_ref();

@@ -264,6 +264,7 @@ impl Cuda {
             maps: &self.maps,
             cache: self.cache,
             soft: None,
+            sums: self.sums.as_ref(),
         }
     }
 

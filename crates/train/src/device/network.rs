@@ -156,6 +156,22 @@ impl Network {
         weights.filter(|weight| weight.end <= first).collect()
     }
 
+    /// The places that train in the order in which a forward pass reads them: each layer with what lies behind it, and then
+    /// what lies before all of them.
+    pub(super) fn order_of_reading(&self, trained: Range<usize>) -> Vec<Range<usize>> {
+        let inside = |place: usize| place.clamp(trained.start, trained.end);
+        let starts: Vec<usize> = self.layers.iter().map(|layer| inside(layer.start())).collect();
+        let ends = starts.iter().skip(1).copied().chain(std::iter::once(trained.end));
+        let before = trained.start..starts.first().copied().unwrap_or(trained.end);
+        starts
+            .iter()
+            .copied()
+            .zip(ends)
+            .map(|(start, end)| start..end)
+            .chain(std::iter::once(before))
+            .collect()
+    }
+
     /// Width of a row `[q | k | v]`.
     pub(super) fn fused_width(&self) -> usize {
         self.config.query_width() + 2 * self.config.key_width()

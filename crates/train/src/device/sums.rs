@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use dropcap_kernels::KernelError;
-use dropcap_kernels::cuda::{Communicator, CudaError, Device, Marks, WorldId};
+use dropcap_kernels::cuda::{Communicator, CudaError, Device, Exchange, Marks, WorldId};
 
 use super::division::Division;
 use super::gradients::Gradients;
@@ -17,6 +17,8 @@ use crate::collective::{Collective, CollectiveError, World};
 /// Gradients that are handed over at once: enough for the links to reach their speed, and few enough that little is left
 /// when the way back ends.
 const BUCKET: usize = 8 << 20;
+/// Gradients beside a bucket's matrices that are worth an exchange of their own; fewer wait for the last one.
+const APART: usize = 1 << 20;
 /// How long devices may take to find each other once all processes are there.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two looks while devices find each other.
@@ -32,6 +34,8 @@ pub(super) struct Sums {
     communicator: Communicator,
     world: World,
     division: Division,
+    /// The order in which a forward pass reads what trains: each layer, and then the rest.
+    order: Vec<Range<usize>>,
     /// Whether every process has all values and moments, not just those that it moves.
     is_whole: bool,
 }
@@ -42,6 +46,8 @@ pub(super) struct Handover<'a> {
     sums: &'a Sums,
     gradients: &'a Gradients,
     buckets: Buckets,
+    /// Places that the last exchange takes along.
+    late: Vec<Range<usize>>,
 }
 
 /// How gradients are cut into sums.
@@ -56,14 +62,14 @@ struct Buckets {
 }
 
 impl Sums {
-    /// Lets the devices of all processes find each other, or says why they cannot: then none of them has tried. Of the places
-    /// `trained` they divide up the `matrices` that only products read.
+    /// Lets the devices of all processes find each other, or says why they cannot: then none of them has tried. Of what
+    /// trains, whose places are read in this `order`, they divide up the `matrices` that only products read.
     ///
     /// # Errors
     /// A process that is lost meanwhile.
     pub(super) fn meet(
         device: &Device,
-        trained: Range<usize>,
+        order: Vec<Range<usize>>,
         matrices: Vec<Range<usize>>,
         others: &mut dyn Collective,
     ) -> Result<Result<Self, String>, TrainError> {
@@ -79,8 +85,11 @@ impl Sums {
             what: format!("{} bytes of another process for the id of a world", bytes.len()),
         })?;
         let joined = join(device, id, others)?;
-        let division = Division::new(device, trained, matrices, world)?;
-        Ok(agreed(joined, others)?.map(|communicator| Self { communicator, world, division, is_whole: true }))
+        let first = order.iter().map(|place| place.start).min().unwrap_or_default();
+        let end = order.iter().map(|place| place.end).max().unwrap_or_default();
+        let division = Division::new(device, first..end, matrices, world)?;
+        let joined = agreed(joined, others)?;
+        Ok(joined.map(|communicator| Self { communicator, world, division, order, is_whole: true }))
     }
 
     /// Begins the handover of gradients, in a step's last pass of this process; the model's weights end at `end`.
@@ -93,7 +102,7 @@ impl Sums {
     ) -> Option<Handover<'a>> {
         let is_last = part + 1 == self.world.share_of(parts).len();
         let buckets = Buckets::new(gradients.first()..gradients.end(), end);
-        is_last.then_some(Handover { sums: self, gradients, buckets })
+        is_last.then_some(Handover { sums: self, gradients, buckets, late: Vec::new() })
     }
 
     /// What of a place this process moves.
@@ -106,11 +115,22 @@ impl Sums {
         self.division.of_squares(place)
     }
 
-    /// Brings what this process has moved to the others and theirs here, as far as products read it, without waiting.
+    /// Begins to bring what this process has moved to the others and theirs here, as far as products read it: in the
+    /// order in which a forward pass reads it.
     pub(super) fn moved(&mut self, weights: &Weights) -> Result<(), TrainError> {
-        self.is_whole = false;
-        self.communicator.exchange(&self.division.moved(weights)?)?;
-        Ok(self.communicator.rejoin().map_err(KernelError::from)?)
+        for (number, places) in self.order.iter().enumerate() {
+            let moved = self.division.moved(places, weights)?;
+            self.is_whole &= moved.is_empty();
+            self.communicator.exchange(&moved)?;
+            self.communicator.mark(number).map_err(KernelError::from)?;
+        }
+        Ok(())
+    }
+
+    /// What is asked of the device from now on happens after the matrices of a layer came, those before it in order too;
+    /// after all layers, everything.
+    pub(super) fn arrived(&self, layer: usize) -> Result<(), KernelError> {
+        Ok(self.communicator.rejoin_at(layer)?)
     }
 
     /// Waits until everything that was moved is everywhere, values and moments too.
@@ -164,17 +184,27 @@ impl Sums {
 impl Handover<'_> {
     /// Everything of the model's weights from `start` on has its gradient.
     pub(super) fn ready(&mut self, start: usize) -> Result<(), KernelError> {
-        self.buckets.ready(start).map_or(Ok(()), |bucket| self.sum(&bucket))
+        let Some(bucket) = self.buckets.ready(start) else { return Ok(()) };
+        let (matrices, beside) = self.sums.division.parts(&bucket);
+        let (now, late): (Vec<_>, Vec<_>) = beside.into_iter().partition(|part| part.len() >= APART);
+        self.late.extend(late);
+        self.sum(&matrices, &now)
     }
 
     /// Everything else has, too; what is asked of the device from now on reads sums.
     pub(super) fn finish(self) -> Result<(), KernelError> {
-        self.buckets.rest().iter().try_for_each(|bucket| self.sum(bucket))?;
+        let rest = self.buckets.rest().map(|bucket| self.sums.division.parts(&bucket));
+        let (matrices, beside): (Vec<_>, Vec<_>) = rest.into_iter().unzip();
+        self.sum(&matrices.concat(), &[beside.concat(), self.late.clone()].concat())?;
         Ok(self.sums.communicator.rejoin()?)
     }
 
-    fn sum(&self, bucket: &Range<usize>) -> Result<(), KernelError> {
-        let all = self.sums.division.sums(bucket, self.gradients)?;
+    /// Begins to sum the pieces of matrices, and other places as a whole.
+    fn sum(&self, matrices: &[Range<usize>], others: &[Range<usize>]) -> Result<(), KernelError> {
+        let numbers = |place: &Range<usize>| -> Result<_, KernelError> { Ok(self.gradients.all(place)?[0]) };
+        let pieces = matrices.iter().map(|matrix| Ok(Exchange::SumPiece(numbers(matrix)?)));
+        let whole = others.iter().map(|place| Ok(Exchange::Sum(numbers(place)?)));
+        let all = pieces.chain(whole).collect::<Result<Vec<_>, KernelError>>()?;
         self.sums.communicator.exchange(&all)
     }
 }

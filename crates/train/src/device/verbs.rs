@@ -64,7 +64,8 @@ impl Backend for Cuda {
             let rows = self.room.sequences * self.room.tokens;
             self.parts.push(self.part(rows, self.network.layers.len())?);
         }
-        let Self { kernels, network, weights, room, windows, maps, parts, .. } = self;
+        let Self { kernels, network, weights, room, windows, maps, parts, sums, .. } = self;
+        let sums = sums.as_ref();
         let Some(part) = parts.get_mut(self.passes) else {
             return Err(TrainError::Internal { what: format!("pass {} of a step", self.passes) });
         };
@@ -72,7 +73,8 @@ impl Backend for Cuda {
         part.send(ids, targets, network.config.vocabulary)?;
         let cache = self.cache;
         let soft = Some(SoftVotes { curve: &self.curve, survival: &part.survival });
-        let run = Run { kernels, network, weights, room, sequences, pruning, windows, maps, cache, soft };
+        let run =
+            Run { kernels, network, weights, room, sequences, pruning, windows, maps, cache, soft, sums };
         let teacher: Option<(&Network, &Weights)> = match &self.teacher {
             Taught::Nobody => None,
             Taught::Student(beneath) => Some((beneath, weights)),
@@ -96,7 +98,6 @@ impl Backend for Cuda {
         run.loss(goal, Some(&self.gradients))?;
         let pull = GatePull { pull, lambda: &self.lambda, margins: &part.margins };
         let end = self.places.of(&self.layout.group(Group::Weights)).end;
-        let sums = self.sums.as_ref();
         let handover = sums.and_then(|sums| sums.hand_over(&self.gradients, end, number, all_passes));
         run.backward(&part.batch, pull, &self.gradients, handover)?;
         for (layer, lanes) in part.lanes.iter_mut().enumerate() {
@@ -107,9 +108,9 @@ impl Backend for Cuda {
     }
 
     fn connect(&mut self, others: &mut dyn Collective) -> Result<Option<String>, TrainError> {
-        let trained = self.gradients.first()..self.gradients.end();
+        let order = self.network.order_of_reading(self.gradients.first()..self.gradients.end());
         let matrices = self.network.only_products_read();
-        Ok(match Sums::meet(&self.kernels.device, trained, matrices, others)? {
+        Ok(match Sums::meet(&self.kernels.device, order, matrices, others)? {
             Ok(sums) => {
                 self.sums = Some(sums);
                 None
