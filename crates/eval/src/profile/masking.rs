@@ -107,8 +107,10 @@ pub fn mask_heads(
     Ok(lines)
 }
 
-/// All heads by their scores, the highest first; of equal ones that of the lower layer, and of the lower place there.
-pub(super) fn ranking(scores: &[Vec<f64>]) -> Vec<(usize, usize)> {
+/// All heads of `scores` `[L][heads]` by these, the highest first; of equal ones that of the lower layer, and of the lower place
+/// there.
+#[must_use]
+pub fn ranking(scores: &[Vec<f64>]) -> Vec<(usize, usize)> {
     let heads = |(layer, heads): (usize, &Vec<f64>)| (0..heads.len()).map(move |head| (layer, head));
     let mut ranked: Vec<(usize, usize)> = scores.iter().enumerate().flat_map(heads).collect();
     ranked.sort_by(|a, b| scores[b.0][b.1].total_cmp(&scores[a.0][a.1]));

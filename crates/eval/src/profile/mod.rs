@@ -9,5 +9,5 @@ mod retrieval;
 mod tests;
 
 pub use duo::duo_scores;
-pub use masking::{Mask, Masked, Masking, mask_heads};
+pub use masking::{Mask, Masked, Masking, mask_heads, ranking};
 pub use retrieval::{Retrieved, retrieval_heads};

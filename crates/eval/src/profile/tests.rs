@@ -93,11 +93,11 @@ fn handmade(team: &Team) -> Decoder {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
         "hidden_size": HIDDEN, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2,
         "num_key_value_heads": 2, "head_dim": WIDTH, "vocab_size": TOKENS, "max_position_embeddings": 256,
-        "rms_norm_eps": 1e-6, "rope_theta": 1e30, "tie_word_embeddings": false, "attention_bias": false,
+        "rms_norm_eps": 1e-6, "rope_theta": 1e15, "tie_word_embeddings": false, "attention_bias": false,
     });
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-    // Frequencies fall by half a decade and more a pair: the first few tell positions apart, the later ones none.
-    let frequency = |pair: usize| 10_f64.powf(-30.0 * pair as f64 / 64.0);
+    // Frequencies fall by a quarter of a decade a pair: the first few tell positions apart, the later ones none.
+    let frequency = |pair: usize| 10_f64.powf(-15.0 * pair as f64 / 64.0);
     let mut tensors: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
     let mut add = |name: String, matrix: Matrix| {
         let outputs = matrix.values.len() / matrix.inputs;
@@ -116,7 +116,7 @@ fn handmade(team: &Team) -> Decoder {
         let [mut query, mut key, mut value] = [(); 3].map(|()| Matrix::new(2 * WIDTH, HIDDEN));
         let mut output = Matrix::new(HIDDEN, 2 * WIDTH);
         if layer == 0 {
-            for pair in 0..5 {
+            for pair in 0..8 {
                 // A query is turned back by one position, so that it meets the key of the position before.
                 query.set(pair, ONE, 13.0 * frequency(pair).cos());
                 query.set(pair + WIDTH / 2, ONE, -13.0 * frequency(pair).sin());
@@ -127,7 +127,7 @@ fn handmade(team: &Team) -> Decoder {
             value.set(token, token, 0.1);
             output.set(64 * (layer + 1) + token, token, 1.0);
             if layer == 1 {
-                let place = 16 + token % 32 + WIDTH / 2 * (token / 32);
+                let place = 28 + token % 32 + WIDTH / 2 * (token / 32);
                 query.set(place, token, 3.0);
                 key.set(place, 64 + token, 3.0);
             }

@@ -27,6 +27,37 @@ impl RecallTask {
     pub(crate) fn trials(&self, subject: &Subject) -> Result<Vec<Trial>, EvalError> {
         self.dialogues.iter().map(|dialogue| trial(subject, dialogue)).collect()
     }
+
+    /// The tokens of the first question of each dialogue, with its context.
+    ///
+    /// # Errors
+    /// A template that refuses one.
+    pub fn prompts(&self, subject: &Subject) -> Result<Vec<Vec<u32>>, EvalError> {
+        Ok(self.trials(subject)?.into_iter().map(|trial| trial.prompt).collect())
+    }
+}
+
+impl RecallTask {
+    /// Each dialogue as one text with all its questions and the sentences that answer them, without a chat template, and of its
+    /// tokens those that are followed by one of an answer.
+    ///
+    /// # Errors
+    /// A text that the tokenizer refuses.
+    pub fn answered(&self, subject: &Subject) -> Result<Vec<(Vec<u32>, Vec<bool>)>, EvalError> {
+        let answered = |dialogue: &Dialogue| {
+            let mut ids = subject.tokenizer.encode(&dialogue.context)?;
+            let mut followed = vec![false; ids.len()];
+            for turn in &dialogue.turns {
+                ids.extend(subject.piece(&format!("{}{LEAD}", turn.question))?);
+                followed.resize(ids.len().saturating_sub(1), false);
+                ids.extend(subject.piece(&format!(" {}", turn.sentence))?);
+                followed.resize(ids.len().saturating_sub(1), true);
+            }
+            followed.resize(ids.len(), false);
+            Ok((ids, followed))
+        };
+        self.dialogues.iter().map(answered).collect()
+    }
 }
 
 fn trial(subject: &Subject, dialogue: &Dialogue) -> Result<Trial, EvalError> {
