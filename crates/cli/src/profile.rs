@@ -136,7 +136,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         report.scores = measured.means();
         if let Some(path) = &arguments.output {
             measured.write(path)?;
-            note(&format!("the profile is in {}: --method \"duo_attention(profile={})\"", path.display(), path.display()));
+            note(&format!(
+                "the profile is in {}: --method \"duo_attention(profile={})\"",
+                path.display(),
+                path.display()
+            ));
             report.output = Some(path.clone());
         }
     }

@@ -20,7 +20,10 @@ fn a_profile_is_written_for_the_methods_and_only_its_own_model_takes_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("heads.json");
     let (table, said) = both(&with(&["--kind", "duo", "--output", text(&path)]));
-    assert!(table.contains("| layer-head | duo |") && said.contains("duo_attention(profile="), "{table}{said}");
+    assert!(
+        table.contains("| layer-head | duo |") && said.contains("duo_attention(profile="),
+        "{table}{said}"
+    );
     let written = fs::read_to_string(&path).unwrap();
     let profile: Value = serde_json::from_str(&written).unwrap();
     assert_eq!((&profile["format"], &profile["kind"]), (&"dropcap-head-profile".into(), &"duo".into()));
@@ -35,7 +38,10 @@ fn a_profile_is_written_for_the_methods_and_only_its_own_model_takes_it() {
 
     let method = format!("duo_attention(profile={}, sinks=2, recent=8)", path.display());
     let generate = |model: &[&str]| {
-        let call = [&["generate", "--device", "cpu", "--threads", "2", "--max-tokens", "2", "--method", &method][..], model];
+        let call = [
+            &["generate", "--device", "cpu", "--threads", "2", "--max-tokens", "2", "--method", &method][..],
+            model,
+        ];
         call.concat().into_iter().map(str::to_owned).collect::<Vec<_>>()
     };
     let own = generate(&["Once upon a time"]);
@@ -49,7 +55,10 @@ fn a_profile_is_written_for_the_methods_and_only_its_own_model_takes_it() {
     let (shape, digest) = model.rsplit_once('/').unwrap();
     fs::write(&path, written.replace(digest, &"0".repeat(32))).unwrap();
     let error = failure(&own.iter().map(String::as_str).collect::<Vec<_>>());
-    assert!(error.contains("was measured on another model") && error.contains("digest of the weights"), "{shape}: {error}");
+    assert!(
+        error.contains("was measured on another model") && error.contains("digest of the weights"),
+        "{shape}: {error}"
+    );
     let error = failure(&with(&["--profile", text(&path), "--mask-top", "1"]));
     assert!(error.contains("was measured on another model"), "{error}");
 }
@@ -61,7 +70,9 @@ fn heads_are_masked_and_as_many_others_as_often_as_asked() {
     output(&with(&["--kind", "duo", "--output", text(&path)]));
     let call = with(&["--profile", text(&path), "--mask-top", "2", "--mask-draws", "2"]);
     let table = output(&call);
-    for line in ["| all heads |", "| without the top |", "| without others, draw 1 |", "| without others, draw 2 |"] {
+    for line in
+        ["| all heads |", "| without the top |", "| without others, draw 1 |", "| without others, draw 2 |"]
+    {
         assert!(table.contains(line), "{table}");
     }
     let printed: Value = serde_json::from_str(&output(&[&call[..], &["--json"]].concat())).unwrap();
@@ -79,14 +90,18 @@ fn heads_are_masked_and_as_many_others_as_often_as_asked() {
 fn gates_are_learned_and_stay_between_nothing_and_all() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("gates.json");
-    let call = ["--kind", "duo_gates", "--sinks", "2", "--recent", "8", "--steps", "3", "--output", text(&path)];
+    let call =
+        ["--kind", "duo_gates", "--sinks", "2", "--recent", "8", "--steps", "3", "--output", text(&path)];
     let (table, said) = both(&with(&call));
     assert!(table.contains("| layer-head | duo_gates |") && said.contains("mean gate"), "{table}{said}");
     let profile: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     assert_eq!(profile["made"]["steps"], 3);
     let gates: Vec<f64> =
         profile["heads"].as_object().unwrap().values().map(|gate| gate[0].as_f64().unwrap()).collect();
-    assert!(gates.iter().all(|gate| (0.0..=1.0).contains(gate)) && gates.iter().any(|gate| *gate < 1.0), "{gates:?}");
+    assert!(
+        gates.iter().all(|gate| (0.0..=1.0).contains(gate)) && gates.iter().any(|gate| *gate < 1.0),
+        "{gates:?}"
+    );
 }
 
 #[test]

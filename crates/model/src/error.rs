@@ -24,7 +24,9 @@ pub enum ModelError {
     #[error("the model's computation failed: {0}")]
     Kernel(#[from] dropcap_kernels::KernelError),
     /// A head to silence that is not there.
-    #[error("there is no head {layer}-{head}: the model has {layers} layers of {heads} query heads, counted from 0")]
+    #[error(
+        "there is no head {layer}-{head}: the model has {layers} layers of {heads} query heads, counted from 0"
+    )]
     NoSuchHead {
         /// The layer given.
         layer: usize,

@@ -71,7 +71,8 @@ pub fn learn_head_gates(
     let values = network.layout().read(checkpoint)?;
     network.refill(team, &values)?;
     // One layer at a time: what is held does not grow with the model's depth, but for the residual stream.
-    let (mut teacher, mut student) = (network.activations(1, tokens, true), network.activations(1, tokens, true));
+    let (mut teacher, mut student) =
+        (network.activations(1, tokens, true), network.activations(1, tokens, true));
     let floors = vec![learning.window; config.layers];
     let mut gates = vec![1.0_f32; config.layers * config.kv_heads];
     let (mut first, mut second) = (vec![0.0; gates.len()], vec![0.0; gates.len()]);
@@ -85,8 +86,12 @@ pub fn learn_head_gates(
         let mean = gates.iter().map(|&gate| f64::from(gate)).sum::<f64>() / gates.len() as f64;
         tell(GateStep { step, distance, mean });
         let penalty = |gate: f32| if gate > 0.0 { learning.penalty / gates.len() as f64 } else { 0.0 };
-        let gradients: Vec<f32> =
-            student.share_gradients().iter().zip(&gates).map(|(d, &gate)| (d + penalty(gate)) as f32).collect();
+        let gradients: Vec<f32> = student
+            .share_gradients()
+            .iter()
+            .zip(&gates)
+            .map(|(d, &gate)| (d + penalty(gate)) as f32)
+            .collect();
         let update = AdamW {
             learning_rate: learning.learning_rate * rate(step - 1, learning.steps),
             beta1: BETAS.0,
@@ -99,7 +104,10 @@ pub fn learn_head_gates(
         adamw(team, &update, &mut gates, &gradients, &mut first, &mut second)?;
         gates.iter_mut().for_each(|gate| *gate = gate.clamp(0.0, 1.0));
     }
-    Ok(gates.chunks_exact(config.kv_heads).map(|gates| gates.iter().map(|&gate| gate.into()).collect()).collect())
+    Ok(gates
+        .chunks_exact(config.kv_heads)
+        .map(|gates| gates.iter().map(|&gate| gate.into()).collect())
+        .collect())
 }
 
 /// The sample with tokens behind it that nobody sees, because attention is causal.
@@ -145,17 +153,24 @@ mod tests {
             steps.clear();
             let team = Team::new(2).unwrap();
             let gates =
-                learn_head_gates(&team, &checkpoint, &samples, learning, &mut |step| steps.push(step)).unwrap();
+                learn_head_gates(&team, &checkpoint, &samples, learning, &mut |step| steps.push(step))
+                    .unwrap();
             (gates, steps.clone())
         };
         // A window that holds the whole text loses nothing, and every gate goes down at the same pace.
         let (gates, told) = learn(Floors { sinks: 0, recent: 64 }, 0.05);
         assert_eq!((gates.len(), gates[0].len(), told.len()), (4, 2, 12));
         assert!(told.iter().all(|step| step.distance < 1e-10), "{told:?}");
-        assert!(gates.iter().flatten().all(|&gate| gate < 0.6 && (gate - gates[0][0]).abs() < 1e-3), "{gates:?}");
+        assert!(
+            gates.iter().flatten().all(|&gate| gate < 0.6 && (gate - gates[0][0]).abs() < 1e-3),
+            "{gates:?}"
+        );
         // A narrow one loses, and without a penalty the loss alone holds the gates up.
         let (held, told) = learn(Floors { sinks: 1, recent: 2 }, 0.0);
-        assert!(told[0].distance < 1e-10 && told[0].mean == 1.0, "all gates open is the dense pass: {told:?}");
+        assert!(
+            told[0].distance < 1e-10 && told[0].mean == 1.0,
+            "all gates open is the dense pass: {told:?}"
+        );
         assert!(held.iter().flatten().all(|&gate| gate > 0.9), "{held:?}");
         let (again, _) = learn(Floors { sinks: 1, recent: 2 }, 0.0);
         assert_eq!(again, held);

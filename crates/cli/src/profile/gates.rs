@@ -34,7 +34,9 @@ pub fn learn(
         );
     }
     if found.checkpoint.adapter().is_some() {
-        bail!("gates are learned over a model as it is stored: merge the adapter into it first (`dropcap merge`)");
+        bail!(
+            "gates are learned over a model as it is stored: merge the adapter into it first (`dropcap merge`)"
+        );
     }
     // Two sentences are asked about, behind each other.
     let task = needles(arguments, subject, RecallKind::SecondQuestion, arguments.seed)?;

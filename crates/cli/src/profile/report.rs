@@ -43,7 +43,10 @@ impl Report {
             let heads = self.scores.iter().map(Vec::len).sum::<usize>();
             if let Some((answered, asked)) = self.answered {
                 let over = self.scores.iter().flatten().filter(|&&score| score > RETRIEVES).count();
-                writeln!(out, "{answered} of {asked} prompts answered; {over} of {heads} query heads copied more than a tenth of the needle\n")?;
+                writeln!(
+                    out,
+                    "{answered} of {asked} prompts answered; {over} of {heads} query heads copied more than a tenth of the needle\n"
+                )?;
             } else {
                 writeln!(out, "{heads} KV heads, those that look farthest back first\n")?;
             }

@@ -107,12 +107,7 @@ impl EvictionPolicy for Means {
 
 impl Sums {
     /// Adds the queries and keys of a span.
-    fn add(
-        &mut self,
-        seen: &Attended<'_>,
-        span: &Span,
-        editor: &LaneEditor<'_>,
-    ) -> Result<(), PolicyError> {
+    fn add(&mut self, seen: &Attended<'_>, span: &Span, editor: &LaneEditor<'_>) -> Result<(), PolicyError> {
         let (width, shape) = (self.queries.len(), self.shape);
         let positions: Vec<u32> = (span.first_position..span.next_position()).collect();
         let row = |row: usize| &seen.queries[row * seen.query_stride..][..width];

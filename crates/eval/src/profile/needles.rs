@@ -48,7 +48,8 @@ impl Reader<'_> {
         for (number, prompt) in prompts.iter().enumerate() {
             let mut cache = KvCache::new(self.pool, config.layers, self.decoder.lanes_per_layer(self.watch));
             let logits = self.read(prompt, &mut cache, &mut scratch)?;
-            let over = self.note(&mut written[number], 0, best(&logits), prompt.len(), ends, &self.watch.take());
+            let over =
+                self.note(&mut written[number], 0, best(&logits), prompt.len(), ends, &self.watch.take());
             if !over {
                 running.push((number, cache));
             }
@@ -89,7 +90,12 @@ impl Reader<'_> {
     }
 
     /// Reads a prompt and gives the logits of its last token.
-    fn read(&self, prompt: &[u32], cache: &mut KvCache, scratch: &mut Scratch) -> Result<Vec<f32>, ModelError> {
+    fn read(
+        &self,
+        prompt: &[u32],
+        cache: &mut KvCache,
+        scratch: &mut Scratch,
+    ) -> Result<Vec<f32>, ModelError> {
         let mut logits = Vec::new();
         let chunks = prompt.chunks(self.chunk.max(1));
         let last = chunks.len().saturating_sub(1);

@@ -142,7 +142,8 @@ fn handmade(team: &Team) -> Decoder {
         add(at("mlp.down_proj"), Matrix::new(HIDDEN, 8));
     }
     let norms = ["layers.0.input_layernorm", "layers.0.post_attention_layernorm"];
-    let norms = norms.into_iter().chain(["layers.1.input_layernorm", "layers.1.post_attention_layernorm", "norm"]);
+    let norms =
+        norms.into_iter().chain(["layers.1.input_layernorm", "layers.1.post_attention_layernorm", "norm"]);
     for norm in norms {
         tensors.push((format!("model.{norm}.weight"), vec![HIDDEN], vec![1.0; HIDDEN]));
     }
@@ -262,8 +263,9 @@ fn masks_are_of_the_best_heads_and_of_as_many_others_and_the_same_for_a_seed() {
     };
     let task = RecallTask::generate("needle 60".into(), &recall, &subject).unwrap();
     let (layers, kv_heads) = (subject.config.layers, subject.config.kv_heads);
-    let scores: Vec<Vec<f64>> =
-        (0..layers).map(|layer| (0..kv_heads).map(|head| (layer * 5 + head * 3) as f64 % 7.0).collect()).collect();
+    let scores: Vec<Vec<f64>> = (0..layers)
+        .map(|layer| (0..kv_heads).map(|head| (layer * 5 + head * 3) as f64 % 7.0).collect())
+        .collect();
     let masking = Masking { top: 2, draws: 2, seed: 9 };
     let mask = |masking| mask_heads(&subject, &task, &scores, masking, &mut Quiet);
     let lines = mask(masking).unwrap();
@@ -278,7 +280,10 @@ fn masks_are_of_the_best_heads_and_of_as_many_others_and_the_same_for_a_seed() {
     let all = layers * kv_heads;
     for top in [0, all / 2 + 1] {
         let error = mask(Masking { top, ..masking }).unwrap_err();
-        assert!(matches!(error, EvalError::TooManyHeads { given, heads } if (given, heads) == (top, all)), "{error}");
+        assert!(
+            matches!(error, EvalError::TooManyHeads { given, heads } if (given, heads) == (top, all)),
+            "{error}"
+        );
     }
     let error = mask_heads(&subject, &task, &scores[1..], masking, &mut Quiet).unwrap_err();
     assert!(matches!(error, EvalError::OtherHeads { .. }), "{error}");

@@ -16,7 +16,9 @@ use crate::drive::drive;
 use crate::record::{Memory, Outcome};
 use crate::subject::Subject;
 use talk::Talk;
-pub(crate) use trial::{Trial, find_needle};
+pub(crate) use trial::Trial;
+#[cfg(test)]
+pub(crate) use trial::find_needle;
 
 /// Tokens that an answer may take beyond those that are expected.
 const SPARE: usize = 8;

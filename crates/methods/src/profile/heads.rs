@@ -72,7 +72,9 @@ impl<'de> Visitor<'de> for ObjectVisitor {
             }
             object.heads = inner.unwrap_or_default();
         } else if inner.is_some() || version.is_some() || object.model.is_some() {
-            let what = format!("no key \"format\" with \"{FORMAT}\", though other keys of that format; expected it, or nothing but heads");
+            let what = format!(
+                "no key \"format\" with \"{FORMAT}\", though other keys of that format; expected it, or nothing but heads"
+            );
             return Err(A::Error::custom(what));
         }
         if object.heads.is_empty() {

@@ -133,7 +133,10 @@ fn what_is_odd_is_refused_with_its_place() {
         ("{\"0-0\": \"much\"}", "line 1"),
         ("{\"format\": \"other\", \"heads\": {}}", "the format is `other`"),
         ("{\"format\": \"dropcap-head-profile\", \"heads\": {\"0-0\": [1]}}", "its version is none"),
-        ("{\"format\": \"dropcap-head-profile\", \"version\": 2, \"heads\": {\"0-0\": [1]}}", "its version is 2"),
+        (
+            "{\"format\": \"dropcap-head-profile\", \"version\": 2, \"heads\": {\"0-0\": [1]}}",
+            "its version is 2",
+        ),
         ("{\"format\": \"dropcap-head-profile\", \"version\": 1}", "no heads"),
         ("{\"format\": \"dropcap-head-profile\", \"version\": 1, \"model\": \"x\"}", "is not a fingerprint"),
         ("{\"format\": \"dropcap-head-profile\", \"version\": 1, \"0-0\": [1], \"heads\": {}}", "outside"),

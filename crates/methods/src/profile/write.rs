@@ -1,6 +1,5 @@
 //! Our own format.
 
-use std::io::Write;
 use std::path::Path;
 
 use dropcap_files::{Existing, publish};
@@ -68,7 +67,11 @@ impl MeasuredHeads {
         lines.extend(self.model.iter().map(|model| format!("\"model\": {}", json!(model.to_string()))));
         lines.push(format!("\"made\": {}", self.made));
         let place = |layer: usize, heads: &[Vec<f64>]| -> Vec<String> {
-            heads.iter().enumerate().map(|(head, trials)| format!("\"{layer}-{head}\": {}", json!(trials))).collect()
+            heads
+                .iter()
+                .enumerate()
+                .map(|(head, trials)| format!("\"{layer}-{head}\": {}", json!(trials)))
+                .collect()
         };
         let heads = self.trials.iter().enumerate().flat_map(|(layer, heads)| place(layer, heads));
         lines.push(format!("\"heads\": {{\n{}\n}}}}\n", heads.collect::<Vec<_>>().join(",\n")));
@@ -80,6 +83,7 @@ impl MeasuredHeads {
     /// # Errors
     /// A refusal of the operating system, with the file.
     pub fn write(&self, path: &Path) -> Result<(), MethodError> {
-        publish(path, Existing::Replace, |out| out.write_all(self.text().as_bytes())).map_err(MethodError::ProfileUnwritten)
+        publish(path, Existing::Replace, |out| out.write_all(self.text().as_bytes()))
+            .map_err(MethodError::ProfileUnwritten)
     }
 }

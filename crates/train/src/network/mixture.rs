@@ -50,9 +50,14 @@ impl<'a> Mixture<'a> {
         streaming.clear();
         streaming.extend_from_slice(mixed);
         let full = self.full.chunks_exact(self.width);
-        for ((mixed, full), share) in mixed.chunks_exact_mut(self.width).zip(full).zip(self.shares.iter().cycle()) {
+        for ((mixed, full), share) in
+            mixed.chunks_exact_mut(self.width).zip(full).zip(self.shares.iter().cycle())
+        {
             let share = share.clamp(0.0, 1.0);
-            mixed.iter_mut().zip(full).for_each(|(mixed, full)| *mixed = (1.0 - share) * *mixed + share * full);
+            mixed
+                .iter_mut()
+                .zip(full)
+                .for_each(|(mixed, full)| *mixed = (1.0 - share) * *mixed + share * full);
         }
         Ok(())
     }
@@ -62,7 +67,9 @@ impl<'a> Mixture<'a> {
     pub(super) fn back(&self, streaming: &[f32], d_mixed: &mut [f32], d_shares: &mut [f64]) {
         let heads = self.shares.len();
         let rows = streaming.chunks_exact(self.width).zip(self.full.chunks_exact(self.width));
-        for (index, (d_mixed, (streaming, full))) in d_mixed.chunks_exact_mut(self.width).zip(rows).enumerate() {
+        for (index, (d_mixed, (streaming, full))) in
+            d_mixed.chunks_exact_mut(self.width).zip(rows).enumerate()
+        {
             let share = self.shares[index % heads];
             if (0.0..=1.0).contains(&share) {
                 let pairs = d_mixed.iter().zip(full.iter().zip(streaming));
@@ -95,7 +102,12 @@ impl Network {
             attended.push(activations.layers[activations.slot(layer)].mixed.clone());
         }
         let Activations { residual, normed, .. } = activations;
-        self.final_norm.apply(team, values, residual.last().map(Vec::as_slice).unwrap_or_default(), normed)?;
+        self.final_norm.apply(
+            team,
+            values,
+            residual.last().map(Vec::as_slice).unwrap_or_default(),
+            normed,
+        )?;
         Ok(attended)
     }
 
@@ -114,7 +126,12 @@ impl Network {
         let rows = counts.iter().filter(|counts| **counts).count();
         let Activations { normed, scratch, .. } = activations;
         if rows == 0 || teacher.len() != normed.len() || counts.len() * width != normed.len() {
-            let what = format!("{rows} of {} rows of {} numbers against {}", counts.len(), normed.len(), teacher.len());
+            let what = format!(
+                "{rows} of {} rows of {} numbers against {}",
+                counts.len(),
+                normed.len(),
+                teacher.len()
+            );
             return Err(TrainError::Internal { what });
         }
         let scale = 1.0 / (rows * width) as f64;

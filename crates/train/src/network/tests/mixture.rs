@@ -21,7 +21,9 @@ const WIDTH: usize = 8;
 
 /// `x W^T` in f64, `[rows, outputs]`.
 fn product(x: &[f32], weight: &[f32], inputs: usize) -> Vec<f32> {
-    let row = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32;
+    let row = |x: &[f32], w: &[f32]| {
+        x.iter().zip(w).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32
+    };
     x.chunks_exact(inputs).flat_map(|x| weight.chunks_exact(inputs).map(move |w| row(x, w))).collect()
 }
 
@@ -68,7 +70,8 @@ fn heads_mix_as_in_the_original() {
         let voters = [Voter { query_gates: &zeros, key_gates: &zeros, bias: &[-1e30] }];
         let voters = if floors.is_some() { &voters[..] } else { &[] };
         let (mut out, mut saved) = (vec![0.0; TOKENS * HEADS * WIDTH], Saved::new());
-        forward(&team, &shape, Rule::Hard { noise: None }, voters, &qkv, stride, &mut out, &mut saved).unwrap();
+        forward(&team, &shape, Rule::Hard { noise: None }, voters, &qkv, stride, &mut out, &mut saved)
+            .unwrap();
         out
     };
     let full = attend(&read("x"), None);
@@ -112,7 +115,8 @@ fn shares_have_the_slope_of_the_distance_in_every_family() {
         let count = config.layers * config.kv_heads;
         let shares: Vec<f32> = (0..count).map(|i| 0.2 + 0.6 * i as f32 / count as f32).collect();
         let mut student = network.activations(2, 13, false);
-        let at = |shares: &[f32], student: &mut Activations| distance(&scene, &network, &ids, shares, student);
+        let at =
+            |shares: &[f32], student: &mut Activations| distance(&scene, &network, &ids, shares, student);
         at(&shares, &mut student);
         let gradient = student.share_gradients().to_vec();
         assert!(gradient.iter().any(|d| d.abs() > 1e-4), "{name}: {gradient:?}");
@@ -128,7 +132,11 @@ fn shares_have_the_slope_of_the_distance_in_every_family() {
             let step = 0.02;
             let slope = (moved(step) - moved(-step)) / f64::from(2.0 * step);
             let error = (slope - gradient[index]).abs();
-            assert!(error < 0.02 * gradient[index].abs() + 2e-4, "{name} {index}: {slope} {}", gradient[index]);
+            assert!(
+                error < 0.02 * gradient[index].abs() + 2e-4,
+                "{name} {index}: {slope} {}",
+                gradient[index]
+            );
         }
         // All of the dense pass is the dense pass, and none of it is the window.
         let whole = at(&vec![1.0; count], &mut student);
