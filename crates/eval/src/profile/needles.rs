@@ -1,12 +1,11 @@
 //! Many prompts at once: what the model writes behind each, and where each head looked for every token of it.
 
-use dropcap_cache::KvCache;
+use dropcap_cache::{KvCache, PagePool};
 use dropcap_kernels::Team;
 use dropcap_model::{Decoder, Logits, ModelError, Scratch, Segment};
 use dropcap_policy::Stage;
 
 use super::looks::Watch;
-use dropcap_cache::PagePool;
 
 /// What a model wrote behind a prompt, greedily, and what its heads looked at for it.
 #[derive(Debug, Clone, PartialEq, Default)]

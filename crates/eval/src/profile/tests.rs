@@ -69,7 +69,7 @@ const WIDTH: usize = 128;
 const HIDDEN: usize = 200;
 const ONE: usize = 192;
 
-/// A row of a matrix `[outputs, HIDDEN]`, or a column of one `[HIDDEN, heads WIDTH]`.
+/// A weight `[outputs, inputs]` of zeros, but for what is set.
 struct Matrix {
     inputs: usize,
     values: Vec<f32>,
