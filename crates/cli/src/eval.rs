@@ -1,27 +1,25 @@
 //! `dropcap eval`: what a method costs, beside the dense run.
 
-mod bar;
+pub mod bar;
 mod conversation;
-mod task;
+pub mod subject;
+pub mod task;
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use dropcap_eval::{Compute, Method, Results, Subject, Task, evaluate, report, summarize};
-use dropcap_kernels::Team;
+use dropcap_eval::{Compute, Results, Subject, Task, evaluate, report, summarize};
 use dropcap_methods::{GATES_FILE, MethodSpec};
-use dropcap_model::{GenerationConfig, Tokenizer};
 use dropcap_train::Digest;
 use serde_json::{Value, json};
 
 use crate::arguments::ModelArguments;
-use crate::loading::{self, Found, device_for, say_other_cache};
+use crate::loading::Found;
 use crate::size;
-use conversation::Conversation;
+use subject::Asking;
 use task::TaskSpec;
 
 /// Where an adapter in PEFT's layout has its factors.
@@ -104,7 +102,13 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let specs = methods(arguments)?;
     let found = Found::open(&arguments.model.source)?;
-    let subject = subject(arguments, &found, &specs)?;
+    let asking = Asking {
+        device: arguments.model.machine.device,
+        no_chat_template: arguments.no_chat_template,
+        chunk: arguments.chunk,
+        max_batch: arguments.max_batch,
+    };
+    let subject = asking.subject(&arguments.model, &found, &specs)?;
     let mut tasks: Vec<Task> = Vec::new();
     let mut described = Vec::new();
     for spec in &arguments.tasks {
@@ -153,47 +157,6 @@ fn methods(arguments: &Arguments) -> Result<Vec<MethodSpec>> {
         }
     }
     Ok(specs)
-}
-
-/// Builds the methods, then loads the model: a mistyped spec should not cost a minute.
-fn subject(arguments: &Arguments, found: &Found, specs: &[MethodSpec]) -> Result<Subject> {
-    let directory = found.checkpoint.directory();
-    let config = found.checkpoint.config().clone();
-    let tokenizer = Tokenizer::open(directory)?;
-    tokenizer.check_vocabulary(config.vocabulary)?;
-    let generation = GenerationConfig::open(directory, &config)?;
-    let build = |spec: &MethodSpec| Ok(Method { name: spec.to_string(), policy: found.policy(spec)? });
-    let methods = specs.iter().map(build).collect::<Result<Vec<Method>>>()?;
-    let machine = &arguments.model.machine;
-    for method in &methods {
-        say_other_cache(method.policy.as_ref(), machine.kv_dtype);
-    }
-    let device = device_for(machine.device, &config, methods.iter().map(|method| &method.policy))?;
-    let (compute, team, chunk) = match found.load(device, &arguments.model)? {
-        loading::Compute::Host { team, decoder } => (Compute::Host(decoder), team, 256),
-        loading::Compute::Device(weights) => {
-            (Compute::Device(weights), Arc::new(Team::new(machine.threads())?), 2048)
-        }
-    };
-    let tokenizer = Arc::new(tokenizer);
-    let template = match arguments.no_chat_template {
-        true => None,
-        false => Conversation::with(directory, &tokenizer, &generation)?,
-    };
-    Ok(Subject {
-        compute,
-        team,
-        config,
-        tokenizer,
-        template,
-        start: generation.bos_token_id.or_else(|| generation.eos_token_ids.first().copied()),
-        stop_tokens: generation.eos_token_ids,
-        kv_dtype: machine.kv_dtype,
-        kv_limit: machine.kv_limit,
-        chunk: arguments.chunk.unwrap_or(chunk),
-        max_batch: arguments.max_batch,
-        methods,
-    })
 }
 
 /// Digests of what was learned on top of the model: gates, and the factors of an adapter.

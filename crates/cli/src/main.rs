@@ -14,6 +14,7 @@ mod inspect;
 mod loading;
 mod merge;
 mod methods;
+mod profile;
 mod progress;
 mod prompts;
 mod serve;
@@ -57,6 +58,8 @@ enum Command {
     Compress(Box<compress::Arguments>),
     /// Measure what pruning costs: perplexity, tasks and recall beside the dense run.
     Eval(Box<eval::Arguments>),
+    /// Find the heads of a model that look far back, for methods that treat heads by what they do.
+    Profile(Box<profile::Arguments>),
     /// Measure prompt and generation speed over lists of lengths, depths, batches and methods.
     Bench(Box<bench::Arguments>),
     /// Write a model with its adapter merged in as a checkpoint of its own.
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Compress(arguments) => compress::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
+        Command::Profile(arguments) => profile::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Merge(arguments) => merge::run(&arguments),
         Command::Methods(arguments) => methods::run(&arguments),

@@ -98,6 +98,46 @@ pub enum EvalError {
         /// What is needed at least.
         least: usize,
     },
+    /// Something that only the processor's code can look at.
+    #[error("{what} runs on the processor: use --device cpu")]
+    NeedsProcessor {
+        /// What does.
+        what: &'static str,
+    },
+    /// Prompts of which none was answered, so that nothing can be said of heads.
+    #[error(
+        "the model answered none of {asked} prompts, so what its heads copy says nothing ({reason}): ask for a shorter --length or more --samples, or take a model that finds what it has read"
+    )]
+    NothingRetrieved {
+        /// How many prompts.
+        asked: usize,
+        /// What it wrote in place of what, for one of them.
+        reason: String,
+    },
+    /// Scores of heads that the model does not have.
+    #[error(
+        "scores of {} layers of {} heads are none of this model, which has {} layers of {} query heads and {} KV heads",
+        got.0, got.1, expected.0, expected.1, expected.2
+    )]
+    OtherHeads {
+        /// Layers and heads of the scores.
+        got: (usize, usize),
+        /// Layers, query heads and KV heads of the model.
+        expected: (usize, usize, usize),
+    },
+    /// More heads to silence than there are others to compare with.
+    #[error("{given} heads cannot be masked and as many others beside them: the profile has {heads}; ask for 1 to {}", heads / 2)]
+    TooManyHeads {
+        /// How many.
+        given: usize,
+        /// Heads of the profile.
+        heads: usize,
+    },
+    /// A model without rotated positions, for a score that is made of rotations.
+    #[error(
+        "the score of --kind duo compares rotations of a mean query and a mean key, and the positions of this model are learned: use --kind retrieval"
+    )]
+    NoRotation,
     /// A directory that holds something else.
     #[error(
         "{} holds results of another evaluation, which differs in {}: give another directory",

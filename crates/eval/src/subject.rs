@@ -76,6 +76,11 @@ pub struct Subject {
 impl Subject {
     /// An idle engine under a method.
     pub(crate) fn engine(&self, method: &Method) -> Result<Engine, EngineError> {
+        self.engine_on(&self.compute, method)
+    }
+
+    /// An idle engine with the weights that lie there.
+    pub(crate) fn engine_on(&self, compute: &Compute, method: &Method) -> Result<Engine, EngineError> {
         let options = EngineOptions {
             chunk: self.chunk,
             max_batch: self.max_batch,
@@ -84,9 +89,20 @@ impl Subject {
             ..EngineOptions::default()
         };
         let policy = method.policy.clone();
-        match &self.compute {
+        match compute {
             Compute::Host(decoder) => Engine::new(decoder.clone(), policy, self.team.clone(), options),
             Compute::Device(weights) => Engine::on_device(weights.clone(), policy, options, false),
+        }
+    }
+
+    /// Its weights in the processor's memory.
+    ///
+    /// # Errors
+    /// A model on a device, with what asks for it.
+    pub(crate) fn on_the_processor(&self, what: &'static str) -> Result<&Decoder, EvalError> {
+        match &self.compute {
+            Compute::Host(decoder) => Ok(decoder),
+            Compute::Device(_) => Err(EvalError::NeedsProcessor { what }),
         }
     }
 

@@ -22,9 +22,10 @@ when the published profiles were trained. With `when=prefill_end`, as the origin
 itself; when it ends, streaming heads keep the sinks and `recent` tokens, and every query behind it sees those and itself. The \
 original lets the tokens of a chunk behind the prompt see each other; ours decides query by query, so chunks change nothing.
 
-The profile is a file of DuoAttention (`full_attention_heads.tsv`: a line per layer, a number per KV head, clipped to 0 to 1) or \
-of Retrieval Head (JSON: `\"layer-head\"` of query heads to the scores of trials; heads that share a KV head count by their \
-mean). A profile of another shape is refused; that it is of this very model, nobody can tell from it.
+The profile is a file that `dropcap profile` writes, one of DuoAttention (`full_attention_heads.tsv`: a line per layer, a number \
+per KV head, clipped to 0 to 1) or of Retrieval Head (JSON: `\"layer-head\"` of query heads to the scores of trials; heads that \
+share a KV head count by their mean). A profile of another shape is refused, and one of ours that was measured on another \
+model; of the published ones nobody can tell.
 
 Costs: nothing beyond the cache. With `when=prefill_end` it runs on the processor.",
     source: "Xiao et al. 2024, arXiv 2410.10819; mit-han-lab/duo-attention; profiles also of Wu et al. 2024, arXiv 2404.15574",
@@ -81,7 +82,7 @@ fn build(arguments: &Arguments<'_>, facts: &ModelFacts) -> Result<Arc<dyn Evicti
 
 /// The heads that stream.
 fn streaming(path: &Path, facts: &ModelFacts, sparsity: f64) -> Result<HeadSet, MethodError> {
-    let gates = HeadProfile::read(path)?.of_kv_heads(facts.layers, facts.kv_heads)?;
+    let gates = HeadProfile::read(path)?.of_kv_heads(facts)?;
     Ok(HeadSet::new(streaming_heads(&gates, sparsity)))
 }
 

@@ -266,6 +266,21 @@ pub enum MethodError {
         /// The model's layers and KV heads.
         expected: (usize, usize),
     },
+    /// A head profile that was measured on another model; all differences at once.
+    #[error(
+        "the head profile {} was measured on another model:\n  {}\nmake one of this model with `dropcap profile`, or take the key \"model\" out of the file if the weights are known to be the same",
+        path.display(),
+        differences.join("\n  ")
+    )]
+    ProfileFingerprint {
+        /// The file.
+        path: PathBuf,
+        /// One line per differing field, with expected and found.
+        differences: Vec<String>,
+    },
+    /// A head profile that could not be written; what stood there before is untouched.
+    #[error("cannot write the head profile: {0}")]
+    ProfileUnwritten(FileError),
     /// A gate file that could not be written; what stood there before is untouched.
     #[error("cannot write the gates: {0}")]
     Write(#[from] FileError),

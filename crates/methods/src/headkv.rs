@@ -17,8 +17,9 @@ as a profile says; the rest every head has for itself. A KV head has the mean of
 for the inner method to say, and what that always keeps (sinks, windows) is not shared out. So `@` is the mean of all heads, \
 but for heads whose part is more than they have.
 
-The profile is what others publish: Retrieval Head's JSON or DuoAttention's `full_attention_heads.tsv` (docs/formats.md). \
-A profile of another shape is refused; that it is of this very model, nobody can tell from it. A profile that is 0 everywhere shares evenly.
+The profile is what `dropcap profile` writes, or what others publish: Retrieval Head's JSON or DuoAttention's \
+`full_attention_heads.tsv` (docs/formats.md). A profile of another shape is refused, and one of ours that was measured on \
+another model; of the published ones nobody can tell. A profile that is 0 everywhere shares evenly.
 
 The original writes `1 / head_beta` for `shared`.
 
@@ -32,7 +33,7 @@ Costs: those of the inner method. It runs on the processor.",
         }
         let profile = HeadProfile::read(&facts.resolve(arguments.text("profile")?))?;
         // Query heads stay apart until each has its part, as in the original.
-        profile.of_kv_heads(facts.layers, facts.kv_heads)?;
+        profile.of_kv_heads(facts)?;
         let shared = arguments.fraction("shared")?;
         let table = HeadTable { scores: profile.layers().to_vec(), kv_heads: facts.kv_heads, shared };
         Ok(Recipe { heads: Heads::Table(Arc::new(table)), ..inner })

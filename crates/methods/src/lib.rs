@@ -54,7 +54,7 @@ pub use facts::ModelFacts;
 pub use gates::{GATES_FILE, GateLayout, Gates, LayerGates, MAX_GATE_WIDTH};
 pub use method::{Build, Method, Parameter, ParameterKind};
 pub use nearest::nearest;
-pub use profile::HeadProfile;
+pub use profile::{HeadProfile, MeasuredHeads, PROFILE_VERSION, ProfileKind};
 pub use registry::{METHODS, build};
 pub(crate) use spec::MAX_COUNT;
 pub use spec::{Amount, MethodSpec, Term, parse_count, parse_scaled};

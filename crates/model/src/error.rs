@@ -23,6 +23,20 @@ pub enum ModelError {
     /// An operation refused its operands.
     #[error("the model's computation failed: {0}")]
     Kernel(#[from] dropcap_kernels::KernelError),
+    /// A head to silence that is not there.
+    #[error(
+        "there is no head {layer}-{head}: the model has {layers} layers of {heads} query heads, counted from 0"
+    )]
+    NoSuchHead {
+        /// The layer given.
+        layer: usize,
+        /// The head given.
+        head: usize,
+        /// The model's layers.
+        layers: usize,
+        /// Query heads of each.
+        heads: usize,
+    },
     /// A pruning method that the CUDA backend cannot decide.
     #[error("the method {what}, which a CUDA device cannot do: use another method, or --device cpu")]
     DeviceMethod {

@@ -13,6 +13,7 @@ mod digest;
 pub mod disk;
 mod error;
 pub mod fuzzing;
+pub mod head_gates;
 pub mod metrics;
 pub mod network;
 pub mod recipe;

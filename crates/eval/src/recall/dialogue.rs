@@ -83,6 +83,8 @@ pub(super) struct Turn {
     pub(super) lead: String,
     /// How it goes on: what is judged.
     pub(super) answer: String,
+    /// The sentence of the context that says so.
+    pub(super) sentence: String,
 }
 
 impl RecallTask {

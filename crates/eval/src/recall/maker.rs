@@ -175,5 +175,6 @@ impl Maker<'_> {
 const MANY: usize = 9_000;
 
 fn question(fact: &Fact) -> Turn {
-    Turn { question: fact.question.clone(), lead: fact.lead.clone(), answer: fact.answer.clone() }
+    let Fact { sentence, question, lead, answer } = fact.clone();
+    Turn { question, lead, answer, sentence }
 }

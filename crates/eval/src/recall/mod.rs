@@ -5,6 +5,7 @@ mod facts;
 mod haystack;
 mod maker;
 mod talk;
+mod trial;
 
 pub use dialogue::{Recall, RecallKind, RecallTask};
 
@@ -15,6 +16,9 @@ use crate::drive::drive;
 use crate::record::{Memory, Outcome};
 use crate::subject::Subject;
 use talk::Talk;
+pub(crate) use trial::Trial;
+#[cfg(test)]
+pub(crate) use trial::find_needle;
 
 /// Tokens that an answer may take beyond those that are expected.
 const SPARE: usize = 8;
@@ -72,7 +76,7 @@ fn ask_turn(
 
 /// The share of the expected words that stand one behind the other, wherever they begin: who says "The list is:" first is
 /// not wrong. One word counts wherever it stands, as RULER counts it.
-fn share(expected: &str, written: &str) -> f64 {
+pub(crate) fn share(expected: &str, written: &str) -> f64 {
     let bare = |text: &str| -> Vec<String> {
         let words = text.split_whitespace();
         words.map(|word| word.trim_matches(|c: char| !c.is_alphanumeric()).to_lowercase()).collect()

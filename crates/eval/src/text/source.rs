@@ -70,6 +70,17 @@ impl TextTask {
         self.windows.is_empty()
     }
 
+    /// The tokens of all windows, each without its last target.
+    #[must_use]
+    pub fn windows(&self) -> Vec<Vec<u32>> {
+        (0..self.len())
+            .map(|number| {
+                let ids = self.window(number).1;
+                ids[..ids.len() - 1].to_vec()
+            })
+            .collect()
+    }
+
     /// One window: the number of its document, its tokens with the last target, and from where on predictions count.
     pub(crate) fn window(&self, number: usize) -> (usize, &[u32], usize) {
         let (document, span) = &self.windows[number];

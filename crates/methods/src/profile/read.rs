@@ -1,20 +1,20 @@
-//! The two formats, read strictly: what is odd is refused with its place.
+//! All formats, read strictly: what is odd is refused with its place.
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use serde::de::{Deserializer, Error, MapAccess, Visitor};
+use dropcap_weights::Fingerprint;
 
+use super::heads::{Heads, Object, shown};
 use crate::MethodError;
 
 /// More than any profile: 600 trials of 10,000 heads are below it.
 const MOST_BYTES: u64 = 128 << 20;
 
-/// The scores `[L][heads]` of a file; at least one layer and one head, all layers alike.
-pub(super) fn layers(path: &Path) -> Result<Vec<Vec<f64>>, MethodError> {
+/// The scores `[L][heads]` of a file, and the model that it says it was measured on; at least one layer and one head, all
+/// layers alike.
+pub(super) fn layers(path: &Path) -> Result<(Vec<Vec<f64>>, Option<Fingerprint>), MethodError> {
     let refused = |place: String, what: String| MethodError::Profile { path: path.to_owned(), place, what };
     let unreadable = |error| MethodError::ProfileUnreadable { path: path.to_owned(), error };
     let mut text = Vec::new();
@@ -27,8 +27,8 @@ pub(super) fn layers(path: &Path) -> Result<Vec<Vec<f64>>, MethodError> {
         refused(format!("line {line}"), "bytes that are not text (UTF-8)".into())
     })?;
     let json = text.trim_start().starts_with('{');
-    let layers = if json { retrieval_heads(text) } else { full_attention_heads(text) };
-    layers.map_err(|(place, what)| refused(place, what))
+    let read = if json { objects(text) } else { full_attention_heads(text).map(|layers| (layers, None)) };
+    read.map_err(|(place, what)| refused(place, what))
 }
 
 /// Where a file is wrong, and how.
@@ -62,9 +62,9 @@ fn full_attention_heads(text: &str) -> Result<Vec<Vec<f64>>, Wrong> {
     Ok(layers)
 }
 
-/// Retrieval Head's object.
-fn retrieval_heads(text: &str) -> Result<Vec<Vec<f64>>, Wrong> {
-    let Heads(heads) = serde_json::from_str(text)
+/// Retrieval Head's object, or ours.
+fn objects(text: &str) -> Result<(Vec<Vec<f64>>, Option<Fingerprint>), Wrong> {
+    let Object { heads, model } = serde_json::from_str(text)
         .map_err(|error| (format!("line {} column {}", error.line(), error.column()), error.to_string()))?;
     let (layers, width) = heads.keys().fold((0, 0), |(layers, width), &(layer, head)| {
         (layers.max(layer.saturating_add(1)), width.max(head.saturating_add(1)))
@@ -79,11 +79,12 @@ fn retrieval_heads(text: &str) -> Result<Vec<Vec<f64>>, Wrong> {
         );
         return Err((format!("head {layer}-{head}"), what));
     }
-    Ok((0..layers).map(|layer| (0..width).map(|head| heads[&(layer, head)]).collect()).collect())
+    let layer = |layer| (0..width).map(|head| heads[&(layer, head)]).collect();
+    Ok(((0..layers).map(layer).collect(), model))
 }
 
 /// The first head that is not there, in the order of layers.
-fn missing(heads: &BTreeMap<(usize, usize), f64>, width: usize) -> (usize, usize) {
+fn missing(heads: &Heads, width: usize) -> (usize, usize) {
     let mut expected = (0, 0);
     for &found in heads.keys() {
         if found != expected {
@@ -92,56 +93,4 @@ fn missing(heads: &BTreeMap<(usize, usize), f64>, width: usize) -> (usize, usize
         expected = if expected.1 + 1 < width { (expected.0, expected.1 + 1) } else { (expected.0 + 1, 0) };
     }
     expected
-}
-
-/// Heads and their mean scores.
-struct Heads(BTreeMap<(usize, usize), f64>);
-
-impl<'de> serde::Deserialize<'de> for Heads {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(HeadsVisitor)
-    }
-}
-
-struct HeadsVisitor;
-
-impl<'de> Visitor<'de> for HeadsVisitor {
-    type Value = Heads;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("an object of \"layer-head\" and the scores of its trials")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Heads, A::Error> {
-        let mut heads = BTreeMap::new();
-        while let Some(key) = map.next_key::<String>()? {
-            let place =
-                key.split_once('-').and_then(|(layer, head)| Some((layer.parse().ok()?, head.parse().ok()?)));
-            let Some(place) = place else {
-                return Err(A::Error::custom(format!(
-                    "{} is no head; expected \"layer-head\", such as \"16-19\"",
-                    shown(&key)
-                )));
-            };
-            let trials: Vec<f64> = map.next_value()?;
-            if trials.is_empty() {
-                return Err(A::Error::custom(format!(
-                    "head {key} has no trials; expected at least one score"
-                )));
-            }
-            if heads.insert(place, trials.iter().sum::<f64>() / trials.len() as f64).is_some() {
-                return Err(A::Error::custom(format!("head {key} is there twice")));
-            }
-        }
-        if heads.is_empty() {
-            return Err(A::Error::custom("no heads"));
-        }
-        Ok(Heads(heads))
-    }
-}
-
-/// A field as it may stand in a message: short, and without control characters.
-fn shown(field: &str) -> String {
-    let begin: String = field.chars().take(40).flat_map(char::escape_debug).collect();
-    format!("`{begin}`{}", if field.chars().count() > 40 { "..." } else { "" })
 }

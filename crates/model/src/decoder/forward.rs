@@ -121,6 +121,7 @@ impl Decoder {
         self.append(index, step, &scratch.qkv)?;
         step.decide(index, &scratch.normed)?;
         self.mix(index, step, scratch)?;
+        self.silence(index, &mut scratch.mixed);
         layer.output.apply(team, &scratch.mixed, Epilogue::Add, &mut scratch.residual)?;
         self.reclaim(index, step)
     }

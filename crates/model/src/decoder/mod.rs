@@ -10,10 +10,13 @@ mod matrix;
 mod memory;
 mod mix;
 mod scratch;
+mod silence;
 mod step;
 
 pub use scratch::Scratch;
 pub use step::{DeathSink, Logits, Segment};
+
+use std::sync::Arc;
 
 use dropcap_cache::PagePool;
 use dropcap_kernels::{DType, PageLayout, RopeTable, Team};
@@ -27,8 +30,10 @@ use crate::{Checkpoint, DecoderConfig, ModelError};
 #[derive(Debug)]
 pub struct Decoder {
     config: DecoderConfig,
-    weights: Weights<HostMemory>,
+    weights: Arc<Weights<HostMemory>>,
     rope: Option<RopeTable>,
+    /// Query heads that add nothing, `[layers]`; empty where all speak.
+    silenced: Vec<Vec<usize>>,
 }
 
 impl Decoder {
@@ -63,7 +68,12 @@ impl Decoder {
     }
 
     fn of(config: &DecoderConfig, weights: Weights<HostMemory>) -> Self {
-        Self { config: config.clone(), weights, rope: rope_table(config) }
+        Self {
+            config: config.clone(),
+            weights: Arc::new(weights),
+            rope: rope_table(config),
+            silenced: Vec::new(),
+        }
     }
 
     /// The architecture that this decoder was built from.

@@ -282,6 +282,10 @@ impl Cuda {
             );
             return Err(TrainError::Internal { what });
         }
+        if let Pruning::Mixed { .. } = pruning {
+            let what = "windows mixed with a dense pass on a device".to_owned();
+            return Err(TrainError::Internal { what });
+        }
         if let Pruning::Soft { in_depth, .. } = pruning {
             if *in_depth {
                 let what = "soft gates whose deaths propagate in depth on a device".to_owned();

@@ -27,6 +27,8 @@ pub struct Activations {
     pub(super) normed: Vec<f32>,
     /// What the votes of each layer came to.
     pub(super) outcomes: Vec<Outcome>,
+    /// Gradients of [`Pruning::Mixed`](super::Pruning::Mixed)'s shares, `[L g]`.
+    pub(super) d_shares: Vec<f64>,
     pub(super) scratch: Scratch,
 }
 
@@ -41,6 +43,8 @@ pub(super) struct LayerActivations {
     pub(super) unnormed: Vec<f32>,
     /// Attention's output, `[t, h d]`.
     pub(super) mixed: Vec<f32>,
+    /// The same before it is mixed with that of a dense pass; empty where it is not.
+    pub(super) streaming: Vec<f32>,
     pub(super) attention: Saved,
     /// The residual stream after attention, `[t, c]`.
     pub(super) middle: Vec<f32>,
@@ -125,6 +129,7 @@ impl Activations {
             qkv: vector(fused),
             unnormed: vector(if config.qk_norm { fused } else { 0 }),
             mixed: vector(config.query_width()),
+            streaming: Vec::new(),
             attention: Saved::default(),
             middle: vector(hidden),
             mlp_input: vector(hidden),
@@ -152,6 +157,7 @@ impl Activations {
             gates: gates.map(|form| (0..config.layers).map(|_| gate(form)).collect()).unwrap_or_default(),
             normed: vector(hidden),
             outcomes: vec![Outcome::default(); config.layers],
+            d_shares: vec![0.0; config.layers * config.kv_heads],
             scratch: Scratch {
                 d_residual: vector(hidden),
                 d_input: vector(hidden),
@@ -174,13 +180,14 @@ impl Activations {
                 qkv,
                 unnormed,
                 mixed,
+                streaming,
                 attention,
                 middle,
                 mlp_input,
                 up,
                 active,
             } = layer;
-            let vectors = [attention_input, qkv, unnormed, mixed, middle, mlp_input, up, active];
+            let vectors = [attention_input, qkv, unnormed, mixed, streaming, middle, mlp_input, up, active];
             vectors.into_iter().map(Vec::len).sum::<usize>() * size_of::<f32>() + attention.bytes()
         };
         let Scratch { d_residual, d_input, d_mixed, d_qkv, d_up, d_active, .. } = &self.scratch;
@@ -200,6 +207,18 @@ impl Activations {
     #[must_use]
     pub fn rows(&self) -> usize {
         self.sequences * self.tokens
+    }
+
+    /// The last hidden states after the final norm, `[t, c]`: what the head reads.
+    #[must_use]
+    pub fn hidden(&self) -> &[f32] {
+        &self.normed
+    }
+
+    /// Gradients of the shares of the last backward pass under [`Pruning::Mixed`](super::Pruning::Mixed), `[L g]`.
+    #[must_use]
+    pub fn share_gradients(&self) -> &[f64] {
+        &self.d_shares
     }
 
     /// The first query that no longer sees each entry of a layer in the last forward pass, u32 `[b, G, T]`; empty if

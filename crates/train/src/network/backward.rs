@@ -8,6 +8,7 @@ use dropcap_model::Mlp;
 
 use super::activations::{Activations, GateActivations, LayerActivations, Scratch};
 use super::forward::rule;
+use super::mixture::Mixture;
 use super::parameters::TrainedGradients;
 use super::pruning::Pruning;
 use super::{Layer, Network};
@@ -60,6 +61,7 @@ impl Network {
             gates.d_key.fill(0.0);
             gates.d_bias.fill(0.0);
         }
+        activations.d_shares.fill(0.0);
         let Activations { residual, scratch, .. } = activations;
         // The head left the gradient of the final norm's output.
         scratch.d_residual.fill(0.0);
@@ -91,18 +93,25 @@ impl Network {
         let layer = &self.layers[index];
         let slot = activations.slot(index);
         let (sequences, tokens) = (activations.sequences, activations.tokens);
-        let Activations { residual, layers, gates, scratch, .. } = activations;
+        let Activations { residual, layers, gates, scratch, d_shares, .. } = activations;
         let saved = &layers[slot];
         self.feed_forward_backward(team, values, layer, saved, scratch, gradients)?;
 
         let Scratch { d_residual, d_input, d_mixed, d_qkv, noise, refusal, .. } = scratch;
         layer.output.weight_gradient(team, &saved.mixed, d_residual, gradients)?;
         layer.output.input_gradient(team, d_residual, Epilogue::Store, d_mixed)?;
+        let attended = match Mixture::of(pruning, index, &self.config)? {
+            Some(mixture) => {
+                mixture.back(&saved.streaming, d_mixed, d_shares);
+                &saved.streaming
+            }
+            None => &saved.mixed,
+        };
 
         let shape = self.shape(index, sequences, tokens, pruning);
         let (voters, mut voter_gradients): (Vec<_>, Vec<_>) = match pruning {
             Pruning::Dense => Default::default(),
-            Pruning::Windows { .. } => [refusal.split()].into_iter().unzip(),
+            Pruning::Windows { .. } | Pruning::Mixed { .. } => [refusal.split()].into_iter().unzip(),
             Pruning::Soft { .. } | Pruning::Hard { .. } => {
                 gates[pruning.first_voter(index)..=index].iter_mut().map(GateActivations::split).unzip()
             }
@@ -128,7 +137,7 @@ impl Network {
             &voters,
             &saved.qkv,
             self.fused_width(),
-            &saved.mixed,
+            attended,
             d_mixed,
             &saved.attention,
             pressure,
@@ -141,9 +150,8 @@ impl Network {
 
         layer.qkv.weight_gradient(team, &saved.attention_input, d_qkv, gradients)?;
         layer.qkv.input_gradient(team, d_qkv, Epilogue::Store, d_input)?;
-        if let (Some(slots), false) =
-            (&layer.gates, matches!(pruning, Pruning::Dense | Pruning::Windows { .. }))
-        {
+        let votes = matches!(pruning, Pruning::Soft { .. } | Pruning::Hard { .. });
+        if let (Some(slots), true) = (&layer.gates, votes) {
             let own = &gates[index];
             for (map, gradient) in [(&slots.query, &own.d_query), (&slots.key, &own.d_key)] {
                 map.weight_gradient(team, &saved.attention_input, gradient, gradients)?;

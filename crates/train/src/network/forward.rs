@@ -6,6 +6,7 @@ use dropcap_model::{DecoderConfig, Mlp, ModelError};
 
 use super::activations::{Activations, GateActivations, LayerActivations, Outcome, Refusal, Scratch};
 use super::cached::round;
+use super::mixture::Mixture;
 use super::pruning::Pruning;
 use super::{Layer, Network};
 use crate::TrainError;
@@ -88,7 +89,7 @@ impl Network {
         let Scratch { noise, refusal, .. } = &mut activations.scratch;
         let voters = match pruning {
             Pruning::Dense => Vec::new(),
-            Pruning::Windows { .. } => vec![refusal.voter()],
+            Pruning::Windows { .. } | Pruning::Mixed { .. } => vec![refusal.voter()],
             Pruning::Soft { .. } | Pruning::Hard { .. } => {
                 let gates = self.vote(team, values, pruning, index, saved, &mut activations.gates)?;
                 gates.iter().map(GateActivations::voter).collect()
@@ -96,8 +97,11 @@ impl Network {
         };
         let rule = rule(pruning, index, &shape, noise);
         let stride = self.fused_width();
-        let LayerActivations { qkv, mixed, attention, .. } = saved;
+        let LayerActivations { qkv, mixed, streaming, attention, .. } = saved;
         gated_attention::forward(team, &shape, rule, &voters, qkv, stride, mixed, attention)?;
+        if let Some(mixture) = Mixture::of(pruning, index, &self.config)? {
+            mixture.blend(mixed, streaming)?;
+        }
         let Outcome { expires_at, survival } = &mut activations.outcomes[index];
         attention.expires_at().clone_into(expires_at);
         *survival = [attention.sum_of_gates(false), attention.sum_of_gates(true)];
@@ -229,7 +233,7 @@ pub(super) fn rule<'a>(
     noise: &'a mut Vec<f32>,
 ) -> Rule<'a> {
     match pruning {
-        Pruning::Dense | Pruning::Windows { .. } => Rule::Hard { noise: None },
+        Pruning::Dense | Pruning::Windows { .. } | Pruning::Mixed { .. } => Rule::Hard { noise: None },
         Pruning::Soft { curve, .. } => Rule::Soft { curve },
         Pruning::Hard { noise: None, .. } => Rule::Hard { noise: None },
         Pruning::Hard { noise: Some(drawn), .. } => {

@@ -13,6 +13,7 @@ mod gates;
 mod head;
 mod initialize;
 mod matrix;
+mod mixture;
 mod norm;
 mod parameters;
 mod pruning;
@@ -261,7 +262,9 @@ pub(crate) fn gated_shape(
     let one = GateForm { heads: 1, width: 1 };
     let (form, Floors { sinks, recent }) = match pruning {
         Pruning::Dense => (one, Floors::default()),
-        Pruning::Windows { floors } => (one, floors.get(layer).copied().unwrap_or_default()),
+        Pruning::Windows { floors } | Pruning::Mixed { floors, .. } => {
+            (one, floors.get(layer).copied().unwrap_or_default())
+        }
         Pruning::Soft { floors, .. } | Pruning::Hard { floors, .. } => (gates.unwrap_or(one), *floors),
     };
     GatedShape {

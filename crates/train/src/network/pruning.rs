@@ -13,6 +13,16 @@ pub enum Pruning<'a> {
         /// The floors of each layer.
         floors: &'a [Floors],
     },
+    /// Every KV head mixes what it finds within its window with what a dense pass over the same tokens found there, by its share:
+    /// how DuoAttention learns which heads need their whole past (arXiv 2410.10819, section 2.2). On the processor.
+    Mixed {
+        /// The windows of each layer.
+        floors: &'a [Floors],
+        /// How much of the dense pass counts, `[L g]`; below 0 is 0, and above 1 is 1.
+        shares: &'a [f32],
+        /// Attention's output in each layer of the dense pass, `[L][t, h d]`.
+        full: &'a [Vec<f32>],
+    },
     /// The published soft gates (arXiv 2305.15805, section 3).
     Soft {
         /// The votes' sigmoid at this step.

@@ -1,3 +1,4 @@
 mod factors;
 mod families;
 mod golden;
+mod mixture;

@@ -1,0 +1,237 @@
+//! `dropcap profile`: what the heads of a model do for its memory.
+
+mod gates;
+mod report;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{ArgGroup, Args};
+use dropcap_eval::{
+    Masking, Recall, RecallKind, RecallTask, Subject, TextTask, duo_scores, mask_heads, retrieval_heads,
+};
+use dropcap_files::{Existing, check};
+use dropcap_kernels::cuda::DeviceChoice;
+use dropcap_methods::{HeadProfile, MeasuredHeads, ProfileKind};
+use serde_json::json;
+
+use crate::arguments::ModelArguments;
+use crate::eval::bar::Bar;
+use crate::eval::subject::Asking;
+use crate::eval::task;
+use crate::loading::Found;
+use crate::progress::note;
+use crate::{size, terminal};
+use report::Report;
+
+/// Flags of `dropcap profile`.
+#[derive(Args)]
+#[command(
+    group = ArgGroup::new("what").required(true),
+    after_help = "Find the retrieval heads of a model, and let only them keep everything:\n  \
+        dropcap profile --model DIR --kind retrieval --output heads.json\n  \
+        dropcap generate --model DIR --method \"duo_attention(profile=heads.json, sparsity=0.5)\" \"...\"\n\
+        See what is lost without the ten best of them, and without ten others:\n  \
+        dropcap profile --model DIR --profile heads.json --mask-top 10"
+)]
+pub struct Arguments {
+    #[command(flatten)]
+    model: ModelArguments,
+    /// What to measure: `retrieval` (which query heads copy from the context what is asked for; the model has to answer
+    /// generated questions), `duo` (how far back each KV head looks, by its mean query and key; faster, and needs no answers) or
+    /// `duo_gates` (how much of its full attention each KV head needs, learned as DuoAttention does, with frozen weights; slowest).
+    #[arg(long, value_name = "KIND", value_parser = kind, group = "what")]
+    kind: Option<ProfileKind>,
+    /// Measure nothing and take this profile for --mask-top: a file of this command, DuoAttention's full_attention_heads.tsv
+    /// or Retrieval Head's JSON.
+    #[arg(long, value_name = "FILE", group = "what", requires = "mask_top")]
+    profile: Option<PathBuf>,
+    /// Then ask again without the K heads of the highest scores, and without K others: what breaks shows what the heads are
+    /// for. The prompts are new ones.
+    #[arg(long, value_name = "K", value_parser = size::positive)]
+    mask_top: Option<usize>,
+    /// How often K others are drawn for --mask-top.
+    #[arg(long, value_name = "N", default_value = "3", value_parser = size::positive, requires = "mask_top")]
+    mask_draws: usize,
+    /// Generated prompts; for --kind duo with --haystack so many windows of that text, evenly spread.
+    #[arg(long, value_name = "N", default_value = "30", value_parser = size::positive, help_heading = "Prompts")]
+    samples: usize,
+    /// Tokens of each prompt or window [default: 1024, or half of what the model has].
+    #[arg(long, value_name = "N", value_parser = size::positive, help_heading = "Prompts")]
+    length: Option<usize>,
+    /// Where in a prompt that stands which is asked about, from 0 to 1; the prompts take one after the other.
+    #[arg(
+        long,
+        value_name = "X,..",
+        value_delimiter = ',',
+        default_value = "0.1,0.3,0.5,0.7,0.9",
+        value_parser = task::share,
+        help_heading = "Prompts"
+    )]
+    depth: Vec<f64>,
+    /// Text to hide needles in [default: a few sentences that repeat]; real text gives a truer profile.
+    #[arg(long, value_name = "FILE", help_heading = "Prompts")]
+    haystack: Option<PathBuf>,
+    /// Ask as a text that the model goes on with, and not in the form of the model's chat template, where it has one.
+    #[arg(long, help_heading = "Prompts")]
+    no_chat_template: bool,
+    /// Equal seeds give equal prompts and equal draws.
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Prompts")]
+    seed: u64,
+    /// Steps of --kind duo_gates, one prompt each [default: 200; the original takes 2000].
+    #[arg(long, value_name = "N", value_parser = size::positive, help_heading = "Gates")]
+    steps: Option<usize>,
+    /// First tokens that a head of --kind duo_gates sees without its gate.
+    #[arg(long, value_name = "N", default_value = "128", value_parser = size::count, help_heading = "Gates")]
+    sinks: usize,
+    /// Newest tokens that a head of --kind duo_gates sees without its gate.
+    #[arg(long, value_name = "N", default_value = "256", value_parser = size::positive, help_heading = "Gates")]
+    recent: usize,
+    /// Most prompt tokens per step.
+    #[arg(long, value_name = "N", default_value = "256", value_parser = size::positive, help_heading = "Machine")]
+    chunk: usize,
+    /// Most prompts at once.
+    #[arg(long, value_name = "N", default_value = "8", value_parser = size::positive, help_heading = "Machine")]
+    max_batch: usize,
+    /// The profile to write, for `duo_attention(profile=FILE)` and `headkv(snapkv, profile=FILE)`; its format is in
+    /// docs/formats.md.
+    #[arg(short, long, value_name = "FILE", conflicts_with = "profile")]
+    output: Option<PathBuf>,
+    /// Print one JSON object for machines.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Measures, writes the profile, and prints what stands out.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let machine = &arguments.model.machine;
+    if matches!(machine.device, DeviceChoice::Cuda(_)) {
+        bail!("heads are watched on the processor, which sees their queries and keys: use --device cpu");
+    }
+    if let Some(path) = &arguments.output {
+        check(path, Existing::Replace)?;
+    }
+    let found = Found::open(&arguments.model.source)?;
+    // A profile of another model should not cost a minute of loading.
+    let known = arguments.profile.as_deref().map(HeadProfile::read).transpose()?;
+    if let Some(profile) = &known {
+        profile.of_kv_heads(found.facts())?;
+    }
+    let asking = Asking {
+        device: DeviceChoice::Cpu,
+        no_chat_template: arguments.no_chat_template,
+        chunk: Some(arguments.chunk),
+        max_batch: arguments.max_batch,
+    };
+    let subject = asking.subject(&arguments.model, &found, &["none".parse()?])?;
+    let mut bar = Bar::default();
+    let mut report = Report { model: arguments.model.name(), ..Report::default() };
+    if let Some(kind) = arguments.kind {
+        let measured = measure(arguments, kind, &subject, &found, &mut report, &mut bar);
+        bar.finish();
+        let measured = measured?;
+        report.kind = Some(kind);
+        report.scores = measured.means();
+        if let Some(path) = &arguments.output {
+            measured.write(path)?;
+            note(&format!(
+                "the profile is in {}: --method \"duo_attention(profile={})\"",
+                path.display(),
+                path.display()
+            ));
+            report.output = Some(path.clone());
+        }
+    }
+    if let Some(profile) = known {
+        report.scores = profile.layers().to_vec();
+    }
+    if let Some(top) = arguments.mask_top {
+        // Other prompts than those that chose the heads.
+        let task = needles(arguments, &subject, RecallKind::Needle, arguments.seed.wrapping_add(1))?;
+        let masking = Masking { top, draws: arguments.mask_draws, seed: arguments.seed };
+        let masked = mask_heads(&subject, &task, &report.scores, masking, &mut bar);
+        bar.finish();
+        report.masked = masked?;
+    }
+    let mut out = terminal::stdout();
+    match arguments.json {
+        true => writeln!(out, "{}", report.json())?,
+        false => write!(out, "{}", report.text())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The scores of all heads.
+fn measure(
+    arguments: &Arguments,
+    kind: ProfileKind,
+    subject: &Subject,
+    found: &Found,
+    report: &mut Report,
+    bar: &mut Bar,
+) -> Result<MeasuredHeads> {
+    let length = length(arguments, subject);
+    let mut made = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "samples": arguments.samples,
+        "length": length,
+        "depths": arguments.depth,
+        "haystack": arguments.haystack,
+        "seed": arguments.seed,
+        "chat_template": subject.template.is_some(),
+    });
+    let trials = match kind {
+        ProfileKind::Retrieval => {
+            let task = needles(arguments, subject, RecallKind::Needle, arguments.seed)?;
+            let retrieved = retrieval_heads(subject, &task, bar)?;
+            made["answered"] = retrieved.answered.into();
+            report.answered = Some((retrieved.answered, retrieved.asked));
+            retrieved.trials
+        }
+        ProfileKind::Duo => {
+            let texts = match &arguments.haystack {
+                Some(path) => {
+                    let task =
+                        TextTask::open("windows".into(), path, subject, length, 0, Some(arguments.samples))?;
+                    task.windows()
+                }
+                None => needles(arguments, subject, RecallKind::Needle, arguments.seed)?.prompts(subject)?,
+            };
+            duo_scores(subject, &texts, bar)?
+        }
+        ProfileKind::DuoGates => gates::learn(arguments, subject, found, &mut made, bar)?,
+    };
+    let model = Some(found.checkpoint.fingerprint()?);
+    Ok(MeasuredHeads { kind, name: arguments.model.name(), model, made, trials })
+}
+
+/// Prompts with a sentence or two to find.
+fn needles(arguments: &Arguments, subject: &Subject, kind: RecallKind, seed: u64) -> Result<RecallTask> {
+    let length = length(arguments, subject);
+    let recall = Recall {
+        kind,
+        length,
+        depths: arguments.depth.clone(),
+        facts: 1,
+        prompts: arguments.samples,
+        seed,
+        aware: true,
+        haystack: arguments.haystack.clone(),
+    };
+    Ok(RecallTask::generate(format!("needle {length}"), &recall, subject)?)
+}
+
+fn length(arguments: &Arguments, subject: &Subject) -> usize {
+    arguments.length.unwrap_or((subject.config.max_positions / 2).min(1024))
+}
+
+/// A kind of profile by its name.
+fn kind(text: &str) -> Result<ProfileKind, String> {
+    let known = ProfileKind::ALL.iter().find(|known| known.0 == text.trim());
+    known.map(|known| known.1).ok_or_else(|| {
+        let names: Vec<&str> = ProfileKind::ALL.iter().map(|known| known.0).collect();
+        format!("'{text}' is no kind of profile: there are {}", names.join(", "))
+    })
+}
