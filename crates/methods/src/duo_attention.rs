@@ -26,7 +26,7 @@ The profile is a file of DuoAttention (`full_attention_heads.tsv`: a line per la
 of Retrieval Head (JSON: `\"layer-head\"` of query heads to the scores of trials; heads that share a KV head count by their \
 mean). A profile of another shape is refused; that it is of this very model, nobody can tell from it.
 
-Costs: nothing beyond the cache. With `when=prefill_end` it runs on the processor.",
+Costs: nothing beyond the cache.",
     source: "Xiao et al. 2024, arXiv 2410.10819; mit-han-lab/duo-attention; profiles also of Wu et al. 2024, arXiv 2404.15574",
     amount: None,
     ranks: Ranks::No,
