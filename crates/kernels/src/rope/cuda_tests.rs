@@ -31,8 +31,7 @@ fn cuda_angles_are_those_of_the_cpu() {
 }
 
 /// What an entry's births leave it.
-fn end_at_birth(births: &Births, row: &Row, lane: usize) -> (u32, u32) {
-    let (position, in_prompt) = (row.position, row.back & Row::IN_PROMPT != 0);
+fn end_at_birth(births: &Births, position: u32, lane: usize, in_prompt: bool) -> (u32, u32) {
     let mut life = Lifetime::ENDLESS;
     let rules = births.rules[..births.count as usize].iter();
     for rule in rules.filter(|rule| rule.lanes[lane / 32] >> (lane % 32) & 1 == 1) {
@@ -260,7 +259,8 @@ fn check(device: &Device, number: usize, case: &Case) {
                 let at = (lane_heads * 2 * PAGE_ENTRIES * d + entry * r) * element;
                 meet(at, &bytes_of(&gates[from..from + r], spec.cache), None);
             }
-            let (expires, killer) = end_at_birth(&case.births, row, group);
+            let (expires, killer) =
+                end_at_birth(&case.births, row.position, group, row.back & Row::IN_PROMPT != 0);
             for (array, value) in [row.position, expires, killer].into_iter().enumerate() {
                 meet(tail + (array * PAGE_ENTRIES + entry) * 4, &value.to_le_bytes(), None);
             }
@@ -282,21 +282,28 @@ fn ends_at_birth_are_those_of_windows_and_shares() {
         births.rules[..rules.len()].copy_from_slice(rules);
         births
     };
-    assert_eq!(end_at_birth(&Births::default(), 7, 1), (u32::MAX, u32::MAX));
+    assert_eq!(end_at_birth(&Births::default(), 7, 1, false), (u32::MAX, u32::MAX));
     let window = births(&[never]);
-    assert_eq!(end_at_birth(&window, 3, 1), (u32::MAX, u32::MAX));
-    assert_eq!(end_at_birth(&window, 4, 1), (14, 14));
+    assert_eq!(end_at_birth(&window, 3, 1, false), (u32::MAX, u32::MAX));
+    assert_eq!(end_at_birth(&window, 4, 1, false), (14, 14));
     // A floor puts the end off, not the decision.
-    assert_eq!(end_at_birth(&births(&[Birth { floor_recent: 30, ..never }]), 4, 1), (34, 14));
-    assert_eq!(end_at_birth(&births(&[Birth { floor_sinks: 5, ..never }]), 4, 1), (u32::MAX, u32::MAX));
+    assert_eq!(end_at_birth(&births(&[Birth { floor_recent: 30, ..never }]), 4, 1, false), (34, 14));
+    assert_eq!(
+        end_at_birth(&births(&[Birth { floor_sinks: 5, ..never }]), 4, 1, false),
+        (u32::MAX, u32::MAX)
+    );
     let share = Birth { kind: 1, keep: 0.25, ..never };
-    let kept: Vec<u32> = (0..12).filter(|&i| end_at_birth(&births(&[share]), i, 1).0 == u32::MAX).collect();
+    let kept: Vec<u32> =
+        (0..12).filter(|&i| end_at_birth(&births(&[share]), i, 1, false).0 == u32::MAX).collect();
     assert_eq!(kept, [3, 7, 11]);
     // The lowest end counts.
-    assert_eq!(end_at_birth(&births(&[never, share]), 8, 1), (9, 9));
-    assert_eq!(end_at_birth(&births(&[never, share]), 11, 1), (21, 21));
+    assert_eq!(end_at_birth(&births(&[never, share]), 8, 1, false), (9, 9));
+    assert_eq!(end_at_birth(&births(&[never, share]), 11, 1, false), (21, 21));
     // Other lanes have nothing to do with it.
-    assert_eq!([32, 2, 33].map(|lane| end_at_birth(&window, 4, lane).0), [14, u32::MAX, u32::MAX]);
+    assert_eq!([32, 2, 33].map(|lane| end_at_birth(&window, 4, lane, false).0), [14, u32::MAX, u32::MAX]);
+    // A window behind prompts leaves prompts alone.
+    let behind = births(&[Birth { kind: Birth::WINDOW_BEHIND, ..never }]);
+    assert_eq!([false, true].map(|in_prompt| end_at_birth(&behind, 4, 1, in_prompt).0), [14, u32::MAX]);
     // As the kernel file lays them out.
     assert_eq!((size_of::<Birth>(), size_of::<Births>()), (48, 200));
 }

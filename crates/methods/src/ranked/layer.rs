@@ -8,6 +8,9 @@ use dropcap_policy::{Attended, LaneEditor, PolicyError, Span};
 
 use super::live::Live;
 
+/// Reads rows of some entries of a lane for one of its heads.
+type ReadRows = fn(&Lane, &[usize], usize) -> Result<Vec<f32>, CacheError>;
+
 /// Entries, and the queries that have just attended.
 pub(crate) struct Layer<'a> {
     pub(super) seen: &'a Attended<'a>,
@@ -192,11 +195,7 @@ impl<'a> Layer<'a> {
         if self.lanes.groups() == 1 { (self.lanes.lane(0), head) } else { (self.lanes.lane(head), 0) }
     }
 
-    fn read(
-        &self,
-        head: usize,
-        rows: fn(&Lane, &[usize], usize) -> Result<Vec<f32>, CacheError>,
-    ) -> Result<Vec<f32>, PolicyError> {
+    fn read(&self, head: usize, rows: ReadRows) -> Result<Vec<f32>, PolicyError> {
         let (lane, index) = self.lane(head);
         Ok(rows(lane, &self.live(head).entries, index)?)
     }

@@ -38,7 +38,7 @@ pub(super) fn turns<'a>(segments: &[DeviceSegment<'a>], every: u32) -> Vec<Turn<
 fn parts(segment: &DeviceSegment<'_>, every: u32) -> Vec<Range<usize>> {
     let count = segment.ids.len();
     if every == 0 || segment.stage != Stage::Behind {
-        return vec![0..count];
+        return std::iter::once(0..count).collect();
     }
     let (mut parts, mut first) = (Vec::new(), 0);
     while first < count {
