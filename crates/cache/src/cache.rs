@@ -2,6 +2,7 @@
 
 use dropcap_kernels::LaneView;
 
+use crate::error::check_rows;
 use crate::lane::metadata_bytes;
 use crate::range::Overflow;
 use crate::{CacheError, Death, KvReport, Lane, LayerIdx, PagePool};
@@ -34,6 +35,12 @@ pub struct KvCache {
     layers: Vec<Vec<Lane>>,
     groups: usize,
     next_position: u32,
+    /// What [`KvCache::shift`] says.
+    shift: u32,
+    /// Of each layer the keys that [`KvCache::keep_keys`] kept, f32 `[tokens, g * d]`.
+    kept_keys: Vec<Vec<f32>>,
+    /// Of each layer the sum of cosines, and of how many tokens.
+    similarities: Vec<(f64, u32)>,
     /// The first number that the pages could not hold, and its layer.
     overflow: Option<(LayerIdx, Overflow)>,
 }
@@ -48,6 +55,9 @@ impl KvCache {
             layers: (0..layers).map(|_| lanes()).collect(),
             groups,
             next_position: 0,
+            shift: 0,
+            kept_keys: vec![Vec::new(); layers],
+            similarities: vec![(0.0, 0); layers],
             overflow: None,
         }
     }
@@ -91,6 +101,55 @@ impl KvCache {
     pub fn advance(&mut self, tokens: usize) {
         let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
         self.next_position = self.next_position.saturating_add(tokens);
+    }
+
+    /// How far the angles that keys and queries are turned by lie behind the positions of their tokens: 0 until keys were
+    /// turned to consecutive positions, and from then on the number of tokens that are missing before each new one.
+    pub fn shift(&self) -> u32 {
+        self.shift
+    }
+
+    /// Notes that the keys of all lanes are turned as those of the first `kept` tokens of a text, so that the next token's is
+    /// turned by `kept`. Keys are for the caller to turn; a rewind to before this leaves a cache that is of no more use.
+    pub fn renumber(&mut self, kept: u32) {
+        self.shift = self.next_position.saturating_sub(kept);
+    }
+
+    /// Keeps the keys of new tokens below `end` a second time, in f32 and beside the pages, for whoever turns them anew again and again.
+    /// Tokens come in the order of their positions, from the first on; `rows` are theirs.
+    ///
+    /// Errors: [`CacheError::Rows`] where rows are not as long as they say; then nothing has changed.
+    pub fn keep_keys(&mut self, layer: LayerIdx, rows: KeyValueRows<'_>, end: u32) -> Result<(), CacheError> {
+        let width = self.pool.layout().heads() * self.groups * self.pool.layout().head_dim();
+        let count = rows.count.min(end.saturating_sub(self.next_position) as usize);
+        let keys = rows.data.get(rows.key_offset..).unwrap_or_default();
+        check_rows("keep keys", count, width, rows.stride, keys.len())?;
+        if let Some(kept) = self.kept_keys.get_mut(layer.0) {
+            // What a failed step left behind comes again.
+            kept.truncate(self.next_position as usize * width);
+            (0..count).for_each(|row| kept.extend_from_slice(&keys[row * rows.stride..][..width]));
+        }
+        Ok(())
+    }
+
+    /// What was kept of a layer, f32 `[tokens, g * d]` from position 0 on.
+    pub fn kept_keys(&self, layer: LayerIdx) -> &[f32] {
+        self.kept_keys.get(layer.0).map_or(&[], Vec::as_slice)
+    }
+
+    /// Counts tokens of a prompt among those whose residual stream a layer's attention left so similar: a cosine for each.
+    pub fn note_similarities(&mut self, layer: LayerIdx, cosines: impl Iterator<Item = f64>) {
+        if let Some((sum, tokens)) = self.similarities.get_mut(layer.0) {
+            for cosine in cosines {
+                *sum += cosine;
+                *tokens += 1;
+            }
+        }
+    }
+
+    /// The mean of what was noted of each layer, `[L]`; 0 where nothing was.
+    pub fn similarities(&self) -> Vec<f64> {
+        self.similarities.iter().map(|&(sum, tokens)| sum / f64::from(tokens.max(1))).collect()
     }
 
     /// Appends t tokens from [`KvCache::next_position`] on to all lanes of a layer; group i gets the i-th part
@@ -187,6 +246,9 @@ impl KvCache {
             layers,
             groups: self.groups,
             next_position: self.next_position,
+            shift: self.shift,
+            kept_keys: self.kept_keys.clone(),
+            similarities: self.similarities.clone(),
             overflow: self.overflow,
         }
     }
@@ -197,12 +259,13 @@ impl KvCache {
         let layout = self.pool.layout();
         let live_entries = lanes().map(Lane::len).sum::<usize>() as u64;
         let logical_entries = u64::from(self.next_position) * (self.layers.len() * self.groups) as u64;
+        let kept = self.kept_keys.iter().map(|keys| size_of_val(keys.as_slice())).sum::<usize>();
         let key_value_bytes = 2 * layout.heads() * layout.head_dim() * layout.dtype().bytes();
         KvReport {
             logical_entries,
             live_entries,
             live_bytes: live_entries * (layout.entry_bytes() + metadata_bytes(&self.pool)) as u64,
-            held_bytes: lanes().map(Lane::held_bytes).sum::<usize>() as u64,
+            held_bytes: (lanes().map(Lane::held_bytes).sum::<usize>() + kept) as u64,
             dense_bytes: logical_entries * key_value_bytes as u64,
         }
     }

@@ -11,6 +11,7 @@ use crate::range::Overflow;
 use crate::{NEVER, Page, PagePool};
 
 mod grow;
+mod rows;
 mod shrink;
 
 /// Bytes that an entry takes beside its page: position, lifetime, killer and statistics.

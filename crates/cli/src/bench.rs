@@ -34,7 +34,7 @@ pub struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
     /// Instead of a model, random weights of a known shape: gpt2, gpt2-medium, gpt2-large, gpt2-xl, llama-1b, llama-3b,
-    /// llama-8b, qwen3-0.6b.
+    /// llama-8b, smollm2-135m, qwen3-0.6b.
     #[arg(long, value_name = "NAME", overrides_with = "model", help_heading = "Model")]
     shape: Option<String>,
     /// Prompt lengths; 0 for none.

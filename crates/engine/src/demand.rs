@@ -1,10 +1,11 @@
 //! What a text takes of the cache before it is in: the arithmetic of admission, the same for both backends.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dropcap_kernels::PAGE_ENTRIES;
 use dropcap_model::DecoderConfig;
-use dropcap_policy::{Budgets, EvictionPolicy, Needs, Peak, TextSize};
+use dropcap_policy::{Budgets, EvictionPolicy, HeadSet, Needs, Peak, TextSize};
 
 use crate::{EngineError, Shortage};
 
@@ -25,9 +26,19 @@ pub(crate) struct Demand {
     needs: Needs,
     /// Lanes of each layer.
     groups: usize,
-    /// The model's own window in each layer.
-    windows: Vec<Option<u32>>,
+    /// Lanes that get as full as each other.
+    kinds: Vec<LaneKind>,
+    layers: usize,
     pool: PoolSize,
+}
+
+/// Lanes of one kind: one of them, the model's own window there, and how many there are.
+#[derive(Debug)]
+struct LaneKind {
+    layer: usize,
+    head: usize,
+    window: Option<u32>,
+    lanes: usize,
 }
 
 impl Demand {
@@ -42,8 +53,7 @@ impl Demand {
     ) -> Result<Self, EngineError> {
         let groups = if policy.per_head() { config.kv_heads } else { 1 };
         let window = |layer| config.sliding_window.get(layer).copied().flatten();
-        let needs = policy.needs();
-        let demand = Self { policy, needs, groups, windows: (0..config.layers).map(window).collect(), pool };
+        let demand = Self::over(policy, groups, &(0..config.layers).map(window).collect::<Vec<_>>(), pool);
         if pool.pages < demand.lanes() {
             return Err(EngineError::CapTooSmall {
                 limit: pool.limit_bytes,
@@ -51,6 +61,23 @@ impl Demand {
             });
         }
         Ok(demand)
+    }
+
+    /// Those of a method over `groups` lanes of each layer, of which the model has windows of its own.
+    fn over(policy: Arc<dyn EvictionPolicy>, groups: usize, windows: &[Option<u32>], pool: PoolSize) -> Self {
+        // A policy that is only code says the same of all lanes unless it knows better; rules know heads.
+        let rules = policy.rules().unwrap_or_default();
+        let sets: Vec<&HeadSet> = rules.iter().filter_map(|rule| rule.heads.as_ref()).collect();
+        let mut kinds: BTreeMap<(Option<u32>, Vec<bool>), LaneKind> = BTreeMap::new();
+        for (layer, &window) in windows.iter().enumerate() {
+            for head in 0..groups {
+                let acts = sets.iter().map(|set| set.of(layer).get(head).copied().unwrap_or(false));
+                let kind = LaneKind { layer, head, window, lanes: 0 };
+                kinds.entry((window, acts.collect())).or_insert(kind).lanes += 1;
+            }
+        }
+        let (needs, kinds, layers) = (policy.needs(), kinds.into_values().collect(), windows.len());
+        Self { policy, needs, groups, kinds, layers, pool }
     }
 
     /// Whether every KV head forgets on its own.
@@ -65,7 +92,7 @@ impl Demand {
 
     /// Layers of the model.
     pub(crate) fn layers(&self) -> usize {
-        self.windows.len()
+        self.layers
     }
 
     /// Pages that a text never takes more of at once, if it goes in by up to `step` tokens.
@@ -112,32 +139,32 @@ impl Demand {
     }
 
     fn lanes(&self) -> usize {
-        self.windows.len() * self.groups
+        self.layers * self.groups
     }
 
     /// Pages of all lanes where each holds what `entries` says of its peak, and no more than the text has tokens.
     fn pages(&self, text: TextSize, entries: impl Fn(Peak) -> usize) -> usize {
-        let peak = self.policy.peak(text);
-        let lane = |window: &Option<u32>| {
-            let own = window.map_or(peak, |window| {
+        let of_kind = |kind: &LaneKind| {
+            let peak = self.policy.peak_in(text, kind.layer, kind.head);
+            let own = kind.window.map_or(peak, |window| {
                 peak.and(Peak::exactly(text.tokens.min(window.max(1) as usize)), text.tokens)
             });
-            entries(own).min(text.tokens).div_ceil(PAGE_ENTRIES)
+            entries(own).min(text.tokens).div_ceil(PAGE_ENTRIES) * kind.lanes
         };
-        self.windows.iter().map(lane).sum::<usize>() * self.groups
+        self.kinds.iter().map(of_kind).sum()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dropcap_policy::{Both, KeepAll, Protected};
+    use dropcap_policy::{Action, Both, KeepAll, Protected, Rule, Rules};
 
     const PAGES: usize = 40;
 
     fn demand(policy: impl EvictionPolicy + 'static, windows: Vec<Option<u32>>) -> Demand {
         let pool = PoolSize { pages: PAGES, page_bytes: 10, limit_bytes: 10 * PAGES };
-        Demand { needs: policy.needs(), policy: Arc::new(policy), groups: 2, windows, pool }
+        Demand::over(Arc::new(policy), 2, &windows, pool)
     }
 
     fn text(prompt: usize, tokens: usize) -> TextSize {
@@ -183,5 +210,18 @@ mod tests {
         assert!(guarded.check(text(400, 400)).is_err(), "floors of 300 entries hold whatever the text");
         let both = demand(Both::new(Unknown, KeepAll), vec![None; 3]);
         assert!(both.check(text(400, 400)).is_ok());
+    }
+
+    #[test]
+    fn heads_that_stream_are_promised_a_window_and_the_others_everything() {
+        let streaming = HeadSet::new(vec![vec![true, false], vec![false, false], vec![true, true]]);
+        let rule = Rule::new(Action::Window { sinks: 4, recent: 28 }).among(streaming);
+        let demand = demand(Rules::new(vec![rule]), vec![None; 3]);
+        // Three stream in a page each, token by token, and three hold all ten pages.
+        assert_eq!(demand.most(text(320, 320), 1), 3 + 30);
+        assert_eq!(demand.most(text(320, 320), 33), 3 * 2 + 30);
+        assert!(demand.check(text(320, 320)).is_ok(), "33 of 40 pages");
+        assert!(demand.check(text(400, 400)).is_err());
+        assert_eq!(demand.most(text(20, 20), 1), 6);
     }
 }

@@ -14,7 +14,7 @@ use dropcap_kernels::DType;
 use dropcap_model::{Logits, Scratch, Segment};
 use dropcap_policy::{EvictionPolicy, Stage};
 use dropcap_weights::TensorFile;
-use support::presses::{LOGITS, METHODS, MODELS, stays_as_there};
+use support::presses::{LOGITS, METHODS, MODELS, TURNED, stays_as_there};
 use support::{Model, argmax, distance, floats, golden, ids, json};
 
 /// Tokens of a prompt that are asked for at a time; a method may take more together.
@@ -64,7 +64,7 @@ fn what_stays_and_what_follows_is_what_kvpress_says() {
         let presses = TensorFile::open(&golden(&folder).join("presses.safetensors")).unwrap();
         let (context, question) = (ids(&vectors, "press.context"), ids(&vectors, "press.question"));
         let expected = json(&format!("{folder}/presses.json"));
-        for (press, spec) in METHODS {
+        for (press, spec) in METHODS.into_iter().chain(TURNED) {
             for (removed, keep) in [("r0.25", "0.75"), ("r0.5", "0.5"), ("r0.8", "0.2")] {
                 let name = format!("{press}.{removed}");
                 if name == "lagkv_cross.r0.8" {
@@ -107,5 +107,5 @@ fn what_stays_and_what_follows_is_what_kvpress_says() {
             }
         }
     }
-    assert_eq!(cases, MODELS.len() * (METHODS.len() * 3 - 1));
+    assert_eq!(cases, MODELS.len() * ((METHODS.len() + TURNED.len()) * 3 - 1));
 }

@@ -106,6 +106,8 @@ fn a_text_that_starts_again_under_a_method_of_every_query_goes_on_as_it_would_ha
         ("tova(when=every_query)@0.5", 4),
         ("h2o(when=every_query)@0.5", 8),
         ("ada(knorm(when=every_query))@0.5", 8),
+        ("squeeze(tova(when=every_query))@0.5", 4),
+        ("key_rerotation(tova(when=every_query))@0.5", 4),
     ] {
         let requests = [request(20, 80, 5), request(20, 80, 11)];
         let mut free = engine(&model, method, EngineOptions::default());

@@ -151,13 +151,14 @@ fn main() {
                 slot,
                 first,
                 end: first + 1,
+                recent: 0,
                 expires_at: 6500,
                 killer: 6499,
                 floor_sinks: 0,
                 floor_recent: 0,
             };
             if dying {
-                bench.lifetimes.cut(tables, &(0..32).map(cut).collect::<Vec<_>>()).unwrap();
+                bench.lifetimes.cut(tables, &(0..32).map(cut).collect::<Vec<_>>(), None).unwrap();
             }
         };
         let micros = time(&device, kill, || {

@@ -13,6 +13,8 @@
 //!
 //! Every offset is a multiple of 32 elements, so in an aligned buffer every panel row is aligned to 64 bytes.
 
+mod rows;
+
 use std::ops::Range;
 
 use half::{bf16, f16};

@@ -27,7 +27,10 @@ Gates come from a file in the published layout (`transformer.h.{i}.attn.q_int.we
 our own (docs/formats.md), which names the model that it was trained for.
 
 With `propagate_in_depth`, an entry that died in a layer is dead in all layers above. The published training leaves \
-this off, and so gates trained that way expect it off.",
+this off, and so gates trained that way expect it off.
+
+Costs: two products of the hidden states with `[r, c]` for each layer, one of every query gate with every live entry's key gate, \
+and r numbers in the cache's format for each entry.",
     source: "Anagnostidis, Pavllo, Biggio, Noci, Lucchi, Hofmann, NeurIPS 2023, arXiv 2305.15805, section 3",
     amount: None,
     ranks: Ranks::No,

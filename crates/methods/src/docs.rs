@@ -53,7 +53,7 @@ fn write_markdown(out: &mut String) -> std::fmt::Result {
     writeln!(out, "`streaming_llm(sinks=4, recent=508)`; the grammar is in [formats.md](formats.md).\n")?;
     writeln!(
         out,
-        "Those that rank entries take any budget, `@1024` or `@0.2`, and `ada(...)`, `pyramid(...)` and `headkv(...)` around them. They"
+        "Those that rank entries take any budget, `@1024` or `@0.2`, and `ada(...)`, `pyramid(...)`, `squeeze(...)` and `headkv(...)` around them. They"
     )?;
     writeln!(
         out,
@@ -69,11 +69,11 @@ fn write_markdown(out: &mut String) -> std::fmt::Result {
     )?;
     writeln!(
         out,
-        "number goes first. What is dropped is gone, and positions are not renumbered. They run on a GPU too, but for"
+        "number goes first. What is dropped is gone, and positions stay those of the text, but for `key_rerotation(...)`. They run on a GPU too, but for"
     )?;
     writeln!(
         out,
-        "`compactor`, `keyformer`, `nacl`, `citrus`, `headkv` and `every` above 1, which a device refuses by name: there a score takes"
+        "`compactor`, `keyformer`, `nacl`, `citrus`, `squeeze` and `key_rerotation`, which a device refuses by name: there a score takes"
     )?;
     writeln!(
         out,

@@ -27,7 +27,7 @@ per KV head, clipped to 0 to 1) or of Retrieval Head (JSON: `\"layer-head\"` of 
 share a KV head count by their mean). A profile of another shape is refused, and one of ours that was measured on another \
 model; of the published ones nobody can tell.
 
-Costs: nothing beyond the cache. With `when=prefill_end` it runs on the processor.",
+Costs: nothing beyond the cache.",
     source: "Xiao et al. 2024, arXiv 2410.10819; mit-han-lab/duo-attention; profiles also of Wu et al. 2024, arXiv 2404.15574",
     amount: None,
     ranks: Ranks::No,

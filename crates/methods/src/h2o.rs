@@ -1,9 +1,9 @@
 //! `h2o`: heavy hitters and recent tokens.
 
-use dropcap_policy::{PolicyError, Score};
+use dropcap_policy::{PolicyError, Score, Span};
 
 use crate::method::Ranks;
-use crate::ranked::{self, AMOUNT, EVERY, Layer, RECENT, Recipe, SINKS, Scorer, WHEN};
+use crate::ranked::{self, AMOUNT, EVERY, Layer, Looks, RECENT, Recipe, SINKS, Scorer, WHEN};
 use crate::{Method, scorers};
 
 pub(crate) const METHOD: Method = Method {
@@ -47,9 +47,14 @@ impl Scorer for HeavyHitters {
         1
     }
 
+    fn looks(&self, _span: &Span, _acts: bool) -> Looks {
+        if self.factor == 1.0 { Looks::Adds } else { Looks::Nowhere }
+    }
+
     fn observe(&self, layer: &Layer<'_>, statistics: &mut [Vec<f32>]) -> Result<(), PolicyError> {
-        if self.factor == 1.0 {
-            return layer.add_mass(0..layer.queries(), statistics);
+        if let Some(taken) = layer.taken() {
+            statistics.clone_from_slice(taken);
+            return Ok(());
         }
         for query in 0..layer.queries() {
             statistics.iter_mut().flatten().for_each(|sum| *sum *= self.factor);

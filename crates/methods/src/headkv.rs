@@ -23,7 +23,7 @@ another model; of the published ones nobody can tell. A profile that is 0 everyw
 
 The original writes `1 / head_beta` for `shared`.
 
-Costs: those of the inner method. It runs on the processor.",
+Costs: those of the inner method.",
     source: "Fu, Cai, Asi, Xiong, Dong, Xiao 2024, arXiv 2410.19258; Zefan-Cai/KVCache-Factory HeadKVCluster",
     amount: Some(AMOUNT),
     ranks: Ranks::Around(|arguments, facts| {

@@ -24,6 +24,7 @@ mod gates;
 mod golden;
 mod h2o;
 mod headkv;
+mod key_rerotation;
 mod keydiff;
 mod keyformer;
 mod knorm;
@@ -44,6 +45,7 @@ mod scorers;
 mod simulate;
 mod snapkv;
 mod spec;
+mod squeeze;
 mod streaming_llm;
 mod tova;
 

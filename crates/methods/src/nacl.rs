@@ -73,6 +73,10 @@ impl Scorer for Nacl {
         self.proxies
     }
 
+    fn draws(&self) -> bool {
+        true
+    }
+
     fn score(&self, layer: &Layer<'_>) -> Result<Vec<Vec<f32>>, PolicyError> {
         let next = layer.tokens() as u32;
         let head = |(head, queries): (usize, Vec<f32>)| {

@@ -13,10 +13,11 @@ pub fn nearest<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -
 }
 
 /// Names of NVIDIA/kvpress for methods that have another here, as [`plain`] leaves them.
-const ELSEWHERE: [(&str, &str); 5] = [
+const ELSEWHERE: [(&str, &str); 6] = [
     ("adakv", "ada"),
     ("pyramidkv", "pyramid"),
     ("streamingllm", "streaming_llm"),
+    ("squeezeattention", "squeeze"),
     ("leveragescore", "compactor"),
     ("noncausalattn", "compactor"),
 ];
@@ -86,6 +87,8 @@ mod tests {
             ("DuoAttentionPress", "duo_attention"),
             ("AdaKVPress", "ada"),
             ("PyramidKVPress", "pyramid"),
+            ("KeyRerotationPress", "key_rerotation"),
+            ("SqueezeAttention", "squeeze"),
             ("h2o_press", "h2o"),
             ("snapvk", "snapkv"),
         ] {

@@ -10,7 +10,9 @@ use crate::method::Ranks;
 pub(crate) const METHOD: Method = Method {
     name: "none",
     summary: "Keeps every entry: dense attention.",
-    details: "The baseline of every comparison: bit for bit what the model computes without this project.",
+    details: "The baseline of every comparison: bit for bit what the model computes without this project.
+
+Costs: the whole cache, and attention over all of it.",
     source: "the model itself",
     amount: None,
     ranks: Ranks::No,

@@ -106,6 +106,7 @@ impl<'a> Played<'a> {
                 query_stride: query_heads * width,
                 shape,
                 rope: None,
+                similarities: &[],
                 spans: &spans,
                 first_statistic: 0,
             };

@@ -4,8 +4,10 @@ use crate::method::Ranks;
 use crate::ranked::{self, AMOUNT, Layers, Recipe};
 use crate::{Method, Parameter, ParameterKind};
 
+pub(crate) const NAME: &str = "pyramid";
+
 pub(crate) const METHOD: Method = Method {
-    name: "pyramid",
+    name: NAME,
     summary: "Gives lower layers more of the budget of another method: pyramid(snapkv)@0.2.",
     details: "\
 Budgets fall along a straight line from the first layer to the last, which has `1 / beta` of the mean; `@` is the mean of \

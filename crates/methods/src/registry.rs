@@ -7,8 +7,9 @@ use dropcap_policy::{Both, EvictionPolicy};
 use crate::method::Ranks;
 use crate::{Arguments, Method, MethodError, MethodSpec, ModelFacts, Term, nearest::nearest_method};
 use crate::{
-    a2sf, ada, citrus, compactor, dcp, duo_attention, expected_attention, h2o, headkv, keydiff, keyformer,
-    knorm, lagkv, nacl, none, observed_attention, pyramid, random, simulate, snapkv, streaming_llm, tova,
+    a2sf, ada, citrus, compactor, dcp, duo_attention, expected_attention, h2o, headkv, key_rerotation,
+    keydiff, keyformer, knorm, lagkv, nacl, none, observed_attention, pyramid, random, simulate, snapkv,
+    squeeze, streaming_llm, tova,
 };
 
 /// Every method there is. Grammar, help, documentation and tests are made from this slice.
@@ -33,7 +34,9 @@ pub const METHODS: &[Method] = &[
     duo_attention::METHOD,
     ada::METHOD,
     pyramid::METHOD,
+    squeeze::METHOD,
     headkv::METHOD,
+    key_rerotation::METHOD,
     simulate::METHOD,
 ];
 
@@ -61,6 +64,23 @@ pub(crate) fn check_budget(term: &Term) -> Result<(), MethodError> {
     let method = find(term.name())?;
     match (method.ranks, term.amount()) {
         (Ranks::Itself(_) | Ranks::Around(_), None) => Err(MethodError::NoBudget { method: method.name }),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses terms beside one that turns keys to consecutive positions: what another ends leaves gaps, or lanes of different lengths.
+pub(crate) fn check_together(terms: &[Term]) -> Result<(), MethodError> {
+    let renumbers = |term: &&Term| {
+        let cache = |(key, value): &(String, String)| key == streaming_llm::POSITIONS && value == "cache";
+        term.name() == key_rerotation::NAME
+            || term.name() == streaming_llm::NAME && term.arguments().iter().any(cache)
+    };
+    match terms.iter().find(renumbers) {
+        Some(term) if terms.len() > 1 => Err(MethodError::Contradiction {
+            method: find(term.name())?.name,
+            what: "it turns keys to consecutive positions, and a method behind `&` would leave gaps".into(),
+            advice: format!("write it alone: {term}"),
+        }),
         _ => Ok(()),
     }
 }

@@ -1,9 +1,9 @@
 //! `snapkv`: the prompt's last tokens choose.
 
-use dropcap_policy::{PolicyError, Score};
+use dropcap_policy::{PolicyError, Score, Span};
 
 use crate::method::Ranks;
-use crate::ranked::{self, AMOUNT, Layer, Recipe, SINKS, Scorer};
+use crate::ranked::{self, AMOUNT, Layer, Looks, Recipe, SINKS, Scorer};
 use crate::scorers::{self, Pooling, Reduction};
 use crate::{MAX_COUNT, Method, Parameter, ParameterKind};
 
@@ -82,6 +82,10 @@ impl Scorer for SnapKv {
         self.0.window
     }
 
+    fn looks(&self, _span: &Span, acts: bool) -> Looks {
+        if acts { Looks::Last { window: self.0.window, apart: true } } else { Looks::Nowhere }
+    }
+
     fn data(&self) -> Option<Score> {
         // Fit: parameters are 32 bits wide.
         let SnapKv(scorers::SnapKv { window, kernel, pooling, reduction }) = *self;
@@ -91,7 +95,7 @@ impl Scorer for SnapKv {
     }
 
     fn score(&self, layer: &Layer<'_>) -> Result<Vec<Vec<f32>>, PolicyError> {
-        let mass = layer.mass(self.0.window)?;
+        let mass = layer.mass();
         Ok(mass.iter().map(|mass| self.0.score(mass, layer.group())).collect())
     }
 }

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use dropcap_policy::{Action, PromptBudget, PromptCut, Rule, Rules};
+use dropcap_policy::{Action, Anchored, PromptBudget, PromptCut, Rule, Rules, Turned};
 
 use crate::method::Ranks;
 use crate::{Amount, Arguments, MAX_COUNT, Method, MethodError, Parameter, ParameterKind};
 
-const NAME: &str = "streaming_llm";
+pub(crate) const NAME: &str = "streaming_llm";
+/// The parameter that says what keys are turned by.
+pub(crate) const POSITIONS: &str = "positions";
 
 pub(crate) const METHOD: Method = Method {
     name: NAME,
@@ -22,9 +24,15 @@ n_kept = min(budget, n); a share keeps n_kept = floor(n * share), taken of the d
 less than sinks + 1, so that a short prompt loses nothing. In a conversation every further prompt is cut again, by \
 its position in the whole conversation.
 
-Positions are not renumbered: a kept token stays where it was, unlike in the paper, which rotates keys by their \
-place in the cache.",
-    source: "Xiao, Tian, Chen, Han, Lewis 2023, arXiv 2309.17453; prefill_end follows NVIDIA/kvpress StreamingLLMPress",
+With `positions=text` a kept token stays where it was. With `positions=cache`, as in the paper, keys are turned by their place in \
+the cache. A window's keys are as far from a query either way; so with `when=rolling` it is the sinks that move on with every query, \
+and find themselves right before the window. With `when=prefill_end` all that stays is turned once, when the prompt ends, and what follows goes \
+on from n_kept, as `key_rerotation` does. It needs rotary embeddings, stands alone, and runs on the processor. The text is as long \
+as the model's positions allow all the same.
+
+Costs: nothing beyond the cache; no query, key or attention is looked at. With positions of the cache a rolling window keeps the keys of \
+the sinks a second time, in f32, writes them anew for every query, and prompts attend query by query behind the first window.",
+    source: "Xiao, Tian, Chen, Han, Lewis 2023, arXiv 2309.17453; prefill_end follows NVIDIA/kvpress StreamingLLMPress, with positions=cache within KeyRerotationPress",
     amount: Some(
         "tokens: the budget sinks + recent; a share: of the prompt, KEPT when it ends (only with when=prefill_end)",
     ),
@@ -48,9 +56,23 @@ place in the cache.",
             default: "rolling",
             help: "drop tokens as they leave the window, or once when the prompt ends",
         },
+        Parameter {
+            name: POSITIONS,
+            kind: ParameterKind::Choice(&["text", "cache"]),
+            default: "text",
+            help: "turn keys by their place in the text, or by their place in the cache",
+        },
     ],
     check: |arguments| StreamingLlm::from_arguments(arguments).map(drop),
-    build: |arguments, _| Ok(Arc::new(StreamingLlm::from_arguments(arguments)?.rules())),
+    build: |arguments, _| {
+        let policy = StreamingLlm::from_arguments(arguments)?;
+        let (rules, sinks) = (policy.rules(), policy.sinks);
+        Ok(match policy.when {
+            _ if arguments.text(POSITIONS)? == "text" => Arc::new(rules),
+            When::Rolling { recent } => Arc::new(Turned::always(rules, Anchored { sinks, recent })),
+            When::PrefillEnd(_) => Arc::new(Turned::once(rules)),
+        })
+    },
 };
 
 /// Attention sinks and a window of recent tokens (Xiao et al. 2023, arXiv 2309.17453), without renumbering.

@@ -1,10 +1,10 @@
 //! `tova`: what the newest token looks at least goes.
 
-use dropcap_policy::{PolicyError, Score};
+use dropcap_policy::{PolicyError, Score, Span};
 
 use crate::Method;
 use crate::method::Ranks;
-use crate::ranked::{self, AMOUNT, EVERY, Layer, Recipe, SINKS, Scorer, WHEN};
+use crate::ranked::{self, AMOUNT, EVERY, Layer, Looks, Recipe, SINKS, Scorer, WHEN};
 use crate::{MAX_COUNT, Parameter, ParameterKind};
 
 pub(crate) const METHOD: Method = Method {
@@ -51,11 +51,15 @@ impl Scorer for Tova {
         false
     }
 
+    fn looks(&self, _span: &Span, acts: bool) -> Looks {
+        if acts { Looks::Last { window: 1, apart: false } } else { Looks::Nowhere }
+    }
+
     fn data(&self) -> Option<Score> {
         Some(Score::Attention { factor: 0.0, per_query: false })
     }
 
     fn score(&self, layer: &Layer<'_>) -> Result<Vec<Vec<f32>>, PolicyError> {
-        Ok(vec![layer.over_heads(&layer.mass(1)?)])
+        Ok(vec![layer.over_heads(&layer.mass())])
     }
 }

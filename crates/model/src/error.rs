@@ -43,6 +43,29 @@ pub enum ModelError {
         /// What it does.
         what: String,
     },
+    /// A method that turns keys to other positions, and a model for which that means nothing.
+    #[error(
+        "the method turns keys by their place in the cache, and the model {problem}: leave key_rerotation or positions=cache out"
+    )]
+    Renumbering {
+        /// Why not.
+        problem: &'static str,
+    },
+    /// A second prompt in a cache whose keys were turned to consecutive positions.
+    #[error(
+        "a prompt cannot end in a cache whose keys were turned to consecutive positions already: begin again with all of the text as one prompt"
+    )]
+    RenumberedBefore,
+    /// Lanes that cannot share one next position.
+    #[error(
+        "the method keeps {first} entries in one lane and {other} in another, so they have no next position in common: turn keys behind a method that keeps as many everywhere"
+    )]
+    UnevenLanes {
+        /// Entries of the first lane.
+        first: usize,
+        /// Entries of the other.
+        other: usize,
+    },
     /// More deaths in one step than a device tells of.
     #[error("{count} entries died in one step, of which the device can tell {limit}: use smaller chunks")]
     TooManyDeaths {

@@ -1,8 +1,8 @@
 //! Two policies at once.
 
 use crate::{
-    Attended, Budgets, EvictionPolicy, LaneEditor, Needs, Observation, Peak, PolicyError, Ranking, Rule,
-    SideChannel, TextSize,
+    Attended, Budgets, Ended, EvictionPolicy, LaneEditor, Needs, Observation, Peak, PolicyError, Ranking,
+    Rule, SideChannel, TextSize,
 };
 
 /// Two policies over the same cache: an entry lives as long as both let it, the smaller of the two lifetimes.
@@ -60,6 +60,10 @@ impl<A: EvictionPolicy, B: EvictionPolicy> EvictionPolicy for Both<A, B> {
         self.first.peak(text).and(self.second.peak(text), text.tokens)
     }
 
+    fn peak_in(&self, text: TextSize, layer: usize, head: usize) -> Peak {
+        self.first.peak_in(text, layer, head).and(self.second.peak_in(text, layer, head), text.tokens)
+    }
+
     fn budgets(&self, tokens: usize) -> Option<Budgets> {
         Budgets::and(self.first.budgets(tokens), self.second.budgets(tokens))
     }
@@ -74,5 +78,11 @@ impl<A: EvictionPolicy, B: EvictionPolicy> EvictionPolicy for Both<A, B> {
         self.first.after(seen, lanes)?;
         let first_statistic = seen.first_statistic + self.first_needs.statistics;
         self.second.after(&Attended { first_statistic, ..*seen }, lanes)
+    }
+
+    fn ended(&self, seen: &Ended<'_>, layers: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {
+        self.first.ended(seen, layers)?;
+        let first_statistic = seen.first_statistic + self.first_needs.statistics;
+        self.second.ended(&Ended { first_statistic, ..*seen }, layers)
     }
 }

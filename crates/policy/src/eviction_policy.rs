@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::ops::Deref;
 
 use crate::{
-    Attended, Budgets, Cadence, LaneEditor, Needs, Observation, Peak, PolicyError, Ranking, Rule,
+    Attended, Budgets, Cadence, Ended, LaneEditor, Needs, Observation, Peak, PolicyError, Ranking, Rule,
     SideChannel, TextSize,
 };
 
@@ -57,6 +57,12 @@ pub trait EvictionPolicy: Send + Sync + Debug {
         Peak::unknown(text.tokens)
     }
 
+    /// The same of one lane, where they differ: that of a KV head in a layer, counted from the embedding.
+    fn peak_in(&self, text: TextSize, layer: usize, head: usize) -> Peak {
+        let _ = (layer, head);
+        self.peak(text)
+    }
+
     /// The budgets that a text of `tokens` tokens may set itself ([`crate::Span::budget`]); none, the default, for a method
     /// that does not heed them.
     fn budgets(&self, tokens: usize) -> Option<Budgets> {
@@ -78,6 +84,16 @@ pub trait EvictionPolicy: Send + Sync + Debug {
     /// As [`decide`](Self::decide).
     fn after(&self, seen: &Attended<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {
         let _ = (seen, lanes);
+        Ok(())
+    }
+
+    /// Lowers lifetimes of one sequence from the query after its prompt on, when all layers have attended; `layers` holds one
+    /// editor per layer, `[L]`. Called after [`after`](Self::after) where [`Needs::layers`] says so.
+    ///
+    /// # Errors
+    /// As [`decide`](Self::decide).
+    fn ended(&self, seen: &Ended<'_>, layers: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {
+        let _ = (seen, layers);
         Ok(())
     }
 }
@@ -111,6 +127,10 @@ where
         (**self).peak(text)
     }
 
+    fn peak_in(&self, text: TextSize, layer: usize, head: usize) -> Peak {
+        (**self).peak_in(text, layer, head)
+    }
+
     fn budgets(&self, tokens: usize) -> Option<Budgets> {
         (**self).budgets(tokens)
     }
@@ -120,5 +140,9 @@ where
     }
     fn after(&self, seen: &Attended<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {
         (**self).after(seen, lanes)
+    }
+
+    fn ended(&self, seen: &Ended<'_>, layers: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {
+        (**self).ended(seen, layers)
     }
 }

@@ -1,5 +1,6 @@
 //! What a policy asks of whoever runs it, beyond [`crate::EvictionPolicy::decide`].
 
+use crate::rule::recent_within;
 use crate::{Span, Stage};
 
 /// What a policy needs, declared once: nothing of it is found out at run time, and nothing is paid for what is not named.
@@ -15,6 +16,39 @@ pub struct Needs {
     /// Last tokens of a prompt that must come in one step, so that it sees their queries together: 0 or 1 where any cut
     /// will do, `usize::MAX` for the whole prompt.
     pub together: usize,
+    /// Whether keys are turned where a prompt ends, so that what stays is turned as the first tokens of a text are and what comes
+    /// behind follows on. Every lane must then keep as many entries. Positions otherwise, of lifetimes and traces, stay
+    /// those of the text.
+    pub renumbers: bool,
+    /// Sinks that keep their place before a window, however far the text has gone.
+    pub anchored: Option<Anchored>,
+    /// Whether it must know how much every layer changes the residual stream before it ends anything where a prompt ends:
+    /// then [`crate::EvictionPolicy::ended`] is called there, and a prompt is held by all layers until then.
+    pub layers: bool,
+}
+
+/// First tokens of a text that every query finds right before the `recent` ones that it sees: their keys are turned on as the text
+/// goes on, which is to turn all keys by their place in the cache. Queries behind the first window attend one by one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Anchored {
+    /// First positions.
+    pub sinks: u32,
+    /// Queries that see another entry, its own included.
+    pub recent: u32,
+}
+
+impl Anchored {
+    /// The first query that does not see all of its text, where the text set itself this budget ([`Span::budget`]).
+    #[must_use]
+    pub fn first_behind(self, budget: Option<u32>) -> u32 {
+        self.sinks.saturating_add(recent_within(self.sinks, self.recent, budget).max(1))
+    }
+
+    /// How many positions further than their own the keys of sinks are turned for a query.
+    #[must_use]
+    pub fn ahead(self, query: u32, budget: Option<u32>) -> u32 {
+        (query.saturating_add(1)).saturating_sub(self.first_behind(budget))
+    }
 }
 
 /// When a policy acts after attention; each includes those before it.
@@ -50,6 +84,9 @@ impl Needs {
             stride: common(self.stride, other.stride),
             statistics: self.statistics + other.statistics,
             together: self.together.max(other.together),
+            renumbers: self.renumbers || other.renumbers,
+            anchored: self.anchored.or(other.anchored),
+            layers: self.layers || other.layers,
         }
     }
 

@@ -88,9 +88,23 @@ pub struct Attended<'a> {
     pub shape: AttentionShape,
     /// What turned queries and keys by their positions; none where positions are learned.
     pub rope: Option<&'a RopeTable>,
+    /// Per span [`Ended::similarities`], known once the prompt has ended; empty where [`crate::Needs::layers`] is not asked for.
+    pub similarities: &'a [Vec<f64>],
     /// The sequences, in the order of the lanes. Their lanes may hold entries of later tokens too: whatever lies at or
     /// behind [`Span::next_position`] has not come yet.
     pub spans: &'a [Span],
+    /// Index of this policy's first statistic in the row of an entry; the rest follow.
+    pub first_statistic: usize,
+}
+
+/// One sequence whose prompt has ended in all layers.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended<'a> {
+    /// The last tokens of the prompt, as all layers have seen them.
+    pub span: &'a Span,
+    /// Of each layer the mean over the prompt's tokens of the [`crate::cosine`] between the residual stream before the layer's
+    /// attention block and behind it, `[L]`.
+    pub similarities: &'a [f64],
     /// Index of this policy's first statistic in the row of an entry; the rest follow.
     pub first_statistic: usize,
 }

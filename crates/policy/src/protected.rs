@@ -1,8 +1,8 @@
 //! A policy under floors.
 
 use crate::{
-    Attended, Budgets, EvictionPolicy, Floors, LaneEditor, Needs, Observation, Peak, PolicyError, Ranking,
-    Rule, SideChannel, TextSize,
+    Attended, Budgets, Ended, EvictionPolicy, Floors, LaneEditor, Needs, Observation, Peak, PolicyError,
+    Ranking, Rule, SideChannel, TextSize,
 };
 
 /// A policy that may not touch the first tokens and the most recent ones.
@@ -56,6 +56,10 @@ impl<P: EvictionPolicy> EvictionPolicy for Protected<P> {
         self.inner.peak(text).under(self.floors, text.tokens)
     }
 
+    fn peak_in(&self, text: TextSize, layer: usize, head: usize) -> Peak {
+        self.inner.peak_in(text, layer, head).under(self.floors, text.tokens)
+    }
+
     fn budgets(&self, tokens: usize) -> Option<Budgets> {
         self.inner.budgets(tokens).map(|budgets| budgets.under(self.floors))
     }
@@ -66,6 +70,10 @@ impl<P: EvictionPolicy> EvictionPolicy for Protected<P> {
 
     fn after(&self, seen: &Attended<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {
         self.inner.after(seen, &mut self.guard(lanes))
+    }
+
+    fn ended(&self, seen: &Ended<'_>, layers: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {
+        self.inner.ended(seen, &mut self.guard(layers))
     }
 }
 

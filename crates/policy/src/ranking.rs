@@ -7,7 +7,7 @@ use dropcap_kernels::ranking::Score;
 
 use crate::{Cadence, Floors};
 
-/// A budget of the best entries stays when a prompt ends, or after every query from there on; what goes has been seen by the
+/// A budget of the best entries stays when a prompt ends, or every so many tokens from there on; what goes has been seen by the
 /// query that ends it.
 #[derive(Debug, Clone)]
 pub struct Ranking {
@@ -15,7 +15,7 @@ pub struct Ranking {
     pub score: Score,
     /// Whether every KV head has scores of its own; otherwise all heads of a layer keep the same tokens.
     pub per_head: bool,
-    /// [`Cadence::Prompt`] or [`Cadence::EVERY_QUERY`].
+    /// [`Cadence::Prompt`] or [`Cadence::Every`].
     pub cadence: Cadence,
     /// How many stay.
     pub budget: Arc<dyn RankingBudget>,
@@ -33,6 +33,12 @@ pub trait RankingBudget: Debug + Send + Sync {
     /// Entries that stay of each head of a layer, on average, where the text has `next` tokens and `own` is the budget that it set
     /// itself ([`crate::Span::budget`]); at least 1.
     fn kept(&self, next: u32, own: Option<u32>, layer: usize, layers: usize) -> u32;
+
+    /// Entries that stay of each lane, `[layers][heads]`, where lanes do not share: by default [`kept`](Self::kept) of each head.
+    fn kept_of_heads(&self, next: u32, own: Option<u32>, layers: usize, heads: usize) -> Vec<u32> {
+        let layer = |layer| std::iter::repeat_n(self.kept(next, own, layer, layers), heads);
+        (0..layers).flat_map(layer).collect()
+    }
 }
 
 impl Ranking {

@@ -81,8 +81,23 @@ impl Rule {
         Self { heads: Some(heads), ..self }
     }
 
-    /// How full a lane gets under this rule alone.
-    pub(crate) fn peak(&self, TextSize { prompt, tokens, budget }: TextSize) -> Peak {
+    /// How full any lane gets under this rule alone.
+    pub(crate) fn peak(&self, text: TextSize) -> Peak {
+        let peak = self.peak_where_it_acts(text);
+        // Lanes of other heads may hold everything.
+        if self.heads.is_some() { Peak { most: text.tokens, ..peak } } else { peak }
+    }
+
+    /// How full the lane of one head in one layer gets under this rule alone.
+    pub(crate) fn peak_in(&self, text: TextSize, layer: usize, head: usize) -> Peak {
+        let acts = |heads: &HeadSet| heads.of(layer).get(head).copied().unwrap_or(false);
+        if self.heads.as_ref().is_none_or(acts) {
+            return self.peak_where_it_acts(text);
+        }
+        Peak::exactly(text.tokens)
+    }
+
+    fn peak_where_it_acts(&self, TextSize { prompt, tokens, budget }: TextSize) -> Peak {
         let budget = budget.filter(|_| self.heads.is_none());
         let alone = match &self.action {
             Action::Window { sinks, recent } => {
@@ -108,9 +123,7 @@ impl Rule {
                 Peak::exactly(prompt.max(kept.saturating_add(tokens - prompt.min(tokens))))
             }
         };
-        let peak = alone.under(self.floors, tokens);
-        // Lanes of other heads may hold everything.
-        if self.heads.is_some() { Peak { most: tokens, ..peak } } else { peak }
+        alone.under(self.floors, tokens)
     }
 
     /// The budgets that a text may set itself under this rule; none where it has none, or other lanes keep everything.

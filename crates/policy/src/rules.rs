@@ -54,6 +54,11 @@ impl EvictionPolicy for Rules {
         peaks.fold(Peak::exactly(text.tokens), |all, one| all.and(one, text.tokens))
     }
 
+    fn peak_in(&self, text: TextSize, layer: usize, head: usize) -> Peak {
+        let peaks = self.rules.iter().map(|rule| rule.peak_in(text, layer, head));
+        peaks.fold(Peak::exactly(text.tokens), |all, one| all.and(one, text.tokens))
+    }
+
     fn budgets(&self, tokens: usize) -> Option<Budgets> {
         self.rules.iter().map(|rule| rule.budgets(tokens)).fold(None, Budgets::and)
     }

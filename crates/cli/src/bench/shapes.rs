@@ -5,7 +5,7 @@ use dropcap_model::DecoderConfig;
 use serde_json::{Value, json};
 
 /// Names and configs; the rotary bases and epsilons do not matter for speed, the sizes do.
-fn configs() -> [(&'static str, Value); 8] {
+fn configs() -> [(&'static str, Value); 9] {
     let gpt2 = |layers: usize, hidden: usize, heads: usize| json!({"model_type": "gpt2", "n_layer": layers, "n_embd": hidden, "n_head": heads, "n_positions": 1024, "vocab_size": 50257});
     let llama = |layers: usize, hidden: usize, heads: usize, intermediate: usize, tied: bool| {
         json!({"model_type": "llama", "num_hidden_layers": layers, "hidden_size": hidden, "num_attention_heads": heads,
@@ -20,6 +20,12 @@ fn configs() -> [(&'static str, Value); 8] {
         ("llama-1b", llama(16, 2048, 32, 8192, true)),
         ("llama-3b", llama(28, 3072, 24, 8192, true)),
         ("llama-8b", llama(32, 4096, 32, 14336, false)),
+        (
+            "smollm2-135m",
+            json!({"model_type": "llama", "num_hidden_layers": 30, "hidden_size": 576, "num_attention_heads": 9,
+                "num_key_value_heads": 3, "intermediate_size": 1536, "vocab_size": 49152,
+                "max_position_embeddings": 8192, "rope_theta": 100_000.0, "tie_word_embeddings": true}),
+        ),
         (
             "qwen3-0.6b",
             json!({"model_type": "qwen3", "num_hidden_layers": 28, "hidden_size": 1024, "num_attention_heads": 16,

@@ -113,8 +113,29 @@ fn cuda_what_stays_and_what_follows_is_what_kvpress_says() {
     assert_eq!(served, MODELS.len() * (METHODS.len() * 3 - 1));
 }
 
+/// Whether entries end as on the processor, and the logits of every token are those there.
+fn ends_as_on_the_host(model: &OnDevice, policy: &dyn EvictionPolicy, text: Text<'_>, spec: &str) {
+    let mut rows = [Vec::new(), Vec::new()];
+    let [of_host, of_device] = &mut rows;
+    let decoder = &model.host.decoder;
+    let pool = decoder.page_pool(policy, DType::F32, None).unwrap();
+    let host = evaluate_rows(decoder, &model.host.team, policy, &pool, text, &mut |rows| {
+        of_host.extend_from_slice(rows);
+        Ok(())
+    });
+    let found = evaluate_rows_on_device(&mut model.decoder(policy, 1), text, &mut |rows| {
+        of_device.extend_from_slice(rows);
+        Ok(())
+    });
+    let (host, found): (Evaluation, Evaluation) = (host.unwrap(), found.unwrap());
+    assert_eq!(found.expires_at, host.expires_at, "{spec} chunks of {}", text.chunk);
+    assert_eq!(found.report.live_entries, host.report.live_entries, "{spec}");
+    let off = distance(of_device, of_host);
+    assert!(off <= AGAINST_HOST, "{spec} chunks of {}: {off} from the host", text.chunk);
+}
+
 /// Methods, each with the least chunk that it takes.
-const RANKED: [(&str, usize); 14] = [
+const RANKED: [(&str, usize); 17] = [
     ("lagkv(sinks=2, lag=9)@0.4", 1),
     ("ada(expected_attention(sinks=3, future=20, epsilon=0.02))@0.3", 97),
     ("h2o(recent=4, when=every_query)@0.4", 1),
@@ -128,6 +149,9 @@ const RANKED: [(&str, usize); 14] = [
     ("random(seed=3, when=every_query)@0.3", 1),
     ("pyramid(observed_attention)@0.4", 1),
     ("ada(snapkv(window=8, pooling=max), floor=0.5)@0.3", 16),
+    ("h2o(recent=4, when=every_query, every=5)@0.4", 1),
+    ("tova(when=every_query, every=8)@20", 1),
+    ("knorm(when=every_query, every=3)@0.3", 1),
     ("streaming_llm(sinks=2, recent=50) & tova(when=every_query)@24", 1),
 ];
 
@@ -143,25 +167,7 @@ fn cuda_rankings_end_entries_when_the_processor_does_however_a_text_is_cut() {
             assert!(serves(&model, policy.as_ref()), "{spec}");
             for chunk in [1, 16, 97].into_iter().filter(|&chunk| chunk >= least) {
                 let text = Text { ids: &text, prompt: 60, chunk };
-                let mut rows = [Vec::new(), Vec::new()];
-                let [of_host, of_device] = &mut rows;
-                let decoder = &model.host.decoder;
-                let pool = decoder.page_pool(policy.as_ref(), DType::F32, None).unwrap();
-                let host =
-                    evaluate_rows(decoder, &model.host.team, policy.as_ref(), &pool, text, &mut |rows| {
-                        of_host.extend_from_slice(rows);
-                        Ok(())
-                    });
-                let found =
-                    evaluate_rows_on_device(&mut model.decoder(policy.as_ref(), 1), text, &mut |rows| {
-                        of_device.extend_from_slice(rows);
-                        Ok(())
-                    });
-                let (host, found): (Evaluation, Evaluation) = (host.unwrap(), found.unwrap());
-                assert_eq!(found.expires_at, host.expires_at, "{folder} {spec} chunks of {chunk}");
-                assert_eq!(found.report.live_entries, host.report.live_entries, "{folder} {spec}");
-                let off = distance(of_device, of_host);
-                assert!(off <= AGAINST_HOST, "{folder} {spec} chunks of {chunk}: {off} from the host");
+                ends_as_on_the_host(&model, policy.as_ref(), text, &format!("{folder} {spec}"));
             }
         }
     }
@@ -188,6 +194,17 @@ fn cuda_heads_that_stream_keep_a_window_and_the_others_everything() {
             let found = model.evaluate(policy.as_ref(), &text, chunk);
             assert_eq!(found.expires_at, host.expires_at, "{name} chunks of {chunk}");
             assert!(distance(&found.logits, &host.logits) <= AGAINST_HOST, "{name} chunks of {chunk}");
+        }
+        let (path, ids) = (profile.display(), &text);
+        for spec in [
+            format!("duo_attention(profile={path}, sinks=2, recent=9, when=prefill_end)"),
+            format!("headkv(h2o(recent=3), profile={path})@0.3"),
+            format!("headkv(knorm(sinks=2, when=every_query, every=4), profile={path}, shared=1)@20"),
+        ] {
+            let policy = model.host.method(&spec);
+            for chunk in [1, 16, 97] {
+                ends_as_on_the_host(&model, policy.as_ref(), Text { ids, prompt: 60, chunk }, &spec);
+            }
         }
     }
 }

@@ -15,6 +15,8 @@ pub struct Naive {
     inverse_frequencies: Vec<f32>,
     /// Positions of GPT-2's transposed linears are `[in, out]`.
     gpt2: bool,
+    /// Whether keys are turned by their place among what a query sees.
+    by_place: bool,
 }
 
 type Rows = Vec<Vec<f64>>;
@@ -34,12 +36,40 @@ impl Naive {
         });
         let tensors: HashMap<_, _> = tensors.collect();
         let gpt2 = tensors.contains_key("wte.weight");
-        Naive { tensors, config: config.clone(), inverse_frequencies, gpt2 }
+        Naive { tensors, config: config.clone(), inverse_frequencies, gpt2, by_place: false }
     }
 
     /// Logits f32 `[t, v]` of `ids` when the token at position j in KV head g of layer l is visible to query k
     /// iff `j <= k < expires_at[l][g % lanes][j]`; `lanes` is 1 or the number of KV heads.
     pub fn logits(&self, ids: &[u32], expires_at: &[Vec<u32>], lanes: usize) -> Vec<f32> {
+        self.run(ids, expires_at, lanes, &mut |_, _| ())
+    }
+
+    /// The same where every key and every query is turned by its place among what the query sees, as StreamingLLM has it.
+    pub fn logits_by_place(mut self, ids: &[u32], expires_at: &[Vec<u32>]) -> Vec<f32> {
+        self.by_place = true;
+        self.run(ids, expires_at, 1, &mut |_, _| ())
+    }
+
+    /// Of each layer the mean over tokens of the cosine between the residual stream before its attention block and behind it, `[L]`,
+    /// where everything sees what came before it.
+    pub fn similarities(&self, ids: &[u32]) -> Vec<f64> {
+        let (mut means, dense) = (Vec::new(), vec![vec![u32::MAX; ids.len()]; self.config.layers]);
+        self.run(ids, &dense, 1, &mut |before, after| {
+            let cosine = |(a, b): (&Vec<f64>, &Vec<f64>)| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+            means.push(before.iter().zip(after).map(cosine).sum::<f64>() / before.len() as f64);
+        });
+        means
+    }
+
+    /// [`Naive::logits`]; `attended` sees the residual stream before and behind each attention block.
+    fn run(
+        &self,
+        ids: &[u32],
+        expires_at: &[Vec<u32>],
+        lanes: usize,
+        attended: &mut dyn FnMut(&Rows, &Rows),
+    ) -> Vec<f32> {
         let config = &self.config;
         let embedding = if self.gpt2 { "wte.weight" } else { "embed_tokens.weight" };
         let mut x: Rows = ids.iter().map(|&id| self.row(embedding, id as usize)).collect();
@@ -59,7 +89,9 @@ impl Naive {
             };
             let h = self.norm(&x, &norm1);
             let mixed = self.attention(&h, layer, lifetimes, lanes);
+            let before = x.clone();
             x.iter_mut().zip(&mixed).for_each(|(row, more)| add(row, more));
+            attended(&before, &x);
             let h = self.norm(&x, &norm2);
             let more = self.mlp(&h, layer);
             x.iter_mut().zip(&more).for_each(|(row, more)| add(row, more));
@@ -93,7 +125,9 @@ impl Naive {
                         if self.tensors.contains_key(&format!("{name}.weight")) {
                             head.copy_from_slice(&self.norm(&vec![head.to_vec()], &name)[0]);
                         }
-                        self.rotate(head, position);
+                        if !self.by_place {
+                            self.rotate(head, position);
+                        }
                     }
                 }
             }
@@ -107,9 +141,18 @@ impl Naive {
                 let lane = if lanes == 1 { 0 } else { group };
                 let seen: Vec<usize> =
                     (0..=query).filter(|&j| (query as u32) < lifetimes[lane * tokens + j]).collect();
-                let q = &q[query][head * d..(head + 1) * d];
-                let scores: Vec<f64> =
-                    seen.iter().map(|&j| dot(q, &k[j][group * d..(group + 1) * d]) * scale).collect();
+                let turned = |row: &[f64], place: usize| {
+                    let mut row = row.to_vec();
+                    if self.by_place {
+                        self.rotate(&mut row, place);
+                    }
+                    row
+                };
+                let q = turned(&q[query][head * d..(head + 1) * d], seen.len() - 1);
+                let score = |(place, &j): (usize, &usize)| {
+                    dot(&q, &turned(&k[j][group * d..(group + 1) * d], place)) * scale
+                };
+                let scores: Vec<f64> = seen.iter().enumerate().map(score).collect();
                 let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
                 let total: f64 = weights.iter().sum();

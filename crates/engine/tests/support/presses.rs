@@ -22,6 +22,12 @@ pub const METHODS: [(&str, &str); 12] = [
     ("adakv_keydiff", "ada(keydiff, floor=0.3)@"),
 ];
 
+/// The same for those that turn keys to consecutive positions, which the processor does.
+pub const TURNED: [(&str, &str); 2] = [
+    ("key_rerotation_knorm", "key_rerotation(knorm)@"),
+    ("key_rerotation_streaming", "streaming_llm(sinks=4, when=prefill_end, positions=cache)@"),
+];
+
 /// Cases whose cut lies between two scores that differ by less than 1e-7, where float32 may take the other one.
 pub const CLOSE: [(&str, &str); 3] = [
     ("llama31_rope", "snapkv.r0.5"),

@@ -248,13 +248,38 @@ impl DeviceAttention {
         qkv: &DeviceBuffer<u8>,
         mixed: &DeviceBuffer<u8>,
     ) -> Result<(), KernelError> {
+        self.prefill_and_tell(lanes, step, host_spans, layer, scale, qkv, mixed, None).map(drop)
+    }
+
+    /// The same, and what each row's exponentials add up to, if `sums` are given, f32 `[rows, h]`: the logarithm to 2 of the sum of
+    /// 2 to the scores, as [`ToldScores`] has them; infinity where a row saw nothing. Says whether they are told: formats and widths
+    /// that `prefill.cu` does not serve leave them as they are.
+    ///
+    /// # Errors
+    /// As [`DeviceAttention::prefill`].
+    #[allow(clippy::too_many_arguments)]
+    pub fn prefill_and_tell(
+        &self,
+        lanes: &DeviceLanes,
+        step: &DeviceStep,
+        host_spans: &[DeviceSpan],
+        layer: usize,
+        scale: f32,
+        qkv: &DeviceBuffer<u8>,
+        mixed: &DeviceBuffer<u8>,
+        sums: Option<&DeviceBuffer<f32>>,
+    ) -> Result<bool, KernelError> {
         let real = host_spans.iter().filter(|span| span.slot != u32::MAX);
         let rows = real.map(|span| span.first_row as usize + span.queries as usize).max().unwrap_or(0);
         self.check(lanes, layer, rows, qkv, mixed)?;
         at_most("spans of a step", host_spans.len(), step.spans.len())?;
         let Some(prefill) = self.prefill.as_ref().filter(|_| scale > 0.0) else {
-            return self.rows(lanes, step, rows, layer, scale, qkv, mixed, (0, (0, 0)));
+            self.rows(lanes, step, rows, layer, scale, qkv, mixed, (0, (0, 0)))?;
+            return Ok(false);
         };
+        if let Some(sums) = sums {
+            at_most("rows whose sums are told", rows * self.specialisation.query_heads, sums.len())?;
+        }
         let queries = prefill.plan.rows() / ratio(&self.specialisation);
         for (index, spans) in host_spans.chunks(MOST_SPANS).enumerate() {
             let mut first_tile = [0u32; MOST_SPANS + 1];
@@ -268,6 +293,7 @@ impl DeviceAttention {
                 spans: step.spans.pointer() + (index * MOST_SPANS * size_of::<DeviceSpan>()) as u64,
                 qkv: qkv.pointer(),
                 mixed: mixed.pointer(),
+                sums: sums.map_or(0, DeviceBuffer::pointer),
                 layer: layer as u32,
                 scale,
                 span_count: spans.len() as u32,
@@ -278,7 +304,7 @@ impl DeviceAttention {
             // kernel's kind.
             unsafe { prefill.function.launch(grid, &arguments) }?;
         }
-        Ok(())
+        Ok(sums.is_some())
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -380,6 +406,7 @@ kernel_struct! {
         spans: u64,
         qkv: u64,
         mixed: u64,
+        sums: u64,
         layer: u32,
         scale: f32,
         span_count: u32,

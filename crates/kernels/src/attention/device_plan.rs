@@ -18,7 +18,7 @@ pub(super) fn ratio(specialisation: &Specialisation) -> usize {
 }
 
 /// `SERVED` of `tiles.cuh`.
-fn uses_tensor_cores(specialisation: &Specialisation) -> bool {
+pub(crate) fn uses_tensor_cores(specialisation: &Specialisation) -> bool {
     let d = specialisation.head_dim;
     specialisation.cache.bytes() == 2 && d.is_multiple_of(16) && (64..=256).contains(&d)
 }
@@ -34,7 +34,7 @@ fn is_roomy(capability: (i32, i32)) -> bool {
 }
 
 /// Bytes of a row of a tile in shared memory: `ROW_BYTES` of `tiles.cuh`.
-fn row_bytes(width: usize) -> usize {
+pub(crate) fn row_bytes(width: usize) -> usize {
     width * 2 + if width.is_multiple_of(64) { 0 } else { 16 }
 }
 

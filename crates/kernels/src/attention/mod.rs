@@ -26,6 +26,7 @@ mod sweep;
 mod tiles;
 
 pub use cuda::{DeviceAttention, ToldScores};
+pub(crate) use device_plan::{row_bytes, uses_tensor_cores};
 pub use mass::{attention_mass, attention_mass_with};
 
 use std::sync::OnceLock;

@@ -30,6 +30,7 @@ struct PrefillArgs {
     const Span* spans;
     const W* qkv;
     W* mixed;
+    float* sums;  // [rows][h]: the logarithm to 2 of what each row's exponentials add up to, if anybody asks
     u32 layer;
     float scale;
     u32 span_count;
@@ -358,6 +359,11 @@ __device__ __forceinline__ void prefill(const PrefillArgs& a) {
             float factor = total == 0.0f ? 0.0f : 1.0f / total;
             u32 row = (warp * MT + i) * 16 + half * 8 + thread / 4, query = row / RATIO;
             if (query >= queries) continue;
+            if (a.sums && thread % 4 == 0) {
+                float* to = a.sums + (u64)(span.first_row + first_query + query) * QUERY_HEADS + kv_head * RATIO + row % RATIO;
+                // What saw nothing gives nothing: 2 to the minus infinity.
+                *to = total == 0.0f ? infinity() : fmaf(base_of(maximum[i][half]), scale, log2f(total));
+            }
             W* to = out + (u64)query * MIXED_STRIDE + (row % RATIO) * D + 2 * (thread % 4);
 #pragma unroll
             for (u32 j = 0; j < D / 8; j++) {

@@ -34,9 +34,15 @@ kernel_struct! {
         pub token: u32,
         /// Its position.
         pub position: u32,
-        /// Its entry is the `back`-th from the end of its lanes, once they have grown: the last one has 1.
+        /// Its entry is the `back`-th from the end of its lanes, once they have grown: the last one has 1. Of a token of a prompt
+        /// [`Row::IN_PROMPT`] is set too.
         pub back: u32,
     }
+}
+
+impl Row {
+    /// The bit of [`Row::back`] that tells a prompt's tokens from those behind it.
+    pub const IN_PROMPT: u32 = 1 << 31;
 }
 
 kernel_struct! {

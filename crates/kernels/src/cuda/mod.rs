@@ -62,6 +62,7 @@ pub const SOURCES: &[Source] = &[
     crate::lifetimes::GROW_SOURCE,
     crate::lifetimes::RECLAIM_SOURCE,
     crate::lifetimes::INHERIT_SOURCE,
+    crate::ranking::COLUMNS,
     crate::ranking::EXPECTED,
     crate::ranking::KEYS,
     crate::ranking::LAG,

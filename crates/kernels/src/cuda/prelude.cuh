@@ -133,7 +133,7 @@ struct Row {
     u32 slot;      // its sequence's slot; one that does not exist is padding, which every kernel passes over
     u32 token;
     u32 position;
-    u32 back;      // its entry is lengths[lane] - back, once the lanes have grown
+    u32 back;      // its entry is lengths[lane] - back % 2^31, once the lanes have grown; the highest bit is set in prompts
 };
 
 // The rows of one sequence in a step.

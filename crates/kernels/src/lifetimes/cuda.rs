@@ -51,6 +51,8 @@ kernel_struct! {
         pub first: u32,
         /// Position behind the last that is cut.
         pub end: u32,
+        /// Queries that see an entry at least, its own included, or 0: where that is later than `expires_at`, it ends then.
+        pub recent: u32,
         /// First query that no longer sees these entries, unless they end earlier or their floor is higher.
         pub expires_at: u32,
         /// The query that decides so.
@@ -133,6 +135,7 @@ kernel_struct! {
 kernel_struct! {
     struct CutArgs as CutArgs {
         lanes: LaneTables,
+        heads: u64,
         cuts: [PromptCut; CUTS],
     }
 }
@@ -210,16 +213,25 @@ impl DeviceLifetimes {
         Ok(unsafe { self.grow.launch(grid, &argument) }?)
     }
 
-    /// Lowers the lifetimes of what the cuts say, in all lanes of their slots. Cuts of one slot that meet must not
-    /// come in one call. Launches.
+    /// Lowers the lifetimes of what the cuts say, in all lanes of their slots, or in those that a bit of `heads` names, u32
+    /// `[layers][4]`. Cuts of one slot that meet must not come in one call. Launches.
     ///
     /// # Errors
-    /// A slot that does not exist.
-    pub fn cut(&self, lanes: &DeviceLanes, cuts: &[PromptCut]) -> Result<(), KernelError> {
+    /// A slot that does not exist; heads of fewer layers.
+    pub fn cut(
+        &self,
+        lanes: &DeviceLanes,
+        cuts: &[PromptCut],
+        heads: Option<&DeviceBuffer<u32>>,
+    ) -> Result<(), KernelError> {
         lanes.check("cut", &self.specialisation)?;
+        if let Some(heads) = heads {
+            check_at_least("cut", "heads", 4 * lanes.layers(), heads.len())?;
+        }
+        let heads = heads.map_or(0, DeviceBuffer::pointer);
         check_slots("cut", lanes, cuts.iter().map(|cut| cut.slot))?;
         for some in cuts.chunks(CUTS) {
-            let mut argument = CutArgs { lanes: lanes.tables(), cuts: [PromptCut::zeroed(); CUTS] };
+            let mut argument = CutArgs { lanes: lanes.tables(), heads, cuts: [PromptCut::zeroed(); CUTS] };
             argument.cuts[..some.len()].copy_from_slice(some);
             let grid =
                 Grid::new(lanes.layers() * self.specialisation.groups, CUT_THREADS as u32).by(some.len());

@@ -365,6 +365,7 @@ fn cuda_cuts_lower_what_they_name_and_clear_forgets() {
             slot,
             first: 3,
             end: 150,
+            recent: 0,
             expires_at: 200,
             killer: 199,
             floor_sinks,
@@ -372,7 +373,7 @@ fn cuda_cuts_lower_what_they_name_and_clear_forgets() {
         };
         let mut cuts: Vec<_> = (2..slots as u32).map(|slot| cut(slot, slot % 8, slot % 3 * 90)).collect();
         cuts.push(PromptCut { expires_at: 5, killer: 1, ..cut(0, 0, 0) });
-        bench.lifetimes.cut(&bench.lanes, &cuts).unwrap();
+        bench.lifetimes.cut(&bench.lanes, &cuts, None).unwrap();
         for cut in &cuts {
             for lane in &mut bench.contents[cut.slot as usize * per_slot..][..per_slot] {
                 for entry in lane.iter_mut().filter(|entry| (cut.first..cut.end).contains(&entry.position)) {
@@ -381,6 +382,22 @@ fn cuda_cuts_lower_what_they_name_and_clear_forgets() {
             }
         }
         assert!(read(&bench.lanes) == bench.contents, "{specialisation:?}");
+        // A window from 160 on, in the last lane of each layer.
+        let (window, last) = (
+            PromptCut { recent: 90, expires_at: 160, killer: 159, ..cut(1, 5, 2) },
+            specialisation.groups - 1,
+        );
+        let heads = DeviceBuffer::copy_of(&device, "heads", &[1u32 << last, 0, 0, 0].repeat(2)).unwrap();
+        bench.lifetimes.cut(&bench.lanes, &[window], Some(&heads)).unwrap();
+        for lane in bench.contents[per_slot..2 * per_slot].iter_mut().skip(last).step_by(last + 1) {
+            for entry in lane.iter_mut().filter(|entry| (window.first..window.end).contains(&entry.position))
+            {
+                let end = entry.position + 90;
+                let (end, killer) = if end > 160 { (end, end) } else { (160, 159) };
+                entry.lower(end, killer, (5, 2));
+            }
+        }
+        assert!(read(&bench.lanes) == bench.contents, "{specialisation:?}: a window in some lanes");
         for slot in [0, 1, slots - 1] {
             let expected: Vec<(Vec<u32>, Vec<u32>)> = bench.contents[slot * per_slot..][..per_slot]
                 .iter()
@@ -395,7 +412,7 @@ fn cuda_cuts_lower_what_they_name_and_clear_forgets() {
         check_pages(&bench.lanes);
         assert!(read(&bench.lanes) == bench.contents, "{specialisation:?}");
         assert!(bench.lifetimes.clear(&bench.lanes, &[slots as u32]).is_err());
-        assert!(bench.lifetimes.cut(&bench.lanes, &[cut(slots as u32, 0, 0)]).is_err());
+        assert!(bench.lifetimes.cut(&bench.lanes, &[cut(slots as u32, 0, 0)], None).is_err());
         assert!(bench.lifetimes.lifetimes_of(&bench.lanes, slots).is_err());
     }
 }

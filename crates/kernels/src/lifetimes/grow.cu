@@ -104,10 +104,11 @@ extern "C" __global__ void __launch_bounds__(GROW_THREADS) grow(GrowArgs args) {
 }
 
 struct PromptCut {
-    u32 slot, first, end, expires_at, killer, floor_sinks, floor_recent;
+    u32 slot, first, end, recent, expires_at, killer, floor_sinks, floor_recent;
 };
 struct CutArgs {
     Lanes lanes;
+    const u32* heads;  // [layers][4]: a bit for each lane of the layer that is cut; none: all are
     PromptCut cuts[CUTS];
 };
 
@@ -115,13 +116,18 @@ struct CutArgs {
 extern "C" __global__ void __launch_bounds__(CUT_THREADS) cut(CutArgs args) {
     wait_for_previous();
     const PromptCut cut = args.cuts[blockIdx.y];
-    const u32 lane = cut.slot * args.lanes.layers * GROUPS + blockIdx.x;
+    const u32 lane = cut.slot * args.lanes.layers * GROUPS + blockIdx.x, group = blockIdx.x % GROUPS;
+    if (args.heads && (args.heads[blockIdx.x / GROUPS * 4 + group / 32 % 4] >> group % 32 & 1) == 0) return;
     const u32 length = args.lanes.lengths[lane];
     for (u32 entry = threadIdx.x; entry < length; entry += CUT_THREADS) {
         const Page page = args.lanes.page(lane, entry / PAGE_ENTRIES);
         const u32 slot = entry % PAGE_ENTRIES, position = page.positions()[slot];
         if (position < cut.first || position >= cut.end) continue;
-        lower(page, slot, position, cut.expires_at, cut.killer, Floors{cut.floor_sinks, cut.floor_recent});
+        // What a window lets go later, its own query ends.
+        const u32 end = position > NEVER - cut.recent ? NEVER : position + cut.recent;
+        const bool later = cut.recent > 0 && end > cut.expires_at;
+        lower(page, slot, position, later ? end : cut.expires_at, later ? end : cut.killer,
+              Floors{cut.floor_sinks, cut.floor_recent});
     }
 }
 

@@ -1,6 +1,7 @@
 //! Launches of the kernels that rank.
 
 use super::Score;
+use super::columns::{Columns, Counted};
 use super::expected::{Expected, Rule, Turns};
 use crate::attention::ToldScores;
 use crate::cuda::{
@@ -96,6 +97,7 @@ pub struct DeviceRanking {
     size: RankingSize,
     multiprocessors: usize,
     mass: Option<Mass>,
+    columns: Option<Columns>,
     expected: Option<Expected>,
     told: Function,
     keys: Option<Function>,
@@ -250,6 +252,7 @@ impl DeviceRanking {
                 })
             })
             .transpose()?;
+        let columns = if attends { Columns::new(device, specialisation)? } else { None };
         let expected = matches!(settings.score, Score::Expected { .. })
             .then(|| Expected::new(device, specialisation, size.positions))
             .transpose()?;
@@ -285,6 +288,7 @@ impl DeviceRanking {
             size,
             multiprocessors: device.facts().multiprocessors as usize,
             mass,
+            columns,
             expected,
             told: load(&TOLD)?.function("told", 0)?,
             keys,
@@ -297,17 +301,19 @@ impl DeviceRanking {
     /// is lowered. Nothing where scores do not come from attention. Launches.
     ///
     /// `qkv` is `[rows, (h + 2g) d]` with rotated queries first, in the weights' format; `scale` is the factor of every dot
-    /// product. `turns` says how positions turned the queries, if they did; it is read where queries to come are expected.
+    /// product. `sums` are what [`DeviceAttention::prefill_and_tell`](crate::attention::DeviceAttention::prefill_and_tell) told of
+    /// these rows, if it did: then one pass over the keys is enough. `turns` says how positions turned the queries, if they did; it
+    /// is read where queries to come are expected.
     ///
     /// # Errors
-    /// A slot or a layer that does not exist; more rows than it was made for, or than `qkv` has.
+    /// A slot or a layer that does not exist; more rows than it was made for, or than `qkv` and `sums` have.
     pub fn observe(
         &self,
         lanes: &DeviceLanes,
         span: &DeviceSpan,
-        layer: usize,
-        scale: f32,
+        (layer, scale): (usize, f32),
         qkv: &DeviceBuffer<u8>,
+        sums: Option<&DeviceBuffer<f32>>,
         turns: Option<Turns<'_>>,
     ) -> Result<(), KernelError> {
         if self.mass.is_none() && self.expected.is_none() {
@@ -336,6 +342,19 @@ impl DeviceRanking {
             _ => (1.0, 0.0),
         };
         let skipped = span.queries - queries;
+        if let (Some(columns), Some(sums)) = (&self.columns, sums) {
+            let counted = Counted {
+                slot: span.slot,
+                layer,
+                first_row: span.first_row + skipped,
+                queries,
+                first_position: span.first_position + skipped,
+                scale,
+                factor,
+                keep,
+            };
+            return columns.add(lanes, counted, qkv, sums);
+        }
         let tiles = (rows / kv_heads).div_ceil(SIDE);
         // Enough blocks to fill the device a few times.
         let wanted = (4 * self.multiprocessors).div_ceil(tiles * kv_heads);
@@ -401,8 +420,8 @@ impl DeviceRanking {
         Ok(unsafe { self.told.launch(grid, &argument) }?)
     }
 
-    /// Ends, in each layer of each span's sequence, what is beyond `kept` `[spans][layers]` entries of each lane, on average
-    /// where lanes share; `u32::MAX` leaves a layer alone. What ends does so at the first query behind the span, whose last
+    /// Ends, in each layer of each span's sequence, what is beyond `kept` `[spans][layers][lanes]` entries of each lane, on
+    /// average where lanes share; `u32::MAX` leaves a lane alone. What ends does so at the first query behind the span, whose last
     /// one decides so. Launches; nothing of them depends on lengths.
     ///
     /// `tokens` is at least the number of tokens of every sequence.
@@ -419,7 +438,7 @@ impl DeviceRanking {
     ) -> Result<(), KernelError> {
         self.check(lanes, 0)?;
         let (layers, groups) = (lanes.layers(), self.specialisation.groups);
-        check_at_least(OP, "budgets", size.spans * layers, kept.len())?;
+        check_at_least(OP, "budgets", size.spans * layers * groups, kept.len())?;
         check_at_least(OP, "spans", size.spans, step.spans.len().min(self.size.spans))?;
         check_at_least(OP, "tokens", tokens, self.size.positions)?;
         let pruned = Pruned { lanes: lanes.tables(), spans: step.spans.pointer(), kept: kept.pointer() };

@@ -46,9 +46,9 @@ template <typename Take> __device__ __forceinline__ void each_key(const Lane& la
 // Minus the length of every key.
 extern "C" __global__ void __launch_bounds__(THREADS) key_norms(const __grid_constant__ KeyArgs a) {
     wait_for_previous();
-    const u32 layer = blockIdx.x / GROUPS;
-    if (kept_of(a.pruned, blockIdx.y, layer) == NEVER) return;
-    const Lane lane = lane_of(a.pruned, blockIdx.y, layer, blockIdx.x % GROUPS);
+    const u32 layer = blockIdx.x / GROUPS, group = blockIdx.x % GROUPS;
+    if (kept_of(a.pruned, blockIdx.y, layer, group) == NEVER) return;
+    const Lane lane = lane_of(a.pruned, blockIdx.y, layer, group);
     each_key(lane, [](Page page, u32 slot, const Key& key) {
         const float length = sqrtf(dot(key, key));
         if (threadIdx.x % 32 == 0) page.statistics()[slot] = -length;
@@ -61,9 +61,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) key_differences(const __gr
     __shared__ float anchor[HEAD_DIM];
     __shared__ u32 parts[THREADS / 32];
     wait_for_previous();
-    const u32 layer = blockIdx.x / GROUPS, warp = threadIdx.x / 32, thread = threadIdx.x % 32;
-    if (kept_of(a.pruned, blockIdx.y, layer) == NEVER) return;
-    const Lane lane = lane_of(a.pruned, blockIdx.y, layer, blockIdx.x % GROUPS);
+    const u32 layer = blockIdx.x / GROUPS, group = blockIdx.x % GROUPS;
+    const u32 warp = threadIdx.x / 32, thread = threadIdx.x % 32;
+    if (kept_of(a.pruned, blockIdx.y, layer, group) == NEVER) return;
+    const Lane lane = lane_of(a.pruned, blockIdx.y, layer, group);
     double own[COLUMNS];
 #pragma unroll
     for (u32 i = 0; i < COLUMNS; i++) own[i] = 0.0;
@@ -107,7 +108,7 @@ __device__ __forceinline__ u64 mixed(u64 state) {
 extern "C" __global__ void __launch_bounds__(THREADS) key_noise(const __grid_constant__ KeyArgs a) {
     wait_for_previous();
     const u32 layer = blockIdx.x / GROUPS, group = blockIdx.x % GROUPS;
-    if (kept_of(a.pruned, blockIdx.y, layer) == NEVER) return;
+    if (kept_of(a.pruned, blockIdx.y, layer, group) == NEVER) return;
     const u64 base = mixed(mixed(mixed(a.seed) ^ layer) ^ group);
     lane_of(a.pruned, blockIdx.y, layer, group).each_live([=](Page page, u32 slot, u32 position, u32) {
         const u64 bits = mixed(base ^ position);

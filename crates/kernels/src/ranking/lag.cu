@@ -60,9 +60,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) lag(const __grid_constant_
     float* spreads = (float*)order + a.stride;  // [2][stride]: of keys, of values
     const u32 warp = threadIdx.x / 32, thread = threadIdx.x % 32;
     for (u32 task = blockIdx.x; task < a.lanes * a.spans; task += gridDim.x) {
-        const u32 span = task / a.lanes, layer = task % a.lanes / GROUPS;
-        if (kept_of(a.pruned, span, layer) == NEVER) continue;
-        const Lane lane = lane_of(a.pruned, span, layer, task % GROUPS);
+        const u32 span = task / a.lanes, layer = task % a.lanes / GROUPS, group = task % GROUPS;
+        if (kept_of(a.pruned, span, layer, group) == NEVER) continue;
+        const Lane lane = lane_of(a.pruned, span, layer, group);
         const u32 count = put_in_order(lane, order, a.stride, counts);
         const u32 sinks = min(a.sinks, count), judged = count - sinks, partitions = judged / a.lag;
         // Those that no partition judges.

@@ -3,7 +3,7 @@
 struct Pruned {
     Lanes lanes;
     const Span* spans;
-    const u32* kept;  // [spans][layers]: entries that stay of each lane, or on average; NEVER: this one is left alone
+    const u32* kept;  // [spans][layers][GROUPS]: entries that stay of each lane, or on average; NEVER: this one is left alone
 };
 
 struct Lane {
@@ -38,8 +38,8 @@ struct Lane {
 };
 
 // How many entries stay, or NEVER where nothing is to be done; the same in all threads.
-__device__ __forceinline__ u32 kept_of(const Pruned& a, u32 span, u32 layer) {
-    return a.lanes.has(a.spans[span].slot) ? a.kept[span * a.lanes.layers + layer] : NEVER;
+__device__ __forceinline__ u32 kept_of(const Pruned& a, u32 span, u32 layer, u32 group) {
+    return a.lanes.has(a.spans[span].slot) ? a.kept[((u64)span * a.lanes.layers + layer) * GROUPS + group] : NEVER;
 }
 __device__ __forceinline__ Lane lane_of(const Pruned& a, u32 span, u32 layer, u32 group) {
     const Span of = a.spans[span];

@@ -9,12 +9,14 @@
 //! compared by score, NaN least, and of equals the later one stays. What floors hold comes first. The best of a lane are
 //! found by the digits of a key of 64 bits that no two entries share, so nothing is sorted.
 
+mod columns;
 mod cuda;
 #[cfg(test)]
 mod cuda_tests;
 mod expected;
 mod score;
 
+pub(crate) use columns::SOURCE as COLUMNS;
 pub use cuda::{DeviceRanking, RankingSettings, RankingSize};
 pub(crate) use cuda::{KEYS, LAG, MASS, POOL, SELECT, TOLD};
 pub(crate) use expected::SOURCE as EXPECTED;

@@ -17,9 +17,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) pool(const __grid_constant
     u32* order = a.room + (u64)blockIdx.x * 2 * a.stride;
     float* means = (float*)order + a.stride;
     for (u32 task = blockIdx.x; task < a.lanes * a.spans; task += gridDim.x) {
-        const u32 span = task / a.lanes, layer = task % a.lanes / GROUPS;
-        if (kept_of(a.pruned, span, layer) == NEVER) continue;
-        const Lane lane = lane_of(a.pruned, span, layer, task % GROUPS);
+        const u32 span = task / a.lanes, layer = task % a.lanes / GROUPS, group = task % GROUPS;
+        if (kept_of(a.pruned, span, layer, group) == NEVER) continue;
+        const Lane lane = lane_of(a.pruned, span, layer, group);
         const u32 count = put_in_order(lane, order, a.stride, parts);
         for (u32 rank = threadIdx.x; rank < count; rank += THREADS) {
             means[rank] = *score_of(lane, order[rank]) / (float)RATIO / (float)max(a.window, 1u);

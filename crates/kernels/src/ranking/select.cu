@@ -72,7 +72,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) keep_alike(const __grid_co
     __shared__ u64 leasts[THREADS / 32];
     wait_for_previous();
     const u32 layer = blockIdx.x / GROUPS, group = blockIdx.x % GROUPS;
-    const u32 kept = kept_of(a.pruned, blockIdx.y, layer);
+    const u32 kept = kept_of(a.pruned, blockIdx.y, layer, group);
     if (kept == NEVER) return;
     const Lane lane = lane_of(a.pruned, blockIdx.y, layer, group);
     if (lane.length <= kept) return;
@@ -114,7 +114,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) keep_safe(const __grid_con
     __shared__ u32 parts[THREADS / 32];
     wait_for_previous();
     const u32 layer = blockIdx.x / GROUPS, group = blockIdx.x % GROUPS;
-    const u32 kept = kept_of(a.pruned, blockIdx.y, layer);
+    const u32 kept = kept_of(a.pruned, blockIdx.y, layer, group);
     if (kept == NEVER) return;
     const Lane lane = lane_of(a.pruned, blockIdx.y, layer, group);
     const u32 safe = (u32)((double)kept * a.share);
@@ -136,7 +136,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) keep_shared(const __grid_c
     __shared__ u32 parts[THREADS / 32];
     wait_for_previous();
     const u32 layer = blockIdx.x;
-    const u32 kept = kept_of(a.pruned, blockIdx.y, layer);
+    // Where lanes share, all of a layer have the same on average.
+    const u32 kept = kept_of(a.pruned, blockIdx.y, layer, 0);
     if (kept == NEVER) return;
     const u64* safe = a.safe + ((u64)blockIdx.y * a.pruned.lanes.layers + layer) * GROUPS;
     const auto each = [&](auto take) {

@@ -20,7 +20,7 @@ extern "C" __global__ void __launch_bounds__(TABLE_THREADS) rope_table(Angles p)
 
 // A rule by which an entry's end is known when it is born.
 struct Birth {
-    u32 kind;   // SHARE: a share of all positions; else a window
+    u32 kind;   // SHARE: a share of all positions; WINDOW_BEHIND: a window behind prompts; else a window
     u32 sinks, recent;
     u32 floor_sinks, floor_recent;
     u32 lanes[4];   // a bit for each lane of the layer
@@ -74,11 +74,12 @@ __device__ __noinline__ void tell_overflow(const Lanes& lanes, const Row& row, u
 __device__ __forceinline__ u32 saturating_add(u32 a, u32 b) { return a > NEVER - b ? NEVER : a + b; }
 
 // What the rules give to an entry at `position` of a lane.
-__device__ Fate fate_at_birth(const Births& births, u32 position, u32 group) {
+__device__ Fate fate_at_birth(const Births& births, u32 position, u32 group, bool in_prompt) {
     Fate fate{NEVER, NEVER};
     for (u32 i = 0; i < births.count; i++) {
         const Birth& rule = births.rules[i];
         if ((rule.lanes[group / 32 % 4] >> group % 32 & 1) == 0) continue;
+        if (rule.kind == WINDOW_BEHIND && in_prompt) continue;
         u32 wished;
         if (rule.kind == SHARE) {
             const double share = rule.keep;
@@ -149,8 +150,9 @@ extern "C" __global__ void __launch_bounds__(32 * APPEND_WARPS) append(Append p)
         u32 lane = p.lanes.lane(row.slot, p.layer, group);
         u32 length = p.lanes.lengths[lane];
         // Lanes that could not grow have no such entry.
-        if (row.back == 0 || row.back > length) return;
-        u32 entry = length - row.back;
+        u32 back = row.back & 0x7fffffffu;
+        if (back == 0 || back > length) return;
+        u32 entry = length - back;
         page = p.lanes.page(lane, entry / PAGE_ENTRIES);
         slot = entry % PAGE_ENTRIES;
     }
@@ -168,7 +170,7 @@ extern "C" __global__ void __launch_bounds__(32 * APPEND_WARPS) append(Append p)
             }
         }
         if (thread == 0) {
-            const Fate fate = fate_at_birth(p.births, row.position, group);
+            const Fate fate = fate_at_birth(p.births, row.position, group, row.back >> 31);
             page.positions()[slot] = row.position;
             page.expires_at()[slot] = fate.expires_at;
             page.killers()[slot] = fate.killer;

@@ -17,6 +17,7 @@ pub(crate) const SOURCE: Source = Source {
             ("APPEND_WARPS", WARPS),
             ("MOST_RULES", MOST_RULES),
             ("SHARE", Birth::SHARE as usize),
+            ("WINDOW_BEHIND", Birth::WINDOW_BEHIND as usize),
             ("INFINITE_FROM", of.cache.infinite_from() as usize),
             ("OVERFLOW_LAYERS", CacheOverflow::MOST_LAYER),
             ("OVERFLOW_KEY", CacheOverflow::KEY),
@@ -86,7 +87,7 @@ kernel_struct! {
     #[derive(PartialEq)]
     pub struct Birth as Birth {
         /// [`Birth::WINDOW`]: the entry ends at `position + recent`; [`Birth::SHARE`]: it ends at once unless the share of positions
-        /// `keep` gains a whole one with it.
+        /// `keep` gains a whole one with it; [`Birth::WINDOW_BEHIND`]: a window for what is born behind a prompt.
         pub kind: u32,
         /// Of a window: positions below it do not end.
         pub sinks: u32,
@@ -119,6 +120,8 @@ impl Birth {
     pub const WINDOW: u32 = 0;
     /// A share of all positions.
     pub const SHARE: u32 = 1;
+    /// A window for tokens behind prompts, [`Row::IN_PROMPT`](crate::cuda::Row::IN_PROMPT) being clear.
+    pub const WINDOW_BEHIND: u32 = 2;
     /// [`Birth::lanes`] of a rule for all.
     pub const ALL: [u32; 4] = [u32::MAX; 4];
 }

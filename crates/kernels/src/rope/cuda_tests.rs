@@ -31,12 +31,14 @@ fn cuda_angles_are_those_of_the_cpu() {
 }
 
 /// What an entry's births leave it.
-fn end_at_birth(births: &Births, position: u32, lane: usize) -> (u32, u32) {
+fn end_at_birth(births: &Births, position: u32, lane: usize, in_prompt: bool) -> (u32, u32) {
     let mut life = Lifetime::ENDLESS;
     let rules = births.rules[..births.count as usize].iter();
     for rule in rules.filter(|rule| rule.lanes[lane / 32] >> (lane % 32) & 1 == 1) {
-        let wished = if rule.kind == 0 {
+        let wished = if rule.kind == Birth::WINDOW || rule.kind == Birth::WINDOW_BEHIND && !in_prompt {
             (position >= rule.sinks).then(|| position.saturating_add(rule.recent))
+        } else if rule.kind == Birth::WINDOW_BEHIND {
+            None
         } else {
             let share = |position: u32| (f64::from(position) * rule.keep).floor();
             (share(position + 1) <= share(position)).then_some(position + 1)
@@ -74,6 +76,7 @@ fn cuda_appended_entries_are_those_of_the_cpu() {
     let window = Birth { kind: 0, sinks: 4, recent: 10, floor_sinks: 2, floor_recent: 3, lanes, keep: 0.0 };
     let share = Birth { kind: 1, sinks: 0, recent: 0, floor_sinks: 1, floor_recent: 6, lanes, keep: 0.37 };
     let some = Birth { lanes: [0b1010, 0, 0, 0], ..window };
+    let behind = Birth { kind: Birth::WINDOW_BEHIND, sinks: 1, recent: 7, ..some };
     let endless = Birth { recent: u32::MAX, ..window };
     let births = |rules: &[Birth]| {
         let mut births = Births { count: rules.len() as u32, ..Births::default() };
@@ -99,7 +102,7 @@ fn cuda_appended_entries_are_those_of_the_cpu() {
             pairs: 32,
             norms: true,
             gate_heads: Some(4),
-            births: births(&[some, share]),
+            births: births(&[some, share, behind]),
         },
         Case {
             specialisation: Specialisation { cache: DType::F32, head_dim: 128, groups: 4, ..base },
@@ -161,6 +164,9 @@ fn check(device: &Device, number: usize, case: &Case) {
         for i in 0..count as u32 {
             rows.push(Row { slot, token: 0, position: first + i, back: count as u32 - i });
         }
+        // All but the first and the last token of a sequence lie in its prompt.
+        let last = rows.len() - 1;
+        rows[last + 1 - count..last].iter_mut().skip(1).for_each(|row| row.back |= Row::IN_PROMPT);
         rows.push(padding);
     }
     rows[0].position = 1;
@@ -225,7 +231,7 @@ fn check(device: &Device, number: usize, case: &Case) {
         let slot = (lane / spec.groups / layers) as u32;
         for (i, row) in rows.iter().enumerate().filter(|(_, row)| mine && row.slot == slot) {
             let what = format!("case {number}: lane {lane}, row {i}");
-            let entry = length - row.back as usize;
+            let entry = length - (row.back & !Row::IN_PROMPT) as usize;
             let (page, entry) = (entry / PAGE_ENTRIES * spec.page_bytes(), entry % PAGE_ENTRIES);
             // Checks a stretch of a page, and puts back what was there, so that in the end nothing else differs.
             let mut meet = |at: usize, want: &[u8], tolerance: Option<f64>| {
@@ -253,7 +259,8 @@ fn check(device: &Device, number: usize, case: &Case) {
                 let at = (lane_heads * 2 * PAGE_ENTRIES * d + entry * r) * element;
                 meet(at, &bytes_of(&gates[from..from + r], spec.cache), None);
             }
-            let (expires, killer) = end_at_birth(&case.births, row.position, group);
+            let (expires, killer) =
+                end_at_birth(&case.births, row.position, group, row.back & Row::IN_PROMPT != 0);
             for (array, value) in [row.position, expires, killer].into_iter().enumerate() {
                 meet(tail + (array * PAGE_ENTRIES + entry) * 4, &value.to_le_bytes(), None);
             }
@@ -275,21 +282,28 @@ fn ends_at_birth_are_those_of_windows_and_shares() {
         births.rules[..rules.len()].copy_from_slice(rules);
         births
     };
-    assert_eq!(end_at_birth(&Births::default(), 7, 1), (u32::MAX, u32::MAX));
+    assert_eq!(end_at_birth(&Births::default(), 7, 1, false), (u32::MAX, u32::MAX));
     let window = births(&[never]);
-    assert_eq!(end_at_birth(&window, 3, 1), (u32::MAX, u32::MAX));
-    assert_eq!(end_at_birth(&window, 4, 1), (14, 14));
+    assert_eq!(end_at_birth(&window, 3, 1, false), (u32::MAX, u32::MAX));
+    assert_eq!(end_at_birth(&window, 4, 1, false), (14, 14));
     // A floor puts the end off, not the decision.
-    assert_eq!(end_at_birth(&births(&[Birth { floor_recent: 30, ..never }]), 4, 1), (34, 14));
-    assert_eq!(end_at_birth(&births(&[Birth { floor_sinks: 5, ..never }]), 4, 1), (u32::MAX, u32::MAX));
+    assert_eq!(end_at_birth(&births(&[Birth { floor_recent: 30, ..never }]), 4, 1, false), (34, 14));
+    assert_eq!(
+        end_at_birth(&births(&[Birth { floor_sinks: 5, ..never }]), 4, 1, false),
+        (u32::MAX, u32::MAX)
+    );
     let share = Birth { kind: 1, keep: 0.25, ..never };
-    let kept: Vec<u32> = (0..12).filter(|&i| end_at_birth(&births(&[share]), i, 1).0 == u32::MAX).collect();
+    let kept: Vec<u32> =
+        (0..12).filter(|&i| end_at_birth(&births(&[share]), i, 1, false).0 == u32::MAX).collect();
     assert_eq!(kept, [3, 7, 11]);
     // The lowest end counts.
-    assert_eq!(end_at_birth(&births(&[never, share]), 8, 1), (9, 9));
-    assert_eq!(end_at_birth(&births(&[never, share]), 11, 1), (21, 21));
+    assert_eq!(end_at_birth(&births(&[never, share]), 8, 1, false), (9, 9));
+    assert_eq!(end_at_birth(&births(&[never, share]), 11, 1, false), (21, 21));
     // Other lanes have nothing to do with it.
-    assert_eq!([32, 2, 33].map(|lane| end_at_birth(&window, 4, lane).0), [14, u32::MAX, u32::MAX]);
+    assert_eq!([32, 2, 33].map(|lane| end_at_birth(&window, 4, lane, false).0), [14, u32::MAX, u32::MAX]);
+    // A window behind prompts leaves prompts alone.
+    let behind = births(&[Birth { kind: Birth::WINDOW_BEHIND, ..never }]);
+    assert_eq!([false, true].map(|in_prompt| end_at_birth(&behind, 4, 1, in_prompt).0), [14, u32::MAX]);
     // As the kernel file lays them out.
     assert_eq!((size_of::<Birth>(), size_of::<Births>()), (48, 200));
 }

@@ -6,11 +6,15 @@
 mod ada;
 mod head_table;
 mod pyramid;
+mod squeeze;
 mod uniform;
 
 pub use ada::{ada_interpolated, ada_safeguarded};
 pub use head_table::{head_capacities, streaming_heads};
 pub use pyramid::{pyramid_share, pyramid_tokens};
+#[cfg(test)]
+pub use squeeze::least_similar_classes;
+pub use squeeze::squeeze;
 pub use uniform::{by_worth, kept};
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use dropcap_policy::{Budgets, Cadence, Floors, Peak, PromptBudget, RankingBudget, TextSize};
 
 use super::keep::{best, best_of_all, best_weighed};
-use crate::budgets::{head_capacities, pyramid_share, pyramid_tokens};
+use crate::budgets::{head_capacities, pyramid_share, pyramid_tokens, squeeze};
 
 /// How much of a text stays.
 #[derive(Debug, Clone, PartialEq)]
@@ -61,6 +61,11 @@ pub(crate) enum Layers {
         /// The last layer has a budget of `1 / beta`.
         beta: u32,
     },
+    /// Those that change the residual stream least have `least` times the mean, and the others what is left.
+    Squeezed {
+        /// A share in [0, 1].
+        least: f64,
+    },
 }
 
 impl RankingBudget for Budget {
@@ -68,7 +73,8 @@ impl RankingBudget for Budget {
     fn kept(&self, next: u32, own: Option<u32>, layer: usize, layers: usize) -> u32 {
         let amount = self.amount.within(next, self.floors.sinks, own);
         let kept = match self.layers {
-            Layers::Alike => amount.kept(next, self.floors.sinks),
+            // The mean of all layers, until it is known what they change.
+            Layers::Alike | Layers::Squeezed { .. } => amount.kept(next, self.floors.sinks),
             Layers::Pyramid { beta } => {
                 let (tokens, window) = (next as usize, self.floors.recent as usize);
                 let kept = match amount {
@@ -82,11 +88,64 @@ impl RankingBudget for Budget {
                 u32::try_from(kept).unwrap_or(u32::MAX)
             }
         };
-        kept.max(self.floors.sinks.saturating_add(self.floors.recent)).clamp(1, next.max(1))
+        self.within_floors(kept, next)
+    }
+
+    fn kept_of_heads(&self, next: u32, own: Option<u32>, layers: usize, heads: usize) -> Vec<u32> {
+        let mut all = Vec::with_capacity(layers * heads);
+        let mut last: Option<(u32, Vec<Vec<usize>>)> = None;
+        for layer in 0..layers {
+            let kept = self.kept(next, own, layer, layers);
+            let Heads::Table(table) = &self.heads else {
+                all.extend(std::iter::repeat_n(kept, heads));
+                continue;
+            };
+            // Most often all layers have the same.
+            let (_, capacities) = match last.take() {
+                Some(same) if same.0 == kept => last.insert(same),
+                _ => last.insert((kept, self.capacities(table, kept as usize))),
+            };
+            let of_layer = capacities.get(layer).map_or(&[][..], Vec::as_slice);
+            let of_head =
+                |head| of_layer.get(head).map_or(kept, |&count| u32::try_from(count).unwrap_or(u32::MAX));
+            // The largest number means that a lane is left alone.
+            all.extend((0..heads).map(|head| of_head(head).min(u32::MAX - 1)));
+        }
+        all
     }
 }
 
 impl Budget {
+    /// Entries of each head `[L][g]` by a table, `kept` on average: what stays in any case is not shared out.
+    fn capacities(&self, table: &HeadTable, kept: usize) -> Vec<Vec<usize>> {
+        let fixed = (self.floors.sinks.saturating_add(self.floors.recent) as usize).min(kept);
+        let mut capacities = head_capacities(&table.scores, table.kv_heads, kept - fixed, table.shared);
+        capacities.iter_mut().flatten().for_each(|capacity| *capacity += fixed);
+        capacities
+    }
+
+    /// As [`RankingBudget::kept`] in a layer where `similarities` `[L]` say how little each changes ([`dropcap_policy::Ended`]).
+    pub(crate) fn kept_knowing(
+        &self,
+        next: u32,
+        own: Option<u32>,
+        (layer, layers): (usize, usize),
+        similarities: &[f64],
+    ) -> u32 {
+        let Layers::Squeezed { least } = self.layers else { return self.kept(next, own, layer, layers) };
+        let mean = match self.amount.within(next, self.floors.sinks, own) {
+            PromptBudget::Share(share) => share * f64::from(next),
+            PromptBudget::Tokens(tokens) => f64::from(tokens.min(next)),
+        };
+        let kept = squeeze(similarities, mean, least).get(layer).copied().unwrap_or(0);
+        self.within_floors(u32::try_from(kept).unwrap_or(u32::MAX), next)
+    }
+
+    /// Entries that stay where `kept` should: not below the floors, and of a text of `next` tokens.
+    fn within_floors(&self, kept: u32, next: u32) -> u32 {
+        kept.max(self.floors.sinks.saturating_add(self.floors.recent)).clamp(1, next.max(1))
+    }
+
     /// The budgets that a text of `tokens` tokens may set itself; an average where heads or layers share them.
     pub(crate) fn budgets(&self, tokens: usize) -> Budgets {
         let all = u32::try_from(tokens).unwrap_or(u32::MAX);
@@ -116,11 +175,9 @@ impl Budget {
             Heads::Adaptive { floor } => best_of_all(scores, positions, next, self.floors, *floor, kept),
             Heads::Weighed { floor } => best_weighed(scores, positions, next, self.floors, *floor, kept),
             Heads::Table(table) => {
-                // What stays in any case is not shared out.
-                let fixed = (self.floors.sinks.saturating_add(self.floors.recent) as usize).min(kept);
-                let capacities = head_capacities(&table.scores, table.kv_heads, kept - fixed, table.shared);
+                let capacities = self.capacities(table, kept);
                 let of_layer = capacities.get(layer).map_or(&[][..], Vec::as_slice);
-                each(&|head| of_layer.get(head).map_or(kept, |capacity| capacity + fixed))
+                each(&|head| of_layer.get(head).copied().unwrap_or(kept))
             }
             Heads::Alike => each(&|_| kept),
         }

@@ -92,6 +92,14 @@ fn raised(scores: &[f32], positions: &[u32], next: u32, floors: Floors) -> Vec<f
 
 /// The best `count` as flags.
 fn flags(scores: &[f32], positions: &[u32], count: usize) -> Vec<bool> {
+    if count + 1 == scores.len() {
+        // After every query one goes: the worst, and of equals the earliest.
+        let worse =
+            |&a: &usize, &b: &usize| by_worth(scores[a], scores[b]).then(positions[a].cmp(&positions[b]));
+        let mut stays = vec![true; scores.len()];
+        (0..scores.len()).min_by(worse).into_iter().for_each(|entry| stays[entry] = false);
+        return stays;
+    }
     let mut entries: Vec<usize> = (0..scores.len()).collect();
     if count < entries.len() {
         let better =

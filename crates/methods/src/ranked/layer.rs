@@ -2,11 +2,14 @@
 
 use std::ops::Range;
 
-use dropcap_cache::Lane;
+use dropcap_cache::{CacheError, Lane};
 use dropcap_kernels::{AttentionRows, attention_mass};
 use dropcap_policy::{Attended, LaneEditor, PolicyError, Span};
 
 use super::live::Live;
+
+/// Reads rows of some entries of a lane for one of its heads.
+type ReadRows = fn(&Lane, &[usize], usize) -> Result<Vec<f32>, CacheError>;
 
 /// Entries, and the queries that have just attended.
 pub(crate) struct Layer<'a> {
@@ -16,6 +19,7 @@ pub(crate) struct Layer<'a> {
     live: Vec<Live>,
     statistics: Range<usize>,
     kept: usize,
+    taken: Option<&'a [Vec<f32>]>,
 }
 
 impl<'a> Layer<'a> {
@@ -28,7 +32,17 @@ impl<'a> Layer<'a> {
         statistics: Range<usize>,
     ) -> Self {
         let live = (0..lanes.groups()).map(|group| Live::all(lanes.lane(group)));
-        Self { seen, span, lanes, live: live.collect(), statistics, kept: 0 }
+        Self { seen, span, lanes, live: live.collect(), statistics, kept: 0, taken: None }
+    }
+
+    /// The same with what was taken together with other sequences ([`super::Scorer::looks`]).
+    pub(super) fn having(self, taken: Option<&'a [Vec<f32>]>) -> Self {
+        Self { taken, ..self }
+    }
+
+    /// What [`super::Scorer::looks`] asked for, if it did: of each KV head f32 `[k, e]` in the order of the lanes.
+    pub(crate) fn taken(&self) -> Option<&'a [Vec<f32>]> {
+        self.taken
     }
 
     /// The entries that the next query would see, of which `kept` are to stay of each head on average; `ordered` sorts them by
@@ -37,6 +51,11 @@ impl<'a> Layer<'a> {
         let next = self.span.next_position();
         let live = (0..self.lanes.groups()).map(|group| Live::of(self.lanes.lane(group), next, ordered));
         Self { live: live.collect(), kept, ..self }
+    }
+
+    /// What is shown of each lane.
+    pub(super) fn into_live(self) -> Vec<Live> {
+        self.live
     }
 
     /// Lanes of the layer: one, or one per KV head.
@@ -106,13 +125,7 @@ impl<'a> Layer<'a> {
 
     /// Positions of the entries that any head has, in the order of the lane where there is but one.
     pub(crate) fn all_positions(&self) -> Vec<u32> {
-        if let [all] = self.live.as_slice() {
-            return all.positions.clone();
-        }
-        let mut all: Vec<u32> = self.live.iter().flat_map(|live| &live.positions).copied().collect();
-        all.sort_unstable();
-        all.dedup();
-        all
+        Live::all_positions(&self.live)
     }
 
     /// Adds up numbers of each head's entries, f32 `[k, e]` for any k, over all rows and heads: in the order of
@@ -136,12 +149,12 @@ impl<'a> Layer<'a> {
 
     /// Keys of a head's entries as the cache holds them, turned by their positions, f32 `[e, d]`.
     pub(crate) fn keys(&self, head: usize) -> Result<Vec<f32>, PolicyError> {
-        self.read(head, Lane::read_key)
+        self.read(head, Lane::read_keys)
     }
 
     /// Values of a head's entries as the cache holds them, f32 `[e, d]`.
     pub(crate) fn values(&self, head: usize) -> Result<Vec<f32>, PolicyError> {
-        self.read(head, Lane::read_value)
+        self.read(head, Lane::read_values)
     }
 
     /// A head's statistics, f32 `[e, s]`.
@@ -152,17 +165,13 @@ impl<'a> Layer<'a> {
         self.live(head).entries.iter().flat_map(row).copied().collect()
     }
 
-    /// What the last `window` queries gave each entry, summed over them: of each KV head f32 `[group, e]`, a row for each of
-    /// its query heads.
-    pub(crate) fn mass(&self, window: usize) -> Result<Vec<Vec<f32>>, PolicyError> {
-        let mut sums: Vec<Vec<f32>> =
-            (0..self.heads()).map(|head| vec![0.0; self.group() * self.lane(head).0.len()]).collect();
-        self.add_mass(self.span.queries.saturating_sub(window)..self.span.queries, &mut sums)?;
-        let shown = |(head, sums): (usize, Vec<f32>)| {
+    /// What [`super::Looks::Last`] asked for of the entries shown: of each KV head f32 `[k, e]`.
+    pub(crate) fn mass(&self) -> Vec<Vec<f32>> {
+        let shown = |(head, sums): (usize, &Vec<f32>)| {
             let rows = sums.chunks_exact(self.lane(head).0.len().max(1));
             rows.flat_map(|row| self.live(head).entries.iter().map(move |&entry| row[entry])).collect()
         };
-        Ok(sums.into_iter().enumerate().map(shown).collect())
+        self.taken.unwrap_or_default().iter().enumerate().map(shown).collect()
     }
 
     /// Adds what some of the step's queries gave each entry to sums of each KV head, f32 `[group, e]` or `[1, e]` in the
@@ -178,7 +187,7 @@ impl<'a> Layer<'a> {
         };
         let mut sums: Vec<&mut [f32]> = sums.iter_mut().map(Vec::as_mut_slice).collect();
         let Attended { team, shape, queries, query_stride, .. } = self.seen;
-        Ok(attention_mass(team, shape, &rows, queries, *query_stride, &mut sums)?)
+        Ok(attention_mass(team, shape, &[rows], queries, *query_stride, &mut sums)?)
     }
 
     /// The lane of a KV head, and the head's number in it.
@@ -186,20 +195,8 @@ impl<'a> Layer<'a> {
         if self.lanes.groups() == 1 { (self.lanes.lane(0), head) } else { (self.lanes.lane(head), 0) }
     }
 
-    fn read<E>(
-        &self,
-        head: usize,
-        row: impl Fn(&Lane, usize, usize) -> Result<Vec<f32>, E>,
-    ) -> Result<Vec<f32>, PolicyError>
-    where
-        PolicyError: From<E>,
-    {
+    fn read(&self, head: usize, rows: ReadRows) -> Result<Vec<f32>, PolicyError> {
         let (lane, index) = self.lane(head);
-        let live = self.live(head);
-        let mut rows = Vec::with_capacity(live.entries.len() * self.head_dim());
-        for &entry in &live.entries {
-            rows.extend(row(lane, entry, index)?);
-        }
-        Ok(rows)
+        Ok(rows(lane, &self.live(head).entries, index)?)
     }
 }

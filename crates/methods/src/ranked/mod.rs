@@ -4,6 +4,7 @@ mod budget;
 mod keep;
 mod layer;
 mod live;
+mod looks;
 mod recipe;
 mod scorer;
 mod turned;
@@ -11,17 +12,19 @@ mod turned;
 pub(crate) use budget::{HeadTable, Heads, Layers};
 pub(crate) use layer::Layer;
 pub(crate) use recipe::{AMOUNT, EVERY, MakeRecipe, RECENT, Recipe, SINKS, WHEN, build, check};
-pub(crate) use scorer::Scorer;
+pub(crate) use scorer::{Looks, Scorer};
 
-use std::collections::HashSet;
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use dropcap_policy::{
-    Attended, Budgets, Cadence, EvictionPolicy, Floors, LaneEditor, Needs, Observation, Peak, PolicyError,
-    Ranking, RankingBudget, Rule, Span, TextSize,
+    Attended, Budgets, Cadence, Ended, EvictionPolicy, Floors, LaneEditor, Needs, Observation, Peak,
+    PolicyError, Ranking, RankingBudget, Rule, Span, TextSize,
 };
 
 use budget::Budget;
+use live::Live;
 
 /// A policy that lets a budget of the best entries stay, as a scorer ranks them: when a prompt ends, every so many tokens from
 /// there on, and for some within the prompt.
@@ -40,12 +43,13 @@ impl Ranked {
     /// The policy of a scorer under a budget; `cadence` is never [`Cadence::Never`].
     pub(crate) fn new(scorer: Box<dyn Scorer>, budget: Budget, cadence: Cadence) -> Self {
         let share = match budget.heads {
-            Heads::Alike => Some(None),
+            Heads::Alike | Heads::Table(_) => Some(None),
             Heads::Adaptive { floor } => Some(Some(floor)),
-            Heads::Weighed { .. } | Heads::Table(_) => None,
+            Heads::Weighed { .. } => None,
         };
-        let timed = matches!(cadence, Cadence::Prompt | Cadence::EVERY_QUERY) && scorer.stride() == 0;
-        let sayable = scorer.data().zip(share).filter(|_| timed);
+        // What a layer changes is not known to the kernels.
+        let share = share.filter(|_| !matches!(budget.layers, Layers::Squeezed { .. }));
+        let sayable = scorer.data().zip(share).filter(|_| scorer.stride() == 0);
         let data = sayable.map(|(score, share)| Ranking {
             score,
             per_head: scorer.per_head(),
@@ -63,6 +67,7 @@ impl Ranked {
         &self,
         seen: &Attended<'_>,
         span: &Span,
+        taken: Option<&[Vec<f32>]>,
         lanes: &mut LaneEditor<'_>,
     ) -> Result<(), PolicyError> {
         let width = self.scorer.statistics();
@@ -75,7 +80,7 @@ impl Ranked {
                 entries.flat_map(|entry| &entry[own.clone()]).copied().collect()
             })
             .collect();
-        self.scorer.observe(&Layer::all(seen, span, lanes, own.clone()), &mut rows)?;
+        self.scorer.observe(&Layer::all(seen, span, lanes, own.clone()).having(taken), &mut rows)?;
         for (group, rows) in rows.iter().enumerate() {
             let row = lanes.lane(group).statistics().len() / lanes.lane(group).len().max(1);
             let entries = lanes.statistics(group).chunks_exact_mut(row.max(1));
@@ -87,43 +92,149 @@ impl Ranked {
     }
 
     /// Ends what is beyond the budget.
-    fn prune(&self, seen: &Attended<'_>, span: &Span, lanes: &mut LaneEditor<'_>) -> Result<(), PolicyError> {
+    fn prune(
+        &self,
+        seen: &Attended<'_>,
+        span: &Span,
+        similarities: &[f64],
+        taken: Option<&[Vec<f32>]>,
+        lanes: &mut LaneEditor<'_>,
+    ) -> Result<(), PolicyError> {
         let next = span.next_position();
-        let own = seen.first_statistic..seen.first_statistic + self.scorer.statistics();
-        let kept = self.budget.kept(next, span.budget, seen.layer, seen.layers) as usize;
-        let layer = Layer::all(seen, span, lanes, own).next(self.scorer.ordered(), kept);
+        let place = (seen.layer, seen.layers);
+        let kept = self.budget.kept_knowing(next, span.budget, place, similarities) as usize;
+        let own = self.own(seen.first_statistic);
+        let layer = Layer::all(seen, span, lanes, own).having(taken).next(self.scorer.ordered(), kept);
         let kept = kept + self.scorer.beside(&layer);
         if (0..lanes.groups()).all(|group| layer.positions(group).len() <= kept) {
             return Ok(());
         }
         let scores = self.scorer.score(&layer)?;
+        let live = layer.into_live();
+        self.end_losers(seen.layer, &scores, &live, next, kept, lanes);
+        Ok(())
+    }
+
+    /// Ends what is not among the best `kept` of each head on average, by rows of scores: of each head, or one row for the
+    /// positions that any has.
+    fn end_losers(
+        &self,
+        layer: usize,
+        scores: &[Vec<f32>],
+        live: &[Live],
+        next: u32,
+        kept: usize,
+        lanes: &mut LaneEditor<'_>,
+    ) {
         let mut ended: Vec<(usize, usize)> = Vec::new();
         if self.scorer.per_head() {
-            let positions: Vec<&[u32]> = (0..scores.len()).map(|head| layer.positions(head)).collect();
-            let stays = self.budget.share_out(seen.layer, &scores, &positions, next, kept);
+            let positions: Vec<&[u32]> =
+                (0..scores.len()).map(|head| &*live[head.min(live.len() - 1)].positions).collect();
+            let stays = self.budget.share_out(layer, scores, &positions, next, kept);
             for (group, stays) in stays.iter().enumerate() {
-                let losers = layer.live(group).entries.iter().zip(stays).filter(|(_, stays)| !**stays);
+                let losers = live[group].entries.iter().zip(stays).filter(|(_, stays)| !**stays);
                 ended.extend(losers.map(|(&entry, _)| (group, entry)));
             }
         } else {
-            let positions = layer.all_positions();
-            let stays = self.budget.share_out(seen.layer, &scores, &[&positions], next, kept);
+            let positions = Live::all_positions(live);
+            let stays = self.budget.share_out(layer, scores, &[&positions], next, kept);
             let losers = positions.iter().zip(&stays[0]).filter(|(_, stays)| !**stays);
-            let losers: HashSet<u32> = losers.map(|(&position, _)| position).collect();
-            for group in 0..lanes.groups() {
-                let lives = layer.live(group).entries.iter().zip(layer.positions(group));
-                let ends = lives.filter(|(_, position)| losers.contains(position));
-                ended.extend(ends.map(|(&entry, _)| (group, entry)));
+            if let [only] = live {
+                // Its order is that of the flags.
+                let ends = only.entries.iter().zip(&stays[0]).filter(|(_, stays)| !**stays);
+                ended.extend(ends.map(|(&entry, _)| (0, entry)));
+            } else {
+                // In the order of their positions.
+                let losers: Vec<u32> = losers.map(|(&position, _)| position).collect();
+                for (group, live) in live.iter().enumerate() {
+                    let lives = live.entries.iter().zip(&live.positions);
+                    let ends = lives.filter(|(_, position)| losers.binary_search(position).is_ok());
+                    ended.extend(ends.map(|(&entry, _)| (group, entry)));
+                }
             }
         }
         for (group, entry) in ended {
             lanes.lower(group, entry, next, next - 1);
         }
+    }
+
+    /// Leaves scores beside the entries, for when all layers have theirs.
+    fn note(
+        &self,
+        seen: &Attended<'_>,
+        span: &Span,
+        taken: Option<&[Vec<f32>]>,
+        lanes: &mut LaneEditor<'_>,
+    ) -> Result<(), PolicyError> {
+        let kept = self.budget.kept(span.next_position(), span.budget, seen.layer, seen.layers) as usize;
+        let own = self.own(seen.first_statistic);
+        let layer = Layer::all(seen, span, lanes, own).having(taken).next(true, kept);
+        let mut scores = self.scorer.score(&layer)?;
+        if !self.scorer.per_head() {
+            let (all, row) = (layer.all_positions(), scores.remove(0));
+            let of = |position: &u32| all.binary_search(position).map_or(f32::NAN, |place| row[place]);
+            scores =
+                (0..layer.lanes()).map(|group| layer.positions(group).iter().map(of).collect()).collect();
+        }
+        let live = layer.into_live();
+        let place = seen.first_statistic + self.scorer.statistics();
+        for (group, (live, scores)) in live.iter().zip(scores).enumerate() {
+            let row = lanes.lane(group).statistics().len() / lanes.lane(group).len().max(1);
+            let statistics = lanes.statistics(group);
+            live.entries
+                .iter()
+                .zip(scores)
+                .for_each(|(&entry, score)| statistics[entry * row + place] = score);
+        }
         Ok(())
     }
 
-    /// Tells the statistics of what was there that some went.
+    /// The scores of a layer that [`Ranked::note`] left at this place in the row of an entry.
+    fn noted(&self, place: usize, live: &[Live], lanes: &LaneEditor<'_>) -> Vec<Vec<f32>> {
+        let of_group = |group: usize| -> Vec<f32> {
+            let lane = lanes.lane(group);
+            let row = lane.statistics().len() / lane.len().max(1);
+            live[group].entries.iter().map(|&entry| lane.statistics()[entry * row + place]).collect()
+        };
+        if self.scorer.per_head() {
+            return (0..live.len()).map(of_group).collect();
+        }
+        let pairs = live.iter().enumerate().flat_map(|(group, live)| {
+            live.positions.iter().copied().zip(of_group(group)).collect::<Vec<_>>()
+        });
+        let by_position: BTreeMap<u32, f32> = pairs.collect();
+        vec![Live::all_positions(live).iter().map(|position| by_position[position]).collect()]
+    }
+
+    /// What it asks for.
+    fn wants(&self) -> Needs {
+        let squeezed = matches!(self.budget.layers, Layers::Squeezed { .. });
+        Needs {
+            after: self.cadence,
+            stride: self.scorer.stride(),
+            // A score waits beside its entry until all layers have theirs.
+            statistics: self.scorer.statistics() + usize::from(squeezed),
+            together: self.scorer.together(),
+            layers: squeezed,
+            ..Needs::default()
+        }
+    }
+
+    /// The statistics of the scorer in the row of an entry.
+    fn own(&self, first: usize) -> Range<usize> {
+        first..first + self.scorer.statistics()
+    }
+
+    /// Whether it waits for all layers before it ends anything behind these tokens.
+    fn waits(&self, span: &Span) -> bool {
+        matches!(self.budget.layers, Layers::Squeezed { .. }) && span.prompt_ends()
+    }
+
+    /// Tells the statistics of what was there that some went, where a prompt is read chunk by chunk.
     fn settle(&self, seen: &Attended<'_>, span: &Span, lanes: &mut LaneEditor<'_>) {
+        if self.scorer.stride() == 0 {
+            return;
+        }
         let own = seen.first_statistic..seen.first_statistic + self.scorer.statistics();
         for group in 0..lanes.groups() {
             let positions = lanes.lane(group).positions().to_vec();
@@ -141,12 +252,7 @@ impl EvictionPolicy for Ranked {
     }
 
     fn needs(&self) -> Needs {
-        Needs {
-            after: self.cadence,
-            stride: self.scorer.stride(),
-            statistics: self.scorer.statistics(),
-            together: self.scorer.together(),
-        }
+        self.wants()
     }
 
     /// Before attention it does nothing.
@@ -171,18 +277,44 @@ impl EvictionPolicy for Ranked {
     }
 
     fn after(&self, seen: &Attended<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {
-        for (span, lanes) in seen.spans.iter().zip(lanes) {
+        let (needs, taken) = (self.wants(), self.take_looks(seen, lanes)?);
+        for (number, (span, lanes)) in seen.spans.iter().zip(lanes).enumerate() {
             // Beside another policy there may be calls that this one did not ask for.
-            if !self.needs().heeds(span) {
+            if !needs.heeds(span) {
                 continue;
             }
+            let taken = taken.get(number).and_then(Option::as_deref);
             if self.scorer.statistics() > 0 {
-                self.observe(seen, span, lanes)?;
+                self.observe(seen, span, taken, lanes)?;
             }
-            if self.needs().acts(span) {
-                self.prune(seen, span, lanes)?;
+            if !needs.acts(span) {
+                continue;
+            }
+            if self.waits(span) {
+                self.note(seen, span, taken, lanes)?;
+            } else {
+                let similarities = seen.similarities.get(number).map_or(&[][..], Vec::as_slice);
+                self.prune(seen, span, similarities, taken, lanes)?;
                 self.settle(seen, span, lanes);
             }
+        }
+        Ok(())
+    }
+
+    fn ended(&self, seen: &Ended<'_>, layers: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {
+        if !self.waits(seen.span) {
+            return Ok(());
+        }
+        let (next, own, number) = (seen.span.next_position(), seen.span.budget, layers.len());
+        for (layer, lanes) in layers.iter_mut().enumerate() {
+            let kept = self.budget.kept_knowing(next, own, (layer, number), seen.similarities) as usize;
+            let live: Vec<Live> =
+                (0..lanes.groups()).map(|group| Live::of(lanes.lane(group), next, true)).collect();
+            if live.iter().all(|live| live.entries.len() <= kept) {
+                continue;
+            }
+            let scores = self.noted(seen.first_statistic + self.scorer.statistics(), &live, lanes);
+            self.end_losers(layer, &scores, &live, next, kept, lanes);
         }
         Ok(())
     }

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use dropcap_policy::{Cadence, EvictionPolicy, Floors, PromptBudget};
+use dropcap_policy::{Cadence, EvictionPolicy, Floors, PromptBudget, Turned};
 
 use super::budget::{Budget, Heads, Layers};
 use super::{Ranked, Scorer};
 use crate::method::Ranks;
 use crate::registry::find;
 use crate::{Amount, Arguments, MethodError, ModelFacts, Parameter, ParameterKind, Term};
+use crate::{key_rerotation, pyramid, squeeze};
 
 /// Everything about a ranking policy but how much stays.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub(crate) struct Recipe {
     pub(crate) cadence: Cadence,
     pub(crate) heads: Heads,
     pub(crate) layers: Layers,
+    /// Whether what stays behind a prompt is turned to consecutive positions.
+    pub(crate) renumbers: bool,
 }
 
 /// How the arguments of a ranking method become a recipe.
@@ -68,6 +71,7 @@ impl Recipe {
             cadence: Cadence::Prompt,
             heads: Heads::Alike,
             layers: Layers::Alike,
+            renumbers: false,
         }
     }
 
@@ -103,9 +107,41 @@ pub(crate) fn check(arguments: &Arguments<'_>) -> Result<(), MethodError> {
         });
     }
     match arguments.method().ranks {
-        Ranks::Around(_) => inner_of(arguments).map(drop),
+        Ranks::Around(_) => {
+            inner_of(arguments)?;
+            check_around(arguments)
+        }
         Ranks::No | Ranks::Itself(_) => Ok(()),
     }
+}
+
+/// Refuses methods within each other that say twice how layers share, or let lanes keep different numbers of entries that are
+/// to have one next position.
+fn check_around(arguments: &Arguments<'_>) -> Result<(), MethodError> {
+    let outer = arguments.method().name;
+    let within = std::iter::successors(arguments.inner(), |term| term.inner()).map(Term::name);
+    for inner in within {
+        let layers = |name: &str| [pyramid::NAME, squeeze::NAME].contains(&name);
+        if layers(outer) && layers(inner) {
+            return Err(MethodError::Contradiction {
+                method: outer,
+                what: format!("{inner} within it says already how layers share the budget"),
+                advice: "leave one of them out".into(),
+            });
+        }
+        let around = matches!(find(inner)?.ranks, Ranks::Around(_));
+        if inner == key_rerotation::NAME || outer == key_rerotation::NAME && around {
+            let uneven = if outer == key_rerotation::NAME { inner } else { outer };
+            return Err(MethodError::Contradiction {
+                method: key_rerotation::NAME,
+                what: format!(
+                    "{uneven} lets heads or layers keep different numbers of entries, and what comes behind them has one position for all"
+                ),
+                advice: "put it around the method that ranks: key_rerotation(snapkv)@0.2".into(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// The policy of a method that ranks.
@@ -122,8 +158,9 @@ pub(crate) fn build(
     let (Ranks::Itself(make) | Ranks::Around(make)) = method.ranks else {
         return Err(MethodError::DoesNotRank { method: method.name });
     };
-    let Recipe { scorer, floors, cadence, heads, layers } = make(arguments, facts)?;
-    Ok(Arc::new(Ranked::new(scorer, Budget { amount, floors, heads, layers }, cadence)))
+    let Recipe { scorer, floors, cadence, heads, layers, renumbers } = make(arguments, facts)?;
+    let ranked = Ranked::new(scorer, Budget { amount, floors, heads, layers }, cadence);
+    Ok(if renumbers { Arc::new(Turned::once(ranked)) } else { Arc::new(ranked) })
 }
 
 /// How the method within the parentheses makes its recipe, and its arguments.

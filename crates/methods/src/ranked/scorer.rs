@@ -2,9 +2,25 @@
 
 use std::fmt::Debug;
 
-use dropcap_policy::{PolicyError, Score};
+use dropcap_policy::{PolicyError, Score, Span};
 
 use super::Layer;
+
+/// What of attention's sums a scorer asks for ([`Scorer::looks`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Looks {
+    /// Nothing, or it computes them itself.
+    Nowhere,
+    /// What all queries gave, added to the only statistic: f32 `[1, e]`.
+    Adds,
+    /// What the last `window` queries gave: f32 `[group, e]` if query heads stay `apart`, otherwise `[1, e]`.
+    Last {
+        /// Queries that count.
+        window: usize,
+        /// Whether query heads that share a KV head have a row each.
+        apart: bool,
+    },
+}
 
 /// Says what the entries of a layer are worth when some must go; the larger stays, and NaN is worth least.
 pub(crate) trait Scorer: Debug + Send + Sync {
@@ -28,6 +44,13 @@ pub(crate) trait Scorer: Debug + Send + Sync {
         true
     }
 
+    /// What of the attention behind some tokens is to be computed for all sequences of a step together; `acts` says whether some of
+    /// their entries go. [`Layer::taken`] then has it.
+    fn looks(&self, span: &Span, acts: bool) -> Looks {
+        let _ = (span, acts);
+        Looks::Nowhere
+    }
+
     /// f32 numbers s that it sums up about every entry of every lane, 0 for a new one.
     fn statistics(&self) -> usize {
         0
@@ -43,13 +66,18 @@ pub(crate) trait Scorer: Debug + Send + Sync {
         Ok(())
     }
 
+    /// Whether scores depend on how many are to stay ([`Layer::kept`]).
+    fn draws(&self) -> bool {
+        false
+    }
+
     /// Entries of each head that stay beside the budget.
     fn beside(&self, layer: &Layer<'_>) -> usize {
         let _ = layer;
         0
     }
 
-    /// What becomes of an entry's statistics `[s]` when it was there as some went.
+    /// What becomes of an entry's statistics `[s]` when it was there as some went; asked of those with a [`stride`](Self::stride).
     fn settle(&self, statistics: &mut [f32]) {
         let _ = statistics;
     }

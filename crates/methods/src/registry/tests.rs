@@ -98,6 +98,15 @@ fn combinations_conform() {
         "headkv(h2o(recent=4, when=every_query), shared=0.5)@20",
         "ada(snapkv(window=7, group=max), rule=original)@20",
         "pyramid(snapkv(window=3), beta=4)@20",
+        "squeeze(h2o(recent=4, when=every_query))@20",
+        "squeeze(tova(when=every_query, every=3), least=0.1)@0.3",
+        "squeeze(ada(snapkv(window=5)))@0.3",
+        "squeeze(keydiff)@25 & h2o(when=every_query)@30",
+        "dcp & squeeze(tova)@0.4",
+        "key_rerotation(snapkv(window=7))@20",
+        "key_rerotation(h2o(recent=4, when=every_query))@20",
+        "streaming_llm(sinks=2, when=prefill_end, positions=cache)@0.3",
+        "streaming_llm(sinks=2, recent=9, positions=cache)",
         "streaming_llm(sinks=2, recent=40) & tova(when=every_query)@25",
     ] {
         let policy = build(&text.parse().unwrap(), &facts).unwrap();
@@ -280,6 +289,9 @@ fn a_budget_is_asked_for_once_and_around_what_ranks() {
         ("h2o(every=4)@0.2", "^", "when=every_query"),
         ("keyformer(temperature=0)@0.2", "                      ^", "above 0"),
         ("ada(snapkv, floor=1.5)@0.2", "                  ^", "from 0 to 1"),
+        ("ada(key_rerotation(snapkv))@0.2", "^", "ada lets heads or layers keep"),
+        ("key_rerotation(pyramid(snapkv))@0.2", "^", "pyramid lets heads or layers keep"),
+        ("pyramid(ada(squeeze(snapkv)))@0.2", "^", "squeeze within it"),
     ] {
         let message = text.parse::<MethodSpec>().unwrap_err().to_string();
         let place = format!("at byte {} of the method: ", place.find('^').unwrap());
@@ -288,4 +300,20 @@ fn a_budget_is_asked_for_once_and_around_what_ranks() {
     let (_folder, facts) = model();
     let message = build(&"ada(tova)@0.2".parse().unwrap(), &facts).unwrap_err().to_string();
     assert!(message.contains("same tokens in all of them"), "{message}");
+}
+
+#[test]
+fn what_turns_keys_to_consecutive_positions_stands_alone() {
+    for text in
+        ["key_rerotation(snapkv)@0.2 & dcp", "none & streaming_llm(when=prefill_end, positions=cache)@0.5"]
+    {
+        let message = text.parse::<MethodSpec>().unwrap_err().to_string();
+        assert!(message.contains("would leave gaps"), "{message}");
+    }
+    let (_folder, facts) = model();
+    let build = |text: &str| build(&text.parse().unwrap(), &facts).unwrap_err().to_string();
+    assert!(build("key_rerotation(citrus)@0.2").contains("before the prompt has ended"));
+    for inner in ["citrus", "nacl"] {
+        assert!(build(&format!("squeeze({inner})@0.2")).contains("before the budgets of layers"));
+    }
 }

@@ -113,6 +113,7 @@ impl FromStr for MethodSpec {
             registry::check_budget(&term).map_err(|error| places.locate(error))?;
             terms.push(term);
         }
+        registry::check_together(&terms)?;
         Ok(Self { terms, notes })
     }
 }

@@ -54,9 +54,11 @@ impl Decoder {
                 for (numbers, spans) in turns(&step.spans, needs) {
                     self.after(layer, &mut step, hidden, &qkv, (&numbers, &spans))?;
                 }
+                self.renumber(layer, &mut step)?;
                 self.reclaim(layer, &mut step)?;
             }
-            cache.advance(count);
+            self.end_prompts(&mut step)?;
+            step.advance()?;
         }
         Ok(())
     }

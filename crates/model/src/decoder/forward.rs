@@ -53,14 +53,16 @@ impl Decoder {
         let mut step = self.begin(team, policy, segments, died)?;
         scratch.begin(&step, &self.config);
         self.embed(&step, scratch);
-        let angles = self.rope.as_ref().map(|table| table.angles(&scratch.positions));
+        let angles = self.rope.as_ref().map(|table| match step.turned() {
+            Some(turned) => table.angles(&turned),
+            None => table.angles(&scratch.positions),
+        });
         for (index, layer) in self.weights.layers.iter().enumerate() {
             self.attend(index, layer, angles.as_ref(), &mut step, scratch)?;
             self.feed_forward(team, layer, scratch)?;
         }
-        for segment in step.segments.iter_mut() {
-            segment.cache.advance(segment.ids.len());
-        }
+        self.end_prompts(&mut step)?;
+        step.advance()?;
         Ok(self.gather_asked(&step, scratch))
     }
 
@@ -122,7 +124,14 @@ impl Decoder {
         step.decide(index, &scratch.normed)?;
         self.mix(index, step, scratch)?;
         self.silence(index, &mut scratch.mixed);
+        if step.needs.layers {
+            scratch.before.clone_from(&scratch.residual);
+        }
         layer.output.apply(team, &scratch.mixed, Epilogue::Add, &mut scratch.residual)?;
+        if step.needs.layers {
+            step.compare(index, &scratch.before, &scratch.residual, config.hidden);
+        }
+        self.renumber(index, step)?;
         self.reclaim(index, step)
     }
 

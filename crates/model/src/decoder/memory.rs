@@ -23,6 +23,9 @@ impl Decoder {
         for (segment, span) in step.segments.iter_mut().zip(&step.spans) {
             let data = &qkv[span.first_row * stride..];
             let rows = KeyValueRows { data, stride, key_offset, value_offset, count: span.queries };
+            if let Some(anchored) = step.needs.anchored {
+                segment.cache.keep_keys(LayerIdx(layer), rows, anchored.sinks)?;
+            }
             segment.cache.append(LayerIdx(layer), rows, self.window(layer))?;
         }
         Ok(())

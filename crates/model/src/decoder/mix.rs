@@ -18,6 +18,7 @@ impl Decoder {
     ) -> Result<(), ModelError> {
         let shape = self.attention_shape(layer);
         for (numbers, spans) in turns(&step.spans, step.needs) {
+            self.anchor(layer, step, (&numbers, &spans))?;
             let row = |(&number, span): (&usize, &Span)| AttentionRows {
                 first_row: span.first_row,
                 queries: span.queries,
@@ -47,6 +48,11 @@ impl Decoder {
         if spans.is_empty() {
             return Ok(());
         }
+        let similarities: Vec<Vec<f64>> = if needs.layers {
+            numbers.iter().map(|&number| step.segments[number].cache.similarities()).collect()
+        } else {
+            Vec::new()
+        };
         let mut waiting = numbers.iter().zip(&spans).peekable();
         let mut lanes = Vec::with_capacity(spans.len());
         for (index, segment) in step.segments.iter_mut().enumerate() {
@@ -63,6 +69,7 @@ impl Decoder {
             query_stride: self.fused_width(),
             shape: self.attention_shape(layer),
             rope: self.rope.as_ref(),
+            similarities: &similarities,
             spans: &spans,
             first_statistic: 0,
         };

@@ -6,9 +6,11 @@
 mod fill;
 mod forward;
 mod host;
+mod layers;
 mod matrix;
 mod memory;
 mod mix;
+mod renumber;
 mod scratch;
 mod silence;
 mod step;
@@ -98,13 +100,24 @@ impl Decoder {
     /// never holding more than `limit_bytes`.
     ///
     /// # Errors
-    /// A page so large that its size overflows. A limit below one page gives a pool that refuses every page.
+    /// A policy that turns keys to other positions over a model that cannot have it; a page so large that its size overflows. A limit below one page gives a pool that refuses every page.
     pub fn page_pool(
         &self,
         policy: &dyn EvictionPolicy,
         dtype: DType,
         limit_bytes: Option<usize>,
     ) -> Result<PagePool, ModelError> {
+        let needs = policy.needs();
+        if needs.renumbers || needs.anchored.is_some() {
+            let problem = match (&self.rope, self.config.sliding_window.iter().any(Option::is_some)) {
+                (None, _) => Some("does not turn its keys by their positions"),
+                (_, true) => Some("has layers with sliding windows, which count positions of the text"),
+                (Some(_), false) => None,
+            };
+            if let Some(problem) = problem {
+                return Err(ModelError::Renumbering { problem });
+            }
+        }
         let heads = self.config.kv_heads / self.lanes_per_layer(policy);
         let side_widths = policy.side_channels().iter().map(|channel| channel.width).collect();
         let layout = PageLayout::new(heads, self.config.head_dim, side_widths, dtype)?;

@@ -8,6 +8,8 @@ use crate::DecoderConfig;
 pub struct Scratch {
     /// Residual stream `[t, c]`.
     pub(super) residual: Vec<f32>,
+    /// The residual stream before an attention block, where a policy wants to know what the block changes.
+    pub(super) before: Vec<f32>,
     /// Norm output `[t, c]`.
     pub(super) normed: Vec<f32>,
     /// Fused projections `[t, (h + 2g) d]`.

@@ -62,6 +62,7 @@ impl Decoder {
         segments: &'a mut [Segment<'c>],
         died: DeathSink<'a>,
     ) -> Result<Step<'a, 'c>, ModelError> {
+        let needs = policy.needs();
         let (limit, vocabulary) = (self.config.max_positions, self.config.vocabulary);
         let mut spans = Vec::with_capacity(segments.len());
         let mut rows = 0;
@@ -78,6 +79,9 @@ impl Decoder {
                 return Err(ModelError::TokenOutsideVocabulary { id, vocabulary });
             }
             let &Segment { stage, budget, .. } = segment;
+            if needs.renumbers && segment.cache.shift() > 0 && stage != Stage::Behind {
+                return Err(ModelError::RenumberedBefore);
+            }
             spans.push(Span { first_row: rows, queries, first_position, stage, budget });
             rows += queries;
         }
@@ -87,7 +91,6 @@ impl Decoder {
         let died_below = vec![Vec::new(); spans.len()];
         let inherits = |rule: &Rule| matches!(rule.action, Action::Inherit);
         let follows_deaths = policy.rules().is_none_or(|rules| rules.iter().any(inherits));
-        let needs = policy.needs();
         Ok(Step { team, policy, needs, segments, spans, died_below, follows_deaths, died })
     }
 }

@@ -20,7 +20,7 @@ pub(super) struct DecodeGraph {
     spans: PinnedBuffer<DeviceSpan>,
     slots: PinnedBuffer<u32>,
     randoms: PinnedBuffer<f32>,
-    /// Entries that stay, `[bucket][layers]`, where every query ranks them.
+    /// Entries that stay, `[bucket][layers][groups]`, where queries rank them.
     kept: PinnedBuffer<u32>,
     tokens: PinnedBuffer<u32>,
 }
@@ -56,9 +56,9 @@ impl DeviceDecoder {
         for i in 0..bucket {
             let segment = chosen.get(i).map(|&index| &segments[index]);
             graph.set(i, segment);
-            if let Some(ranker) = self.ranker.as_ref().filter(|ranker| ranker.every_query()) {
-                let layers = self.config().layers;
-                (i * layers..).zip(ranker.budgets(segment)).for_each(|(at, kept)| graph.kept.set(at, kept));
+            if let Some(ranker) = self.ranker.as_ref().filter(|ranker| ranker.every() > 0) {
+                let first = i * ranker.lanes();
+                (first..).zip(ranker.budgets(segment)).for_each(|(at, kept)| graph.kept.set(at, kept));
             }
         }
         graph.graph.launch()?;
@@ -91,13 +91,13 @@ impl DeviceDecoder {
         let (slots, randoms) =
             (PinnedBuffer::zeroed(&device, bucket)?, PinnedBuffer::zeroed(&device, bucket)?);
         let mut tokens = PinnedBuffer::zeroed(&device, bucket)?;
-        let ranker = self.ranker.as_ref().filter(|ranker| ranker.every_query());
-        let budgets = if ranker.is_some() { bucket * self.config().layers } else { 0 };
+        let ranker = self.ranker.as_ref().filter(|ranker| ranker.every() > 0);
+        let budgets = ranker.map_or(0, |ranker| bucket * ranker.lanes());
         let kept = PinnedBuffer::zeroed(&device, budgets)?;
         let size = StepSize { rows: bucket, spans: bucket };
         self.tune(bucket)?;
         let mut status = std::mem::replace(&mut self.status_host, PinnedBuffer::zeroed(&device, 0)?);
-        let ranker = self.ranker.as_ref().filter(|ranker| ranker.every_query());
+        let ranker = self.ranker.as_ref().filter(|ranker| ranker.every() > 0);
         let graph = Graph::record(&device, || {
             self.inputs.rows.write_pinned(&rows)?;
             self.inputs.spans.write_pinned(&spans)?;

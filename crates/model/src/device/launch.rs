@@ -74,8 +74,12 @@ impl DeviceDecoder {
                 self.observe_decoded(size, index)?;
             }
             Mode::Prefill { spans, observed } => {
-                attention.prefill(lanes, &self.inputs, spans, index, scale, &scratch.qkv, &scratch.mixed)?;
-                self.observe(observed, index)?;
+                let sums =
+                    self.ranker.as_ref().filter(|_| !observed.is_empty()).and_then(|ranker| ranker.sums());
+                let (inputs, qkv, mixed) = (&self.inputs, &scratch.qkv, &scratch.mixed);
+                let told =
+                    attention.prefill_and_tell(lanes, inputs, spans, index, scale, qkv, mixed, sums)?;
+                self.observe(observed, index, told)?;
             }
         }
         let (matmul, bias) = (&self.kernels.matmul, layer.output.bias.as_ref());

@@ -21,13 +21,16 @@ const UNTOUCHED: u32 = u32::MAX;
 pub(super) struct Ranker {
     ranking: Ranking,
     kernels: DeviceRanking,
-    /// Entries that stay, `[spans][layers]`.
+    /// Entries that stay, `[spans][layers][groups]`.
     kept: DeviceBuffer<u32>,
     /// What decode steps tell, where sums go on behind the prompt.
     told: Option<ToldScores>,
+    /// What the attention of prompts tells of its rows, f32 `[rows, h]`, where sums of it are wanted.
+    sums: Option<DeviceBuffer<f32>>,
     /// Of the sequences of a step the mean rotation of the positions to come, `[spans][pairs]`, where queries are expected.
     coming: Option<DeviceBuffer<[f32; 2]>>,
     layers: usize,
+    groups: usize,
 }
 
 /// The ranking that a device can carry out for a policy, if it ranks.
@@ -73,20 +76,36 @@ impl Ranker {
         };
         let kernels = DeviceRanking::new(device, specialisation, settings, size)?;
         let tells =
-            ranking.cadence == Cadence::EVERY_QUERY && matches!(ranking.score, Score::Attention { .. });
+            matches!(ranking.cadence, Cadence::Every(_)) && matches!(ranking.score, Score::Attention { .. });
         let told = tells
             .then(|| ToldScores::new(device, specialisation, kernels.told_pages(pages), size.spans))
             .transpose()?;
-        let kept = DeviceBuffer::zeroed(device, "budgets", size.spans * size.layers)?;
+        let groups = specialisation.groups;
+        let kept = DeviceBuffer::zeroed(device, "budgets", size.spans * size.layers * groups)?;
         let coming = matches!(ranking.score, Score::Expected { .. })
             .then(|| DeviceBuffer::zeroed(device, "rotations to come", size.spans * pairs))
             .transpose()?;
-        Ok(Self { ranking, kernels, kept, told, coming, layers: size.layers })
+        let attends = matches!(ranking.score, Score::Attention { .. } | Score::Window { .. });
+        let sums = attends
+            .then(|| {
+                let rows = size.rows * specialisation.query_heads;
+                DeviceBuffer::uninitialized(device, "the sums of attention", rows)
+            })
+            .transpose()?;
+        Ok(Self { ranking, kernels, kept, told, sums, coming, layers: size.layers, groups })
     }
 
-    /// Whether queries behind a prompt act one by one.
-    pub(super) fn every_query(&self) -> bool {
-        self.ranking.cadence == Cadence::EVERY_QUERY
+    /// Tokens between two times to act behind a prompt; 0 where nothing more goes there.
+    pub(super) fn every(&self) -> u32 {
+        match self.ranking.cadence {
+            Cadence::Every(tokens) => tokens,
+            Cadence::Prompt | Cadence::Never => 0,
+        }
+    }
+
+    /// Budgets of a sequence: one for each lane.
+    pub(super) fn lanes(&self) -> usize {
+        self.layers * self.groups
     }
 
     /// What a decode step's attention should tell.
@@ -94,29 +113,31 @@ impl Ranker {
         self.told.as_ref()
     }
 
+    /// Where the attention of prompts should tell the sums of its rows.
+    pub(super) fn sums(&self) -> Option<&DeviceBuffer<f32>> {
+        self.sums.as_ref()
+    }
+
     /// Whether attention of tokens at this stage counts.
     pub(super) fn observes(&self, stage: Stage) -> bool {
         match stage {
             Stage::Prompt => self.ranking.score.gathers(),
             Stage::PromptEnd => true,
-            Stage::Behind => self.every_query(),
+            Stage::Behind => self.every() > 0,
         }
     }
 
-    /// How many entries of each layer stay behind a segment.
-    pub(super) fn budgets(&self, segment: Option<&DeviceSegment<'_>>) -> impl Iterator<Item = u32> {
+    /// How many entries of each lane stay behind a segment, `[layers][groups]`.
+    pub(super) fn budgets(&self, segment: Option<&DeviceSegment<'_>>) -> Vec<u32> {
+        // Fits: the step's positions have been checked.
+        let next = |segment: &DeviceSegment<'_>| segment.first_position + segment.ids.len() as u32;
         let acts = |segment: &&DeviceSegment<'_>| match segment.stage {
             Stage::Prompt => false,
             Stage::PromptEnd => true,
-            Stage::Behind => self.every_query(),
+            Stage::Behind => self.every() > 0 && next(segment).is_multiple_of(self.every()),
         };
-        // Fits: the step's positions have been checked.
-        let next = segment.filter(acts).map(|segment| segment.first_position + segment.ids.len() as u32);
-        let own = segment.and_then(|segment| segment.budget);
-        let kept = move |layer| {
-            next.map_or(UNTOUCHED, |next| self.ranking.budget.kept(next, own, layer, self.layers))
-        };
-        (0..self.layers).map(kept)
+        let Some(segment) = segment.filter(acts) else { return vec![UNTOUCHED; self.lanes()] };
+        self.ranking.budget.kept_of_heads(next(segment), segment.budget, self.layers, self.groups)
     }
 
     /// Sends the budgets of a step.
@@ -166,8 +187,8 @@ impl DeviceDecoder {
         }
     }
 
-    /// Adds what the queries of spans gave in a layer.
-    pub(super) fn observe(&self, spans: &[DeviceSpan], layer: usize) -> Result<(), ModelError> {
+    /// Adds what the queries of spans gave in a layer; `told` says whether attention has told the sums of its rows.
+    pub(super) fn observe(&self, spans: &[DeviceSpan], layer: usize, told: bool) -> Result<(), ModelError> {
         let Some(ranker) = &self.ranker else { return Ok(()) };
         let scale = self.weights.config.attention_scale(layer);
         for (sequence, span) in spans.iter().enumerate() {
@@ -177,7 +198,8 @@ impl DeviceDecoder {
                 }
                 _ => None,
             };
-            ranker.kernels.observe(&self.lanes, span, layer, scale, &self.scratch.qkv, turns)?;
+            let sums = ranker.sums().filter(|_| told);
+            ranker.kernels.observe(&self.lanes, span, (layer, scale), &self.scratch.qkv, sums, turns)?;
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use dropcap_kernels::DType;
 use dropcap_kernels::cuda::{Device, DeviceBuffer};
 use dropcap_kernels::matmul::DeviceMatrix;
 use dropcap_kernels::rope::{Birth, Births};
-use dropcap_policy::{Action, EvictionPolicy, Floors, PromptCut, Rule, VoteGates};
+use dropcap_policy::{Action, EvictionPolicy, Floors, HeadSet, PromptCut, Rule, VoteGates};
 
 use super::ranker;
 use crate::{DecoderConfig, ModelError};
@@ -17,7 +17,24 @@ pub(super) struct DeviceRules {
     pub(super) gates: Option<DeviceGates>,
     /// Deaths that spread to the layer above within a step, and the floors that they respect.
     pub(super) inherits: Option<Floors>,
-    pub(super) cuts: Vec<(PromptCut, Floors)>,
+    pub(super) cuts: Vec<DeviceCut>,
+}
+
+/// What ends where a prompt does, in lanes that a bit of each layer's four words names, `[layers][4]`, or in all.
+#[derive(Debug)]
+pub(super) struct DeviceCut {
+    pub(super) cut: Cut,
+    pub(super) floors: Floors,
+    pub(super) heads: Option<DeviceBuffer<u32>>,
+}
+
+/// The kinds of cuts.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Cut {
+    /// [`Action::PromptCut`]
+    Prompt(PromptCut),
+    /// What [`Action::WindowBehind`] does to the prompt.
+    WindowBehind { sinks: u32, recent: u32 },
 }
 
 /// The gates of all layers on the device.
@@ -48,7 +65,7 @@ struct Accepted<'a> {
     births: Vec<Births>,
     vote: Option<(&'a VoteGates, bool, Floors)>,
     inherits: Option<Floors>,
-    cuts: Vec<(PromptCut, Floors)>,
+    cuts: Vec<(Cut, Floors, Option<&'a HeadSet>)>,
 }
 
 /// Whether a device can carry out `policy` for a model of this configuration; nothing is built.
@@ -69,6 +86,14 @@ impl DeviceRules {
         let gates = vote
             .map(|(gates, decides, floors)| DeviceGates::new(device, config, gates, decides, floors))
             .transpose()?;
+        let cut = |(cut, floors, heads): (Cut, Floors, Option<&HeadSet>)| {
+            let words = |heads: &HeadSet| {
+                let words: Vec<u32> = (0..config.layers).flat_map(|layer| bits(heads.of(layer))).collect();
+                DeviceBuffer::copy_of(device, "the heads that a rule acts on", &words)
+            };
+            Ok::<_, ModelError>(DeviceCut { cut, floors, heads: heads.map(words).transpose()? })
+        };
+        let cuts = cuts.into_iter().map(cut).collect::<Result<_, _>>()?;
         Ok(Self { births, gates, inherits, cuts })
     }
 }
@@ -76,6 +101,13 @@ impl DeviceRules {
 impl<'a> Accepted<'a> {
     fn new(config: &DecoderConfig, policy: &'a dyn EvictionPolicy) -> Result<Self, ModelError> {
         let unsupported = |what: &str| ModelError::DeviceMethod { what: what.to_owned() };
+        let needs = policy.needs();
+        if needs.renumbers || needs.anchored.is_some() {
+            return Err(unsupported("turns keys by their place in the cache"));
+        }
+        if needs.layers {
+            return Err(unsupported("shares a budget among layers by what each changes"));
+        }
         let rules = policy.rules().ok_or_else(|| unsupported("decides in code"))?;
         let ranks = ranker::accepted(policy, config)?.is_some();
         let mut accepted = Self::default();
@@ -83,17 +115,23 @@ impl<'a> Accepted<'a> {
         for Rule { action, floors, heads } in rules {
             match action {
                 Action::Window { sinks, recent } => births.push((window(*sinks, *recent, *floors), heads)),
-                Action::Vote { .. } | Action::Inherit | Action::PromptCut(_) if heads.is_some() => {
-                    return Err(unsupported("decides in some heads only, other than at birth"));
+                Action::Vote { .. } | Action::Inherit if heads.is_some() => {
+                    return Err(unsupported("votes or spreads deaths in some heads only"));
                 }
                 Action::Share { keep } => {
                     let share = Birth { kind: Birth::SHARE, keep: *keep, ..window(0, 0, *floors) };
                     births.push((share, heads));
                 }
-                Action::WindowBehind { .. } => {
-                    return Err(unsupported("keeps a window from the end of a prompt on"));
+                Action::WindowBehind { sinks, recent } => {
+                    let (sinks, recent) = (*sinks, *recent);
+                    let birth = Birth { kind: Birth::WINDOW_BEHIND, ..window(sinks, recent, *floors) };
+                    births.push((birth, heads));
+                    let cut = Cut::WindowBehind { sinks, recent };
+                    accepted.cuts.push((cut, *floors, heads.as_ref()));
                 }
-                Action::PromptCut(cut) => accepted.cuts.push((*cut, *floors)),
+                Action::PromptCut(cut) => {
+                    accepted.cuts.push((Cut::Prompt(*cut), *floors, heads.as_ref()));
+                }
                 Action::Inherit if policy.per_head() => {
                     return Err(unsupported("spreads deaths between layers and forgets per head"));
                 }
@@ -112,7 +150,7 @@ impl<'a> Accepted<'a> {
                 Action::Vote { .. } => return Err(unsupported("has two sets of gates")),
             }
         }
-        if births.iter().any(|(_, heads)| heads.is_some()) && config.kv_heads > 32 * Birth::ALL.len() {
+        if rules.iter().any(|rule| rule.heads.is_some()) && config.kv_heads > 32 * Birth::ALL.len() {
             return Err(unsupported("forgets in some of more than 128 heads"));
         }
         accepted.births = (0..config.layers)

@@ -8,6 +8,7 @@ use dropcap_policy::Stage;
 use super::decoder::DeviceDecoder;
 use super::launch::Mode;
 use super::ranker::Ranker;
+use super::rules::{Cut, DeviceCut};
 use super::turns::{Turn, turns};
 use super::{DeviceOutcome, Slot};
 use crate::ModelError;
@@ -107,10 +108,10 @@ impl DeviceDecoder {
             deaths.count.write(0, &[0])?;
         }
         let mut outcome = DeviceOutcome::of(segments.len());
-        let apart = self.ranker.as_ref().is_some_and(Ranker::every_query);
-        for Turn { parts, numbers, query } in turns(segments, apart) {
+        let every = self.ranker.as_ref().map_or(0, Ranker::every);
+        for Turn { parts, numbers, firsts } in turns(segments, every) {
             let taken = self.turn(&parts, &mut |of_part| {
-                let first_row = of_part.first_row + query;
+                let first_row = of_part.first_row + firsts[of_part.segment];
                 rows(DeviceRows { segment: numbers[of_part.segment], first_row, ..of_part });
             })?;
             for ((&number, token), state) in numbers.iter().zip(taken.tokens).zip(taken.states) {
@@ -223,7 +224,7 @@ impl DeviceDecoder {
                 slot,
                 token,
                 position: segment.first_position + i,
-                back: count - i,
+                back: (count - i) | if segment.stage == Stage::Behind { 0 } else { Row::IN_PROMPT },
             }));
             if let Some(random) = segment.wanted.random() {
                 logit_rows.push(first_row + count - 1);
@@ -310,18 +311,22 @@ impl DeviceDecoder {
         {
             let n = segment.first_position + segment.ids.len() as u32;
             // One rule at a time: two may cut the same entry.
-            for (cut, floors) in &self.rules.cuts {
-                let positions = cut.dropped(n, segment.budget);
+            for DeviceCut { cut, floors, heads } in &self.rules.cuts {
+                let (positions, recent) = match cut {
+                    Cut::Prompt(cut) => (cut.dropped(n, segment.budget.filter(|_| heads.is_none())), 0),
+                    Cut::WindowBehind { sinks, recent } => (*sinks..n, *recent),
+                };
                 let cut = PromptCut {
                     slot: segment.slot.index(),
                     first: positions.start,
                     end: positions.end,
+                    recent,
                     expires_at: n,
                     killer: n - 1,
                     floor_sinks: floors.sinks,
                     floor_recent: floors.recent,
                 };
-                self.kernels.lifetimes.cut(&self.lanes, &[cut])?;
+                self.kernels.lifetimes.cut(&self.lanes, &[cut], heads.as_ref())?;
             }
         }
         Ok(())

@@ -59,7 +59,7 @@ impl EvictionPolicy for LeastSeen {
                 lanes: (0..lanes.groups()).map(|group| lanes.lane(group).view()).collect(),
             };
             let mut slices: Vec<&mut [f32]> = sums.iter_mut().map(Vec::as_mut_slice).collect();
-            attention_mass(seen.team, &seen.shape, &rows, seen.queries, seen.query_stride, &mut slices)?;
+            attention_mass(seen.team, &seen.shape, &[rows], seen.queries, seen.query_stride, &mut slices)?;
             drop(rows);
             let next = span.next_position();
             let acts = span.stage != Stage::Prompt || self.fault == Fault::ActsInChunks;

@@ -26,6 +26,11 @@ impl Scene {
         self.row(3, GROUP * self.kv_heads, sequence, layer, position)
     }
 
+    /// How little each layer changes a sequence, `[L]`, in [-1, 1).
+    pub(super) fn similarities(&self, sequence: usize) -> Vec<f64> {
+        (0..self.layers).map(|layer| f64::from(uniform(mix(self.seed ^ 4, &[sequence, layer])))).collect()
+    }
+
     fn row(&self, what: usize, heads: usize, sequence: usize, layer: usize, position: usize) -> Vec<f32> {
         let number =
             |index| 2.0 * uniform(mix(self.seed ^ what as u64, &[what, sequence, layer, position, index]));

@@ -1,7 +1,7 @@
 //! What every policy must hold, checked on random ragged steps.
 //!
 //! [`check`] plays a small decoder: it appends tokens with made-up hidden states, keys and values, lets the policy
-//! decide, shows it made-up queries as attention took them, and reclaims. A method's tests call it; an engine never
+//! decide, shows it made-up queries as attention took them, and what layers changed, and reclaims. A method's tests call it; an engine never
 //! needs it.
 
 mod made_up;

@@ -9,7 +9,7 @@ use super::made_up::{HEAD_DIM, mix};
 use super::rules::Before;
 use super::show::{Shown, show};
 use super::{Scene, Violation};
-use crate::{EvictionPolicy, Floors, LaneEditor, Needs, Observation, Span, Stage, TextSize};
+use crate::{Ended, EvictionPolicy, Floors, LaneEditor, Needs, Observation, Span, Stage, TextSize};
 
 /// `(expires_at, killer)` of every entry that ever was, by sequence, layer, lane and position.
 pub type Lifetimes = BTreeMap<(usize, usize, usize, u32), (u32, u32)>;
@@ -106,7 +106,7 @@ pub(super) fn play(
 
 /// One sequence and its cache.
 pub(super) struct Sequence {
-    index: usize,
+    pub(super) index: usize,
     pub(super) cache: KvCache,
     prompt: usize,
     done: usize,
@@ -179,6 +179,10 @@ impl Play<'_> {
         let mut died_below: Vec<Vec<Death>> = vec![Vec::new(); spans.len()];
         for layer in 0..self.scene.layers {
             self.layer(layer, shares, &spans, &mut died_below)?;
+        }
+        if self.needs.layers {
+            let ended = shares.iter().zip(&spans).filter(|(_, span)| span.prompt_ends());
+            ended.into_iter().try_for_each(|(&(index, _), span)| self.ended(index, span))?;
         }
         for &(index, queries) in shares {
             self.sequences[index].cache.advance(queries);
@@ -260,6 +264,33 @@ impl Play<'_> {
         Ok(())
     }
 
+    /// Shows the policy all layers of a sequence, and frees what it ends.
+    fn ended(&mut self, index: usize, span: &Span) -> Result<(), Violation> {
+        let sequence = &mut self.sequences[index];
+        let layers = (0..self.scene.layers).map(LayerIdx);
+        let before: Vec<Vec<Before>> = layers
+            .clone()
+            .map(|layer| sequence.cache.lanes(layer).iter().map(Before::of).collect())
+            .collect();
+        let mut editors: Vec<LaneEditor<'_>> =
+            sequence.cache.layers_mut().map(|lanes| LaneEditor::after(lanes, span)).collect();
+        let similarities = self.scene.similarities(index);
+        let seen = Ended { span, similarities: &similarities, first_statistic: 1 };
+        self.policy.ended(&seen, &mut editors)?;
+        drop(editors);
+        for (layer, before) in layers.zip(before) {
+            for (number, before) in before.iter().enumerate() {
+                let lane = &mut sequence.cache.lanes_mut(layer)[number];
+                before.check(lane, span.next_position(), self.floors)?;
+                lane.reclaim(span.next_position(), &mut |death| {
+                    let life = (death.expires_at, death.killer);
+                    self.lifetimes.insert((index, layer.0, number, death.position), life);
+                })?;
+            }
+        }
+        Ok(())
+    }
+
     /// Hidden states `[t, c]` and queries `[t, h d]` of a step.
     fn rows(&self, layer: usize, shares: &[Share]) -> (Vec<f32>, Vec<f32>) {
         let (mut hidden, mut queries) = (Vec::new(), Vec::new());
@@ -276,9 +307,9 @@ impl Play<'_> {
     /// Adds what is still alive.
     fn finish(mut self) -> Result<Lifetimes, Violation> {
         for sequence in &self.sequences {
-            let least = self.policy.peak(sequence.size(0)).least;
             for layer in 0..self.scene.layers {
                 for (number, lane) in sequence.cache.lanes(LayerIdx(layer)).iter().enumerate() {
+                    let least = self.policy.peak_in(sequence.size(0), layer, number).least;
                     let fullest = self.fullest.get(&(sequence.index, layer, number)).copied().unwrap_or(0);
                     if fullest < least {
                         return Err(Violation::Rule {
@@ -317,14 +348,23 @@ fn fullness(
     span: &Span,
 ) -> Result<(), Violation> {
     let tokens = sequence.done + span.queries;
-    let limit = policy.peak(sequence.size(span.queries)).most + span.queries - 1;
-    match sequence.cache.lanes(LayerIdx(layer)).iter().map(Lane::len).find(|&held| held > limit) {
-        None => Ok(()),
-        Some(held) => Err(Violation::Rule {
-            rule: "a lane is never fuller than its policy says",
-            detail: format!("layer {layer}, {tokens} tokens: {held} entries, said were at most {limit}"),
-        }),
+    for (number, lane) in sequence.cache.lanes(LayerIdx(layer)).iter().enumerate() {
+        let (any, own) = {
+            let size = sequence.size(span.queries);
+            (policy.peak(size), policy.peak_in(size, layer, number))
+        };
+        let limit = own.most.min(any.most) + span.queries - 1;
+        if lane.len() > limit {
+            let held = lane.len();
+            return Err(Violation::Rule {
+                rule: "a lane is never fuller than its policy says",
+                detail: format!(
+                    "layer {layer}, lane {number}, {tokens} tokens: {held} entries, said were at most {limit}"
+                ),
+            });
+        }
     }
+    Ok(())
 }
 
 /// Leaves the deaths of tokens that no lane of the layer holds any more, once each.

@@ -43,6 +43,8 @@ pub(super) fn show(
             .iter()
             .map(|&number| taking_part[number].cache.lanes(LayerIdx(layer)).iter().map(Before::of).collect())
             .collect();
+        let similarities: Vec<Vec<f64>> =
+            numbers.iter().map(|&number| shown.scene.similarities(taking_part[number].index)).collect();
         let mut waiting = numbers.iter().zip(&spans).peekable();
         let mut lanes = Vec::new();
         for (index, sequence) in taking_part.iter_mut().enumerate() {
@@ -59,6 +61,7 @@ pub(super) fn show(
             query_stride: query_heads * HEAD_DIM,
             shape,
             rope: None,
+            similarities: if shown.needs.layers { &similarities } else { &[] },
             spans: &spans,
             first_statistic: 1,
         };

@@ -58,7 +58,7 @@ impl Case {
         let team = Team::new(threads).unwrap();
         let mut mass: Vec<&mut [f32]> = mass.iter_mut().map(Vec::as_mut_slice).collect();
         let rows = self.rows(skip, queries);
-        attention_mass_with(isa, &team, &self.shape, &rows, &self.query, self.stride, &mut mass).unwrap();
+        attention_mass_with(isa, &team, &self.shape, &[rows], &self.query, self.stride, &mut mass).unwrap();
     }
 
     fn zeros(&self, rows: usize) -> Vec<Vec<f32>> {
@@ -135,6 +135,40 @@ proptest! {
 }
 
 #[test]
+fn sequences_that_share_a_call_get_what_each_gets_alone() {
+    let random = &mut Random(9);
+    let shape = AttentionShape { query_heads: 6, kv_heads: 2, head_dim: 24, scale: 0.2 };
+    let layout = PageLayout::new(2, 24, vec![], DType::Bf16).unwrap();
+    // More exponentials than are held at a time, beside next to nothing.
+    let lanes: Vec<Lane> =
+        [700, 0, 5, 300].iter().map(|&entries| Lane::random(random, layout.clone(), entries)).collect();
+    let queries = [300, 4, 0, 1];
+    let query: Vec<f32> = (0..305 * 144).map(|_| 4.0 * random.real()).collect();
+    let item = |i: usize| AttentionRows {
+        first_row: queries[..i].iter().sum(),
+        queries: queries[i],
+        first_position: 40,
+        lanes: vec![lanes[i].view()],
+    };
+    let lengths = || lanes.iter().flat_map(|lane| [lane.positions.len(); 2]);
+    for &isa in Isa::available() {
+        let mut alone: Vec<Vec<f32>> = lengths().map(|entries| vec![0.5; entries]).collect();
+        let mut together = alone.clone();
+        for (i, mass) in alone.chunks_mut(2).enumerate() {
+            let mut mass: Vec<&mut [f32]> = mass.iter_mut().map(Vec::as_mut_slice).collect();
+            let team = Team::new(1).unwrap();
+            attention_mass_with(isa, &team, &shape, &[item(i)], &query, 144, &mut mass).unwrap();
+        }
+        let mut mass: Vec<&mut [f32]> = together.iter_mut().map(Vec::as_mut_slice).collect();
+        let (team, all) = (Team::new(3).unwrap(), [0, 1, 2, 3].map(item));
+        attention_mass_with(isa, &team, &shape, &all, &query, 144, &mut mass).unwrap();
+        assert_eq!(alone, together);
+        let given: f32 = together[0].iter().map(|mass| mass - 0.5).sum();
+        assert!((given - 900.0).abs() < 0.1, "{given}");
+    }
+}
+
+#[test]
 fn misuse_is_an_error_and_never_a_panic() {
     let random = &mut Random(5);
     let lane = Lane::random(random, PageLayout::new(2, 4, vec![], DType::F32).unwrap(), 70);
@@ -144,7 +178,7 @@ fn misuse_is_an_error_and_never_a_panic() {
         let rows = AttentionRows { first_row: 1, queries, first_position, lanes: vec![lane.view()] };
         let [mut first, mut second] = masses.map(|len| vec![0.0; len]);
         let mut mass = [&mut first[..], &mut second[..]];
-        attention_mass(&team, &shape, &rows, &vec![0.0; numbers], 16, &mut mass).is_err()
+        attention_mass(&team, &shape, &[rows], &vec![0.0; numbers], 16, &mut mass).is_err()
     };
     assert!(!call(shape, 2, 9, 48, [70, 140]));
     assert!(call(shape, 2, 9, 47, [70, 140]), "too few queries");

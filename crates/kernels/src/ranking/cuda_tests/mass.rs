@@ -89,7 +89,7 @@ impl Batch {
                     (0..kv_heads).map(|head| vec![0.0; lanes[head % lanes.len()].positions.len()]).collect();
                 let mut slices: Vec<&mut [f32]> = mass.iter_mut().map(Vec::as_mut_slice).collect();
                 let width = query_heads * head_dim;
-                attention_mass(team, &shape, &rows, &self.query, width, &mut slices).unwrap();
+                attention_mass(team, &shape, &[rows], &self.query, width, &mut slices).unwrap();
                 for (head, mass) in mass.iter().enumerate() {
                     sums[head % groups].iter_mut().zip(mass).for_each(|(sum, mass)| *sum += mass);
                 }
@@ -224,11 +224,62 @@ fn cuda_entries_get_from_a_prompt_what_they_get_on_the_processor() {
             let loaded = Loaded::new(&device, &batch);
             let ranking = loaded.ranking(&device, &batch, score);
             for (_, span) in batch.sequences.iter().filter(|(_, span)| span.slot != u32::MAX) {
-                ranking.observe(&loaded.lanes, span, LAYER, batch.scale, &loaded.qkv, None).unwrap();
+                ranking.observe(&loaded.lanes, span, (LAYER, batch.scale), &loaded.qkv, None, None).unwrap();
             }
             loaded.check(&batch, &batch.expected(&team, window, factor, keeps), &format!("{score:?}"));
         }
     }
+}
+
+#[test]
+fn cuda_what_attention_tells_of_its_rows_spares_a_pass_and_changes_no_sum() {
+    let name = "cuda_what_attention_tells_of_its_rows_spares_a_pass_and_changes_no_sum";
+    let Some(device) = device(name) else { return };
+    let (random, team) = (&mut Random(13), Team::new(2).unwrap());
+    let wide = [shape(DType::Bf16, (16, 1), 1, 96), shape(DType::F16, (2, 2), 2, 64)];
+    let mixed_formats = Specialisation { weights: DType::F32, ..shape(DType::Bf16, (8, 4), 4, 128) };
+    let mut served = 0;
+    for specialisation in shapes().into_iter().chain(wide).chain([mixed_formats]) {
+        // Tiles of one query's heads and of many, lanes of more blocks than one, and next to nothing.
+        let sequences = [
+            Some((70, 9)),
+            Some((700, 300)),
+            None,
+            Some((130, 1)),
+            Some((0, 3)),
+            Some((33, 33)),
+            Some((257, 65)),
+        ];
+        for (score, window, factor, keeps) in [
+            (Score::Attention { factor: 1.0, per_query: false }, u32::MAX, 1.0, true),
+            (Score::Attention { factor: 0.5, per_query: false }, u32::MAX, 0.5, true),
+            (Score::Attention { factor: 0.0, per_query: false }, u32::MAX, 0.0, true),
+            (Score::Window { window: 64, kernel: 5, largest: false }, 64, 1.0, false),
+        ] {
+            let batch = Batch::random(random, specialisation, &sequences);
+            let loaded = Loaded::new(&device, &batch);
+            let ranking = loaded.ranking(&device, &batch, score);
+            let attention = DeviceAttention::new(&device, &specialisation, sequences.len()).unwrap();
+            let spans: Vec<DeviceSpan> = batch.sequences.iter().map(|&(_, span)| span).collect();
+            let heads = loaded.size.rows * specialisation.query_heads;
+            let bytes = heads * specialisation.head_dim * specialisation.weights.bytes();
+            let mixed = || DeviceBuffer::<u8>::zeroed(&device, "mixed", bytes).unwrap();
+            let (with, without) = (mixed(), mixed());
+            let sums = DeviceBuffer::<f32>::zeroed(&device, "sums", heads).unwrap();
+            let (lanes, step, scale, qkv) = (&loaded.lanes, &loaded.step, batch.scale, &loaded.qkv);
+            let told = attention
+                .prefill_and_tell(lanes, step, &spans, LAYER, scale, qkv, &with, Some(&sums))
+                .unwrap();
+            attention.prefill(lanes, step, &spans, LAYER, scale, qkv, &without).unwrap();
+            assert!(with.read().unwrap() == without.read().unwrap(), "telling changes nothing");
+            served += usize::from(told);
+            for span in spans.iter().filter(|span| span.slot != u32::MAX) {
+                ranking.observe(lanes, span, (LAYER, scale), qkv, told.then_some(&sums), None).unwrap();
+            }
+            loaded.check(&batch, &batch.expected(&team, window, factor, keeps), &format!("{score:?}"));
+        }
+    }
+    assert_eq!(served, 4 * 6, "shapes that tensor cores serve");
 }
 
 #[test]

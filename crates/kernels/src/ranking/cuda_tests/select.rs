@@ -72,6 +72,19 @@ impl Case {
 
     /// The lanes after a choice.
     fn prune(&self, device: &Device, random: &mut Random, settings: RankingSettings) -> Vec<Vec<Entry>> {
+        let groups = self.specialisation.groups;
+        let kept: Vec<u32> = self.kept.iter().flat_map(|&kept| std::iter::repeat_n(kept, groups)).collect();
+        self.prune_each(device, random, settings, &kept)
+    }
+
+    /// The same with a budget for each lane, `[spans][LAYERS][groups]`.
+    fn prune_each(
+        &self,
+        device: &Device,
+        random: &mut Random,
+        settings: RankingSettings,
+        kept: &[u32],
+    ) -> Vec<Vec<Entry>> {
         let pages: usize = self.contents.iter().map(|lane| lane.len().div_ceil(32)).sum();
         let longest = self.contents.iter().map(Vec::len).max().unwrap_or(0);
         let lanes =
@@ -82,7 +95,7 @@ impl Case {
         let positions = longest + 99;
         let size = RankingSize { rows: 3, spans: self.spans.len(), layers: LAYERS, positions };
         let ranking = DeviceRanking::new(device, &self.specialisation, settings, size).unwrap();
-        let kept = DeviceBuffer::copy_of(device, "budgets", &self.kept).unwrap();
+        let kept = DeviceBuffer::copy_of(device, "budgets", kept).unwrap();
         let size = StepSize { rows: 1, spans: self.spans.len() };
         ranking.prune(&lanes, &step, size, &kept, positions).unwrap();
         read(&lanes)
@@ -229,6 +242,27 @@ fn cuda_one_too_many_is_the_least() {
         case.each_layer(&mut expected, |_, next, kept, lanes| choose(lanes, next, kept as usize, &settings));
         assert!(expected != case.contents && case.prune(&device, random, settings) == expected, "{share:?}");
     }
+}
+
+#[test]
+fn cuda_lanes_keep_each_its_own_budget() {
+    let Some(device) = device("cuda_lanes_keep_each_its_own_budget") else { return };
+    let random = &mut Random(23);
+    let specialisation = shape(DType::F32, (8, 4), 4, 8);
+    let case = Case::random(random, specialisation, &[700, 40, 2, 90]);
+    let lanes = LAYERS * specialisation.groups;
+    let kept: Vec<u32> =
+        (0..case.spans.len() * lanes).map(|_| random.pick(&[u32::MAX, 0, 1, 30, 200, 900])).collect();
+    let settings = RankingSettings { counted: Floors { sinks: 2, recent: 3 }, ..settings(SUMS) };
+    let mut expected = case.contents.clone();
+    for (span, kept) in case.spans.iter().zip(kept.chunks(lanes)).skip(1) {
+        let next = span.first_position + span.queries;
+        let of_slot = &mut expected[span.slot as usize * lanes..][..lanes];
+        for (lane, &kept) in of_slot.chunks_mut(1).zip(kept).filter(|(_, kept)| **kept != u32::MAX) {
+            choose(lane, next, kept as usize, &settings);
+        }
+    }
+    assert!(expected != case.contents && case.prune_each(&device, random, settings, &kept) == expected);
 }
 
 /// The key of an entry of a lane of one head.

@@ -94,3 +94,14 @@ proptest! {
 fn a_table_without_scores_shares_evenly() {
     assert_eq!(head_capacities(&[vec![0.0, 0.0], vec![f64::NAN, 1.0]], 2, 28, 0.8), [[28, 28], [28, 28]]);
 }
+
+#[test]
+fn layers_that_cannot_be_told_apart_keep_alike_and_the_mean_holds() {
+    for cosines in [&[f64::NAN, 0.5][..], &[0.7; 5], &[f64::NAN; 4], &[0.3]] {
+        assert_eq!(squeeze(cosines, 40.0, 0.2), vec![40; cosines.len()], "{cosines:?}");
+    }
+    assert_eq!(squeeze(&[], 40.0, 0.2), [0_usize; 0]);
+    let squeezed = squeeze(&[0.1, 0.9, 0.5, 0.91], 40.0, 0.25);
+    assert_eq!(squeezed, [70, 10, 70, 10]);
+    assert_eq!(squeezed.iter().sum::<usize>(), 4 * 40);
+}
