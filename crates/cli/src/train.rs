@@ -194,7 +194,7 @@ fn dry_run(config: &Config, machine: bool, out: &mut impl Write) -> Result<ExitC
 /// The beginning of a file's first document.
 fn head(file: &Path) -> Result<String> {
     let first = Documents::open(file)?.next().transpose()?;
-    let text = first.map(|document| document.text).unwrap_or_default();
+    let text = first.map(|document| document.said.text().into_owned()).unwrap_or_default();
     Ok(text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(SHOWN).collect())
 }
 

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use dropcap_kernels::{AdamW, Team, adamw, sum_of_squares};
+use dropcap_kernels::{AdamW, RowLoss, Team, adamw, sum_of_squares};
 
 use super::moved::{apart, has_moved};
 use super::{Backend, Gathered, Measured, Parameters, Pass, Room};
@@ -278,6 +278,18 @@ impl Backend for Processor {
         let measured = self.measure(ids, targets, pruning, None, &mut look.activations)?;
         self.look = Some(look);
         Ok(measured)
+    }
+
+    fn survey(
+        &mut self,
+        ids: &[u32],
+        targets: &[u32],
+        pruning: &Pruning<'_>,
+    ) -> Result<Vec<RowLoss>, TrainError> {
+        self.pack()?;
+        let Self { team, network, values, activations, .. } = self;
+        network.forward(team, values, pruning, ids, activations)?;
+        network.row_losses(team, values, targets, None, activations, None)
     }
 
     fn diverge(

@@ -128,6 +128,8 @@ pub struct Cuda {
     squares: Squares,
     sample: Sample,
     look: Option<Look>,
+    /// For looking at the rows of a micro-batch.
+    survey: Option<Part>,
 }
 
 /// The weights of whoever is imitated.
@@ -210,6 +212,7 @@ impl Cuda {
             },
             sample: Sample::new(&kernels)?,
             look: None,
+            survey: None,
             layout,
             places,
             cache,

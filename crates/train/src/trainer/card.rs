@@ -52,6 +52,7 @@ impl Trainer {
             base: self.source.directory().map(|_| self.base_name()),
             summary,
             data: self.config.data.train.iter().map(|path| name(path)).collect(),
+            account: self.batches.learned().map(|learned| learned.sentence(self.tokens)).into_iter().collect(),
             tokens: self.step * (batch.sequences * self.tokens) as u64,
             measured,
             keep: if self.config.method == Method::Dcp { evaluation.keep() } else { Vec::new() },

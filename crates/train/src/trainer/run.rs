@@ -10,7 +10,7 @@ use super::replace::recover;
 use super::result::{Finished, folder_name};
 use super::vitals::Vitals;
 use super::watchdog::Watchdog;
-use super::{Evaluation, Outcome, Pressure, Settled, Source, Trainer};
+use super::{Evaluation, Outcome, Pressure, Settled, Source, Texts, Trainer};
 use crate::TrainError;
 use crate::checkpoint::{CONFIG_FILE, RunDirectory, begun_with};
 use crate::collective::Collective;
@@ -64,6 +64,7 @@ pub fn run(
     if first {
         others.share(&mut Vec::new())?;
     }
+    tell_learned(&texts, config.sequence_tokens(source.config().max_positions)?, report);
     let mut trainer = Trainer::new(config, source, texts, device, &mut |what| report.told(what))?;
     if let Some(directory) = &directory {
         directory.check_room(trainer.state_bytes())?;
@@ -153,6 +154,16 @@ pub(super) fn tell_borders(source: &Source, report: &mut dyn Report) {
     match source.about_borders() {
         (text, true) => report.warned(&text),
         (text, false) => report.told(&text),
+    }
+}
+
+/// Says what is learned of examples, and warns of what is not.
+pub(super) fn tell_learned(texts: &Texts, window: usize, report: &mut dyn Report) {
+    let valid = texts.valid.iter().map(|batches| ("held-out", batches));
+    for (split, batches) in std::iter::once(("training", &texts.train)).chain(valid) {
+        let Some(learned) = batches.learned() else { continue };
+        let sentence = format!("{split} data: {}", learned.sentence(window));
+        if learned.cut > 0 || learned.unplaced > 0 { report.warned(&sentence) } else { report.told(&sentence) }
     }
 }
 
@@ -261,7 +272,7 @@ impl Trainer {
         report: &mut dyn Report,
     ) -> Result<(), TrainError> {
         let took = begun.elapsed();
-        let tokens = outcome.loss.targets as u64;
+        let tokens = (self.config.batch.sequences * self.tokens) as u64;
         let keep =
             (!outcome.keep.is_empty()).then(|| outcome.keep.iter().sum::<f64>() / outcome.keep.len() as f64);
         let mut values = Map::new();
@@ -270,6 +281,9 @@ impl Trainer {
         put("learning_rate", json!(outcome.learning_rate));
         put("gradient_norm", json!(outcome.gradient_norm));
         put("tokens_per_second", json!(tokens as f64 / took.as_secs_f64()));
+        if self.batches.learned().is_some() {
+            put("targets", json!(outcome.loss.targets));
+        }
         if self.config.distill > 0.0 {
             put("divergence", json!(outcome.loss.mean_divergence()));
         }

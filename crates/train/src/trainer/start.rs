@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use dropcap_kernels::cuda::Device;
 use dropcap_kernels::{DType, KernelError, Team};
+use dropcap_model::chat::{ChatTemplate, TemplateError, template_of};
 use dropcap_model::{Checkpoint, DecoderConfig, GenerationConfig, Tokenizer, WeightPlan};
 use dropcap_weights::Fingerprint;
 use serde_json::{Value, json};
@@ -17,7 +18,7 @@ use crate::TrainError;
 use crate::backend::{Backend, DenseTeacher, Processor, Room};
 use crate::collective::Alone;
 use crate::config::{Config, Family, GateRule, Init, Trained};
-use crate::data::{Batches, Borders, Prepared, Preparing, named_end, prepare};
+use crate::data::{Batches, Borders, Language, Prepared, Preparing, named_end, prepare};
 use crate::device::{self, Cuda, Need};
 use crate::digest::Digest;
 use crate::network::{FactorForm, GateForm, Group, Layout, Network, initialize};
@@ -35,6 +36,8 @@ pub struct Source {
     borders: Borders,
     /// The tokens at which a generation of the model that is given ends.
     stops: Vec<u32>,
+    /// How the model writes conversations; what is wrong with it matters to those who train on some.
+    template: Result<Option<ChatTemplate>, TemplateError>,
 }
 
 /// The training and held-out texts of a run, as batches.
@@ -73,7 +76,9 @@ impl Source {
         let json = serde_json::from_slice(&text)
             .map_err(|error| TrainError::Internal { what: format!("{}: {error}", path.display()) })?;
         let tokenizer_file = directory.join("tokenizer.json");
-        let stops = GenerationConfig::open(directory, checkpoint.config())?.eos_token_ids;
+        let generation = GenerationConfig::open(directory, checkpoint.config())?;
+        let template = template_of(directory, None, &tokenizer, &generation);
+        let stops = generation.eos_token_ids;
         let borders = Borders::of(&tokenizer, &stops, named_end(&tokenizer_file)?.as_deref())?;
         Ok(Self {
             config: checkpoint.config().clone(),
@@ -84,6 +89,7 @@ impl Source {
             tokenizer_file,
             borders,
             stops,
+            template,
         })
     }
 
@@ -97,7 +103,20 @@ impl Source {
         tokenizer.check_vocabulary(config.vocabulary)?;
         let plan = WeightPlan::of(&config, &|_| false);
         let stops = config.eos_token_ids.clone();
-        Ok(Self { config, plan, json, checkpoint: None, tokenizer, tokenizer_file: path, borders, stops })
+        let generation = GenerationConfig { bos_token_id: config.bos_token_id, eos_token_ids: stops.clone() };
+        let beside = path.parent().unwrap_or(Path::new(""));
+        let template = template_of(beside, None, &tokenizer, &generation);
+        Ok(Self {
+            config,
+            plan,
+            json,
+            checkpoint: None,
+            tokenizer,
+            tokenizer_file: path,
+            borders,
+            stops,
+            template,
+        })
     }
 
     /// What the model computes.
@@ -127,6 +146,17 @@ impl Source {
     #[must_use]
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    /// How texts, prompts with their answers and conversations become its tokens.
+    #[must_use]
+    pub fn language(&self) -> Language<'_> {
+        Language {
+            tokenizer: &self.tokenizer,
+            borders: &self.borders,
+            stops: &self.stops,
+            template: self.template.as_ref().map(Option::as_ref),
+        }
     }
 
     /// What stands around each document.
@@ -222,8 +252,7 @@ impl Source {
         let mut shards = |files: &[PathBuf]| {
             let what = Preparing {
                 files,
-                tokenizer: &self.tokenizer,
-                borders: &self.borders,
+                language: self.language(),
                 tokenizer_digest,
                 vocabulary: self.config.vocabulary,
                 cache: &cache,

@@ -1,6 +1,7 @@
 //! A whole training of a tiny model: what it learns, what it leaves on disk, and that stopping changes nothing.
 
 mod adapter;
+mod answers;
 mod company;
 mod copy_task;
 mod device;
