@@ -37,6 +37,7 @@ const OWN: [&str; 6] = ["messages", "tools", "add_generation_prompt", "bos_token
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    source: String,
     /// Spellings of the tokens that begin and end a text, for templates that write them.
     bos: String,
     eos: String,
@@ -48,15 +49,15 @@ impl ChatTemplate {
     /// # Errors
     /// A template that cannot be understood.
     pub fn new(source: String, bos: Option<String>, eos: Option<String>) -> Result<Self, TemplateError> {
-        let environment = environment::of(source).map_err(|error| TemplateError::Syntax(words(&error)))?;
-        Ok(Self { environment, bos: bos.unwrap_or_default(), eos: eos.unwrap_or_default() })
+        let environment =
+            environment::of(source.clone()).map_err(|error| TemplateError::Syntax(words(&error)))?;
+        Ok(Self { environment, source, bos: bos.unwrap_or_default(), eos: eos.unwrap_or_default() })
     }
 
     /// What it is made of: its source, and the spellings of the tokens that begin and end a text.
     #[must_use]
     pub fn parts(&self) -> [&str; 3] {
-        let source = self.environment.templates().next().map_or("", |(_, template)| template.source());
-        [source, &self.bos, &self.eos]
+        [&self.source, &self.bos, &self.eos]
     }
 
     /// The tokens of a conversation that the model is to continue as the assistant; `tools` and `extra` variables are for

@@ -158,6 +158,12 @@ pub trait Backend: fmt::Debug {
         others: &mut dyn Collective,
     ) -> Result<Gathered, TrainError>;
 
+    /// The gradients of the passes that were gathered last, `[layout.trained()]`.
+    ///
+    /// # Errors
+    /// A failed device.
+    fn gradients(&mut self) -> Result<Cow<'_, [f32]>, TrainError>;
+
     /// Moves the parameters of each range, and says whether the last move that it can tell of was large enough to see,
     /// of some thousand parameters of the first range.
     ///

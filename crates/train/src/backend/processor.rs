@@ -249,6 +249,10 @@ impl Backend for Processor {
         Ok(Gathered { squares, ..self.gathered.clone() })
     }
 
+    fn gradients(&mut self) -> Result<Cow<'_, [f32]>, TrainError> {
+        Ok(Cow::Borrowed(&self.gradients))
+    }
+
     fn update(&mut self, rules: &[(Range<usize>, AdamW)]) -> Result<bool, TrainError> {
         let looked_at = rules.first().map(|(range, _)| range.clone()).unwrap_or_default();
         let before = sample(&self.values[looked_at.clone()]);

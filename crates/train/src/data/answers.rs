@@ -50,6 +50,21 @@ impl Answers {
         }
     }
 
+    /// The tokens of the examples that are marked, among `tokens`, and the answers of a shard of those alone.
+    pub(super) fn only(&self, kept: &[bool], tokens: u64) -> (Vec<Range<u64>>, Self) {
+        let ends = self.starts.iter().skip(1).copied().chain([tokens]);
+        let (mut places, mut only, mut at) = (Vec::new(), Self::default(), 0);
+        for ((&start, end), _) in self.starts.iter().zip(ends).zip(kept).filter(|(_, kept)| **kept) {
+            only.starts.push(at);
+            let spans = self.spans.iter().skip(self.spans.partition_point(|span| span.end <= start));
+            let spans = spans.take_while(|span| span.start < end);
+            only.spans.extend(spans.map(|span| at + span.start - start..at + span.end - start));
+            places.push(start..end);
+            at += end - start;
+        }
+        (places, only)
+    }
+
     /// All numbers as a shard's file holds them.
     pub(super) fn numbers(&self) -> impl Iterator<Item = u64> {
         let spans = self.spans.iter().flat_map(|span| [span.start, span.end]);
@@ -93,6 +108,15 @@ mod tests {
             let numbers: Vec<u64> = answers.numbers().collect();
             prop_assert_eq!(Answers::of_numbers(&numbers, 0, 0), answers);
         }
+    }
+
+    #[test]
+    fn what_is_left_of_some_examples_is_theirs_alone() {
+        let answers = Answers { starts: vec![0, 4, 9], spans: vec![1..3, 6..7, 8..9, 10..12], unplaced: 2 };
+        let (places, only) = answers.only(&[false, true, true], 12);
+        assert_eq!(places, [4..9, 9..12]);
+        assert_eq!(only, Answers { starts: vec![0, 5], spans: vec![2..3, 4..5, 6..8], unplaced: 0 });
+        assert_eq!(answers.only(&[true; 3], 12).1.spans, answers.spans);
     }
 
     #[test]

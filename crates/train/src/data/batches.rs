@@ -63,6 +63,35 @@ impl Batches {
         Ok(Self { shards, beginnings, total, tokens, sequences, seed })
     }
 
+    /// What the windows are drawn from.
+    pub(crate) fn shards(&self) -> &[TokenShard] {
+        &self.shards
+    }
+
+    /// One window with an example, of all shards' in their order, and nothing else that is learned: its first tokens as far as
+    /// they fit, and zeros behind them.
+    pub(crate) fn example(&self, number: u64) -> Batch {
+        let mut number = number as usize;
+        let mut found = 0..0;
+        for (shard, place) in places(&self.shards) {
+            let Some(answers) = shard.answers() else { continue };
+            if let Some(&start) = answers.starts.get(number) {
+                let end = answers.starts.get(number + 1).map_or(place.end, |&end| place.start + end);
+                found = place.start + start..end;
+                break;
+            }
+            number -= answers.starts.len();
+        }
+        let own = (found.end - found.start).min(self.tokens as u64 + 1) as usize;
+        let (mut ids, mut learned) = (Vec::new(), Vec::new());
+        self.read(found.start, &mut ids, &mut learned);
+        let target = |row: usize| if row + 1 < own && learned[row + 1] { ids[row + 1] } else { IGNORE };
+        let targets = (0..self.tokens).map(target).collect();
+        ids.truncate(own);
+        ids.resize(self.tokens, 0);
+        Batch { ids, targets, sequences: 1, tokens: self.tokens, examples: vec![0..own.min(self.tokens)] }
+    }
+
     /// What is learned of examples; `None` where all of the text is.
     pub fn learned(&self) -> Option<&Learned> {
         self.beginnings.as_ref().map(Beginnings::learned)

@@ -65,11 +65,7 @@ impl TokenShard {
                 format!("token {at} has the id {id}, and the vocabulary has {} tokens", facts.vocabulary);
             return Err(TrainError::Shard { path: path.to_path_buf(), reason });
         }
-        let tokens = if width(facts.vocabulary) == 2 {
-            Tokens::Narrow(ids.iter().map(|&id| id as u16).collect())
-        } else {
-            Tokens::Wide(ids)
-        };
+        let tokens = Tokens::of(ids, facts.vocabulary);
         let shard = Self { facts, tokens, answers };
         match shard.problem() {
             None => Ok(shard),
@@ -89,6 +85,16 @@ impl TokenShard {
     /// What it was made of.
     pub fn facts(&self) -> &ShardFacts {
         &self.facts
+    }
+
+    /// The shard of some of its examples alone, those that are marked; all of it where it has none.
+    #[must_use]
+    pub(crate) fn only(&self, kept: &[bool]) -> Self {
+        let Some(answers) = &self.answers else { return self.clone() };
+        let (places, answers) = answers.only(kept, self.len() as u64);
+        let mut ids = Vec::new();
+        places.iter().for_each(|place| self.read(place.start as usize, (place.end - place.start) as usize, &mut ids));
+        Self { facts: self.facts, tokens: Tokens::of(ids, self.facts.vocabulary), answers: Some(answers) }
     }
 
     /// The number of tokens.
@@ -256,6 +262,13 @@ impl TokenShard {
 }
 
 impl Tokens {
+    fn of(ids: Vec<u32>, vocabulary: u64) -> Self {
+        match width(vocabulary) {
+            2 => Self::Narrow(ids.iter().map(|&id| id as u16).collect()),
+            _ => Self::Wide(ids),
+        }
+    }
+
     fn read(file: &mut File, width: usize, count: usize) -> std::io::Result<Self> {
         let mut bytes = vec![0; PIECE * width];
         let mut pieces = |take: &mut dyn FnMut(&[u8])| {

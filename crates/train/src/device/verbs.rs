@@ -149,6 +149,11 @@ impl Backend for Cuda {
         Ok(Gathered { squares: self.squares.fetched.first(ranges.len()), ..gathered })
     }
 
+    fn gradients(&mut self) -> Result<Cow<'_, [f32]>, TrainError> {
+        let (trained, first) = (self.layout.trained(), self.gradients.first());
+        Ok(Cow::Owned(download(&self.places, trained, &self.gradients.numbers, first)?))
+    }
+
     fn update(&mut self, rules: &[(Range<usize>, AdamW)]) -> Result<bool, TrainError> {
         self.packed = false;
         let mut seen = 0..0;

@@ -48,6 +48,13 @@ impl Account {
         }
     }
 
+    /// Adds the counts of another.
+    pub fn add(&mut self, other: &Self) {
+        let mut sums = self.numbers();
+        sums.iter_mut().zip(other.numbers()).for_each(|(sum, more)| *sum += more);
+        *self = Self::of_numbers(sums);
+    }
+
     /// All counts.
     #[must_use]
     pub fn numbers(&self) -> [u64; Self::NUMBERS] {

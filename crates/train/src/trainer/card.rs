@@ -19,6 +19,7 @@ impl Trainer {
         };
         shown.data.cache = None;
         shown.model.iter_mut().chain(&mut shown.tokenizer).for_each(name);
+        shown.data.scores.iter_mut().for_each(name);
         shown.data.train.iter_mut().chain(&mut shown.data.valid).for_each(name);
         name(&mut shown.output);
         shown
@@ -52,7 +53,7 @@ impl Trainer {
             base: self.source.directory().map(|_| self.base_name()),
             summary,
             data: self.config.data.train.iter().map(|path| name(path)).collect(),
-            account: self.batches.learned().map(|learned| learned.sentence(self.tokens)).into_iter().collect(),
+            account: self.account_lines(),
             tokens: self.step * (batch.sequences * self.tokens) as u64,
             measured,
             keep: if self.config.method == Method::Dcp { evaluation.keep() } else { Vec::new() },
@@ -61,6 +62,13 @@ impl Trainer {
             config: self.shown_config().to_yaml().unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
+    }
+
+    /// What of the data was learned, and why the rest was not.
+    fn account_lines(&self) -> Vec<String> {
+        let learned = self.batches.learned().map(|learned| learned.sentence(self.tokens));
+        let chosen = (self.account.examples > 0).then(|| self.account.sentence());
+        self.subset.iter().cloned().chain(learned).chain(chosen).collect()
     }
 
     /// What the model that was given is called: its id on the hub, or the name of its directory.

@@ -117,6 +117,9 @@ pub fn run(
             return Ok(Finish::Stopped { step: trainer.step });
         }
     }
+    if trainer.account.examples > 0 {
+        report.told(&trainer.account.sentence());
+    }
     report.told("measuring and writing the result");
     let Finished { folder, evaluation, settled } = trainer.finish(&config.output, command)?;
     journal.evaluation(trainer.step, &evaluation)?;
@@ -164,6 +167,9 @@ pub(super) fn tell_learned(texts: &Texts, window: usize, report: &mut dyn Report
         let Some(learned) = batches.learned() else { continue };
         let sentence = format!("{split} data: {}", learned.sentence(window));
         if learned.cut > 0 || learned.unplaced > 0 { report.warned(&sentence) } else { report.told(&sentence) }
+    }
+    if let Some(sentence) = &texts.subset {
+        report.told(sentence);
     }
 }
 
@@ -283,6 +289,13 @@ impl Trainer {
         put("tokens_per_second", json!(tokens as f64 / took.as_secs_f64()));
         if self.batches.learned().is_some() {
             put("targets", json!(outcome.loss.targets));
+        }
+        if let Some(chosen) = &outcome.chosen {
+            put("examples", json!(chosen.examples));
+            put("examples_learned", json!(chosen.unsure + chosen.wrong + chosen.supplement));
+            put("examples_noise", json!(chosen.noise));
+            put("examples_known", json!(chosen.known));
+            put("choosing_seconds", json!(self.choosing.as_secs_f64()));
         }
         if self.config.distill > 0.0 {
             put("divergence", json!(outcome.loss.mean_divergence()));

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use dropcap_kernels::cuda::Device;
 use dropcap_kernels::{DType, KernelError, Team};
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 use super::adapter::{draw_factors, factor_form, layout};
 use super::companions::companion;
 use super::gates::{Fitted, fit};
+use super::subset::subset;
 use super::{Pressure, Trainer};
 use crate::TrainError;
 use crate::backend::{Backend, DenseTeacher, Processor, Room};
@@ -22,6 +24,7 @@ use crate::data::{Batches, Borders, Language, Prepared, Preparing, named_end, pr
 use crate::device::{self, Cuda, Need};
 use crate::digest::Digest;
 use crate::network::{FactorForm, GateForm, Group, Layout, Network, initialize};
+use crate::select::Account;
 
 /// The model that a training starts from, before any of its weights is read.
 #[derive(Debug)]
@@ -47,6 +50,8 @@ pub struct Texts {
     pub train: Batches,
     /// To evaluate on, one per file.
     pub valid: Vec<Batches>,
+    /// What examples were chosen to train on once, in words.
+    pub subset: Option<String>,
 }
 
 impl Source {
@@ -238,7 +243,7 @@ impl Source {
     /// added to it if `keep` says so.
     ///
     /// # Errors
-    /// Files that are refused, too little text, a cache that cannot be written.
+    /// Files that are refused, too little text, a choice among examples of texts, a cache that cannot be written.
     pub fn texts(
         &self,
         config: &Config,
@@ -262,11 +267,12 @@ impl Source {
             prepare(&what, tell)
         };
         let train = shards(&config.data.train)?;
+        let (train, subset) = subset(config, &self.identity()?, train)?;
         let train = Batches::new("training", train, config.batch.sequences, tokens, config.seed)?;
         let valid = config.data.valid.iter().map(|file| {
             Batches::new("validation", shards(std::slice::from_ref(file))?, 1, tokens, config.seed)
         });
-        Ok(Texts { valid: valid.collect::<Result<_, _>>()?, train })
+        Ok(Texts { valid: valid.collect::<Result<_, _>>()?, train, subset })
     }
 }
 
@@ -501,6 +507,9 @@ impl Trainer {
             step: 0,
             updates: 0,
             skipped: 0,
+            subset: texts.subset,
+            account: Account::default(),
+            choosing: Duration::ZERO,
         })
     }
 }

@@ -2,6 +2,7 @@
 
 mod adapter;
 mod answers;
+mod choosing;
 mod company;
 mod copy_task;
 mod device;

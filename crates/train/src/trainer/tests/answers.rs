@@ -16,7 +16,7 @@ const ANSWER: &str = " the cat slept and then ran on";
 
 impl Workshop {
     /// A run on prompts of random words with an answer that is always the same.
-    fn answering(&self, output: &str, changes: &[&str]) -> Config {
+    pub(super) fn answering(&self, output: &str, changes: &[&str]) -> Config {
         let words = ["mat", "road", "dog", "sat", "a", "then", "on", "cat"];
         let mut state = 11_u32;
         for (name, lines) in [("pairs.jsonl", 400), ("held.jsonl", 60)] {

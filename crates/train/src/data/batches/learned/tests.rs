@@ -40,14 +40,14 @@ proptest! {
     ) {
         let every = learned(&lengths);
         let batches = Batches::new("training", vec![examples(0, &lengths)], 3, tokens, 5);
-        let starts = lengths.iter().scan(0, |at, (question, answer)| {
+        let all_starts: Vec<usize> = lengths.iter().scan(0, |at, (question, answer)| {
             let start = *at;
             *at += question + answer;
             Some(start)
-        });
+        }).collect();
         let is_of_use =
             |&start: &usize| start + tokens < every.len() && every[start + 1..=start + tokens].contains(&true);
-        let of_use: Vec<usize> = starts.filter(is_of_use).collect();
+        let of_use: Vec<usize> = all_starts.iter().copied().filter(is_of_use).collect();
         let Ok(batches) = batches else {
             prop_assert!(of_use.is_empty());
             return Ok(());
@@ -67,6 +67,26 @@ proptest! {
             }
         }
         prop_assert!((1..=windows).contains(&even.sequences));
+        // Every learned target is of one example, and rows of an example are its own.
+        for batch in [&drawn, &even] {
+            let mut of_examples = BTreeSet::new();
+            for rows in &batch.examples {
+                prop_assert_eq!(rows.start / tokens, (rows.end - 1) / tokens);
+                prop_assert!(all_starts.contains(&(batch.ids[rows.start] as usize)));
+                prop_assert!(rows.clone().skip(1).all(|row| !all_starts.contains(&(batch.ids[row] as usize))));
+                prop_assert!(rows.clone().all(|row| of_examples.insert(row)));
+            }
+            let learned = (0..batch.ids.len()).filter(|&row| batch.targets[row] != IGNORE);
+            prop_assert!(learned.into_iter().all(|row| of_examples.contains(&row)));
+        }
+        for (number, &(question, answer)) in lengths.iter().enumerate() {
+            let batch = batches.example(number as u64);
+            prop_assert_eq!(batch.ids[0] as usize, all_starts[number]);
+            let targets: Vec<u32> = batch.targets.iter().copied().filter(|&target| target != IGNORE).collect();
+            let first = (all_starts[number] + question) as u32;
+            let seen = (question + answer).min(tokens + 1).saturating_sub(question) as u32;
+            prop_assert_eq!(targets, (first..first + seen).collect::<Vec<_>>());
+        }
     }
 }
 
