@@ -13,8 +13,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use dropcap_compress::{
-    Closeness, Compressed, Embed, Evolution, HiddenStates, Language, Listener, ModelJudge, Tokens, context, longcodezip,
-    perplexity,
+    Closeness, Compressed, Embed, Evolution, HiddenStates, Language, Listener, ModelJudge, Tokens, context,
+    longcodezip, perplexity,
 };
 use dropcap_files::{Existing, publish};
 use dropcap_kernels::cuda::DeviceChoice;
@@ -271,7 +271,10 @@ fn prune(arguments: &Arguments, method: Method, text: &str, task: &Task) -> Resu
     let loaded = loading::load(&arguments.model, &"none".parse()?)?;
     let mut journal = match &arguments.journal {
         None => Journal::none(),
-        Some(path) => Journal::open(path, &json!({ "model": arguments.model.name(), "prompt": text, "task": task.digest() }))?,
+        Some(path) => Journal::open(
+            path,
+            &json!({ "model": arguments.model.name(), "prompt": text, "task": task.digest() }),
+        )?,
     };
     if journal.len() > 0 {
         progress::note(&format!("{} prompts were scored before", journal.len()));

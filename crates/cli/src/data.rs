@@ -59,7 +59,10 @@ fn score(arguments: &Score) -> Result<ExitCode> {
     let config = Config::resolve(&arguments.config, &overrides)?;
     let path = &arguments.output;
     if path.exists() && !arguments.force {
-        bail!("{} is there already: give --force to replace it, or name another with --output", path.display());
+        bail!(
+            "{} is there already: give --force to replace it, or name another with --output",
+            path.display()
+        );
     }
     let source = source(&config)?;
     let device = device_for(&config)?;

@@ -133,7 +133,18 @@ fn a_prompt_is_pruned_by_a_task_and_keeps_its_placeholder() {
     assert_eq!(object["accepted"].as_array().unwrap().last().unwrap()["prompt"], left);
     // A search that is begun again asks nothing twice, and comes to the same.
     let journal = folder.path().join("journal.jsonl");
-    let quine = ["--method", "promptquine", "--prompts", "60", "--offspring", "20", "--population", "5", "--least", "3"];
+    let quine = [
+        "--method",
+        "promptquine",
+        "--prompts",
+        "60",
+        "--offspring",
+        "20",
+        "--population",
+        "5",
+        "--least",
+        "3",
+    ];
     let noted = ["--journal", text(&journal)];
     let search = |journal: &[&str]| -> Value {
         let mut object: Value =

@@ -82,7 +82,8 @@ pub fn promptquine(
         let mut born: Vec<(Vec<bool>, String)> = Vec::new();
         for _ in 0..rule.offspring.max(1) {
             let Some(has) = offspring(&living, &free, &mut random) else { continue };
-            let text: String = texts.iter().zip(&has).filter(|(_, has)| **has).map(|(text, _)| *text).collect();
+            let text: String =
+                texts.iter().zip(&has).filter(|(_, has)| **has).map(|(text, _)| *text).collect();
             if !known.contains(text.as_str()) {
                 born.push((has, text));
             }

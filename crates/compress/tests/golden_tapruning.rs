@@ -95,6 +95,11 @@ fn probabilities_of_labels_are_those_of_their_tokens() {
     assert!((good.probability + bad.probability - 1.0).abs() < 1e-9);
     assert_eq!(good.accuracy + bad.accuracy, 1.0);
     assert_eq!(good.accuracy == 1.0, good.probability > 0.5);
-    let unknown = answers(&mut judge, &[String::new()], &[example("fine", "good")], &[String::new(), "good".to_owned()]);
+    let unknown = answers(
+        &mut judge,
+        &[String::new()],
+        &[example("fine", "good")],
+        &[String::new(), "good".to_owned()],
+    );
     assert!(unknown.is_ok(), "a label of a space alone has a token");
 }

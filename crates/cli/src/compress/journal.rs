@@ -49,7 +49,11 @@ impl Journal {
                     "{} has the format version {newer}, and this program reads up to {VERSION}: use the newer program that wrote it",
                     place()
                 ),
-                _ => bail!("{} is of another search ({} and not {about}): name another file", place(), found["about"]),
+                _ => bail!(
+                    "{} is of another search ({} and not {about}): name another file",
+                    place(),
+                    found["about"]
+                ),
             },
             Some(_) => bail!("{} is there and is no journal of prompts: name another file", path.display()),
         }
@@ -80,7 +84,8 @@ impl Journal {
     pub fn put(&mut self, prompt: &str, answers: Answers) -> Result<()> {
         self.known.insert(prompt.to_owned(), answers);
         let Some((path, file)) = &mut self.file else { return Ok(()) };
-        let line = json!({ "prompt": prompt, "probability": answers.probability, "accuracy": answers.accuracy });
+        let line =
+            json!({ "prompt": prompt, "probability": answers.probability, "accuracy": answers.accuracy });
         file.write_all(format!("{line}\n").as_bytes())
             .with_context(|| format!("cannot write the journal {}", path.display()))
     }

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use dropcap_compress::{Answers, CompressError, Evolution, Example, Judge, Search, answers, promptquine, tapruning};
+use dropcap_compress::{
+    Answers, CompressError, Evolution, Example, Judge, Search, answers, promptquine, tapruning,
+};
 use dropcap_train::data::Lines;
 use serde_json::{Value, json};
 
@@ -81,7 +83,8 @@ impl Task {
             |prompt: &str| Ok(judge.borrow().tokens(prompt)?.into_iter().map(|(_, range)| range).collect());
         let (mut scored, mut failed) = (0, None);
         let mut ask = |prompts: &[String]| -> Result<Vec<Answers>, CompressError> {
-            let new: Vec<String> = prompts.iter().filter(|prompt| journal.get(prompt).is_none()).cloned().collect();
+            let new: Vec<String> =
+                prompts.iter().filter(|prompt| journal.get(prompt).is_none()).cloned().collect();
             let found = if new.is_empty() {
                 Vec::new()
             } else {
@@ -114,7 +117,9 @@ impl Task {
         if let Some(error) = failed {
             return Err(error);
         }
-        let (Some(before), Some(after)) = (both.next(), both.next()) else { bail!("the model gave no answer") };
+        let (Some(before), Some(after)) = (both.next(), both.next()) else {
+            bail!("the model gave no answer")
+        };
         Ok(Pruned { search, before, after })
     }
 }

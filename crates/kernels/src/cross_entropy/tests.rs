@@ -102,7 +102,10 @@ fn forbidden_tokens_are_no_trouble() {
     let mut loss = [RowLoss::default()];
     cross_entropy(&team, &mut x, 4, &[2], Some(&teacher), 0.5, 1.0, &mut loss).unwrap();
     assert!(x.iter().all(|x| x.is_finite()) && x[1] == 0.0 && x[3] == 0.0, "{x:?}");
-    assert!((loss[0].entropy - 0.582_203_2).abs() < 1e-6, "of two tokens, the likelier of e in 1 + e: {loss:?}");
+    assert!(
+        (loss[0].entropy - 0.582_203_2).abs() < 1e-6,
+        "of two tokens, the likelier of e in 1 + e: {loss:?}"
+    );
     assert!((loss[0].cross_entropy - 0.313_261_7).abs() < 1e-6 && loss[0].divergence.is_finite(), "{loss:?}");
 }
 

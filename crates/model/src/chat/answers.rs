@@ -51,7 +51,8 @@ impl ChatTemplate {
         for at in (0..messages.len()).filter(|&at| is_answer(&messages[at])) {
             // A template may refuse a beginning of what it takes as a whole, one without a question for instance.
             let asked = render(at, true).ok().filter(|asked| whole.starts_with(asked.as_str()));
-            let over = if at == last { Some(whole.len()) } else { within(&whole, render(at + 1, false).ok()) };
+            let over =
+                if at == last { Some(whole.len()) } else { within(&whole, render(at + 1, false).ok()) };
             match (asked, over) {
                 (Some(asked), Some(over)) if asked.len() < over => places.push(asked.len()..over),
                 _ => unplaced += 1,

@@ -99,7 +99,8 @@ pub(super) fn values(config: &Config) -> Vec<String> {
     let chosen_by_scores = matches!(config.data.select, Some(Select::Coreset { .. }));
     say(
         chosen_by_scores && config.data.scores.is_none(),
-        "data.select is a coreset, and data.scores names no scores: write some with `dropcap data score`".to_owned(),
+        "data.select is a coreset, and data.scores names no scores: write some with `dropcap data score`"
+            .to_owned(),
     );
     say(
         !chosen_by_scores && config.data.scores.is_some(),

@@ -28,7 +28,11 @@ pub const KEYS: &[Key] = &[
     key("init.vocabulary", "the tokenizer's", "tokens"),
     key("init.intermediate", "4 hidden, or 8/3 hidden", "width of the MLP"),
     key("tokenizer", "required with init", "tokenizer.json of a model from random weights"),
-    key("data.train", "required", "files to train on: text, or .jsonl of texts, of prompts with completions or of conversations; either may be .xz"),
+    key(
+        "data.train",
+        "required",
+        "files to train on: text, or .jsonl of texts, of prompts with completions or of conversations; either may be .xz",
+    ),
     key("data.valid", "[]", "held-out files to evaluate on"),
     key("data.cache", "OUTPUT/cache", "folder of token shards"),
     key(
@@ -36,7 +40,11 @@ pub const KEYS: &[Key] = &[
         "all",
         "which examples are learned from: q_tuning(sample=0.25, token=0.5), coreset(share=0.02, strata=50) or random(share=0.25)",
     ),
-    key("data.scores", "required with coreset", "scores of the examples, as `dropcap data score` writes them"),
+    key(
+        "data.scores",
+        "required with coreset",
+        "scores of the examples, as `dropcap data score` writes them",
+    ),
     key("output", "required", "directory of the run"),
     key("seed", "0", "seed of batches, weights and noise"),
     key("steps", "1000", "optimizer steps"),

@@ -53,8 +53,13 @@ impl FromStr for Select {
         let known = FORMS.iter().find(|(name, _)| *name == term.name());
         let Some((name, parameters)) = known else {
             let names = FORMS.map(|(name, _)| name);
-            let hint = nearest(term.name(), names.into_iter()).map_or_else(String::new, |near| format!(" (did you mean {near}?)"));
-            return Err(format!("there is no choice `{}`{hint}; there are {}", term.name(), names.join(", ")));
+            let hint = nearest(term.name(), names.into_iter())
+                .map_or_else(String::new, |near| format!(" (did you mean {near}?)"));
+            return Err(format!(
+                "there is no choice `{}`{hint}; there are {}",
+                term.name(),
+                names.join(", ")
+            ));
         };
         if term.amount().is_some() || term.inner().is_some() {
             return Err(format!("{name} takes {} in parentheses and nothing else", parameters.join(", ")));
@@ -70,8 +75,20 @@ impl FromStr for Select {
             },
             "coreset" => Self::Coreset {
                 share: share(term, "share", None)?,
-                strata: number(term, "strata", 50.0, &|value| value >= 1.0 && value <= 1e6 && value.fract() == 0.0, "a whole number from 1 to 1000000")? as usize,
-                hardest: number(term, "hardest", 0.1, &|value| (0.0..1.0).contains(&value), "from 0 to below 1")?,
+                strata: number(
+                    term,
+                    "strata",
+                    50.0,
+                    &|value| value >= 1.0 && value <= 1e6 && value.fract() == 0.0,
+                    "a whole number from 1 to 1000000",
+                )? as usize,
+                hardest: number(
+                    term,
+                    "hardest",
+                    0.1,
+                    &|value| (0.0..1.0).contains(&value),
+                    "from 0 to below 1",
+                )?,
                 lambda: number(term, "lambda", 0.5, &|value| value >= 0.0 && value.is_finite(), "0 or more")?,
             },
             _ => Self::Random { share: share(term, "share", None)? },
@@ -84,7 +101,13 @@ fn share(term: &Term, key: &str, default: Option<f64>) -> Result<f64, String> {
     if default.is_none() && !term.arguments().iter().any(|(name, _)| name == key) {
         return Err(format!("{} needs `{key}`, the share that is kept, as {key}=0.1", term.name()));
     }
-    number(term, key, default.unwrap_or_default(), &|value| value > 0.0 && value <= 1.0, "above 0 and at most 1")
+    number(
+        term,
+        key,
+        default.unwrap_or_default(),
+        &|value| value > 0.0 && value <= 1.0,
+        "above 0 and at most 1",
+    )
 }
 
 fn number(

@@ -9,9 +9,9 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::shard::TokenShard;
-pub use learned::Learned;
-use learned::Beginnings;
 use crate::TrainError;
+use learned::Beginnings;
+pub use learned::Learned;
 
 /// Sequences of tokens, and for each token the one that follows it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -61,7 +61,8 @@ fn chat(language: &Language<'_>, messages: &[Message]) -> Result<Example, String
         Err(error) => return Err(error.to_string()),
     };
     let answered = template.answered(language.tokenizer, messages, language.stops);
-    let Answered { mut ids, mut answers, unplaced, is_stopped } = answered.map_err(|error| error.to_string())?;
+    let Answered { mut ids, mut answers, unplaced, is_stopped } =
+        answered.map_err(|error| error.to_string())?;
     if answers.is_empty() {
         return Err("the model's chat template does not tell where an answer begins: what asks for it is no beginning of the whole conversation".to_owned());
     }

@@ -55,11 +55,16 @@ pub(super) fn read(line: &str) -> Result<Option<Said>, String> {
 /// The messages of a conversation with at least one answer.
 fn conversation(messages: &[Value]) -> Result<Vec<Message>, String> {
     if messages.len() > MAX_MESSAGES {
-        return Err(format!("has {} messages: a conversation may have {MAX_MESSAGES}, so cut it", messages.len()));
+        return Err(format!(
+            "has {} messages: a conversation may have {MAX_MESSAGES}, so cut it",
+            messages.len()
+        ));
     }
     let numbered = messages.iter().enumerate();
     let messages = numbered
-        .map(|(number, value)| message(value).map_err(|reason| format!("has a message (number {number}) {reason}")))
+        .map(|(number, value)| {
+            message(value).map_err(|reason| format!("has a message (number {number}) {reason}"))
+        })
         .collect::<Result<Vec<_>, _>>()?;
     if !messages.iter().any(|message| message.role == Role::Assistant) {
         return Err("has no message of the assistant, so there is no answer to learn".to_owned());
@@ -97,7 +102,9 @@ fn message(value: &Value) -> Result<Message, String> {
 fn part(value: &Value) -> Result<String, String> {
     match (value["type"].as_str(), value["text"].as_str()) {
         (Some("text"), Some(text)) => Ok(text.to_owned()),
-        (kind, _) => Err(format!("with a part of the type {:?}: only text is learned from", kind.unwrap_or("none"))),
+        (kind, _) => {
+            Err(format!("with a part of the type {:?}: only text is learned from", kind.unwrap_or("none")))
+        }
     }
 }
 

@@ -99,7 +99,10 @@ impl Kind {
             let named = [
                 ("`text`", object["text"].is_string()),
                 ("`messages`", object["messages"].is_array()),
-                ("`prompt` and a `completion`", object["prompt"].is_string() && object["completion"].is_string()),
+                (
+                    "`prompt` and a `completion`",
+                    object["prompt"].is_string() && object["completion"].is_string(),
+                ),
             ];
             if let Some((keys, _)) = named.iter().find(|(_, has)| *has) {
                 let what = format!("its first line is a JSON object with a {keys}; name it .jsonl");

@@ -93,7 +93,9 @@ impl TokenShard {
         let Some(answers) = &self.answers else { return self.clone() };
         let (places, answers) = answers.only(kept, self.len() as u64);
         let mut ids = Vec::new();
-        places.iter().for_each(|place| self.read(place.start as usize, (place.end - place.start) as usize, &mut ids));
+        places
+            .iter()
+            .for_each(|place| self.read(place.start as usize, (place.end - place.start) as usize, &mut ids));
         Self { facts: self.facts, tokens: Tokens::of(ids, self.facts.vocabulary), answers: Some(answers) }
     }
 
@@ -211,7 +213,8 @@ impl TokenShard {
         let answers = if has_answers {
             let mut bytes = Vec::new();
             file.read_to_end(&mut bytes).map_err(read)?;
-            let numbers: Vec<u64> = bytes.as_chunks().0.iter().map(|&eight| u64::from_le_bytes(eight)).collect();
+            let numbers: Vec<u64> =
+                bytes.as_chunks().0.iter().map(|&eight| u64::from_le_bytes(eight)).collect();
             Some(Answers::of_numbers(&numbers, examples as usize, unplaced))
         } else {
             None
@@ -231,9 +234,7 @@ impl TokenShard {
         self.token_pieces(take)?;
         match &self.answers {
             None => Ok(()),
-            Some(answers) => {
-                take(&answers.numbers().flat_map(u64::to_le_bytes).collect::<Vec<_>>())
-            }
+            Some(answers) => take(&answers.numbers().flat_map(u64::to_le_bytes).collect::<Vec<_>>()),
         }
     }
 

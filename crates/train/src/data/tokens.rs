@@ -84,8 +84,7 @@ fn encode_examples(
     let encoded = shared_out(documents, threads, &|document| examples::encode(language, document));
     let answers = out.answers.get_or_insert_default();
     for (document, example) in documents.iter().zip(encoded) {
-        let refused =
-            |reason| TrainError::DataLine { path: path.to_path_buf(), line: document.line, reason };
+        let refused = |reason| TrainError::DataLine { path: path.to_path_buf(), line: document.line, reason };
         let Example { ids, answers: spans, unplaced } = example.map_err(refused)?;
         let start = out.ids.len() as u64;
         answers.starts.push(start);

@@ -1,10 +1,10 @@
 //! The head and the loss on the device, in slices of rows.
 
+use dropcap_kernels::DType;
 use dropcap_kernels::KernelError;
 use dropcap_kernels::cross_entropy::{RowLoss, Shares};
 use dropcap_kernels::cuda::{DeviceBuffer, DeviceSlice};
 use dropcap_kernels::matmul::{Sum, TrainMatrix};
-use dropcap_kernels::DType;
 
 use super::forward::Run;
 use super::gradients::Gradients;

@@ -1,9 +1,9 @@
 //! One micro-batch of a step on the device, and what comes back of it.
 
-use dropcap_kernels::{KernelError, RowLoss};
 use dropcap_kernels::cuda::{DeviceBuffer, PinnedBuffer};
 use dropcap_kernels::embedding::TokenRows;
 use dropcap_kernels::training::KeptSums;
+use dropcap_kernels::{KernelError, RowLoss};
 
 use super::head::rows_of;
 use super::kernels::Kernels;

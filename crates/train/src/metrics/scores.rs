@@ -83,7 +83,8 @@ impl Scores {
     /// A refusal of the disk.
     pub fn write(&self, disk: &dyn Disk, path: &Path) -> Result<(), TrainError> {
         let places = self.head.files.iter().enumerate();
-        let places = places.flat_map(|(file, scored)| (0..scored.examples).map(move |example| (file, example)));
+        let places =
+            places.flat_map(|(file, scored)| (0..scored.examples).map(move |example| (file, example)));
         publish(disk, path, |out| {
             writeln!(out, "{}", serde_json::to_string(&self.head)?)?;
             for ((file, example), (&influence, &effort)) in
@@ -123,15 +124,29 @@ impl Scores {
             Some(_) if value["format"] == FORMAT => {}
             _ => return Err(refused(0, no_scores.to_owned())),
         }
-        let head: Head = serde_json::from_value(value).map_err(|error| refused(0, format!("{no_scores} ({error})")))?;
+        let head: Head =
+            serde_json::from_value(value).map_err(|error| refused(0, format!("{no_scores} ({error})")))?;
         let mut scores = Self { head, influence: Vec::new(), effort: Vec::new() };
         for (file, scored) in scores.head.files.iter().enumerate() {
             for example in 0..scored.examples {
-                let missing = || refused(0, format!("names {} examples of file {file}, and there are {example}: the file is cut off", scored.examples));
+                let missing = || {
+                    refused(
+                        0,
+                        format!(
+                            "names {} examples of file {file}, and there are {example}: the file is cut off",
+                            scored.examples
+                        ),
+                    )
+                };
                 let (number, text) = next()?.ok_or_else(missing)?;
-                let line: Line = serde_json::from_str(&text).map_err(|error| refused(number, error.to_string()))?;
-                if (line.file, line.example) != (file, example) || !line.influence.is_finite() || !line.effort.is_finite() {
-                    let reason = format!("is not the score of example {example} of file {file} in finite numbers");
+                let line: Line =
+                    serde_json::from_str(&text).map_err(|error| refused(number, error.to_string()))?;
+                if (line.file, line.example) != (file, example)
+                    || !line.influence.is_finite()
+                    || !line.effort.is_finite()
+                {
+                    let reason =
+                        format!("is not the score of example {example} of file {file} in finite numbers");
                     return Err(refused(number, reason));
                 }
                 scores.influence.push(line.influence);
@@ -151,7 +166,10 @@ impl Scores {
     pub(crate) fn check(&self, path: &Path, model: &str, shards: &[TokenShard]) -> Result<(), TrainError> {
         let mut problems = Vec::new();
         if self.head.model != model {
-            problems.push(format!("the scores are of the model {}, and the run starts from {model}", self.head.model));
+            problems.push(format!(
+                "the scores are of the model {}, and the run starts from {model}",
+                self.head.model
+            ));
         }
         if self.head.files.len() != shards.len() {
             let (scored, given) = (self.head.files.len(), shards.len());
@@ -159,13 +177,19 @@ impl Scores {
         }
         for (scored, shard) in self.head.files.iter().zip(shards) {
             if Scored::of(scored.file.clone(), shard).as_ref() != Some(scored) {
-                problems.push(format!("{} has changed since, is another file, or becomes other tokens", scored.file.display()));
+                problems.push(format!(
+                    "{} has changed since, is another file, or becomes other tokens",
+                    scored.file.display()
+                ));
             }
         }
         if problems.is_empty() {
             return Ok(());
         }
-        let origin = format!("{} does not fit the run (score its examples again with `dropcap data score`)", path.display());
+        let origin = format!(
+            "{} does not fit the run (score its examples again with `dropcap data score`)",
+            path.display()
+        );
         Err(TrainError::Config { origin, problems })
     }
 }
@@ -175,6 +199,11 @@ impl Scored {
     fn of(file: PathBuf, shard: &TokenShard) -> Option<Self> {
         let examples = shard.answers()?.starts.len() as u64;
         let facts = shard.facts();
-        Some(Self { file, source: facts.source.to_string(), tokenizer: facts.tokenizer.to_string(), examples })
+        Some(Self {
+            file,
+            source: facts.source.to_string(),
+            tokenizer: facts.tokenizer.to_string(),
+            examples,
+        })
     }
 }

@@ -158,8 +158,9 @@ pub fn partition(perplexity: &[f64], entropy: &[f64], share: f64) -> Partition {
     let taken = found.wrong.len() + found.unsure.len();
     if taken < wanted {
         let score = diagonal_distance(perplexity, entropy);
-        let mut others: Vec<usize> =
-            (0..count).filter(|index| !found.wrong.contains(index) && !found.unsure.contains(index)).collect();
+        let mut others: Vec<usize> = (0..count)
+            .filter(|index| !found.wrong.contains(index) && !found.unsure.contains(index))
+            .collect();
         others.sort_by(|&a, &b| score[b].total_cmp(&score[a]));
         others.truncate(wanted - taken);
         found.supplement = others;

@@ -166,7 +166,11 @@ pub(super) fn tell_learned(texts: &Texts, window: usize, report: &mut dyn Report
     for (split, batches) in std::iter::once(("training", &texts.train)).chain(valid) {
         let Some(learned) = batches.learned() else { continue };
         let sentence = format!("{split} data: {}", learned.sentence(window));
-        if learned.cut > 0 || learned.unplaced > 0 { report.warned(&sentence) } else { report.told(&sentence) }
+        if learned.cut > 0 || learned.unplaced > 0 {
+            report.warned(&sentence)
+        } else {
+            report.told(&sentence)
+        }
     }
     if let Some(sentence) = &texts.subset {
         report.told(sentence);

@@ -72,5 +72,8 @@ fn no_examples(file: &Path) -> TrainError {
         "data.select chooses among examples, and {} holds texts: write prompts with completions or conversations, or leave data.select out",
         file.display()
     );
-    TrainError::Config { origin: "the configuration does not fit the data".to_owned(), problems: vec![problem] }
+    TrainError::Config {
+        origin: "the configuration does not fit the data".to_owned(),
+        problems: vec![problem],
+    }
 }

@@ -19,7 +19,8 @@ fn tokenizer() -> Tokenizer {
         json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
                "normalized": false, "special": true})
     };
-    let level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": true});
+    let level =
+        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": true});
     let json = json!({
         "version": "1.0", "added_tokens": control.iter().enumerate().map(added).collect::<Vec<_>>(),
         "normalizer": null, "pre_tokenizer": level, "post_processor": level, "decoder": level,
@@ -108,7 +109,8 @@ fn an_answer_that_is_written_otherwise_once_others_follow_is_context_alone() {
     assert_eq!((answered.unplaced, texts), (1, vec!["<think>y</think>d<|im_end|>".to_owned()]));
     // One whose question never stands in the whole has no place at all.
     let source = CHATML.replace("'<|im_start|>assistant\n'", "'<|im_start|>assistant\n<think>'");
-    let (answered, texts) = answers(&source, &said[..1].iter().copied().chain([('a', "b")]).collect::<Vec<_>>());
+    let (answered, texts) =
+        answers(&source, &said[..1].iter().copied().chain([('a', "b")]).collect::<Vec<_>>());
     assert_eq!((answered.unplaced, texts.len(), answered.is_stopped), (1, 0, false));
 }
 

@@ -11,7 +11,9 @@ fn write(name: &str, bytes: &[u8]) -> (tempfile::TempDir, std::path::PathBuf) {
 
 fn read(name: &str, bytes: &[u8]) -> Result<Vec<(String, u64)>, TrainError> {
     let (_folder, path) = write(name, bytes);
-    Documents::open(&path)?.map(|found| found.map(|document| (document.said.text().into_owned(), document.line))).collect()
+    Documents::open(&path)?
+        .map(|found| found.map(|document| (document.said.text().into_owned(), document.line)))
+        .collect()
 }
 
 fn refusal(name: &str, bytes: &[u8]) -> String {
@@ -123,7 +125,10 @@ fn prompts_with_completions_and_conversations_are_read_and_one_form_a_file() {
     assert_eq!((chat.form(), &*chat.text()), (Form::Chat, "Be brief.\n\na\nb\n\nc"));
     for (lines, words) in [
         (r#"{"prompt": "a", "completion": " "}"#, "line 1: has an empty `completion`"),
-        (r#"{"prompt": ["a"], "completion": "b"}"#, "line 1: has a `prompt` or a `completion` that is no text"),
+        (
+            r#"{"prompt": ["a"], "completion": "b"}"#,
+            "line 1: has a `prompt` or a `completion` that is no text",
+        ),
         (r#"{"prompt": "a"}"#, "line 1: has no `text`"),
         (r#"{"messages": []}"#, "no message of the assistant"),
         (r#"{"messages": 3}"#, "is no JSON object"),
@@ -131,7 +136,10 @@ fn prompts_with_completions_and_conversations_are_read_and_one_form_a_file() {
         (r#"{"messages": [{"content": "a"}]}"#, "without a `role`"),
         (r#"{"messages": [{"role": "user"}]}"#, "without `content`"),
         (r#"{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}"#, "type \"image_url\""),
-        ("{\"text\": \"a\"}\n{\"prompt\": \"a\", \"completion\": \"b\"}", "line 2: the file begins with texts, and here are prompts"),
+        (
+            "{\"text\": \"a\"}\n{\"prompt\": \"a\", \"completion\": \"b\"}",
+            "line 2: the file begins with texts, and here are prompts",
+        ),
     ] {
         assert!(refusal("a.jsonl", lines.as_bytes()).contains(words), "{lines}");
     }

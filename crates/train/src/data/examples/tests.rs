@@ -44,7 +44,11 @@ fn the_answer_of_a_pair_is_learned_with_its_end_and_the_prompt_is_that_of_infere
         ("b", "c", vec![0, 3, 4, 1], 2),
     ] {
         let example = pair(prompt, completion);
-        assert_eq!((&example.ids, &example.answers), (&ids, &vec![first..ids.len()]), "{prompt} {completion}");
+        assert_eq!(
+            (&example.ids, &example.answers),
+            (&ids, &vec![first..ids.len()]),
+            "{prompt} {completion}"
+        );
         let asked = tokenizer().encode_piece(prompt).unwrap();
         assert!(asked.iter().map(|(id, _)| id).eq(&example.ids[1..first]), "{prompt}");
     }
@@ -56,13 +60,15 @@ fn a_conversation_ends_with_a_stop_token_whoever_writes_it() {
         let said = |role, text: &str| Message::text(role, text.to_owned());
         Said::Chat(vec![said(Role::User, "a"), said(Role::Assistant, "b")])
     };
-    let open = "{% for m in messages %}{{ 'c' + m.content }}{% endfor %}{% if add_generation_prompt %}c{% endif %}";
+    let open =
+        "{% for m in messages %}{{ 'c' + m.content }}{% endfor %}{% if add_generation_prompt %}c{% endif %}";
     let example = encoded(chat(), Some(open)).unwrap();
     assert_eq!((example.ids, example.answers), (vec![4, 2, 4, 3, 1], vec![3..5]));
     let closed = "{% for m in messages %}{{ 'c' + m.content + '</s>c' }}{% endfor %}{% if add_generation_prompt %}c{% endif %}";
     let example = encoded(chat(), Some(closed)).unwrap();
     assert_eq!((example.ids, example.answers), (vec![4, 2, 1, 4, 4, 3, 1, 4], vec![5..7]));
-    let lost = "{% for m in messages %}c{{ m.content }}{% endfor %}{% if add_generation_prompt %}a{% endif %}";
+    let lost =
+        "{% for m in messages %}c{{ m.content }}{% endfor %}{% if add_generation_prompt %}a{% endif %}";
     assert!(encoded(chat(), Some(lost)).unwrap_err().contains("does not tell where an answer begins"));
     assert!(encoded(chat(), None).unwrap_err().contains("no chat template"));
 }

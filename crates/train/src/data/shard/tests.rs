@@ -30,7 +30,8 @@ fn a_shard_survives_its_file() {
 
 #[test]
 fn ids_beyond_the_vocabulary_are_refused() {
-    let error = TokenShard::new("a.tokens".as_ref(), facts(300), vec![299, 300], None).unwrap_err().to_string();
+    let error =
+        TokenShard::new("a.tokens".as_ref(), facts(300), vec![299, 300], None).unwrap_err().to_string();
     assert!(error.contains("a.tokens") && error.contains("token 1 has the id 300"), "{error}");
 }
 

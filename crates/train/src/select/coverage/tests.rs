@@ -20,7 +20,8 @@ fn ordered(draw: f64) -> u64 {
 fn coresets_are_the_originals() {
     let bytes = std::fs::read(format!("{GOLDEN}vectors.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
-    let index: Value = serde_json::from_slice(&std::fs::read(format!("{GOLDEN}index.json")).unwrap()).unwrap();
+    let index: Value =
+        serde_json::from_slice(&std::fs::read(format!("{GOLDEN}index.json")).unwrap()).unwrap();
     for (name, case) in index["cases"].as_object().unwrap() {
         let narrow = |of: &str| -> Vec<f64> {
             let tensor = file.tensor(&format!("{name}.{of}")).unwrap();

@@ -108,7 +108,9 @@ fn noise_is_dropped_and_what_is_known_too() {
     let borrowed: Vec<(&[f64], &[f64])> = examples.iter().map(|(a, b)| (&a[..], &b[..])).collect();
     let chosen = QTuning { sample: 0.125, token: 0.5, lambda: 0.5 }.choose(&borrowed);
     assert_eq!(chosen.fates[0], Fate::Dropped(Reason::Noise));
-    assert!(matches!(&chosen.fates[1], Fate::Tokens(marks) if marks.iter().filter(|&&kept| kept).count() == 2));
+    assert!(
+        matches!(&chosen.fates[1], Fate::Tokens(marks) if marks.iter().filter(|&&kept| kept).count() == 2)
+    );
     assert_eq!(chosen.fates[2], Fate::Whole(Reason::Unsure));
     assert_eq!(chosen.fates[3], Fate::Dropped(Reason::Known));
     assert!(chosen.fates[4..].iter().all(|fate| matches!(fate, Fate::Dropped(Reason::Between))));

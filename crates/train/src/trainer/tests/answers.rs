@@ -5,7 +5,7 @@ use std::fs;
 
 use dropcap_kernels::cross_entropy::IGNORE;
 
-use super::{Workshop, Warnings, begin};
+use super::{Warnings, Workshop, begin};
 use crate::config::Config;
 use crate::metrics::Quiet;
 use crate::signals::Stop;
@@ -46,7 +46,8 @@ impl Workshop {
 fn answers_are_learned_and_prompts_are_context() {
     let workshop = Workshop::new();
     let config = workshop.answering("run", &["optimizer.learning_rate=5e-3"]);
-    let Finish::Done { folder, evaluation } = begin(&config, "test", &mut Quiet, &Stop::new()).unwrap() else {
+    let Finish::Done { folder, evaluation } = begin(&config, "test", &mut Quiet, &Stop::new()).unwrap()
+    else {
         panic!("the run was stopped")
     };
     // Eight words as likely as each other have a perplexity of eight a word; the answer has none.
@@ -108,7 +109,8 @@ fn a_dry_run_says_what_is_learned_and_what_a_window_cannot_show() {
     let mut warnings = Warnings::default();
     examine(&config, &source, None, &mut warnings).unwrap();
     assert!(warnings.0.iter().any(|line| line.contains("training data: 400 examples")), "{:?}", warnings.0);
-    fs::write(workshop.path("pairs.jsonl"), "{\"prompt\": \"a\", \"completion\": \"b\"}\n{\"prompt\": 3}\n").unwrap();
+    fs::write(workshop.path("pairs.jsonl"), "{\"prompt\": \"a\", \"completion\": \"b\"}\n{\"prompt\": 3}\n")
+        .unwrap();
     let error = examine(&config, &source, None, &mut Quiet).unwrap_err().to_string();
     assert!(error.contains("pairs.jsonl line 2: has no `text`"), "{error}");
 }

@@ -101,7 +101,9 @@ fn a_subset_is_chosen_once_and_texts_have_none() {
     for select in [CHOOSE, "data.select=random(share=0.1)"] {
         let config = workshop.config("run", &[select]);
         let error = Source::open(&config).unwrap().texts(&config, true, &mut |_| ()).unwrap_err();
-        assert!(matches!(error, TrainError::Config { .. }) && error.to_string().contains("text.txt holds texts"));
+        assert!(
+            matches!(error, TrainError::Config { .. }) && error.to_string().contains("text.txt holds texts")
+        );
     }
 }
 

@@ -129,7 +129,8 @@ fn what_a_window_cannot_show_is_counted_and_said() {
     let expected = Learned { examples: 11, tokens: 100, answers: 50, cut: 2, unseen: 1, unplaced: 0 };
     assert_eq!(learned, expected);
     let sentence = learned.sentence(10);
-    for words in ["11 examples of 100 tokens", "the 50 of answers (50.0 %)", "2 are longer", "1 of them all"] {
+    for words in ["11 examples of 100 tokens", "the 50 of answers (50.0 %)", "2 are longer", "1 of them all"]
+    {
         assert!(sentence.contains(words), "{sentence}");
     }
     let error = Batches::new("training", vec![examples(0, &[(30, 1); 4])], 1, 10, 3).unwrap_err();
