@@ -27,6 +27,8 @@ pub struct Batch {
     /// Rows of each example among the b t, in their order: those from which its own tokens are predicted, so its first token
     /// is none's target. Only examples of which something is learned; none where all text is.
     pub examples: Vec<Range<usize>>,
+    /// Which of the shards each example is of.
+    pub origins: Vec<usize>,
 }
 
 /// Draws windows from the concatenation of shards.
@@ -72,12 +74,12 @@ impl Batches {
     /// they fit, and zeros behind them.
     pub(crate) fn example(&self, number: u64) -> Batch {
         let mut number = number as usize;
-        let mut found = 0..0;
-        for (shard, place) in places(&self.shards) {
+        let (mut found, mut origin) = (0..0, 0);
+        for (index, (shard, place)) in places(&self.shards).enumerate() {
             let Some(answers) = shard.answers() else { continue };
             if let Some(&start) = answers.starts.get(number) {
                 let end = answers.starts.get(number + 1).map_or(place.end, |&end| place.start + end);
-                found = place.start + start..end;
+                (found, origin) = (place.start + start..end, index);
                 break;
             }
             number -= answers.starts.len();
@@ -135,7 +137,8 @@ impl Batches {
 
     fn gather(&self, starts: impl Iterator<Item = u64>) -> Batch {
         let (mut ids, mut targets) = (Vec::new(), Vec::new());
-        let (mut window, mut learned, mut examples) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut window, mut learned) = (Vec::new(), Vec::new());
+        let (mut examples, mut origins) = (Vec::new(), Vec::new());
         let mut sequences = 0;
         for start in starts {
             window.clear();
@@ -145,23 +148,24 @@ impl Batches {
             let marked = window.iter().zip(&learned).skip(1);
             targets.extend(marked.map(|(&id, &learned)| if learned { id } else { IGNORE }));
             let first = sequences * self.tokens;
-            for example in self.examples(start) {
+            for (origin, example) in self.examples(start) {
                 let rows = first + example.start..first + example.end;
                 // The last row predicts what is another's first token.
                 if targets[rows.start..rows.end - 1].iter().any(|&target| target != IGNORE) {
                     examples.push(rows);
+                    origins.push(origin);
                 }
             }
             sequences += 1;
         }
-        Batch { ids, targets, sequences, tokens: self.tokens, examples }
+        Batch { ids, targets, sequences, tokens: self.tokens, examples, origins }
     }
 
-    /// Where examples lie in the window that begins at `start`, cut where it ends.
-    fn examples(&self, start: u64) -> Vec<Range<usize>> {
+    /// Where examples lie in the window that begins at `start`, cut where it ends, each with its shard.
+    fn examples(&self, start: u64) -> Vec<(usize, Range<usize>)> {
         let end = start + self.tokens as u64;
         let mut found = Vec::new();
-        for (shard, place) in places(&self.shards) {
+        for (origin, (shard, place)) in places(&self.shards).enumerate() {
             let Some(answers) = shard.answers().filter(|_| place.start < end && place.end > start) else {
                 continue;
             };
@@ -170,7 +174,8 @@ impl Batches {
             let begins: Vec<u64> = begins.take_while(|&own| own < end).collect();
             let ends = begins.iter().skip(1).copied().chain([place.end.min(end)]);
             let pairs = begins.iter().copied().zip(ends).filter(|(begin, end)| begin < end);
-            found.extend(pairs.map(|(begin, end)| (begin - start) as usize..(end - start) as usize));
+            found
+                .extend(pairs.map(|(begin, end)| (origin, (begin - start) as usize..(end - start) as usize)));
         }
         found
     }

@@ -48,6 +48,18 @@ impl Account {
         }
     }
 
+    /// Examples that were learned from.
+    #[must_use]
+    pub fn kept(&self) -> u64 {
+        self.unsure + self.wrong + self.supplement
+    }
+
+    /// Their share of all, for people.
+    #[must_use]
+    pub fn share_kept(&self) -> String {
+        share(self.kept(), self.examples)
+    }
+
     /// Adds the counts of another.
     pub fn add(&mut self, other: &Self) {
         let mut sums = self.numbers();
@@ -72,13 +84,11 @@ impl Account {
     /// In words, for people.
     #[must_use]
     pub fn sentence(&self) -> String {
-        let share = |part: u64, of: u64| format!("{:.1} %", 100.0 * part as f64 / of.max(1) as f64);
         let of = |part: u64| share(part, self.examples);
-        let kept = self.unsure + self.wrong + self.supplement;
         format!(
             "q_tuning looked at {} examples and learned from {} ({} right and unsure, {} sure and wrong, {} to fill the share); it dropped {} as noise, {} as known and {} between; {} of the answers' tokens were learned",
             self.examples,
-            of(kept),
+            self.share_kept(),
             of(self.unsure),
             of(self.wrong),
             of(self.supplement),
@@ -88,6 +98,10 @@ impl Account {
             share(self.learned, self.tokens)
         )
     }
+}
+
+fn share(part: u64, of: u64) -> String {
+    format!("{:.1} %", 100.0 * part as f64 / of.max(1) as f64)
 }
 
 #[cfg(test)]

@@ -10,5 +10,5 @@ mod q_tuning;
 
 pub use account::Account;
 pub use coverage::{Coverage, coverage, overall};
-pub use pack::pack;
+pub use pack::{Kept, pack};
 pub use q_tuning::{Chosen, Fate, Partition, QTuning, Reason, partition};

@@ -6,12 +6,23 @@ use dropcap_kernels::cross_entropy::IGNORE;
 
 use crate::data::Batch;
 
+/// An example, or what is learned of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// Its rows in the batch.
+    pub rows: Range<usize>,
+    /// What those predict, u32 of as many.
+    pub targets: Vec<u32>,
+    /// Which shard it is of.
+    pub origin: usize,
+}
+
 /// The examples of `kept`, each its rows in the batch and the targets of them, one behind the other in windows of the batch's
 /// length; none is cut. The number of windows is a multiple of `multiple` and at least `least`.
 ///
 /// What is left of a window is filled from the batch's first tokens, from which nothing is learned.
 #[must_use]
-pub fn pack(batch: &Batch, kept: &[(Range<usize>, Vec<u32>)], multiple: usize, least: usize) -> Batch {
+pub fn pack(batch: &Batch, kept: &[Kept], multiple: usize, least: usize) -> Batch {
     let tokens = batch.tokens;
     let (mut ids, mut targets, mut examples) = (Vec::new(), Vec::new(), Vec::new());
     let fill = |ids: &mut Vec<u32>, targets: &mut Vec<u32>| {
@@ -19,7 +30,7 @@ pub fn pack(batch: &Batch, kept: &[(Range<usize>, Vec<u32>)], multiple: usize, l
         ids.extend(batch.ids.iter().take(missing));
         targets.resize(ids.len(), IGNORE);
     };
-    for (rows, own) in kept {
+    for Kept { rows, targets: own, .. } in kept {
         let used = ids.len() % tokens.max(1);
         if used > 0 && used + rows.len() > tokens {
             fill(&mut ids, &mut targets);
@@ -34,7 +45,8 @@ pub fn pack(batch: &Batch, kept: &[(Range<usize>, Vec<u32>)], multiple: usize, l
         ids.extend(&batch.ids[..tokens]);
         targets.resize(ids.len(), IGNORE);
     }
-    Batch { ids, targets, sequences, tokens, examples }
+    let origins = kept.iter().map(|kept| kept.origin).collect();
+    Batch { ids, targets, sequences, tokens, examples, origins }
 }
 
 #[cfg(test)]
@@ -48,7 +60,7 @@ mod tests {
             lengths in prop::collection::vec(1_usize..9, 1..9), every in 1_usize..4, multiple in 1_usize..4, least in 0_usize..5,
         ) {
             let tokens = 8;
-            let mut batch = Batch { ids: Vec::new(), targets: Vec::new(), sequences: lengths.len(), tokens, examples: Vec::new() };
+            let mut batch = Batch { ids: Vec::new(), targets: Vec::new(), sequences: lengths.len(), tokens, examples: Vec::new(), origins: Vec::new() };
             let mut kept = Vec::new();
             for (window, &length) in lengths.iter().enumerate() {
                 let first = batch.ids.len();
@@ -56,7 +68,7 @@ mod tests {
                 batch.targets.extend((0..tokens as u32).map(|at| 100 * window as u32 + at + 1));
                 if window % every == 0 {
                     let rows = first..first + length;
-                    kept.push((rows.clone(), batch.targets[rows].to_vec()));
+                    kept.push(Kept { rows: rows.clone(), targets: batch.targets[rows].to_vec(), origin: window });
                 }
             }
             let packed = pack(&batch, &kept, multiple, least);
@@ -65,7 +77,7 @@ mod tests {
             prop_assert!(packed.sequences >= least && packed.sequences.is_multiple_of(multiple));
             prop_assert!(packed.sequences <= kept.len().max(least).next_multiple_of(multiple));
             let mut learned = 0;
-            for ((rows, targets), place) in kept.iter().zip(&packed.examples) {
+            for (Kept { rows, targets, .. }, place) in kept.iter().zip(&packed.examples) {
                 prop_assert_eq!(&packed.ids[place.clone()], &batch.ids[rows.clone()]);
                 prop_assert_eq!(&packed.targets[place.clone()], &targets[..]);
                 prop_assert_eq!(place.start / tokens, (place.end - 1) / tokens);

@@ -8,18 +8,18 @@ use super::Trainer;
 use crate::TrainError;
 use crate::config::Select;
 use crate::data::Batch;
-use crate::select::{Account, Fate, QTuning, pack};
+use crate::select::{Account, Fate, Kept, QTuning, pack};
 
 impl Trainer {
-    /// The part of a batch that is learned, in as few windows as it needs, and an account of it; all of it and none where
-    /// nothing is chosen batch by batch.
+    /// The part of a batch that is learned, in as few windows as it needs, and an account of each file's examples; all of it and
+    /// none where nothing is chosen batch by batch.
     ///
     /// The model that is looked at is the present one under the policy of inference. Each process looks at its share of the
     /// batch and all decide alike, so the choice is a function of the parameters, the seed and the step.
     ///
     /// # Errors
     /// Tokens outside the model; a failed device; a process that is lost.
-    pub(super) fn chosen(&mut self, batch: Batch) -> Result<(Batch, Option<Account>), TrainError> {
+    pub(super) fn chosen(&mut self, batch: Batch) -> Result<(Batch, Option<Vec<Account>>), TrainError> {
         let Some(Select::QTuning { sample, token, lambda }) = self.config.data.select else {
             return Ok((batch, None));
         };
@@ -34,10 +34,11 @@ impl Trainer {
         let measured: Vec<_> = rows.iter().map(|rows| (of(&nll, rows), of(&entropy, rows))).collect();
         let borrowed: Vec<(&[f64], &[f64])> = measured.iter().map(|(a, b)| (&a[..], &b[..])).collect();
         let fates = QTuning { sample, token, lambda }.choose(&borrowed).fates;
-        let mut account = Account::default();
+        let mut accounts = vec![Account::default(); self.batches.shards().len()];
         let mut kept = Vec::new();
-        for ((fate, rows), example) in fates.iter().zip(&rows).zip(&batch.examples) {
-            account.count(fate, rows.len() as u64);
+        let places = batch.examples.iter().zip(&batch.origins);
+        for ((fate, rows), (example, &origin)) in fates.iter().zip(&rows).zip(places) {
+            accounts[origin].count(fate, rows.len() as u64);
             let mut targets = batch.targets[example.clone()].to_vec();
             if let Some(last) = targets.last_mut() {
                 *last = IGNORE;
@@ -50,14 +51,14 @@ impl Trainer {
                     left_out.for_each(|(row, _)| targets[row - example.start] = IGNORE);
                 }
             }
-            kept.push((example.clone(), targets));
+            kept.push(Kept { rows: example.clone(), targets, origin });
         }
         let micro = self.config.batch.micro_sequences;
         // Every process takes part in a step.
         let least = self.others.world().size * micro;
         let packed = pack(&batch, &kept, micro, least);
         self.choosing += begun.elapsed();
-        Ok((packed, Some(account)))
+        Ok((packed, Some(accounts)))
     }
 
     /// Loss and entropy of each row of a batch.

@@ -76,8 +76,8 @@ pub struct Trainer {
     skipped: u64,
     /// What examples were chosen once, in words.
     subset: Option<String>,
-    /// What was chosen batch by batch, and how long that took in this process.
-    account: Account,
+    /// What was chosen of each file batch by batch, and how long that took in this process.
+    accounts: Vec<Account>,
     choosing: Duration,
 }
 

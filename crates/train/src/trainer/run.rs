@@ -18,6 +18,7 @@ use crate::config::{Config, Method};
 use crate::disk::LocalDisk;
 use crate::metrics::{Evaluated, EventFile, MetricsLog, Report, Saved, Stepped};
 use crate::recipe::keep_ratio;
+use crate::select::Account;
 use crate::signals::Stop;
 
 /// How a run ended.
@@ -117,9 +118,7 @@ pub fn run(
             return Ok(Finish::Stopped { step: trainer.step });
         }
     }
-    if trainer.account.examples > 0 {
-        report.told(&trainer.account.sentence());
-    }
+    trainer.chosen_lines().iter().for_each(|line| report.told(line));
     report.told("measuring and writing the result");
     let Finished { folder, evaluation, settled } = trainer.finish(&config.output, command)?;
     journal.evaluation(trainer.step, &evaluation)?;
@@ -295,11 +294,19 @@ impl Trainer {
             put("targets", json!(outcome.loss.targets));
         }
         if let Some(chosen) = &outcome.chosen {
-            put("examples", json!(chosen.examples));
-            put("examples_learned", json!(chosen.unsure + chosen.wrong + chosen.supplement));
-            put("examples_noise", json!(chosen.noise));
-            put("examples_known", json!(chosen.known));
+            let count = |of: fn(&Account) -> u64| json!(chosen.iter().map(of).sum::<u64>());
+            put("examples", count(|account| account.examples));
+            put("examples_learned", count(Account::kept));
+            put("examples_noise", count(|account| account.noise));
+            put("examples_known", count(|account| account.known));
             put("choosing_seconds", json!(self.choosing.as_secs_f64()));
+            if chosen.len() > 1 {
+                put(
+                    "file_examples",
+                    json!(chosen.iter().map(|account| account.examples).collect::<Vec<_>>()),
+                );
+                put("file_examples_learned", json!(chosen.iter().map(Account::kept).collect::<Vec<_>>()));
+            }
         }
         if self.config.distill > 0.0 {
             put("divergence", json!(outcome.loss.mean_divergence()));

@@ -493,6 +493,7 @@ impl Trainer {
             }
         };
         let Fitted { scales, pressure } = fitted;
+        let accounts = vec![Account::default(); texts.train.shards().len()];
         Ok(Self {
             config: config.clone(),
             source,
@@ -508,7 +509,7 @@ impl Trainer {
             updates: 0,
             skipped: 0,
             subset: texts.subset,
-            account: Account::default(),
+            accounts,
             choosing: Duration::ZERO,
         })
     }

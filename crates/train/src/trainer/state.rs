@@ -26,12 +26,13 @@ impl Trainer {
     /// # Errors
     /// A refusal of the disk; the last state that was published stays.
     pub fn save(&mut self, run: &RunDirectory) -> Result<std::path::PathBuf, TrainError> {
+        let numbers: Vec<_> = self.accounts.iter().map(Account::numbers).collect();
         let facts = StateFacts {
             step: self.step,
             config: self.config.digest(),
             model: self.source.identity()?,
             extra: json!({
-                "updates": self.updates, "skipped": self.skipped, "chosen": self.account.numbers(),
+                "updates": self.updates, "skipped": self.skipped, "chosen": numbers,
             }),
         };
         let mut writer = run.begin(facts, self.state_bytes())?;
@@ -88,8 +89,10 @@ impl Trainer {
             state.extra()[key].as_u64().ok_or_else(|| damaged(format!("state.json does not say `{key}`")))
         };
         // A state of before examples were chosen has none.
-        let chosen = serde_json::from_value(state.extra()["chosen"].clone()).unwrap_or_default();
-        self.account = Account::of_numbers(chosen);
+        let chosen: Vec<_> = serde_json::from_value(state.extra()["chosen"].clone()).unwrap_or_default();
+        for (account, numbers) in self.accounts.iter_mut().zip(chosen) {
+            *account = Account::of_numbers(numbers);
+        }
         (self.updates, self.skipped, self.step) = (count("updates")?, count("skipped")?, state.step());
         Ok(())
     }

@@ -36,8 +36,8 @@ pub struct Outcome {
     pub survival: f64,
     /// Whether the loss or a gradient was not finite, so that nothing changed.
     pub skipped: bool,
-    /// What of the batch was learned, where that is chosen batch by batch.
-    pub chosen: Option<Account>,
+    /// What of each file's examples in the batch was learned, where that is chosen batch by batch.
+    pub chosen: Option<Vec<Account>>,
 }
 
 /// What torch adds to a norm that it divides by.
@@ -54,7 +54,7 @@ impl Trainer {
         let batch = self.batches.batch(self.step);
         let (batch, chosen) = self.chosen(batch)?;
         if let Some(chosen) = &chosen {
-            self.account.add(chosen);
+            self.accounts.iter_mut().zip(chosen).for_each(|(sum, more)| sum.add(more));
         }
         Ok(Outcome { chosen, ..self.step_on(&batch)? })
     }

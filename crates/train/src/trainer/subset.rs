@@ -59,12 +59,22 @@ pub(super) fn subset(
         rest = others;
         shard.only(own)
     });
-    let sentence = format!(
+    let mut sentence = format!(
         "{select} learns from {} of {total} examples ({:.2} %), the same ones throughout the run",
         chosen.len(),
         100.0 * chosen.len() as f64 / total.max(1) as f64
     );
-    Ok((chosen_shards.collect(), Some(sentence)))
+    let chosen_shards: Vec<TokenShard> = chosen_shards.collect();
+    if files.len() > 1 {
+        let of_file = |((file, shard), count): ((&PathBuf, &TokenShard), &usize)| {
+            let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy();
+            let kept = shard.answers().map_or(0, |answers| answers.starts.len());
+            format!("{:.2} % of {name}", 100.0 * kept as f64 / (*count).max(1) as f64)
+        };
+        let parts: Vec<String> = files.iter().zip(&chosen_shards).zip(&counts).map(of_file).collect();
+        sentence.push_str(&format!(" ({})", parts.join(", ")));
+    }
+    Ok((chosen_shards, Some(sentence)))
 }
 
 fn no_examples(file: &Path) -> TrainError {

@@ -20,8 +20,8 @@ fn a_step_learns_from_the_share_that_is_asked_for_and_from_answers_alone() {
     for step in 0..3 {
         let batch = trainer.batches.batch(step);
         let (packed, account) = trainer.chosen(batch.clone()).unwrap();
-        let account = account.unwrap();
-        let kept = account.unsure + account.wrong + account.supplement;
+        let account = account.unwrap()[0];
+        let kept = account.kept();
         assert_eq!(account.examples, batch.examples.len() as u64);
         assert!(kept >= account.examples / 4 && kept < account.examples, "{account:?}");
         assert_eq!(packed.examples.len() as u64, kept);
