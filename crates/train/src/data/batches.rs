@@ -91,7 +91,8 @@ impl Batches {
         let targets = (0..self.tokens).map(target).collect();
         ids.truncate(own);
         ids.resize(self.tokens, 0);
-        Batch { ids, targets, sequences: 1, tokens: self.tokens, examples: vec![0..own.min(self.tokens)] }
+        let examples = vec![0..own.min(self.tokens)];
+        Batch { ids, targets, sequences: 1, tokens: self.tokens, examples, origins: vec![origin] }
     }
 
     /// What is learned of examples; `None` where all of the text is.
