@@ -17,7 +17,23 @@ struct JsonLine {
     text: Option<String>,
     prompt: Option<Value>,
     completion: Option<Value>,
-    messages: Option<Vec<Value>>,
+    messages: Option<Vec<JsonMessage>>,
+}
+
+/// A message; what templates read of calls keeps the order of its keys.
+#[derive(Deserialize)]
+struct JsonMessage {
+    #[serde(default)]
+    role: Value,
+    #[serde(default)]
+    content: Value,
+    #[serde(default)]
+    name: Value,
+    tool_calls: Option<Vec<TemplateValue>>,
+    #[serde(default)]
+    tool_call_id: Value,
+    #[serde(default)]
+    reasoning_content: Value,
 }
 
 /// What a line says: its `text`, else its `messages`, else its `prompt` with its `completion`; none for a text of nothing
@@ -34,7 +50,7 @@ pub(super) fn read(line: &str) -> Result<Option<Said>, String> {
             let text = text.trim();
             Ok((!text.is_empty()).then(|| Said::Text(text.to_owned())))
         }
-        (None, Some(messages), ..) => conversation(&messages).map(|said| Some(Said::Chat(said))),
+        (None, Some(messages), ..) => conversation(messages).map(|said| Some(Said::Chat(said))),
         (None, None, Some(Value::String(prompt)), Some(Value::String(completion))) => {
             if completion.trim().is_empty() {
                 return Err("has an empty `completion`, from which nothing is learned: remove the line".to_owned());
@@ -53,49 +69,49 @@ pub(super) fn read(line: &str) -> Result<Option<Said>, String> {
 }
 
 /// The messages of a conversation with at least one answer.
-fn conversation(messages: &[Value]) -> Result<Vec<Message>, String> {
+fn conversation(messages: Vec<JsonMessage>) -> Result<Vec<Message>, String> {
     if messages.len() > MAX_MESSAGES {
         return Err(format!(
             "has {} messages: a conversation may have {MAX_MESSAGES}, so cut it",
             messages.len()
         ));
     }
-    let numbered = messages.iter().enumerate();
-    let messages = numbered
-        .map(|(number, value)| {
-            message(value).map_err(|reason| format!("has a message (number {number}) {reason}"))
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+    let numbered = messages.into_iter().enumerate().map(|(number, one)| {
+        message(one).map_err(|reason| format!("has a message (number {number}) {reason}"))
+    });
+    let messages = numbered.collect::<Result<Vec<_>, _>>()?;
     if !messages.iter().any(|message| message.role == Role::Assistant) {
         return Err("has no message of the assistant, so there is no answer to learn".to_owned());
     }
     Ok(messages)
 }
 
-fn message(value: &Value) -> Result<Message, String> {
-    let text = |name: &str| match &value[name] {
+fn message(given: JsonMessage) -> Result<Message, String> {
+    let JsonMessage { role, content, name, tool_calls, tool_call_id, reasoning_content } = given;
+    let text = |key: &str, value: Value| match value {
         Value::Null => Ok(None),
-        Value::String(text) => Ok(Some(text.clone())),
-        _ => Err(format!("whose `{name}` is no text")),
+        Value::String(text) => Ok(Some(text)),
+        _ => Err(format!("whose `{key}` is no text")),
     };
-    let name = text("role")?.ok_or("without a `role`")?;
-    let role = Role::of(&name).ok_or_else(|| {
-        format!("of the role {name:?}: roles are system, developer, user, assistant and tool")
+    let role = text("role", role)?.ok_or("without a `role`")?;
+    let role = Role::of(&role).ok_or_else(|| {
+        format!("of the role {role:?}: roles are system, developer, user, assistant and tool")
     })?;
-    let tool_calls = match &value["tool_calls"] {
-        Value::Null => None,
-        Value::Array(calls) => Some(calls.iter().map(TemplateValue::from_serialize).collect::<Vec<_>>()),
-        _ => return Err("whose `tool_calls` are no list".to_owned()),
-    };
-    let content = match &value["content"] {
+    let content = match content {
         Value::Array(parts) => Some(parts.iter().map(part).collect::<Result<Vec<_>, _>>()?.join("\n")),
-        _ => text("content")?,
+        other => text("content", other)?,
     };
     if content.is_none() && tool_calls.is_none() {
         return Err("without `content`".to_owned());
     }
-    let (tool_call_id, reasoning_content) = (text("tool_call_id")?, text("reasoning_content")?);
-    Ok(Message { role, content, name: text("name")?, tool_calls, tool_call_id, reasoning_content })
+    Ok(Message {
+        role,
+        content,
+        name: text("name", name)?,
+        tool_calls,
+        tool_call_id: text("tool_call_id", tool_call_id)?,
+        reasoning_content: text("reasoning_content", reasoning_content)?,
+    })
 }
 
 /// The text of a part of a message.
