@@ -60,7 +60,9 @@ impl Journal {
         let mut known = HashMap::new();
         for (number, line) in lines.enumerate() {
             let value: Value = serde_json::from_str(line).unwrap_or_default();
-            match (value["prompt"].as_str(), value["probability"].as_f64(), value["accuracy"].as_f64()) {
+            // As texts, which are read to the last bit.
+            let number = |key: &str| value[key].as_str().and_then(|text| text.parse::<f64>().ok());
+            match (value["prompt"].as_str(), number("probability"), number("accuracy")) {
                 (Some(prompt), Some(probability), Some(accuracy)) => {
                     known.insert(prompt.to_owned(), Answers { probability, accuracy });
                 }
@@ -84,8 +86,9 @@ impl Journal {
     pub fn put(&mut self, prompt: &str, answers: Answers) -> Result<()> {
         self.known.insert(prompt.to_owned(), answers);
         let Some((path, file)) = &mut self.file else { return Ok(()) };
-        let line =
-            json!({ "prompt": prompt, "probability": answers.probability, "accuracy": answers.accuracy });
+        let Answers { probability, accuracy } = answers;
+        let (probability, accuracy) = (probability.to_string(), accuracy.to_string());
+        let line = json!({ "prompt": prompt, "probability": probability, "accuracy": accuracy });
         file.write_all(format!("{line}\n").as_bytes())
             .with_context(|| format!("cannot write the journal {}", path.display()))
     }

@@ -38,7 +38,7 @@ pub enum Select {
 }
 
 /// Names with their parameters.
-const FORMS: [(&str, &[&str]); 3] = [
+const FORMS: &[(&str, &[&str])] = &[
     ("q_tuning", &["sample", "token", "lambda"]),
     ("coreset", &["share", "strata", "hardest", "lambda"]),
     ("random", &["share"]),
@@ -52,8 +52,8 @@ impl FromStr for Select {
         let [term] = spec.terms() else { return Err(format!("`{text}` combines choices: give one")) };
         let known = FORMS.iter().find(|(name, _)| *name == term.name());
         let Some((name, parameters)) = known else {
-            let names = FORMS.map(|(name, _)| name);
-            let hint = nearest(term.name(), names.into_iter())
+            let names: Vec<&str> = FORMS.iter().map(|(name, _)| *name).collect();
+            let hint = nearest(term.name(), names.iter().copied())
                 .map_or_else(String::new, |near| format!(" (did you mean {near}?)"));
             return Err(format!(
                 "there is no choice `{}`{hint}; there are {}",
@@ -79,8 +79,8 @@ impl FromStr for Select {
                     term,
                     "strata",
                     50.0,
-                    &|value| value >= 1.0 && value <= 1e6 && value.fract() == 0.0,
-                    "a whole number from 1 to 1000000",
+                    &|value| (1.0..=1e4).contains(&value) && value.fract() == 0.0,
+                    "a whole number from 1 to 10000",
                 )? as usize,
                 hardest: number(
                     term,

@@ -92,7 +92,12 @@ impl Form {
     /// # Errors
     /// What [`Documents`] refuses up to there.
     pub fn of_file(path: &Path) -> Result<Self, TrainError> {
-        let first = Documents::open(path)?.next().transpose()?;
+        let mut documents = Documents::open(path)?;
+        if !documents.json {
+            // Which may be one document as long as the file.
+            return Ok(Self::Text);
+        }
+        let first = documents.next().transpose()?;
         Ok(first.map_or(Self::Text, |document| document.said.form()))
     }
 }

