@@ -55,7 +55,7 @@ def timed(processes, *arguments):
 
 def part_speed():
     say("\n### Speed: the same global batch on one card and on two (asked: 1.85x, LoRA 1.9x)\n")
-    say("| shape | batch | one card, ms | two cards, ms | times faster | tokens/s | sum alone, ms | bus, GB/s | hidden |")
+    say("| shape | batch | one card, ms | half the batch on one, ms | two cards, ms | times faster | tokens/s | sum alone, ms | bus, GB/s |")
     say("|---|---|--:|--:|--:|--:|--:|--:|--:|")
     for shape, sequences, tokens, more in [
         ("gpt2-medium", 16, 1024, []),
@@ -73,11 +73,8 @@ def part_speed():
         alone = both["sum_ms"]
         # Of n processes a number crosses each link 2 (n - 1) / n times: once, of two.
         bus = f"{4 * both['trained'] / alone / 1e6:.0f}" if alone else "no NCCL"
-        # Of a sum that a step's own spread would cover, nothing can be said.
-        spread = both["milliseconds"]["max"] - both["milliseconds"]["min"]
-        hidden = f"{1 - (two - part) / alone:.0%}" if alone and alone > max(spread, 0.02 * two) else "-"
-        say(f"| {shape} {' '.join(more)} | {sequences} x {tokens} | {one:.1f} | {two:.1f} | {one / two:.2f} "
-            f"| {both['tokens_per_second']:,.0f} | {alone or 0:.2f} | {bus} | {hidden} |")
+        say(f"| {shape} {' '.join(more)} | {sequences} x {tokens} | {one:.1f} | {part:.1f} | {two:.1f} | {one / two:.2f} "
+            f"| {both['tokens_per_second']:,.0f} | {alone or 0:.2f} | {bus} |")
 
 
 def text():

@@ -194,7 +194,7 @@ impl Bench {
                 second: (&second).into(),
                 working: Some((&weight).into()),
             };
-            optimizer.adamw(&rule, range)
+            optimizer.adamw(&rule, range, None)
         });
     }
 

@@ -20,7 +20,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use dropcap_kernels::cross_entropy::IGNORE;
-use dropcap_kernels::cuda::{Communicator, Device, DeviceBuffer, DeviceChoice, WorldId};
+use dropcap_kernels::cuda::{Communicator, Device, DeviceBuffer, DeviceChoice, Exchange, WorldId};
 use dropcap_kernels::{AdamW, AlphaSigmoid, DType, Team};
 use dropcap_model::{DecoderConfig, WeightPlan};
 use dropcap_policy::Floors;
@@ -209,7 +209,7 @@ fn sum_time(device: &Device, others: &mut dyn Collective, count: usize) -> Falli
     let sums = |repeats: usize| -> Fallible<f64> {
         let start = Instant::now();
         for _ in 0..repeats {
-            communicator.sum((&numbers).into())?;
+            communicator.exchange(&[Exchange::Sum((&numbers).into())])?;
         }
         communicator.rejoin()?;
         device.synchronize()?;

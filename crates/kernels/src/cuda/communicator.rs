@@ -1,4 +1,4 @@
-//! Sums over the GPUs of several processes.
+//! What the GPUs of several processes exchange.
 
 use std::ffi::c_int;
 
@@ -8,14 +8,15 @@ use cudarc::driver::sys::{CUevent, CUevent_flags, CUevent_wait_flags, CUresult, 
 use super::error::driver;
 use super::nccl::{Handle, Nccl, RawId};
 use super::{CudaError, Device, DeviceSlice};
+use crate::KernelError;
 
 /// What all processes of a world must know to find each other: made by one, and brought to the others by other means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WorldId(pub [u8; Self::BYTES]);
 
-/// One process's GPU among those of a world; its sums go on beside the device's own work, over NCCL.
+/// One process's GPU among those of a world; exchanges go on beside the device's own work, over NCCL.
 ///
-/// All processes ask for the same sums in the same order. Every one ends with the same bits; with the same processes on the
+/// All processes ask for the same exchanges in the same order. Sums end with the same bits everywhere; with the same processes on the
 /// same hosts and the same NCCL, a repeated sum has the same bits as the one before. In which order three and more
 /// numbers are added is NCCL's choice. The library does not notice that a process is lost: whoever waits looks at
 /// [`Communicator::is_done`] and at the other processes, and drops the communicator, which ends what is still under way.
@@ -23,11 +24,25 @@ pub struct WorldId(pub [u8; Self::BYTES]);
 pub struct Communicator {
     library: &'static Nccl,
     handle: Handle,
+    rank: usize,
+    size: usize,
     device: Device,
     stream: CUstream,
-    /// What the device has written by a sum's beginning, and what it waits for.
+    /// What the device has written by an exchange's beginning, and what it waits for.
     written: CUevent,
-    summed: CUevent,
+    exchanged: CUevent,
+}
+
+/// What all processes do with numbers that lie in each of them.
+#[derive(Debug, Clone, Copy)]
+pub enum Exchange<'a> {
+    /// Adds them up; every process has the sums.
+    Sum(DeviceSlice<'a, f32>),
+    /// Adds them up; of as many equal pieces as there are processes, each has the sums of the one with its rank, and
+    /// anything in the others.
+    SumPiece(DeviceSlice<'a, f32>),
+    /// Of as many equal pieces as there are processes, brings the one of each rank from there to everybody.
+    Gather(DeviceSlice<'a, u8>),
 }
 
 // SAFETY: handles that one thread at a time uses: the communicator is no `Sync`, and each call binds its context.
@@ -70,9 +85,10 @@ impl Communicator {
             let stream = stream::create(stream::StreamKind::NonBlocking)?;
             Ok((stream, event::create(flags)?, event::create(flags)?))
         };
-        match made().map_err(driver("making a stream for sums")) {
-            Ok((stream, written, summed)) => {
-                Ok(Self { library, handle, device: device.clone(), stream, written, summed })
+        match made().map_err(driver("making a stream for exchanges")) {
+            Ok((stream, written, exchanged)) => {
+                let device = device.clone();
+                Ok(Self { library, handle, rank, size, device, stream, written, exchanged })
             }
             Err(error) => {
                 // SAFETY: just made, and used by nobody.
@@ -82,36 +98,66 @@ impl Communicator {
         }
     }
 
-    /// Begins to add up `values` over all processes, once everything asked of the device so far has happened. The device
-    /// goes on meanwhile, and leaves the values alone until [`Communicator::rejoin`].
+    /// Begins exchanges, sent together, once everything asked of the device so far has happened. The device goes on
+    /// meanwhile, and leaves their numbers alone until [`Communicator::rejoin`].
     ///
     /// # Errors
-    /// A failed device, or processes that cannot be reached.
-    pub fn sum(&self, values: DeviceSlice<'_, f32>) -> Result<(), CudaError> {
-        if values.is_empty() {
-            return Ok(());
-        }
-        let (pointer, queue) = (values.pointer(), self.device.queue()?);
+    /// Numbers that do not fall into as many pieces as there are processes, a failed device, or processes that cannot be
+    /// reached.
+    pub fn exchange(&self, all: &[Exchange<'_>]) -> Result<(), KernelError> {
+        // Addresses before the queue: whoever asks for one locks it.
+        let all: Vec<_> = all.iter().map(|exchange| self.located(exchange)).collect::<Result<_, _>>()?;
+        let queue = self.device.queue()?;
         // SAFETY: both streams and the event are alive.
         unsafe { event::record(self.written, queue.stream()).and_then(|()| wait(self.stream, self.written)) }
-            .map_err(driver("ordering a sum"))?;
-        // SAFETY: the slice lies inside its allocation, which is freed after what the device still does; handle and
-        // stream are alive.
-        unsafe { self.library.sum(pointer, values.len(), self.handle, self.stream) }
+            .map_err(driver("ordering an exchange"))?;
+        let Self { library, handle, rank, stream, .. } = *self;
+        let one = |&(exchange, address, count): &(Exchange<'_>, u64, usize)| {
+            // SAFETY: slices lie inside their allocations, which are freed after what the device still does, and fall into
+            // pieces of `count`; handle and stream are alive.
+            unsafe {
+                match exchange {
+                    Exchange::Sum(_) if count == 0 => Ok(()),
+                    Exchange::Sum(_) => library.sum(address, count, handle, stream),
+                    Exchange::SumPiece(_) => library.sum_piece(address, count, rank, handle, stream),
+                    Exchange::Gather(_) => library.gather(address, count, rank, handle, stream),
+                }
+            }
+        };
+        Ok(library.together(|| all.iter().try_for_each(one))?)
     }
 
-    /// What is asked of the device from now on happens after all sums so far.
+    /// An exchange with the address of its numbers, and how many of them lie in a piece, or in all.
+    fn located<'a>(&self, exchange: &Exchange<'a>) -> Result<(Exchange<'a>, u64, usize), KernelError> {
+        let (address, len, pieces) = match exchange {
+            Exchange::Sum(values) => (values.pointer(), values.len(), 1),
+            Exchange::SumPiece(values) => (values.pointer(), values.len(), self.size),
+            Exchange::Gather(bytes) => (bytes.pointer(), bytes.len(), self.size),
+        };
+        if len.is_multiple_of(pieces) {
+            return Ok((*exchange, address, len / pieces));
+        }
+        Err(KernelError::Invalid {
+            op: "an exchange between devices",
+            expected: format!("{pieces} equal pieces"),
+            got: format!("{len} numbers"),
+        })
+    }
+
+    /// What is asked of the device from now on happens after all exchanges so far.
     ///
     /// # Errors
     /// A failed device.
     pub fn rejoin(&self) -> Result<(), CudaError> {
         let queue = self.device.queue()?;
         // SAFETY: both streams and the event are alive.
-        unsafe { event::record(self.summed, self.stream).and_then(|()| wait(queue.stream(), self.summed)) }
-            .map_err(driver("ordering a sum"))
+        unsafe {
+            event::record(self.exchanged, self.stream).and_then(|()| wait(queue.stream(), self.exchanged))
+        }
+        .map_err(driver("ordering an exchange"))
     }
 
-    /// Whether all sums so far are there.
+    /// Whether all exchanges so far are done.
     ///
     /// # Errors
     /// A failed device; a process or a link that NCCL noticed to be gone.
@@ -123,7 +169,7 @@ impl Communicator {
         match unsafe { cudarc::driver::sys::cuStreamQuery(self.stream) } {
             CUresult::CUDA_SUCCESS => Ok(true),
             CUresult::CUDA_ERROR_NOT_READY => Ok(false),
-            failed => failed.result().map(|()| true).map_err(driver("looking after sums")),
+            failed => failed.result().map(|()| true).map_err(driver("looking after an exchange")),
         }
     }
 }
@@ -137,14 +183,14 @@ unsafe fn wait(stream: CUstream, event: CUevent) -> Result<(), cudarc::driver::D
 
 impl Drop for Communicator {
     fn drop(&mut self) {
-        // A sum that waits for a lost process would never end by itself, and whoever frees memory waits for it.
+        // An exchange that waits for a lost process would never end by itself, and whoever frees memory waits for it.
         let abort = !matches!(self.is_done(), Ok(true));
         // SAFETY: all made in `join`, and destroyed only here. A failure leaves nothing to do.
         unsafe {
             self.library.end(self.handle, abort);
             if self.device.bind().is_ok() {
                 let _ = event::destroy(self.written);
-                let _ = event::destroy(self.summed);
+                let _ = event::destroy(self.exchanged);
                 let _ = stream::destroy(self.stream);
             }
         }
@@ -157,16 +203,23 @@ mod tests {
     use crate::cuda::{DeviceBuffer, testing};
 
     #[test]
-    fn a_world_of_one_sums_to_what_it_holds_beside_other_work() {
-        let Some(device) = testing::device("sums over NCCL") else { return };
+    fn a_world_of_one_exchanges_with_itself_beside_other_work() {
+        let Some(device) = testing::device("exchanges over NCCL") else { return };
         if let Err(missing) = Communicator::is_possible() {
-            eprintln!("SKIPPED sums over NCCL: {missing}");
+            eprintln!("SKIPPED exchanges over NCCL: {missing}");
             return;
         }
         let numbers: Vec<f32> = (0..100_000).map(|i| i as f32 * 0.25).collect();
         let buffer = DeviceBuffer::copy_of(&device, "numbers", &numbers).unwrap();
         let one = Communicator::join(&device, &WorldId::new().unwrap(), 0, 1).unwrap();
-        one.sum(DeviceSlice::new(&buffer, 3..70_000).unwrap()).unwrap();
+        let part = |range| DeviceSlice::new(&buffer, range).unwrap();
+        let all = [
+            Exchange::Sum(part(3..70_000)),
+            Exchange::Sum(part(5..5)),
+            Exchange::SumPiece(part(70_000..80_001)),
+            Exchange::Gather(part(90_000..95_000).bytes()),
+        ];
+        one.exchange(&all).unwrap();
         one.rejoin().unwrap();
         assert_eq!(buffer.read().unwrap(), numbers);
         assert!(one.is_done().unwrap());

@@ -1,4 +1,4 @@
-//! The functions of NCCL that sums over several GPUs take.
+//! The functions of NCCL that several GPUs exchange numbers with.
 //!
 //! They are looked up here and not through cudarc, whose loader asks for `libnccl.so`: distributions and
 //! `pip install nvidia-nccl` bring `libnccl.so.2` alone. Their signatures have been the same since NCCL 2.4.
@@ -22,6 +22,8 @@ pub(super) struct RawId(pub(super) [u8; 128]);
 type Status = c_int;
 const SUCCESS: Status = 0;
 const IN_PROGRESS: Status = 7;
+/// `ncclUint8`.
+const BYTE: c_int = 1;
 /// `ncclFloat32`.
 const F32: c_int = 7;
 /// `ncclSum`.
@@ -34,6 +36,11 @@ pub(super) struct Nccl {
     comm_init_rank: unsafe extern "C" fn(*mut Handle, c_int, RawId, c_int) -> Status,
     all_reduce:
         unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, c_int, Handle, CUstream) -> Status,
+    reduce_scatter:
+        unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, c_int, Handle, CUstream) -> Status,
+    all_gather: unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, Handle, CUstream) -> Status,
+    group_start: unsafe extern "C" fn() -> Status,
+    group_end: unsafe extern "C" fn() -> Status,
     get_async_error: unsafe extern "C" fn(Handle, *mut Status) -> Status,
     comm_abort: unsafe extern "C" fn(Handle) -> Status,
     comm_destroy: unsafe extern "C" fn(Handle) -> Status,
@@ -75,6 +82,10 @@ impl Nccl {
                 get_unique_id: *library.get(b"ncclGetUniqueId\0").ok()?,
                 comm_init_rank: *library.get(b"ncclCommInitRank\0").ok()?,
                 all_reduce: *library.get(b"ncclAllReduce\0").ok()?,
+                reduce_scatter: *library.get(b"ncclReduceScatter\0").ok()?,
+                all_gather: *library.get(b"ncclAllGather\0").ok()?,
+                group_start: *library.get(b"ncclGroupStart\0").ok()?,
+                group_end: *library.get(b"ncclGroupEnd\0").ok()?,
                 get_async_error: *library.get(b"ncclCommGetAsyncError\0").ok()?,
                 comm_abort: *library.get(b"ncclCommAbort\0").ok()?,
                 comm_destroy: *library.get(b"ncclCommDestroy\0").ok()?,
@@ -115,14 +126,62 @@ impl Nccl {
         self.checked("adding up over all processes", status)
     }
 
+    /// Sums piece `rank` of the `count` f32 at `values`, cut into pieces of `piece`; the others hold anything afterwards.
+    ///
+    /// # Safety
+    /// As [`Nccl::sum`], of as many pieces as processes.
+    pub(super) unsafe fn sum_piece(
+        &self,
+        values: u64,
+        piece: usize,
+        rank: usize,
+        handle: Handle,
+        stream: CUstream,
+    ) -> Result<(), CudaError> {
+        let (all, own) =
+            (values as *const c_void, (values + (rank * piece * size_of::<f32>()) as u64) as *mut c_void);
+        // SAFETY: as the caller promises; the target is the source's own piece, which the library allows.
+        let status = unsafe { (self.reduce_scatter)(all, own, piece, F32, SUM, handle, stream) };
+        self.checked("adding up over all processes", status)
+    }
+
+    /// Gives every process the pieces of `piece` bytes of all the others.
+    ///
+    /// # Safety
+    /// As many pieces as processes lie at `bytes` on the communicator's device; handle and stream are alive.
+    pub(super) unsafe fn gather(
+        &self,
+        bytes: u64,
+        piece: usize,
+        rank: usize,
+        handle: Handle,
+        stream: CUstream,
+    ) -> Result<(), CudaError> {
+        let (all, own) = (bytes as *mut c_void, (bytes + (rank * piece) as u64) as *const c_void);
+        // SAFETY: as the caller promises; the source is the target's own piece, which the library allows.
+        let status = unsafe { (self.all_gather)(own, all, piece, BYTE, handle, stream) };
+        self.checked("bringing together what all processes have", status)
+    }
+
+    /// Calls of `ask` go to the devices together.
+    pub(super) fn together(&self, ask: impl FnOnce() -> Result<(), CudaError>) -> Result<(), CudaError> {
+        // SAFETY: no arguments.
+        let status = unsafe { (self.group_start)() };
+        self.checked("beginning an exchange", status)?;
+        let asked = ask();
+        // SAFETY: as above. A group that was begun is ended whatever was asked in it.
+        let status = unsafe { (self.group_end)() };
+        asked.and_then(|()| self.checked("sending an exchange", status))
+    }
+
     /// # Safety
     /// The handle is alive.
     pub(super) unsafe fn check(&self, handle: Handle) -> Result<(), CudaError> {
         let mut state = SUCCESS;
         // SAFETY: as the caller promises; room for a status.
         let status = unsafe { (self.get_async_error)(handle, &raw mut state) };
-        self.checked("looking after sums", status)?;
-        self.checked("adding up over all processes", state)
+        self.checked("looking after an exchange", status)?;
+        self.checked("an exchange with all processes", state)
     }
 
     /// Ends a communicator, and with `abort` what it still does.

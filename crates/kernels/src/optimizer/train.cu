@@ -7,6 +7,8 @@ struct Step {
     float* second;
     W* working;   // or none
     u64 count;
+    const u8* marks;   // of stretches that move, or none where all do
+    u32 bits;
     float gradient_scale, beta1, beta2, epsilon;
     float decay, rate, root;   // what remains of a parameter; the rate over the first moment's correction; the root of the second's
 };
@@ -31,6 +33,7 @@ template <int N> __device__ __forceinline__ void move(const Step& p, u64 at) {
 }
 extern "C" __global__ void __launch_bounds__(THREADS) adamw(Step p) {
     u64 at = ((u64)blockIdx.x * THREADS + threadIdx.x) * 4;
+    if (p.marks && at < p.count && !(p.marks[at / STRETCH] & p.bits)) return;
     if (at + 4 <= p.count) move<4>(p, at);
     else
         for (; at < p.count; at++) move<1>(p, at);

@@ -2,7 +2,7 @@
 
 use super::AdamW;
 use crate::cuda::{
-    Argument, Device, DeviceSlice, Function, Grid, Module, Source, Specialisation, kernel_struct,
+    Argument, Device, DeviceSlice, Function, Grid, Marks, Module, Source, Specialisation, kernel_struct,
 };
 use crate::error::{check_at_least, check_length};
 use crate::{DType, KernelError};
@@ -10,7 +10,7 @@ use crate::{DType, KernelError};
 pub(crate) const TRAIN_SOURCE: Source = Source {
     file: "optimizer/train.cu",
     text: concat!(include_str!("../cuda/vectors.cuh"), include_str!("train.cu")),
-    constants: |_, _| vec![("THREADS", THREADS as usize)],
+    constants: |_, _| vec![("THREADS", THREADS as usize), ("STRETCH", Marks::STRETCH)],
     arguments: &[Step::LAYOUT, Narrow::LAYOUT, Split::LAYOUT, AddScaled::LAYOUT],
 };
 
@@ -51,6 +51,8 @@ kernel_struct! {
         second: u64,
         working: u64,
         count: u64,
+        marks: u64,
+        bits: u32,
         gradient_scale: f32,
         beta1: f32,
         beta2: f32,
@@ -105,12 +107,17 @@ impl TrainOptimizer {
         })
     }
 
-    /// Takes one step, as [`adamw`](super::adamw) does.
+    /// Takes one step, as [`adamw`](super::adamw) does, with the marked stretches of the range or, without marks, with all.
     ///
     /// # Errors
     /// Lengths that differ, slices that do not begin at multiples of 16 bytes (8 of the working copy), a beta outside 0..1, step
     /// 0, or a failed device.
-    pub fn adamw(&self, step: &AdamW, range: Parameters<'_>) -> Result<(), KernelError> {
+    pub fn adamw(
+        &self,
+        step: &AdamW,
+        range: Parameters<'_>,
+        marks: Option<Marks<'_>>,
+    ) -> Result<(), KernelError> {
         super::check_step(step)?;
         let count = range.values.len();
         for (what, slice) in
@@ -125,6 +132,7 @@ impl TrainOptimizer {
             check_aligned("the working copy", working.pointer(), 4 * self.weights.bytes() as u64)?;
         }
         let constants = super::Constants::of(step);
+        let (marks, bits) = Marks::for_kernel(marks, OP, count)?;
         let arguments = Step {
             parameters: range.values.pointer(),
             gradients: range.gradients.pointer(),
@@ -132,6 +140,8 @@ impl TrainOptimizer {
             second: range.second.pointer(),
             working: range.working.map_or(0, |working| working.pointer()),
             count: count as u64,
+            marks,
+            bits,
             gradient_scale: step.gradient_scale,
             beta1: step.beta1,
             beta2: step.beta2,

@@ -3,7 +3,7 @@
 use super::{AdamW, Parameters, TrainOptimizer, adamw};
 use crate::cuda::rounding::{assert_close, last_bits, numbers_of, plain, poisoned};
 use crate::cuda::testing::device;
-use crate::cuda::{DeviceBuffer, DeviceSlice};
+use crate::cuda::{DeviceBuffer, DeviceSlice, Marks};
 use crate::testing::Random;
 use crate::{DType, Team};
 
@@ -46,7 +46,7 @@ fn cuda_steps_of_adamw_agree_with_the_processor() {
                     second: (&device_v).into(),
                     working: Some((&working).into()),
                 };
-                optimizer.adamw(&rule, range).unwrap();
+                optimizer.adamw(&rule, range, None).unwrap();
             }
             let what = format!("{dtype} {count}");
             assert_close(&what, &device_x.read().unwrap(), &wide(&x), TOLERANCE);
@@ -57,6 +57,52 @@ fn cuda_steps_of_adamw_agree_with_the_processor() {
             let narrow = poisoned(&device, count * dtype.bytes());
             optimizer.narrow((&device_x).into(), (&narrow).into()).unwrap();
             assert_eq!(narrow.read().unwrap(), working.read().unwrap());
+        }
+    }
+}
+
+#[test]
+fn cuda_a_step_moves_marked_stretches_as_it_moves_all_and_leaves_the_others() {
+    let Some(device) = device("cuda_a_step_moves_marked_stretches") else { return };
+    let mut random = Random(93);
+    let optimizer = TrainOptimizer::new(&device, &plain(DType::Bf16, 8)).unwrap();
+    let count = 20 * Marks::STRETCH + 7;
+    let rule = AdamW {
+        learning_rate: 1e-2,
+        beta1: 0.9,
+        beta2: 0.999,
+        epsilon: 1e-8,
+        weight_decay: 0.1,
+        step: 1,
+        gradient_scale: 1.0,
+    };
+    let (x, g) = (random.row(count), random.row(count));
+    let bytes: Vec<u8> = (0..count.div_ceil(Marks::STRETCH)).map(|at| [0, 1, 2, 3][at * 7 % 4]).collect();
+    let device_marks = DeviceBuffer::copy_of(&device, "a test", &bytes).unwrap();
+    let moved = |marks: Option<Marks<'_>>| {
+        let copy = |values: &[f32]| DeviceBuffer::copy_of(&device, "a test", values).unwrap();
+        let (values, gradients) = (copy(&x), copy(&g));
+        let moments = [copy(&vec![0.0; count]), copy(&vec![0.0; count])];
+        let working = DeviceBuffer::copy_of(&device, "a test", &vec![0_u8; 2 * count]).unwrap();
+        let range = Parameters {
+            values: (&values).into(),
+            gradients: (&gradients).into(),
+            first: (&moments[0]).into(),
+            second: (&moments[1]).into(),
+            working: Some((&working).into()),
+        };
+        optimizer.adamw(&rule, range, marks).unwrap();
+        let [first, second] = moments.map(|moment| moment.read().unwrap());
+        let working = numbers_of(&working.read().unwrap(), DType::Bf16);
+        [values.read().unwrap(), first, second, working]
+    };
+    let whole = moved(None);
+    let some = moved(Some(Marks { bytes: (&device_marks).into(), bits: 2 }));
+    let before = [x.clone(), vec![0.0; count], vec![0.0; count], vec![0.0; count]];
+    for ((whole, some), before) in whole.iter().zip(&some).zip(&before) {
+        for at in 0..count {
+            let want = if bytes[at / Marks::STRETCH] & 2 == 0 { before[at] } else { whole[at] };
+            assert_eq!(some[at], want, "number {at}");
         }
     }
 }

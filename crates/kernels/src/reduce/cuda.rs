@@ -2,7 +2,7 @@
 
 use crate::KernelError;
 use crate::cuda::{
-    Argument, Device, DeviceBuffer, DeviceSlice, Function, Grid, Module, Source, Specialisation,
+    Argument, Device, DeviceBuffer, DeviceSlice, Function, Grid, Marks, Module, Source, Specialisation,
     kernel_struct,
 };
 use crate::error::{check_at_least, checked_size};
@@ -16,6 +16,7 @@ pub(crate) const SOURCE: Source = Source {
             ("SUM_ROWS", ROWS),
             ("SUM_COLUMNS", COLUMNS),
             ("SQUARE_BLOCKS", SQUARE_BLOCKS),
+            ("STRETCH", Marks::STRETCH),
         ]
     },
     arguments: &[ColumnSums::LAYOUT, AddPartials::LAYOUT, Squares::LAYOUT],
@@ -68,6 +69,8 @@ kernel_struct! {
         partials: u64,
         total: u64,
         count: u64,
+        marks: u64,
+        bits: u32,
     }
 }
 
@@ -155,23 +158,27 @@ impl DeviceSums {
     /// Numbers that [`DeviceSums::squares`] needs beside its result.
     pub const SQUARES_SCRATCH: usize = SQUARE_BLOCKS;
 
-    /// Writes the sum of the squares of `x` to the front of `total`, in f64. NaN and infinity come through.
+    /// Writes the sum of the squares of `x`, or of its marked stretches, to the front of `total`, in f64. NaN and infinity come through.
     ///
     /// # Errors
-    /// No room for the result or the partial sums, or a failed device.
+    /// No room for the result or the partial sums, too few marks, or a failed device.
     pub fn squares(
         &self,
         x: DeviceSlice<'_, f32>,
+        marks: Option<Marks<'_>>,
         scratch: &DeviceBuffer<f64>,
         total: DeviceSlice<'_, f64>,
     ) -> Result<(), KernelError> {
         check_at_least(OP, "total", 1, total.len())?;
         check_at_least(OP, "scratch", SQUARE_BLOCKS, scratch.len())?;
+        let (marks, bits) = Marks::for_kernel(marks, OP, x.len())?;
         let arguments = Squares {
             x: x.pointer(),
             partials: scratch.pointer(),
             total: total.pointer(),
             count: x.len() as u64,
+            marks,
+            bits,
         };
         // SAFETY: the layout of `Squares`; lengths as just checked.
         unsafe { self.squares.launch(Grid::new(SQUARE_BLOCKS, THREADS), &arguments) }?;

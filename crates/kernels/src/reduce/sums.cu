@@ -67,6 +67,8 @@ struct Squares {
     double* partials;   // [SQUARE_BLOCKS]
     double* total;      // [1]
     u64 count;
+    const u8* marks;    // of stretches that count, or none where all do
+    u32 bits;
 };
 __device__ __forceinline__ double block_total(double x) {
     __shared__ double sums[SUM_THREADS];
@@ -82,6 +84,7 @@ extern "C" __global__ void __launch_bounds__(SUM_THREADS) squares(Squares p) {
     double sum = 0.0;
 #pragma unroll 4
     for (u64 i = (u64)blockIdx.x * SUM_THREADS + threadIdx.x; i < p.count; i += SQUARE_BLOCKS * SUM_THREADS) {
+        if (p.marks && !(p.marks[i / STRETCH] & p.bits)) continue;
         double x = (double)p.x[i];
         sum += x * x;
     }

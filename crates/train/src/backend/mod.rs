@@ -213,10 +213,19 @@ pub trait Backend: fmt::Debug {
     /// As [`Backend::pass`].
     fn gate_inputs(&mut self, ids: &[u32], show: &mut dyn FnMut(usize, &[f32])) -> Result<(), TrainError>;
 
+    /// Waits for what several processes still exchange of their steps, and brings together what each has moved by itself.
+    /// All of them ask for it before they evaluate or export.
+    ///
+    /// # Errors
+    /// A process that is lost; a failed device.
+    fn complete(&mut self, _others: &mut dyn Collective) -> Result<(), TrainError> {
+        Ok(())
+    }
+
     /// The parameters and moments as they are now.
     ///
     /// # Errors
-    /// A failed device.
+    /// A failed device; steps of several processes that were not [completed](Backend::complete).
     fn export(&mut self) -> Result<Parameters<'_>, TrainError>;
 
     /// Puts texts of the run's length before the first layer, for [`Backend::climb`].

@@ -4,6 +4,7 @@
 
 mod attention;
 mod backward;
+mod division;
 mod factors;
 mod forward;
 mod gaps;
@@ -169,13 +170,13 @@ impl Cuda {
             Teacher::Student => Taught::Student(Box::new(Network::new(&kernels, plan, None, &places)?)),
             Teacher::Apart(values) => {
                 let places = Places::new(&Layout::new(config, plan.plan, None), plan.plan);
-                let weights = Weights::new(&kernels, &places, network.only_products_read(places.len()))?;
+                let weights = Weights::new(&kernels, &places, network.held_for_products(places.len()))?;
                 weights.load(&kernels, &places, 0, values)?;
                 Taught::Apart(weights)
             }
         };
         let first = places.of(&layout.trained()).start;
-        let weights = Weights::new(&kernels, &places, network.only_products_read(first))?;
+        let weights = Weights::new(&kernels, &places, network.held_for_products(first))?;
         weights.load(&kernels, &places, 0, plan.held)?;
         let still = plan.still.iter().map(|range| places.of(range)).collect();
         // The widest shape of attention, whichever way a pass forgets.

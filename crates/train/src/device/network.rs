@@ -144,10 +144,15 @@ impl Network {
         self.products().filter_map(|matrix| matrix.factors.as_ref())
     }
 
-    /// The weights before the place `first` that products read and nothing else does.
-    pub(super) fn only_products_read(&self, first: usize) -> Vec<Range<usize>> {
+    /// The weights that products read and nothing else does.
+    pub(super) fn only_products_read(&self) -> Vec<Range<usize>> {
         let head = Some(&self.head).filter(|head| head.weight != self.embedding);
-        let weights = self.products().chain(head).map(|matrix| matrix.weight.clone());
+        self.products().chain(head).map(|matrix| matrix.weight.clone()).collect()
+    }
+
+    /// Of [`Network::only_products_read`] those before the place `first`, where nothing trains.
+    pub(super) fn held_for_products(&self, first: usize) -> Vec<Range<usize>> {
+        let weights = self.only_products_read().into_iter();
         weights.filter(|weight| weight.end <= first).collect()
     }
 

@@ -1,13 +1,16 @@
-//! Gradients of several processes, added up from device to device while the way back still goes on.
+//! What the devices of several processes exchange: gradients, added up while the way back still goes on, and what each
+//! moved by itself.
 
 use std::ops::Range;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use dropcap_kernels::KernelError;
-use dropcap_kernels::cuda::{Communicator, CudaError, Device, WorldId};
+use dropcap_kernels::cuda::{Communicator, CudaError, Device, Marks, WorldId};
 
+use super::division::Division;
 use super::gradients::Gradients;
+use super::weights::Weights;
 use crate::TrainError;
 use crate::collective::{Collective, CollectiveError, World};
 
@@ -23,17 +26,20 @@ const GLANCE: Duration = Duration::from_micros(50);
 /// What TCP may take to name the process whose links NCCL found broken.
 const NAMING: Duration = Duration::from_secs(2);
 
-/// The devices of a world that add up their gradients.
+/// The devices of a world that take steps together.
 #[derive(Debug)]
 pub(super) struct Sums {
     communicator: Communicator,
     world: World,
+    division: Division,
+    /// Whether every process has all values and moments, not just those that it moves.
+    is_whole: bool,
 }
 
 /// The gradients of a step on their way to all processes, from the last layer's to the first's.
 #[derive(Debug)]
 pub(super) struct Handover<'a> {
-    communicator: &'a Communicator,
+    sums: &'a Sums,
     gradients: &'a Gradients,
     buckets: Buckets,
 }
@@ -50,12 +56,15 @@ struct Buckets {
 }
 
 impl Sums {
-    /// Lets the devices of all processes find each other, or says why they cannot: then none of them has tried.
+    /// Lets the devices of all processes find each other, or says why they cannot: then none of them has tried. Of the places
+    /// `trained` they divide up the `matrices` that only products read.
     ///
     /// # Errors
     /// A process that is lost meanwhile.
     pub(super) fn meet(
         device: &Device,
+        trained: Range<usize>,
+        matrices: Vec<Range<usize>>,
         others: &mut dyn Collective,
     ) -> Result<Result<Self, String>, TrainError> {
         let world = others.world();
@@ -70,7 +79,8 @@ impl Sums {
             what: format!("{} bytes of another process for the id of a world", bytes.len()),
         })?;
         let joined = join(device, id, others)?;
-        Ok(agreed(joined, others)?.map(|communicator| Self { communicator, world }))
+        let division = Division::new(device, trained, matrices, world)?;
+        Ok(agreed(joined, others)?.map(|communicator| Self { communicator, world, division, is_whole: true }))
     }
 
     /// Begins the handover of gradients, in a step's last pass of this process; the model's weights end at `end`.
@@ -83,7 +93,47 @@ impl Sums {
     ) -> Option<Handover<'a>> {
         let is_last = part + 1 == self.world.share_of(parts).len();
         let buckets = Buckets::new(gradients.first()..gradients.end(), end);
-        is_last.then_some(Handover { communicator: &self.communicator, gradients, buckets })
+        is_last.then_some(Handover { sums: self, gradients, buckets })
+    }
+
+    /// What of a place this process moves.
+    pub(super) fn moves(&self, place: &Range<usize>) -> Result<Marks<'_>, TrainError> {
+        self.division.of_moves(place)
+    }
+
+    /// Of which of a place's gradients this process counts the squares.
+    pub(super) fn squares(&self, place: &Range<usize>) -> Result<Marks<'_>, TrainError> {
+        self.division.of_squares(place)
+    }
+
+    /// Brings what this process has moved to the others and theirs here, as far as products read it, without waiting.
+    pub(super) fn moved(&mut self, weights: &Weights) -> Result<(), TrainError> {
+        self.is_whole = false;
+        self.communicator.exchange(&self.division.moved(weights)?)?;
+        Ok(self.communicator.rejoin().map_err(KernelError::from)?)
+    }
+
+    /// Waits until everything that was moved is everywhere, values and moments too.
+    ///
+    /// # Errors
+    /// A process that is lost.
+    pub(super) fn complete(
+        &mut self,
+        weights: &Weights,
+        gradients: &Gradients,
+        others: &mut dyn Collective,
+    ) -> Result<(), TrainError> {
+        if !self.is_whole {
+            self.communicator.exchange(&self.division.whole(weights, gradients)?)?;
+            self.communicator.rejoin().map_err(KernelError::from)?;
+            self.is_whole = true;
+        }
+        self.wait(others)
+    }
+
+    /// Whether every process has all values and moments.
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_whole
     }
 
     /// Waits until all sums are there, with an eye on the other processes: a lost one would never bring its share.
@@ -120,12 +170,12 @@ impl Handover<'_> {
     /// Everything else has, too; what is asked of the device from now on reads sums.
     pub(super) fn finish(self) -> Result<(), KernelError> {
         self.buckets.rest().iter().try_for_each(|bucket| self.sum(bucket))?;
-        Ok(self.communicator.rejoin()?)
+        Ok(self.sums.communicator.rejoin()?)
     }
 
-    fn sum(&self, place: &Range<usize>) -> Result<(), KernelError> {
-        let [numbers, ..] = self.gradients.all(place)?;
-        Ok(self.communicator.sum(numbers)?)
+    fn sum(&self, bucket: &Range<usize>) -> Result<(), KernelError> {
+        let all = self.sums.division.sums(bucket, self.gradients)?;
+        self.sums.communicator.exchange(&all)
     }
 }
 

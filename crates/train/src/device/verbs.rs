@@ -107,7 +107,9 @@ impl Backend for Cuda {
     }
 
     fn connect(&mut self, others: &mut dyn Collective) -> Result<Option<String>, TrainError> {
-        Ok(match Sums::meet(&self.kernels.device, others)? {
+        let trained = self.gradients.first()..self.gradients.end();
+        let matrices = self.network.only_products_read();
+        Ok(match Sums::meet(&self.kernels.device, trained, matrices, others)? {
             Ok(sums) => {
                 self.sums = Some(sums);
                 None
@@ -134,7 +136,8 @@ impl Backend for Cuda {
             let place = self.gradients.trained(self.places.of(range));
             let [gradients, ..] = self.gradients.all(&place)?;
             let total = DeviceSlice::new(&self.squares.totals, index..index + 1)?;
-            self.kernels.sums.squares(gradients, &self.squares.scratch, total)?;
+            let marks = self.sums.as_ref().map(|sums| sums.squares(&place)).transpose()?;
+            self.kernels.sums.squares(gradients, marks, &self.squares.scratch, total)?;
         }
         self.squares.totals.read_pinned(&mut self.squares.fetched).map_err(KernelError::from)?;
         self.sample.fetch(&self.kernels, &self.weights)?;
@@ -146,7 +149,12 @@ impl Backend for Cuda {
         self.sample.take();
         let mut gathered = self.gathered();
         gathered.add_up(others)?;
-        Ok(Gathered { squares: self.squares.fetched.first(ranges.len()), ..gathered })
+        let mut squares = self.squares.fetched.first(ranges.len());
+        if self.sums.is_some() {
+            // Each process has counted its own.
+            others.sum_exact(&mut squares)?;
+        }
+        Ok(Gathered { squares, ..gathered })
     }
 
     fn gradients(&mut self) -> Result<Cow<'_, [f32]>, TrainError> {
@@ -161,10 +169,15 @@ impl Backend for Cuda {
             let place = self.gradients.trained(self.places.of(range));
             let [gradients, first, second] = self.gradients.all(&place)?;
             let (values, working) = (self.weights.of(&place)?, self.weights.working(&place)?);
-            self.kernels.optimizer.adamw(rule, Moved { values, gradients, first, second, working })?;
+            let marks = self.sums.as_ref().map(|sums| sums.moves(&place)).transpose()?;
+            let range = Moved { values, gradients, first, second, working };
+            self.kernels.optimizer.adamw(rule, range, marks)?;
             if index == 0 {
                 seen = place;
             }
+        }
+        if let Some(sums) = &mut self.sums {
+            sums.moved(&self.weights)?;
         }
         Ok(self.sample.update(seen))
     }
@@ -200,7 +213,20 @@ impl Backend for Cuda {
         self.show_gate_inputs(ids, show)
     }
 
+    fn complete(&mut self, others: &mut dyn Collective) -> Result<(), TrainError> {
+        // Taken, so that an error drops it at once: what it waits for would never come.
+        if let Some(mut sums) = self.sums.take() {
+            sums.complete(&self.weights, &self.gradients, others)?;
+            self.sums = Some(sums);
+        }
+        Ok(())
+    }
+
     fn export(&mut self) -> Result<Parameters<'_>, TrainError> {
+        if self.sums.as_ref().is_some_and(|sums| !sums.is_whole()) {
+            let what = "an export of parameters that other processes moved".to_owned();
+            return Err(TrainError::Internal { what });
+        }
         let (trained, places) = (self.layout.trained(), &self.places);
         let values = self.weights.read(places, trained.clone())?;
         let [first, second] = &self.gradients.moments;

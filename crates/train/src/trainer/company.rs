@@ -47,6 +47,14 @@ impl Trainer {
         if self.others.world().size == 1 { Ok(None) } else { self.backend.connect(&mut *self.others) }
     }
 
+    /// Brings together what each process has moved, before the first one saves it.
+    ///
+    /// # Errors
+    /// A process that is lost.
+    pub(super) fn complete(&mut self) -> Result<(), TrainError> {
+        self.backend.complete(&mut *self.others)
+    }
+
     /// Whether any process was asked to stop: they stop after the same step.
     ///
     /// # Errors

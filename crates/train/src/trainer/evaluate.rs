@@ -74,6 +74,7 @@ impl Trainer {
     /// # Errors
     /// Tokens outside the model; a process that is lost.
     pub fn evaluate(&mut self) -> Result<Evaluation, TrainError> {
+        self.backend.complete(&mut *self.others)?;
         let forgetting = self.forgetting(None)?;
         let files = self.valid.iter().map(|file| {
             let windows = file.evaluation_windows(self.config.evaluate.windows);

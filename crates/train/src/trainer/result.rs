@@ -43,6 +43,7 @@ impl Trainer {
     /// A refusal of the disk; an earlier result stays then.
     pub fn finish(&mut self, output: &Path, command: &str) -> Result<Finished, TrainError> {
         let dtype = self.config.dtype.unwrap_or_else(|| self.source.stored_dtype());
+        self.backend.complete(&mut *self.others)?;
         let trained = self.backend.export()?.values.into_owned();
         let mut values = trained.clone();
         let weights = self.backend.layout().group(Group::Weights);

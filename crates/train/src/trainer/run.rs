@@ -110,6 +110,9 @@ pub fn run(
         }
         let due = trainer.step.is_multiple_of(config.checkpoint.every.max(1));
         let asked = trainer.is_asked_to_stop(stop)?;
+        if due || last || asked {
+            trainer.complete()?;
+        }
         if let Some(directory) = directory.as_ref().filter(|_| due || last || asked) {
             let folder = trainer.save(directory)?;
             report.saved(&Saved { step: trainer.step, folder });
