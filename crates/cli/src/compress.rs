@@ -1,5 +1,6 @@
 //! `dropcap compress`: text in, shorter text out.
 
+mod journal;
 mod source;
 mod task;
 
@@ -12,8 +13,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use dropcap_compress::{
-    Closeness, Compressed, Embed, HiddenStates, Language, Listener, ModelJudge, Tokens, context, longcodezip,
-    perplexity,
+    Closeness, Compressed, Embed, Evolution, HiddenStates, Language, Listener, ModelJudge, Tokens, context,
+    longcodezip, perplexity,
 };
 use dropcap_files::{Existing, publish};
 use dropcap_kernels::cuda::DeviceChoice;
@@ -25,7 +26,8 @@ use serde_json::{Value, json};
 use crate::arguments::ModelArguments;
 use crate::loading::{self, Found, Loaded};
 use crate::{progress, size, terminal, utf8};
-use task::Task;
+use journal::Journal;
+use task::{Rule, Task};
 
 /// Flags of `dropcap compress`.
 #[derive(Args)]
@@ -58,6 +60,24 @@ pub struct Arguments {
     /// A token goes if the prompt without it scores at least this share of the best score so far.
     #[arg(long, value_name = "X", default_value_t = 0.96, help_heading = "Tapruning")]
     threshold: f64,
+    /// A file that every scored prompt is noted in; the same command goes on from it.
+    #[arg(long, value_name = "FILE", requires = "task", help_heading = "Tapruning")]
+    journal: Option<PathBuf>,
+    /// Prompts that live on from one generation to the next.
+    #[arg(long, value_name = "N", default_value = "30", value_parser = size::positive, help_heading = "Promptquine")]
+    population: usize,
+    /// Prompts that are made in a generation.
+    #[arg(long, value_name = "N", default_value = "50", value_parser = size::positive, help_heading = "Promptquine")]
+    offspring: usize,
+    /// No generation begins once so many prompts were made.
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = size::positive, help_heading = "Promptquine")]
+    prompts: usize,
+    /// Nor once those that live have so many tokens or fewer, on average.
+    #[arg(long, value_name = "N", default_value_t = 15, help_heading = "Promptquine")]
+    least: usize,
+    /// The seed of all choices.
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Promptquine")]
+    seed: u64,
     /// JSON lines with `text` and `vector`, for the instruction and every sentence [default: the mean of what the model's last
     /// layer reads].
     #[arg(long, value_name = "FILE", help_heading = "Context")]
@@ -96,6 +116,8 @@ enum Method {
     Context,
     /// Tokens of a prompt without which it answers worse (arXiv 2506.17930).
     Tapruning,
+    /// The same by generations of prompts that lack some tokens at random (arXiv 2506.17930).
+    Promptquine,
 }
 
 /// Tokens of beginnings that texts have in common are read once; what is kept of them takes so many bytes at most.
@@ -125,9 +147,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             "--method {name} keeps what helps with an --instruction: give one, or take --method perplexity"
         );
     }
-    if (method == Method::Tapruning) != arguments.task.is_some() {
+    let prunes = matches!(method, Method::Tapruning | Method::Promptquine);
+    if prunes != arguments.task.is_some() {
         bail!(
-            "--method tapruning and --task go together: the one prunes a prompt by the questions of the other"
+            "--method tapruning or promptquine and --task go together: the one prunes a prompt by the questions of the other"
         );
     }
     let bytes = source::read(arguments.file.as_deref())?;
@@ -135,7 +158,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let text = utf8::decode(&bytes).with_context(|| format!("cannot read {} as text", file.display()))?;
     let begin = Instant::now();
     let account = match arguments.task.as_deref() {
-        Some(task) => prune(arguments, text, &Task::open(task, text)?)?,
+        Some(task) => prune(arguments, method, text, &Task::open(task, text)?)?,
         None => {
             let language = arguments.language.unwrap_or_else(|| Language::of_file(file));
             let kept = compress(arguments, method, language, instruction, text)?;
@@ -234,8 +257,28 @@ fn close(
 }
 
 /// Prunes a prompt by a task.
-fn prune(arguments: &Arguments, text: &str, task: &Task) -> Result<Account> {
+fn prune(arguments: &Arguments, method: Method, text: &str, task: &Task) -> Result<Account> {
+    let rule = match method {
+        Method::Promptquine => Rule::Promptquine(Evolution {
+            population: arguments.population,
+            offspring: arguments.offspring,
+            prompts: arguments.prompts,
+            least: arguments.least,
+            seed: arguments.seed,
+        }),
+        _ => Rule::Tapruning { threshold: arguments.threshold },
+    };
     let loaded = loading::load(&arguments.model, &"none".parse()?)?;
+    let mut journal = match &arguments.journal {
+        None => Journal::none(),
+        Some(path) => Journal::open(
+            path,
+            &json!({ "model": arguments.model.name(), "prompt": text, "task": task.digest() }),
+        )?,
+    };
+    if journal.len() > 0 {
+        progress::note(&format!("{} prompts were scored before", journal.len()));
+    }
     let bar = progress::spinner("pruning");
     let hidden = ProgressBar::hidden();
     let mut judge = judge(arguments, &loaded, PREFIX_BYTES, &hidden)?;
@@ -243,7 +286,7 @@ fn prune(arguments: &Arguments, text: &str, task: &Task) -> Result<Account> {
     let tell = |scored, left| {
         bar.set_message(format!("pruning: {scored} prompts tried, {left} of {before} tokens left"))
     };
-    let pruned = task.prune(&mut judge, text, arguments.threshold, tell);
+    let pruned = task.prune(&mut judge, text, &rule, &mut journal, tell);
     bar.finish_and_clear();
     let pruned = pruned?;
     let after = judge.tokens(&pruned.search.prompt)?.len();

@@ -8,11 +8,11 @@ use dropcap_engine::{Engine, EngineOptions};
 use dropcap_kernels::cuda::{Device, DeviceChoice};
 use dropcap_kernels::{DType, Team};
 use dropcap_methods::{GATES_FILE, MethodSpec, ModelFacts};
+use dropcap_model::chat::{ChatTemplate, template_of};
 use dropcap_model::device::{DeviceWeights, check_method};
 use dropcap_model::hub::{self, Freshness, HubOptions, HubProgress, OfflineCause, Origin};
 use dropcap_model::{Adapter, Checkpoint, Decoder, DecoderConfig, GenerationConfig, ModelError, Tokenizer};
 use dropcap_policy::{Action, EvictionPolicy};
-use dropcap_server::{ChatTemplate, template_of};
 use dropcap_weights::Fingerprint;
 
 use crate::arguments::{MachineArguments, ModelArguments, SourceArguments};

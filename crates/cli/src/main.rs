@@ -4,6 +4,7 @@ mod arguments;
 mod bench;
 mod chat;
 mod compress;
+mod data;
 mod default_model;
 mod device;
 mod doctor;
@@ -70,6 +71,8 @@ enum Command {
     Doctor(doctor::Arguments),
     /// Teach a model what to forget, or train one from scratch.
     Train(train::Arguments),
+    /// Score examples for who chooses among them.
+    Data(data::Arguments),
     /// Make a tokenizer for a model that is trained from scratch.
     Tokenizer(tokenizer::Arguments),
 }
@@ -89,6 +92,7 @@ fn main() -> ExitCode {
         Command::Methods(arguments) => methods::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Train(arguments) => train::run(&arguments),
+        Command::Data(arguments) => data::run(&arguments),
         Command::Tokenizer(arguments) => tokenizer::run(&arguments),
     };
     match result {

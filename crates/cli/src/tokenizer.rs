@@ -29,7 +29,7 @@ enum Verb {
 /// Flags of `dropcap tokenizer train`.
 #[derive(Args)]
 struct Train {
-    /// Text to train on: plain, or `.jsonl` with one `text` a line; either may be `.xz`. Lines that are exactly
+    /// Text to train on: plain, or `.jsonl` with a `text`, a `prompt` and `completion`, or `messages` a line; either may be `.xz`. Lines that are exactly
     /// `<|endoftext|>` separate documents.
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,

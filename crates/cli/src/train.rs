@@ -21,7 +21,7 @@ use serde_json::json;
 
 use crate::device::chosen;
 use crate::{loading, progress};
-use listener::Listener;
+pub use listener::Listener;
 
 /// Flags of `dropcap train`.
 #[derive(Args)]
@@ -125,7 +125,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// The GPU to train on, or none for the processor. `auto` takes a GPU of its own for each process of a host that has one.
-fn device_for(config: &Config) -> Result<Option<Device>> {
+pub fn device_for(config: &Config) -> Result<Option<Device>> {
     let meeting = Meeting::of_environment(&|name| std::env::var(name).ok())?;
     chosen(match (config.device, meeting) {
         (DeviceChoice::Auto, Some(Meeting { local_rank, .. }))
@@ -143,7 +143,7 @@ fn finite(perplexity: f64, evaluation: &Evaluation) -> Option<f64> {
 }
 
 /// The model to start from; a hub id is downloaded.
-fn source(config: &Config) -> Result<Source> {
+pub fn source(config: &Config) -> Result<Source> {
     match &config.model {
         Some(model) => Ok(Source::of_checkpoint(&loading::find(&model.to_string_lossy(), None, false)?)?),
         None => Ok(Source::open(config)?),
@@ -194,7 +194,7 @@ fn dry_run(config: &Config, machine: bool, out: &mut impl Write) -> Result<ExitC
 /// The beginning of a file's first document.
 fn head(file: &Path) -> Result<String> {
     let first = Documents::open(file)?.next().transpose()?;
-    let text = first.map(|document| document.text).unwrap_or_default();
+    let text = first.map(|document| document.said.text().into_owned()).unwrap_or_default();
     Ok(text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(SHOWN).collect())
 }
 

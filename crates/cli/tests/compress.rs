@@ -131,6 +131,40 @@ fn a_prompt_is_pruned_by_a_task_and_keeps_its_placeholder() {
     assert!(left.contains("{text}"), "{left}");
     assert!(object["tokens_after"].as_u64().unwrap() < object["tokens_before"].as_u64().unwrap(), "{object}");
     assert_eq!(object["accepted"].as_array().unwrap().last().unwrap()["prompt"], left);
+    // A search that is begun again asks nothing twice, and comes to the same.
+    let journal = folder.path().join("journal.jsonl");
+    let quine = [
+        "--method",
+        "promptquine",
+        "--prompts",
+        "60",
+        "--offspring",
+        "20",
+        "--population",
+        "5",
+        "--least",
+        "3",
+    ];
+    let noted = ["--journal", text(&journal)];
+    let search = |journal: &[&str]| -> Value {
+        let mut object: Value =
+            serde_json::from_str(&output(&[&base[..], &quine, journal].concat())).unwrap();
+        object["seconds"].take();
+        object
+    };
+    let found = search(&noted);
+    assert!(found["text"].as_str().unwrap().contains("{text}"), "{found}");
+    assert!(found["after"]["probability"].as_f64() >= found["before"]["probability"].as_f64(), "{found}");
+    let lines = fs::read_to_string(&journal).unwrap();
+    let torn = lines.trim_end();
+    fs::write(&journal, &torn[..torn.len() - 5]).unwrap();
+    assert_eq!(search(&noted), found);
+    assert_eq!(fs::read_to_string(&journal).unwrap(), lines);
+    assert_eq!(search(&[]), found);
+    let other = [&base[..], &noted, &["--model", "nowhere"]].concat();
+    assert!(!failure(&other).is_empty());
+    fs::write(&prompt, "{text} is").unwrap();
+    assert!(failure(&[&base[..], &noted].concat()).contains("is of another search"));
     fs::write(&prompt, "no place").unwrap();
     assert!(failure(&base).contains("{text}"));
     assert!(

@@ -14,6 +14,7 @@ mod language;
 pub mod longcodezip;
 mod model;
 mod perplexity;
+mod promptquine;
 mod tapruning;
 mod vectors;
 
@@ -27,5 +28,6 @@ pub use language::Language;
 pub use longcodezip::longcodezip;
 pub use model::ModelJudge;
 pub use perplexity::perplexity;
+pub use promptquine::{Evolution, promptquine};
 pub use tapruning::{Answers, Cut, Example, Search, answers, tapruning};
 pub use vectors::{GivenVectors, HiddenStates, Listener};

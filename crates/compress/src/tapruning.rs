@@ -69,7 +69,7 @@ pub fn tapruning(
 }
 
 /// The pieces of a prompt that are whole characters, and whether each is part of a placeholder.
-fn pieces(prompt: &str, tokens: Vec<Range<usize>>) -> Vec<(Range<usize>, bool)> {
+pub(crate) fn pieces(prompt: &str, tokens: Vec<Range<usize>>) -> Vec<(Range<usize>, bool)> {
     let placeholders = placeholders(prompt);
     let mut pieces: Vec<(Range<usize>, bool)> = Vec::new();
     let mut begin = 0;
@@ -115,33 +115,45 @@ pub struct Answers {
     pub accuracy: f64,
 }
 
-/// Asks a model every example with `prompt`: each of the `labels` follows the filled-in prompt behind a space, and its
-/// probability is that of all its tokens. The questions that are asked go through the model side by side.
+/// Asks a model every example with each of `prompts`: each of the `labels` follows the filled-in prompt behind a space, and its
+/// probability is that of all its tokens. The questions of all prompts go through the model side by side. One answer for
+/// each prompt.
 ///
 /// # Errors
 /// A refusal of the model; a label without a token.
 pub fn answers(
     judge: &mut dyn Judge,
-    prompt: &str,
+    prompts: &[String],
     examples: &[Example],
     labels: &[String],
-) -> Result<Answers, CompressError> {
+) -> Result<Vec<Answers>, CompressError> {
     let ends = labels.iter().map(|label| ids(judge, &format!(" {label}"))).collect::<Result<Vec<_>, _>>()?;
     if let Some(index) = ends.iter().position(Vec::is_empty) {
         return Err(CompressError::Label { label: labels[index].clone() });
     }
     let positions = judge.positions();
     let mut readings = Vec::new();
-    for example in examples {
+    for (prompt, example) in prompts.iter().flat_map(|prompt| examples.iter().map(move |one| (prompt, one))) {
         let filled = example
             .fields
             .iter()
-            .fold(prompt.to_owned(), |text, (name, value)| text.replace(&format!("{{{name}}}"), value));
+            .fold(prompt.clone(), |text, (name, value)| text.replace(&format!("{{{name}}}"), value));
         // Something must stand before a label, whatever was left out.
         let before = ids(judge, if filled.is_empty() { "\n" } else { &filled })?;
         readings.extend(ends.iter().map(|end| behind(&before, end, positions)));
     }
     let found = judge.log_probs(readings)?;
+    let of_prompt = (examples.len() * labels.len()).max(1);
+    Ok((0..prompts.len())
+        .map(|index| {
+            let found = found.get(index * of_prompt..).unwrap_or_default();
+            judged(&found[..of_prompt.min(found.len())], examples, labels)
+        })
+        .collect())
+}
+
+/// What log-probabilities of the labels' tokens, example by example, come to.
+fn judged(found: &[Vec<f32>], examples: &[Example], labels: &[String]) -> Answers {
     let (mut probability, mut right) = (0.0, 0);
     for (example, found) in examples.iter().zip(found.chunks(labels.len().max(1))) {
         let logs: Vec<f64> =
@@ -154,5 +166,5 @@ pub fn answers(
         right += usize::from(own >= most);
     }
     let count = examples.len().max(1) as f64;
-    Ok(Answers { probability: probability / count, accuracy: right as f64 / count })
+    Answers { probability: probability / count, accuracy: right as f64 / count }
 }

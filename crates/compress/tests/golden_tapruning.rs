@@ -82,12 +82,24 @@ fn probabilities_of_labels_are_those_of_their_tokens() {
         fields: [("text".to_owned(), text.to_owned())].into(),
         label: label.to_owned(),
     };
+    let prompts = ["{text}:".to_owned(), "a {text} is".to_owned()];
     let asked =
-        |judge: &mut Bytes, label| answers(judge, "{text}:", &[example("fine", label)], &labels).unwrap();
-    let (good, bad) = (asked(&mut judge, "good"), asked(&mut judge, "bad"));
+        |judge: &mut Bytes, label| answers(judge, &prompts, &[example("fine", label)], &labels).unwrap();
+    let (goods, bads) = (asked(&mut judge, "good"), asked(&mut judge, "bad"));
+    let (good, bad) = (goods[0], bads[0]);
+    // Each prompt by itself is what it is among others.
+    assert_eq!(goods.len(), 2);
+    let alone = answers(&mut judge, &prompts[1..], &[example("fine", "good")], &labels).unwrap();
+    assert_eq!(alone, goods[1..]);
+    assert_ne!(goods[0], goods[1]);
     assert!((good.probability + bad.probability - 1.0).abs() < 1e-9);
     assert_eq!(good.accuracy + bad.accuracy, 1.0);
     assert_eq!(good.accuracy == 1.0, good.probability > 0.5);
-    let unknown = answers(&mut judge, "", &[example("fine", "good")], &[String::new(), "good".to_owned()]);
+    let unknown = answers(
+        &mut judge,
+        &[String::new()],
+        &[example("fine", "good")],
+        &[String::new(), "good".to_owned()],
+    );
     assert!(unknown.is_ok(), "a label of a space alone has a token");
 }

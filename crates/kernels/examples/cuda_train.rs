@@ -128,7 +128,7 @@ impl Bench {
         let slice = 2048;
         let logits = self.f32(slice * stride, 4.0);
         let targets = DeviceBuffer::copy_of(&self.device, "targets", &vec![7u32; slice]).unwrap();
-        let losses = self.f32(2 * slice, 1.0);
+        let losses = self.f32(3 * slice, 1.0);
         let loss = TrainCrossEntropy::new(&self.device, &specialisation).unwrap();
         let bytes = (slice * stride * 10) as f64;
         self.time("cross-entropy of 2048 rows", 0.0, bytes, || {

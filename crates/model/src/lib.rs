@@ -1,10 +1,11 @@
 //! Hugging Face checkpoints as one configurable decoder.
 //!
 //! The loading half: [`Checkpoint`] compares a directory's config with its weights and says which tensor goes
-//! where; [`Tokenizer`] and [`GenerationConfig`] stand beside it. A family of models is a mapping of config keys
+//! where; [`Tokenizer`], [`GenerationConfig`] and the chat template ([`chat`]) stand beside it. A family of models is a mapping of config keys
 //! and a mapping of tensor names, nothing more.
 
 mod adapter;
+pub mod chat;
 mod checkpoint;
 mod companion;
 mod config_json;

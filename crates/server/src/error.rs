@@ -5,6 +5,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use dropcap_engine::EngineError;
 use dropcap_model::ModelError;
+use dropcap_model::chat::ChatError;
 use serde::Serialize;
 use serde_json::json;
 use utoipa::ToSchema;
@@ -105,6 +106,16 @@ impl IntoResponse for ApiError {
             response.headers_mut().insert(axum::http::header::WWW_AUTHENTICATE, scheme);
         }
         response
+    }
+}
+
+impl From<ChatError> for ApiError {
+    fn from(error: ChatError) -> Self {
+        match error {
+            ChatError::Text(error) => error.into(),
+            ChatError::OwnVariable(_) => Self::parameter("chat_template_kwargs", error.to_string()),
+            _ => Self::parameter("messages", error.to_string()),
+        }
     }
 }
 

@@ -22,7 +22,6 @@ mod service;
 mod sse;
 mod stall;
 mod status;
-mod template;
 pub mod wire;
 mod worker;
 
@@ -32,4 +31,3 @@ pub use model::ServedModel;
 pub use options::ServerOptions;
 pub use routes::openapi;
 pub use server::{ServeError, Server, Shutdown};
-pub use template::{ChatTemplate, TemplateError, template_of};

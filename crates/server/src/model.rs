@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use axum::http::StatusCode;
+use dropcap_model::chat::ChatTemplate;
 use dropcap_model::{GenerationConfig, Tokenizer};
 
+use crate::ApiError;
 use crate::wire::ModelCard;
-use crate::{ApiError, ChatTemplate};
 
 /// A model that is served: its words, its template, where its texts end.
 #[derive(Debug)]

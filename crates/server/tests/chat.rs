@@ -121,14 +121,14 @@ fn templates_that_run_wild_are_stopped_and_those_that_refuse_say_why() {
         ("", "makes nothing"),
     ] {
         // Some are refused when the model is loaded.
-        let Ok(_) = dropcap_server::ChatTemplate::new(template.to_owned(), None, None) else { continue };
+        let Ok(_) = dropcap_model::chat::ChatTemplate::new(template.to_owned(), None, None) else { continue };
         let server = Setup { template: Some(Some(template.to_owned())), ..Setup::default() }.start();
         let (status, error) = server.refusal(PATH, &json!({"messages": [{"role": "user", "content": "a"}]}));
         assert_eq!(status, 400, "{template}: {error}");
         assert!(error["message"].as_str().unwrap().contains(words), "{template}: {error}");
     }
     let nested = "{% if true %}".repeat(20_000);
-    assert!(dropcap_server::ChatTemplate::new(nested, None, None).is_err());
+    assert!(dropcap_model::chat::ChatTemplate::new(nested, None, None).is_err());
 }
 
 #[test]

@@ -110,6 +110,18 @@ pub enum TrainError {
         /// Tokens that there are.
         got: u64,
     },
+    /// Examples of which no window shows an answer.
+    #[error(
+        "none of the {examples} examples of the {split} data begins a sequence of {window} tokens with an answer in it: raise batch.tokens, shorten the prompts, or add examples"
+    )]
+    NoAnswers {
+        /// Which data: `training` or `validation`.
+        split: &'static str,
+        /// Examples that there are.
+        examples: u64,
+        /// Tokens of a sequence.
+        window: usize,
+    },
     /// A shard of tokens that cannot be used.
     #[error("{} is no usable shard of tokens: {reason}; delete it to have it made again", path.display())]
     Shard {

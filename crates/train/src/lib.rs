@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod network;
 pub mod recipe;
 pub mod schedule;
+pub mod select;
 pub mod signals;
 pub mod tokenizer;
 pub mod trainer;

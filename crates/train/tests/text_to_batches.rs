@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use dropcap_model::Tokenizer;
-use dropcap_train::data::{Batches, Borders, Prepared, Preparing, TokenShard, prepare, tokenize};
+use dropcap_train::data::{Batches, Borders, Language, Prepared, Preparing, TokenShard, prepare, tokenize};
 use dropcap_train::tokenizer::{TrainedTokenizer, train_bpe};
 use dropcap_train::{Digest, TrainError};
 
@@ -47,8 +47,7 @@ impl Corpus {
         let borders = Borders::of(tokenizer, &[], None).unwrap();
         let what = Preparing {
             files: &self.files,
-            tokenizer,
-            borders: &borders,
+            language: Language { tokenizer, borders: &borders, stops: &[], template: Ok(None) },
             tokenizer_digest: Digest::of(mark),
             vocabulary: 300,
             cache: &cache,
@@ -66,10 +65,9 @@ impl Corpus {
 }
 
 fn tokens(path: &Path, tokenizer: &Tokenizer, threads: usize) -> Vec<u32> {
-    let mut ids = Vec::new();
     let borders = Borders::of(tokenizer, &[], None).unwrap();
-    tokenize(path, tokenizer, &borders, threads, &mut ids, &mut |_| ()).unwrap();
-    ids
+    let language = Language { tokenizer, borders: &borders, stops: &[], template: Ok(None) };
+    tokenize(path, &language, threads, &mut |_| ()).unwrap().ids
 }
 
 #[test]

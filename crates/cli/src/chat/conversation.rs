@@ -6,8 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use dropcap_files::{Existing, publish};
 use dropcap_model::Tokenizer;
-use dropcap_server::ChatTemplate;
-use dropcap_server::wire::{Message, Role};
+use dropcap_model::chat::{ChatTemplate, Message, Role};
 
 /// A conversation with a model that has a template.
 pub(super) struct Conversation {
@@ -35,9 +34,7 @@ impl Conversation {
     pub(super) fn ask(&self, text: &str) -> Result<Vec<u32>> {
         let mut messages = self.messages.clone();
         messages.push(Message::text(Role::User, text.to_owned()));
-        self.template
-            .encode(&self.tokenizer, &messages, None, None)
-            .map_err(|error| anyhow::anyhow!(error.message))
+        Ok(self.template.encode(&self.tokenizer, &messages, None, None)?)
     }
 
     /// Remembers a message and its answer.

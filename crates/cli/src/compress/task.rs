@@ -4,9 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use dropcap_compress::{Answers, CompressError, Example, Judge, Search, answers, tapruning};
+use dropcap_compress::{
+    Answers, CompressError, Evolution, Example, Judge, Search, answers, promptquine, tapruning,
+};
 use dropcap_train::data::Lines;
 use serde_json::{Value, json};
+
+use super::journal::Journal;
 
 /// Questions with their answers, and all answers that there are.
 pub struct Task {
@@ -55,29 +59,80 @@ impl Task {
         Ok(Self { examples, labels: labels.into_iter().collect() })
     }
 
-    /// Prunes `prompt`; `tell` hears how many prompts were scored and how many tokens are left.
+    /// Tells this task from others: its examples in one number.
+    pub fn digest(&self) -> String {
+        let mut text = String::new();
+        for Example { fields, label } in &self.examples {
+            text.push_str(&json!({ "fields": fields, "label": label }).to_string());
+        }
+        dropcap_train::Digest::of(text.as_bytes()).short()
+    }
+
+    /// Prunes `prompt`; `tell` hears how many prompts were scored and how many tokens the last one has. Scores that `journal` has
+    /// are not asked for again.
     pub fn prune(
         &self,
         judge: &mut dyn Judge,
         prompt: &str,
-        threshold: f64,
+        rule: &Rule,
+        journal: &mut Journal,
         mut tell: impl FnMut(usize, usize),
     ) -> Result<Pruned> {
-        let ask = |judge: &mut dyn Judge, prompt: &str| answers(judge, prompt, &self.examples, &self.labels);
-        let before = ask(judge, prompt)?;
         let judge = std::cell::RefCell::new(judge);
         let cut =
             |prompt: &str| Ok(judge.borrow().tokens(prompt)?.into_iter().map(|(_, range)| range).collect());
-        let mut scored = 0;
-        let mut score = |prompt: &str| -> Result<f64, CompressError> {
-            scored += 1;
-            tell(scored, judge.borrow().tokens(prompt)?.len());
-            Ok(ask(&mut **judge.borrow_mut(), prompt)?.probability)
+        let (mut scored, mut failed) = (0, None);
+        let mut ask = |prompts: &[String]| -> Result<Vec<Answers>, CompressError> {
+            let new: Vec<String> =
+                prompts.iter().filter(|prompt| journal.get(prompt).is_none()).cloned().collect();
+            let found = if new.is_empty() {
+                Vec::new()
+            } else {
+                answers(&mut **judge.borrow_mut(), &new, &self.examples, &self.labels)?
+            };
+            for (prompt, answers) in new.iter().zip(found) {
+                if let Err(error) = journal.put(prompt, answers) {
+                    failed.get_or_insert(error);
+                }
+            }
+            scored += prompts.len();
+            if let Some(last) = prompts.last() {
+                tell(scored, judge.borrow().tokens(last)?.len());
+            }
+            Ok(prompts.iter().filter_map(|prompt| journal.get(prompt)).collect())
         };
-        let search = tapruning(prompt, threshold, &mut { cut }, &mut score)?;
-        let after = ask(&mut **judge.borrow_mut(), &search.prompt)?;
+        let mut score = |prompts: &[String]| -> Result<Vec<f64>, CompressError> {
+            Ok(ask(prompts)?.iter().map(|answers| answers.probability).collect::<Vec<f64>>())
+        };
+        let search = match rule {
+            Rule::Tapruning { threshold } => {
+                let mut one = |prompt: &str| -> Result<f64, CompressError> {
+                    Ok(score(&[prompt.to_owned()])?.first().copied().unwrap_or_default())
+                };
+                tapruning(prompt, *threshold, &mut { cut }, &mut one)?
+            }
+            Rule::Promptquine(evolution) => promptquine(prompt, evolution, &mut { cut }, &mut score)?,
+        };
+        let mut both = ask(&[prompt.to_owned(), search.prompt.clone()])?.into_iter();
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let (Some(before), Some(after)) = (both.next(), both.next()) else {
+            bail!("the model gave no answer")
+        };
         Ok(Pruned { search, before, after })
     }
+}
+
+/// What prunes a prompt.
+pub enum Rule {
+    /// Token by token.
+    Tapruning {
+        /// Share of the best score that is enough.
+        threshold: f64,
+    },
+    /// Generation by generation.
+    Promptquine(Evolution),
 }
 
 impl Pruned {

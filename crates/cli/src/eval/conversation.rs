@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use dropcap_eval::{EvalError, Template};
+use dropcap_model::chat::{ChatTemplate, Message, Role, template_of};
 use dropcap_model::{GenerationConfig, Tokenizer};
-use dropcap_server::wire::{Message, Role};
-use dropcap_server::{ChatTemplate, template_of};
 
 /// A template with the tokenizer of its model.
 #[derive(Debug)]
@@ -36,6 +35,6 @@ impl Template for Conversation {
         let said: Vec<Message> =
             said.map(|(number, text)| Message::text(role(number), text.clone())).collect();
         let encoded = self.template.encode(&self.tokenizer, &said, None, None);
-        encoded.map_err(|error| EvalError::Template { reason: error.message })
+        encoded.map_err(|error| EvalError::Template { reason: error.to_string() })
     }
 }

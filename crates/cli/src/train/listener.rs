@@ -9,14 +9,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::{progress, terminal};
 
 /// Draws a bar, and prints evaluations and warnings above it.
-pub(super) struct Listener {
+pub struct Listener {
     bar: ProgressBar,
 }
 
 const TEMPLATE: &str = "{bar:24} {pos}/{len} {msg} ETA {eta}";
 
 impl Listener {
-    pub(super) fn new(steps: u64) -> Self {
+    pub(crate) fn new(steps: u64) -> Self {
         let bar = ProgressBar::new(steps);
         if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
             bar.set_style(style);
@@ -25,7 +25,12 @@ impl Listener {
         Self { bar }
     }
 
-    pub(super) fn finish(&self) {
+    /// What is drawn, for who counts something else than steps.
+    pub(crate) fn bar(&self) -> ProgressBar {
+        self.bar.clone()
+    }
+
+    pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();
     }
 

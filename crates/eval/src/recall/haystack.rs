@@ -26,7 +26,7 @@ impl Haystack {
         };
         let mut sentences = Vec::new();
         for document in Documents::open(path)? {
-            split(&document?.text, &mut sentences);
+            split(&document?.said.text(), &mut sentences);
         }
         Ok(Self { sentences })
     }

@@ -89,7 +89,13 @@ impl Kernel for Row<'_> {
         };
         // Rounding must not make it negative.
         let divergence = if divergence < 0.0 { 0.0 } else { divergence };
-        RowLoss { cross_entropy: (log_sum - chosen) as f32, divergence: divergence as f32 }
+        let entropy = log_sum - sums.own / sums.student;
+        let entropy = if entropy < 0.0 { 0.0 } else { entropy };
+        RowLoss {
+            cross_entropy: (log_sum - chosen) as f32,
+            divergence: divergence as f32,
+            entropy: entropy as f32,
+        }
     }
 }
 
@@ -98,6 +104,8 @@ impl Kernel for Row<'_> {
 struct Sums {
     student: f64,
     teacher: f64,
+    /// The student's weights times its logits.
+    own: f64,
     /// The teacher's weights times the difference of the two logits.
     cross: f64,
 }
@@ -113,26 +121,29 @@ fn weigh<S: Simd, const TEACHER: bool>(
 ) -> Sums {
     let zero = simd.splat(0.0);
     let (top, teacher_top) = (simd.splat(top), simd.splat(teacher_top));
-    let mut sums = Sums { student: 0.0, teacher: 0.0, cross: 0.0 };
+    let mut sums = Sums { student: 0.0, teacher: 0.0, own: 0.0, cross: 0.0 };
     for first in (0..logits.len()).step_by(BLOCK) {
         let last = logits.len().min(first + BLOCK);
-        let (mut student, mut taught, mut cross) = (zero, zero, zero);
+        let (mut student, mut taught, mut weighed, mut cross) = (zero, zero, zero, zero);
         for at in (first..last).step_by(S::LANES) {
             // Lanes past the end weigh nothing.
             let own = simd.sub(read(simd, &logits[at..], f32::NEG_INFINITY), top);
             let weight = exp(simd, own);
             student = simd.add(student, weight);
+            // What weighs nothing adds nothing, be its logit minus infinity.
+            let term = simd.mul(weight, own);
+            weighed = simd.add(weighed, simd.select_less(zero, weight, term, weight));
             write(simd, &mut logits[at..], weight);
             if TEACHER {
                 let given = simd.sub(read(simd, &teacher[at..], f32::NEG_INFINITY), teacher_top);
                 let weight = exp(simd, given);
                 taught = simd.add(taught, weight);
-                // What weighs nothing adds nothing, be its logit minus infinity.
                 let term = simd.mul(weight, simd.sub(given, own));
                 cross = simd.add(cross, simd.select_less(zero, weight, term, weight));
             }
         }
         sums.student += f64::from(simd.sum(student));
+        sums.own += f64::from(simd.sum(weighed));
         if TEACHER {
             sums.teacher += f64::from(simd.sum(taught));
             sums.cross += f64::from(simd.sum(cross));

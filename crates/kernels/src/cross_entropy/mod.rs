@@ -17,13 +17,20 @@ use crate::{KernelError, Team};
 /// The target of a row that does not count.
 pub const IGNORE: u32 = u32::MAX;
 
-/// The losses of one row, in nats; both 0 where the target is [`IGNORE`].
+/// The losses of one row, in nats; all 0 where the target is [`IGNORE`].
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct RowLoss {
     /// `-ln softmax(logits)[target]`.
     pub cross_entropy: f32,
     /// KL(teacher || student); 0 without a teacher.
     pub divergence: f32,
+    /// `-sum p ln p` of the prediction p: how unsure it is.
+    pub entropy: f32,
+}
+
+impl RowLoss {
+    /// Numbers that one consists of on a device, in the order of its fields.
+    pub const NUMBERS: usize = 3;
 }
 
 /// Turns `logits`, `[t, v]`, into the gradient of the loss, and writes the losses of the rows, `[t]`.

@@ -12,6 +12,11 @@ fn softmax(x: &[f64]) -> Vec<f64> {
     weights.iter().map(|w| w / sum).collect()
 }
 
+/// Entropy of a row's prediction.
+fn entropy(x: &[f64]) -> f64 {
+    -softmax(x).iter().map(|p| if *p > 0.0 { p * p.ln() } else { 0.0 }).sum::<f64>()
+}
+
 /// Cross-entropy and divergence of a row.
 fn losses(x: &[f64], target: usize, teacher: &[f64]) -> (f64, f64) {
     let (p, q) = (softmax(x), softmax(teacher));
@@ -80,6 +85,8 @@ proptest! {
             let kl = if taught { kl } else { 0.0 };
             prop_assert!((f64::from(loss[row].cross_entropy) - ce).abs() < 2e-6 * (1.0 + ce), "{:?} {ce}", loss[row]);
             prop_assert!((f64::from(loss[row].divergence) - kl).abs() < 2e-5 * (1.0 + kl), "{:?} {kl}", loss[row]);
+            let unsure = entropy(&own);
+            prop_assert!((f64::from(loss[row].entropy) - unsure).abs() < 2e-5 * (1.0 + unsure), "{:?} {unsure}", loss[row]);
             for (&got, want) in x[range].iter().zip(gradient(&own, target as usize, &taught_row, f64::from(distill))) {
                 prop_assert!((f64::from(got) - want * f64::from(scale)).abs() < 1e-6, "{got} {want}");
             }
@@ -95,6 +102,10 @@ fn forbidden_tokens_are_no_trouble() {
     let mut loss = [RowLoss::default()];
     cross_entropy(&team, &mut x, 4, &[2], Some(&teacher), 0.5, 1.0, &mut loss).unwrap();
     assert!(x.iter().all(|x| x.is_finite()) && x[1] == 0.0 && x[3] == 0.0, "{x:?}");
+    assert!(
+        (loss[0].entropy - 0.582_203_2).abs() < 1e-6,
+        "of two tokens, the likelier of e in 1 + e: {loss:?}"
+    );
     assert!((loss[0].cross_entropy - 0.313_261_7).abs() < 1e-6 && loss[0].divergence.is_finite(), "{loss:?}");
 }
 

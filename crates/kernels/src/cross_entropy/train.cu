@@ -10,7 +10,7 @@ struct CrossEntropy {
     float* logits;           // [rows][stride]
     const float* teacher;    // [rows][stride], or none
     const u32* targets;      // [rows]
-    float* losses;           // [rows][2]: cross-entropy, divergence
+    float* losses;           // [rows][3]: cross-entropy, divergence, entropy
     u32 stride, vocabulary;
     float distill, scale;
 };
@@ -77,7 +77,7 @@ template <int N> __device__ __forceinline__ void rows(const CrossEntropy& p) {
     u32 target = p.targets[blockIdx.x];
     if (target == IGNORE) {
         for (u32 i = threadIdx.x; i < p.vocabulary; i += THREADS) out[i] = narrow<W>(0.0f);
-        if (threadIdx.x < 2) p.losses[2 * blockIdx.x + threadIdx.x] = 0.0f;
+        if (threadIdx.x < 3) p.losses[3 * blockIdx.x + threadIdx.x] = 0.0f;
         return;
     }
     Sums own{-infinity(), 0.0f, 0.0f}, taught{-infinity(), 0.0f, 0.0f};
@@ -86,7 +86,7 @@ template <int N> __device__ __forceinline__ void rows(const CrossEntropy& p) {
         float x[N], t[N], gain[N];
         read(x, logits, i, p.vocabulary);
 #pragma unroll
-        for (int k = 0; k < N; k++) gain[k] = 0.0f;
+        for (int k = 0; k < N; k++) gain[k] = x[k];
         take(own, x, gain);
         if (!teacher) continue;
         read(t, teacher, i, p.vocabulary);
@@ -105,8 +105,10 @@ template <int N> __device__ __forceinline__ void rows(const CrossEntropy& p) {
         divergence = divergence < 0.0f ? 0.0f : divergence;
     }
     if (threadIdx.x == 0) {
-        p.losses[2 * blockIdx.x] = (float)(log((double)own.sum) - ((double)chosen - (double)own.top));
-        p.losses[2 * blockIdx.x + 1] = divergence;
+        double log_sum = log((double)own.sum), entropy = log_sum - ((double)own.cross / (double)own.sum - (double)own.top);
+        p.losses[3 * blockIdx.x] = (float)(log_sum - ((double)chosen - (double)own.top));
+        p.losses[3 * blockIdx.x + 1] = divergence;
+        p.losses[3 * blockIdx.x + 2] = entropy < 0.0 ? 0.0f : (float)entropy;
     }
     float share = p.scale / own.sum, part = teacher ? p.distill * p.scale / taught.sum : 0.0f;
     float onehot = (1.0f - p.distill) * p.scale;

@@ -1,6 +1,6 @@
 //! The loss on the device.
 
-use super::IGNORE;
+use super::{IGNORE, RowLoss};
 use crate::KernelError;
 use crate::cuda::{
     Argument, Device, DeviceBuffer, DeviceSlice, Function, Grid, Module, Source, Specialisation,
@@ -62,7 +62,8 @@ impl TrainCrossEntropy {
 
     /// As [`cross_entropy`](super::cross_entropy()), of `logits` and `teacher`, f32 `[targets, stride]` of which the first
     /// `vocabulary` columns count. The gradient, W, takes the place of the logits: row i begins where it began, so that as W
-    /// its stride is `4 / W's bytes` times as many. `losses`, f32 `[targets, 2]`, are cross-entropy and divergence.
+    /// its stride is `4 / W's bytes` times as many. `losses`, f32 `[targets, 3]`, are the fields of
+    /// [`RowLoss`].
     ///
     /// Targets are the caller's promise to be below the vocabulary, or [`IGNORE`].
     ///
@@ -83,7 +84,7 @@ impl TrainCrossEntropy {
         let count = checked_size(OP, &[rows, stride])?;
         check_at_least(OP, "stride", vocabulary, stride)?;
         check_at_least(OP, "logits", count, logits.len())?;
-        check_at_least(OP, "losses", 2 * rows, losses.len())?;
+        check_at_least(OP, "losses", RowLoss::NUMBERS * rows, losses.len())?;
         if let Some(teacher) = teacher {
             check_at_least(OP, "teacher", count, teacher.len())?;
         }

@@ -66,8 +66,11 @@ impl MethodSpec {
         &self.notes
     }
 
-    /// Reads the grammar alone: names, parameters and ranges are not looked up.
-    pub(crate) fn parse_grammar(text: &str) -> Result<Self, MethodError> {
+    /// Reads the grammar alone, which other choices are written in too: names, parameters and ranges are not looked up.
+    ///
+    /// # Errors
+    /// Text that is not of the grammar.
+    pub fn parse_grammar(text: &str) -> Result<Self, MethodError> {
         let terms = parser::parse(text)?.into_iter().map(|(term, _)| term).collect();
         Ok(Self { terms, notes: Vec::new() })
     }

@@ -4,8 +4,10 @@
 //! within what could become one beside the template's own text, stands a character that no text holds. The tokenizer does
 //! not see a control token there, and the character is taken away before it splits words.
 
+use std::ops::Range;
+
 use tokenizers::OffsetReferential;
-use tokenizers::tokenizer::OffsetType;
+use tokenizers::tokenizer::{Encoding, OffsetType};
 
 use super::{Tokenizer, contained};
 use crate::ModelError;
@@ -47,20 +49,35 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode_prompt`].
     pub fn encode_rendered(&self, text: &str) -> Result<Vec<u32>, ModelError> {
+        Ok(self.rendered(text, OffsetType::None)?.get_ids().to_vec())
+    }
+
+    /// As [`Tokenizer::encode_rendered`], each token with the bytes of `text` that it stands for. Tokens of one character
+    /// that has several have the same bytes.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode_rendered`].
+    pub fn encode_rendered_at(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>, ModelError> {
+        let encoding = self.rendered(text, OffsetType::Byte)?;
+        let ranges = encoding.get_offsets().iter().map(|&(from, to)| from..to);
+        Ok(encoding.get_ids().iter().copied().zip(ranges).collect())
+    }
+
+    fn rendered(&self, text: &str, offsets: OffsetType) -> Result<Encoding, ModelError> {
         let added = self.inner.get_added_vocabulary();
         let mend = |piece: &mut tokenizers::NormalizedString| {
             piece.filter(|character| character != BREAK);
             Ok(())
         };
-        let ids = self.encode_split(added, text, mend, false, OffsetType::None)?.get_ids().to_vec();
+        let encoding = self.encode_split(added, text, mend, false, offsets)?;
         // A vocabulary may also make a control token of the pieces of a text.
         let written = contained(|| Ok(self.control_tokens_in(text).len()));
         let written = written.map_err(|reason| ModelError::Encode { reason })?;
-        match ids.iter().filter(|&&id| self.is_control(id)).nth(written) {
+        match encoding.get_ids().iter().filter(|&&id| self.is_control(id)).nth(written) {
             Some(&id) => {
                 Err(ModelError::ControlToken { token: format!("{:?}", self.token(id).unwrap_or_default()) })
             }
-            None => Ok(ids),
+            None => Ok(encoding),
         }
     }
 

@@ -8,7 +8,7 @@ use axum::extract::{Extension, State};
 use axum::http::Request;
 use axum::response::{IntoResponse, Response};
 use dropcap_engine::{LogProbs, TokenLogProb};
-use minijinja::Value;
+use dropcap_model::chat::{Value, Variables};
 
 use super::tokens::off_the_reactor;
 use crate::account::Account;
@@ -19,7 +19,7 @@ use crate::service::{Service, random_id};
 use crate::sse::{self, Chunks, Gone};
 use crate::wire::{
     AssistantMessage, ChatChoice, ChatChunk, ChatChunkChoice, ChatLogprobs, ChatRequest, ChatResponse, Delta,
-    MAX_LOGPROBS, MAX_MESSAGES, MAX_TOOLS_BYTES, Message, Role, ToolChoice, Usage, Variables,
+    MAX_LOGPROBS, MAX_MESSAGES, MAX_TOOLS_BYTES, Message, Role, ToolChoice, Usage,
 };
 use crate::{ApiError, ServedModel, body};
 
@@ -70,7 +70,8 @@ pub(super) fn encode(
                        or start the server with --chat-template FILE";
         return Err(ApiError { code: Some("no_chat_template"), ..ApiError::invalid(message) });
     };
-    let ids = template.encode(&model.tokenizer, messages, tools, extra)?;
+    let messages = messages.iter().map(Message::said).collect::<Result<Vec<_>, _>>()?;
+    let ids = template.encode(&model.tokenizer, &messages, tools, extra)?;
     model.tokenizer.check_ids(&ids, model.vocabulary)?;
     Ok(ids)
 }

@@ -1,16 +1,12 @@
 //! `/v1/chat/completions`.
 
-use std::collections::BTreeMap;
-
-use minijinja::Value;
+use dropcap_model::chat::{self, Value, Variables};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::request::request;
 use super::{ChatLogprobs, Usage};
-
-/// Variables of a template. Their values keep the order of their keys, in which templates write them.
-pub type Variables = BTreeMap<String, Value>;
+use crate::ApiError;
 
 /// Who speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -55,17 +51,40 @@ pub struct Message {
 }
 
 impl Message {
-    /// A message of plain text.
-    pub fn text(role: Role, text: String) -> Self {
-        Self {
-            role,
-            content: Some(Content::Text(text)),
-            name: None,
-            tool_calls: None,
-            tool_call_id: None,
-            reasoning_content: None,
-            refusal: None,
-        }
+    /// The message as templates take it.
+    ///
+    /// # Errors
+    /// A part that is no text.
+    pub(crate) fn said(&self) -> Result<chat::Message, ApiError> {
+        let content = match &self.content {
+            None => None,
+            Some(Content::Text(text)) => Some(text.clone()),
+            Some(Content::Parts(parts)) => {
+                let text = |part: &Part| match (part.kind.as_str(), &part.text) {
+                    ("text", Some(text)) => Ok(text.clone()),
+                    (kind, _) => Err(ApiError::parameter(
+                        "messages",
+                        format!(
+                            "a part of a message is of type {kind:?}: this server understands text alone"
+                        ),
+                    )),
+                };
+                Some(parts.iter().map(text).collect::<Result<Vec<_>, _>>()?.join("\n"))
+            }
+        };
+        Ok(chat::Message {
+            role: match self.role {
+                Role::System | Role::Developer => chat::Role::System,
+                Role::User => chat::Role::User,
+                Role::Assistant => chat::Role::Assistant,
+                Role::Tool => chat::Role::Tool,
+            },
+            content,
+            name: self.name.clone(),
+            tool_calls: self.tool_calls.clone(),
+            tool_call_id: self.tool_call_id.clone(),
+            reasoning_content: self.reasoning_content.clone(),
+        })
     }
 }
 

@@ -10,7 +10,7 @@ mod usage;
 
 pub use chat::{
     AssistantMessage, ChatChoice, ChatChunk, ChatChunkChoice, ChatRequest, ChatResponse, Content, Delta,
-    Message, Part, ResponseFormat, Role, ToolChoice, Variables,
+    Message, Part, ResponseFormat, Role, ToolChoice,
 };
 pub use completion::{Completion, CompletionChoice, CompletionRequest, PromptInput};
 pub use limits::{

@@ -16,11 +16,10 @@ use std::time::{Duration, Instant};
 
 use dropcap_engine::{Engine, EngineOptions};
 use dropcap_kernels::DType;
+use dropcap_model::chat::{ChatTemplate, template_of};
 use dropcap_model::{GenerationConfig, Tokenizer};
 use dropcap_policy::{EvictionPolicy, LaneEditor, Observation, PolicyError};
-use dropcap_server::{
-    AccessLog, ChatTemplate, ServeError, ServedModel, Server, ServerOptions, Shutdown, template_of,
-};
+use dropcap_server::{AccessLog, ServeError, ServedModel, Server, ServerOptions, Shutdown};
 use serde_json::Value;
 
 /// How long a test waits for what must come.

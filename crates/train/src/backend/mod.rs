@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
-use dropcap_kernels::AdamW;
+use dropcap_kernels::{AdamW, RowLoss};
 
 pub use processor::{DenseTeacher, Processor};
 
@@ -158,6 +158,12 @@ pub trait Backend: fmt::Debug {
         others: &mut dyn Collective,
     ) -> Result<Gathered, TrainError>;
 
+    /// The gradients of the passes that were gathered last, `[layout.trained()]`.
+    ///
+    /// # Errors
+    /// A failed device.
+    fn gradients(&mut self) -> Result<Cow<'_, [f32]>, TrainError>;
+
     /// Moves the parameters of each range, and says whether the last move that it can tell of was large enough to see,
     /// of some thousand parameters of the first range.
     ///
@@ -175,6 +181,18 @@ pub trait Backend: fmt::Debug {
         targets: &[u32],
         pruning: &Pruning<'_>,
     ) -> Result<Measured, TrainError>;
+
+    /// Runs a micro-batch forward and gives the losses of each row, `[b, T]`; those without a target are 0. Gradients and what
+    /// passes have gathered stay as they are.
+    ///
+    /// # Errors
+    /// As [`Backend::pass`].
+    fn survey(
+        &mut self,
+        ids: &[u32],
+        targets: &[u32],
+        pruning: &Pruning<'_>,
+    ) -> Result<Vec<RowLoss>, TrainError>;
 
     /// As [`Backend::evaluate`], with the divergence of the predictions from those of the same parameters when nothing is
     /// forgotten. Asking for one sequence several times in a row costs its dense pass once.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use dropcap_kernels::{AdamW, Team, adamw, sum_of_squares};
+use dropcap_kernels::{AdamW, RowLoss, Team, adamw, sum_of_squares};
 
 use super::moved::{apart, has_moved};
 use super::{Backend, Gathered, Measured, Parameters, Pass, Room};
@@ -249,6 +249,10 @@ impl Backend for Processor {
         Ok(Gathered { squares, ..self.gathered.clone() })
     }
 
+    fn gradients(&mut self) -> Result<Cow<'_, [f32]>, TrainError> {
+        Ok(Cow::Borrowed(&self.gradients))
+    }
+
     fn update(&mut self, rules: &[(Range<usize>, AdamW)]) -> Result<bool, TrainError> {
         let looked_at = rules.first().map(|(range, _)| range.clone()).unwrap_or_default();
         let before = sample(&self.values[looked_at.clone()]);
@@ -278,6 +282,18 @@ impl Backend for Processor {
         let measured = self.measure(ids, targets, pruning, None, &mut look.activations)?;
         self.look = Some(look);
         Ok(measured)
+    }
+
+    fn survey(
+        &mut self,
+        ids: &[u32],
+        targets: &[u32],
+        pruning: &Pruning<'_>,
+    ) -> Result<Vec<RowLoss>, TrainError> {
+        self.pack()?;
+        let Self { team, network, values, activations, .. } = self;
+        network.forward(team, values, pruning, ids, activations)?;
+        network.row_losses(team, values, targets, None, activations, None)
     }
 
     fn diverge(

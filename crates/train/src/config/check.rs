@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::choices::{Decay, Family, GateRule, Method, Trained};
 use super::sparsity::Budgets;
-use super::{Config, Init, Lora};
+use super::{Config, Init, Lora, Select};
 
 /// Whether a key was given, by its path.
 fn given(root: &Map<String, Value>, path: &str) -> bool {
@@ -96,6 +96,16 @@ pub(super) fn values(config: &Config) -> Vec<String> {
     let share = |value: f64| (0.0..=1.0).contains(&value);
     let positive = |value: f64| value > 0.0 && value.is_finite();
     say(config.data.train.is_empty(), "data.train is an empty list: name the files to train on".to_owned());
+    let chosen_by_scores = matches!(config.data.select, Some(Select::Coreset { .. }));
+    say(
+        chosen_by_scores && config.data.scores.is_none(),
+        "data.select is a coreset, and data.scores names no scores: write some with `dropcap data score`"
+            .to_owned(),
+    );
+    say(
+        !chosen_by_scores && config.data.scores.is_some(),
+        "data.scores goes with `data.select: coreset(...)`".to_owned(),
+    );
     for file in config.data.train.iter().filter(|file| config.data.valid.contains(file)) {
         say(
             true,

@@ -21,6 +21,7 @@ mod lora;
 mod overrides;
 mod resolve;
 mod running;
+mod select;
 mod sparsity;
 mod start;
 
@@ -35,6 +36,7 @@ pub use gates::{Gates, Noise, Window};
 pub use keys::{KEYS, Key};
 pub use lora::Lora;
 pub use running::{Batch, Checkpoint, Data, Evaluate, Optimizer, Watchdog};
+pub use select::Select;
 pub use sparsity::{BudgetWord, Budgets, Pressure, Ramp, Sparsity};
 pub use start::Init;
 

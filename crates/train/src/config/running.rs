@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::choices::Decay;
+use super::select::Select;
 use crate::schedule::LearningRate;
 
 /// Tokens of a sequence where the model has more positions.
 pub(super) const DEFAULT_TOKENS: usize = 1024;
 
 /// The texts.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Data {
     /// Files to train on.
@@ -21,6 +22,12 @@ pub struct Data {
     /// The folder of token shards; see [`super::Config::cache`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<PathBuf>,
+    /// Which examples are learned from; all without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub select: Option<Select>,
+    /// The scores that a coreset is chosen by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scores: Option<PathBuf>,
 }
 
 /// How large a step is.

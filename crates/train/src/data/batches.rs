@@ -1,28 +1,42 @@
 //! Batches as a function of seed and step.
 
+mod learned;
+
+use std::ops::Range;
+
+use dropcap_kernels::cross_entropy::IGNORE;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::shard::TokenShard;
 use crate::TrainError;
+use learned::Beginnings;
+pub use learned::Learned;
 
 /// Sequences of tokens, and for each token the one that follows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
     /// u32 `[b, t]`.
     pub ids: Vec<u32>,
-    /// u32 `[b, t]`: `targets[b, t]` follows `ids[b, t]` in the text.
+    /// u32 `[b, t]`: `targets[b, t]` follows `ids[b, t]` in the text, or is [`IGNORE`] where that is context alone.
     pub targets: Vec<u32>,
     /// Sequences, b.
     pub sequences: usize,
     /// Tokens of each, t.
     pub tokens: usize,
+    /// Rows of each example among the b t, in their order: those from which its own tokens are predicted, so its first token
+    /// is none's target. Only examples of which something is learned; none where all text is.
+    pub examples: Vec<Range<usize>>,
+    /// Which of the shards each example is of.
+    pub origins: Vec<usize>,
 }
 
 /// Draws windows from the concatenation of shards.
 #[derive(Debug)]
 pub struct Batches {
     shards: Vec<TokenShard>,
+    /// Where windows among examples begin; `None` where all text is learned.
+    beginnings: Option<Beginnings>,
     total: u64,
     tokens: usize,
     sequences: usize,
@@ -33,7 +47,8 @@ impl Batches {
     /// Batches of `sequences` windows of `tokens` tokens each; `split` is only for messages.
     ///
     /// # Errors
-    /// [`TrainError::TooFewTokens`] where the shards do not hold one window and the token after it.
+    /// [`TrainError::TooFewTokens`] where the shards do not hold one window and the token after it;
+    /// [`TrainError::NoAnswers`] where no window that begins with an example holds an answer.
     pub fn new(
         split: &'static str,
         shards: Vec<TokenShard>,
@@ -46,7 +61,43 @@ impl Batches {
         if total < needed || tokens == 0 {
             return Err(TrainError::TooFewTokens { split, needed, got: total });
         }
-        Ok(Self { shards, total, tokens, sequences, seed })
+        let beginnings = Beginnings::of(split, &shards, tokens, total)?;
+        Ok(Self { shards, beginnings, total, tokens, sequences, seed })
+    }
+
+    /// What the windows are drawn from.
+    pub(crate) fn shards(&self) -> &[TokenShard] {
+        &self.shards
+    }
+
+    /// One window with an example, of all shards' in their order, and nothing else that is learned: its first tokens as far as
+    /// they fit, and zeros behind them.
+    pub(crate) fn example(&self, number: u64) -> Batch {
+        let mut number = number as usize;
+        let (mut found, mut origin) = (0..0, 0);
+        for (index, (shard, place)) in places(&self.shards).enumerate() {
+            let Some(answers) = shard.answers() else { continue };
+            if let Some(&start) = answers.starts.get(number) {
+                let end = answers.starts.get(number + 1).map_or(place.end, |&end| place.start + end);
+                (found, origin) = (place.start + start..end, index);
+                break;
+            }
+            number -= answers.starts.len();
+        }
+        let own = (found.end - found.start).min(self.tokens as u64 + 1) as usize;
+        let (mut ids, mut learned) = (Vec::new(), Vec::new());
+        self.read(found.start, &mut ids, &mut learned);
+        let target = |row: usize| if row + 1 < own && learned[row + 1] { ids[row + 1] } else { IGNORE };
+        let targets = (0..self.tokens).map(target).collect();
+        ids.truncate(own);
+        ids.resize(self.tokens, 0);
+        let examples = vec![0..own.min(self.tokens)];
+        Batch { ids, targets, sequences: 1, tokens: self.tokens, examples, origins: vec![origin] }
+    }
+
+    /// What is learned of examples; `None` where all of the text is.
+    pub fn learned(&self) -> Option<&Learned> {
+        self.beginnings.as_ref().map(Beginnings::learned)
     }
 
     /// Tokens in all shards together.
@@ -57,20 +108,27 @@ impl Batches {
     /// The batch of a step: windows that begin anywhere, each place equally likely.
     ///
     /// It depends on the shards, the seed and the step, and on nothing that was drawn before. A window may run from one
-    /// document or shard into the next.
+    /// document or shard into the next. One that would begin within an example begins where the example does, or the last
+    /// one before it that is of use: with an answer in reach.
     pub fn batch(&self, step: u64) -> Batch {
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
         random.set_stream(step);
         let places = u128::from(self.total - self.tokens as u64);
         // The upper half of a product: off from uniform by less than 2^-30 for any number of tokens that fits a disk.
         let starts = (0..self.sequences).map(|_| ((u128::from(random.next_u64()) * places) >> 64) as u64);
-        self.gather(starts)
+        self.gather(starts.map(|place| self.beginnings.as_ref().map_or(place, |these| these.before(place))))
     }
 
-    /// At most `count` windows, evenly spaced over the shards, none of which shares a target with another.
+    /// At most `count` windows, evenly spaced over the shards, none of which shares a target with another; among examples
+    /// they begin with one.
     ///
     /// Fewer only where the shards do not hold so many; at least one.
     pub fn evaluation_windows(&self, count: usize) -> Batch {
+        if let Some(beginnings) = &self.beginnings {
+            let apart = beginnings.apart(self.tokens as u64);
+            let count = count.clamp(1, apart.len().max(1));
+            return self.gather((0..count).filter_map(|at| apart.get(at * apart.len() / count).copied()));
+        }
         let (room, tokens) = (self.total - 1, self.tokens as u64);
         let count = (count as u64).clamp(1, room / tokens);
         let last = u128::from(room - tokens);
@@ -79,31 +137,77 @@ impl Batches {
     }
 
     fn gather(&self, starts: impl Iterator<Item = u64>) -> Batch {
-        let (mut ids, mut targets, mut window) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut ids, mut targets) = (Vec::new(), Vec::new());
+        let (mut window, mut learned) = (Vec::new(), Vec::new());
+        let (mut examples, mut origins) = (Vec::new(), Vec::new());
         let mut sequences = 0;
         for start in starts {
             window.clear();
-            self.read(start, &mut window);
+            learned.clear();
+            self.read(start, &mut window, &mut learned);
             ids.extend_from_slice(&window[..self.tokens]);
-            targets.extend_from_slice(&window[1..]);
+            let marked = window.iter().zip(&learned).skip(1);
+            targets.extend(marked.map(|(&id, &learned)| if learned { id } else { IGNORE }));
+            let first = sequences * self.tokens;
+            for (origin, example) in self.examples(start) {
+                let rows = first + example.start..first + example.end;
+                // The last row predicts what is another's first token.
+                if targets[rows.start..rows.end - 1].iter().any(|&target| target != IGNORE) {
+                    examples.push(rows);
+                    origins.push(origin);
+                }
+            }
             sequences += 1;
         }
-        Batch { ids, targets, sequences, tokens: self.tokens }
+        Batch { ids, targets, sequences, tokens: self.tokens, examples, origins }
     }
 
-    /// Appends the window that begins at `start`, and the token after it.
-    fn read(&self, mut start: u64, out: &mut Vec<u32>) {
+    /// Where examples lie in the window that begins at `start`, cut where it ends, each with its shard.
+    fn examples(&self, start: u64) -> Vec<(usize, Range<usize>)> {
+        let end = start + self.tokens as u64;
+        let mut found = Vec::new();
+        for (origin, (shard, place)) in places(&self.shards).enumerate() {
+            let Some(answers) = shard.answers().filter(|_| place.start < end && place.end > start) else {
+                continue;
+            };
+            let from = answers.starts.partition_point(|&own| place.start + own < start);
+            let begins = answers.starts[from..].iter().map(|&own| place.start + own);
+            let begins: Vec<u64> = begins.take_while(|&own| own < end).collect();
+            let ends = begins.iter().skip(1).copied().chain([place.end.min(end)]);
+            let pairs = begins.iter().copied().zip(ends).filter(|(begin, end)| begin < end);
+            found
+                .extend(pairs.map(|(begin, end)| (origin, (begin - start) as usize..(end - start) as usize)));
+        }
+        found
+    }
+
+    /// Appends the window that begins at `start`, and the token after it, with whether each is learned.
+    fn read(&self, mut start: u64, out: &mut Vec<u32>, learned: &mut Vec<bool>) {
         let mut wanted = self.tokens + 1;
         for shard in &self.shards {
             let length = shard.len() as u64;
             if start < length && wanted > 0 {
                 let before = out.len();
                 shard.read(start as usize, wanted, out);
-                wanted -= out.len() - before;
+                let read = out.len() - before;
+                match shard.answers() {
+                    None => learned.resize(out.len(), true),
+                    Some(answers) => answers.mark(start, read, learned),
+                }
+                wanted -= read;
             }
             start = start.saturating_sub(length);
         }
     }
+}
+
+/// Where each shard lies in the concatenation.
+fn places(shards: &[TokenShard]) -> impl Iterator<Item = (&TokenShard, Range<u64>)> {
+    shards.iter().scan(0, |first, shard| {
+        let place = *first..*first + shard.len() as u64;
+        *first = place.end;
+        Some((shard, place))
+    })
 }
 
 #[cfg(test)]
@@ -121,7 +225,7 @@ mod tests {
         let one = |&length: &usize| {
             let ids = (next..next + length as u32).collect();
             next += length as u32;
-            TokenShard::new("x".as_ref(), facts, ids).unwrap()
+            TokenShard::new("x".as_ref(), facts, ids, None).unwrap()
         };
         lengths.iter().map(one).collect()
     }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::TrainError;
 
 /// What is read, for messages.
-pub const SUPPORTED: &str = "plain text in UTF-8 (.txt and the like), or .jsonl with one {\"text\": \"...\"} a line; either may be packed as .xz";
+pub const SUPPORTED: &str = "plain text in UTF-8 (.txt and the like), or .jsonl with one {\"text\": \"...\"}, {\"prompt\": \"...\", \"completion\": \"...\"} or {\"messages\": [...]} a line; either may be packed as .xz";
 
 /// Endings of names whose files are no text, whatever their bytes happen to be, and what to do.
 const REFUSED: [(&str, &[&str]); 4] = [
@@ -95,9 +95,18 @@ impl Kind {
             }
         } else {
             let line = begin.split(|&byte| byte == b'\n').next().unwrap_or_default();
-            let object = serde_json::from_slice::<Value>(line).ok();
-            if object.is_some_and(|object| object["text"].is_string()) {
-                return Err(refused(path, "its first line is a JSON object with a `text`; name it .jsonl"));
+            let object = serde_json::from_slice::<Value>(line).unwrap_or_default();
+            let named = [
+                ("`text`", object["text"].is_string()),
+                ("`messages`", object["messages"].is_array()),
+                (
+                    "`prompt` and a `completion`",
+                    object["prompt"].is_string() && object["completion"].is_string(),
+                ),
+            ];
+            if let Some((keys, _)) = named.iter().find(|(_, has)| *has) {
+                let what = format!("its first line is a JSON object with a {keys}; name it .jsonl");
+                return Err(refused(path, &what));
             }
         }
         Ok(())

@@ -2,11 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use dropcap_model::Tokenizer;
-
-use super::borders::Borders;
+use super::documents::Form;
+use super::language::Language;
 use super::shard::{ShardFacts, TokenShard};
-use super::tokens::tokenize;
+use super::tokens::{Tokenized, tokenize};
 use crate::TrainError;
 use crate::digest::Digest;
 use crate::disk::{Disk, LocalDisk};
@@ -16,11 +15,9 @@ use crate::disk::{Disk, LocalDisk};
 pub struct Preparing<'a> {
     /// The sources, in their order.
     pub files: &'a [PathBuf],
-    /// The tokenizer.
-    pub tokenizer: &'a Tokenizer,
-    /// What stands around each document.
-    pub borders: &'a Borders,
-    /// The digest of its file.
+    /// How they become tokens.
+    pub language: Language<'a>,
+    /// The digest of the tokenizer's file.
     pub tokenizer_digest: Digest,
     /// Tokens of the model, v.
     pub vocabulary: usize,
@@ -69,10 +66,11 @@ pub enum Prepared<'a> {
 /// The shards of all sources, in their order.
 ///
 /// A shard in the cache is used if its header and bytes are whole and it was made of the same source by the same
-/// tokenizer with the same borders; otherwise it is made again.
+/// tokenizer with the same borders, and of conversations by the same chat template; otherwise it is made again.
 ///
 /// # Errors
-/// A source that is refused (see [`super::Documents`]); a shard of a later version; one that cannot be written.
+/// A source that is refused (see [`super::Documents`]); conversations for a model without a chat template; a
+/// shard of a later version; one that cannot be written.
 pub fn prepare(
     what: &Preparing<'_>,
     tell: &mut dyn FnMut(Prepared<'_>),
@@ -88,7 +86,7 @@ fn prepare_one(
 ) -> Result<TokenShard, TrainError> {
     let facts = ShardFacts {
         vocabulary: what.vocabulary as u64,
-        tokenizer: what.borders.digest(&what.tokenizer_digest),
+        tokenizer: what.language.digest(Form::of_file(file)?, &what.tokenizer_digest),
         source: Digest::of_file(file)?,
     };
     let path = shard_path(what, file, &facts.tokenizer);
@@ -106,10 +104,9 @@ fn prepare_one(
             Err(error) => tell(Prepared::Replacing { shard: &path, reason: error.to_string() }),
         }
     }
-    let mut ids = Vec::new();
     let mut progress = |tokens| tell(Prepared::Tokenizing { file, tokens });
-    tokenize(file, what.tokenizer, what.borders, what.threads, &mut ids, &mut progress)?;
-    let shard = TokenShard::new(&path, facts, ids)?;
+    let Tokenized { ids, answers } = tokenize(file, &what.language, what.threads, &mut progress)?;
+    let shard = TokenShard::new(&path, facts, ids, answers)?;
     if what.keep {
         disk.create_folder(what.cache).map_err(|e| TrainError::write(what.cache, e))?;
         shard.write(disk, &path)?;

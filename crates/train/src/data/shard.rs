@@ -1,19 +1,24 @@
-//! Tokens of one source in a file with a checked header.
+//! Tokens of one source in a file with a checked header, and what of them is learned.
 
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
 
+use super::answers::Answers;
 use crate::digest::Digest;
 use crate::disk::{Disk, publish};
 use crate::error::TrainError;
 
 /// What a shard's file begins with.
 const MAGIC: &[u8; 8] = b"DCTOKENS";
-/// The version of the layout and of the rules by which text becomes tokens; the newest that is read.
+/// The version of the layout and of the rules by which text becomes tokens.
 const VERSION: u32 = 2;
+/// That of shards with answers, the newest that is read. Those without are written as before, for programs of before.
+const ANSWERS_VERSION: u32 = 3;
 /// Bytes of the header: magic, version, width, vocabulary, tokens, three digests, and a digest of all that.
 const HEADER_BYTES: usize = 8 + 4 + 4 + 8 + 8 + 4 * 32;
+/// Bytes that precede the digests with answers: numbers of examples, of stretches that are learned, of unplaced answers.
+const ANSWERS_BYTES: usize = 3 * 8;
 /// Bytes that are converted at once.
 const PIECE: usize = 1 << 16;
 
@@ -33,6 +38,7 @@ pub struct ShardFacts {
 pub struct TokenShard {
     facts: ShardFacts,
     tokens: Tokens,
+    answers: Option<Answers>,
 }
 
 /// Two bytes a token where the vocabulary allows it.
@@ -43,27 +49,54 @@ enum Tokens {
 }
 
 impl TokenShard {
-    /// A shard of tokens that have just been made.
+    /// A shard of tokens that have just been made, and of what of them is learned where that is not all.
     ///
     /// # Errors
-    /// A token that is not below the vocabulary, which `path` then names.
-    pub fn new(path: &Path, facts: ShardFacts, ids: Vec<u32>) -> Result<Self, TrainError> {
+    /// A token that is not below the vocabulary, which `path` then names; answers that are not in order or none of the
+    /// tokens.
+    pub fn new(
+        path: &Path,
+        facts: ShardFacts,
+        ids: Vec<u32>,
+        answers: Option<Answers>,
+    ) -> Result<Self, TrainError> {
         if let Some((at, id)) = ids.iter().enumerate().find(|(_, id)| u64::from(**id) >= facts.vocabulary) {
             let reason =
                 format!("token {at} has the id {id}, and the vocabulary has {} tokens", facts.vocabulary);
             return Err(TrainError::Shard { path: path.to_path_buf(), reason });
         }
-        let tokens = if width(facts.vocabulary) == 2 {
-            Tokens::Narrow(ids.iter().map(|&id| id as u16).collect())
-        } else {
-            Tokens::Wide(ids)
-        };
-        Ok(Self { facts, tokens })
+        let tokens = Tokens::of(ids, facts.vocabulary);
+        let shard = Self { facts, tokens, answers };
+        match shard.problem() {
+            None => Ok(shard),
+            Some(reason) => Err(TrainError::Shard { path: path.to_path_buf(), reason }),
+        }
+    }
+
+    fn problem(&self) -> Option<String> {
+        self.answers.as_ref().and_then(|answers| answers.problem(self.len() as u64))
+    }
+
+    /// What of it is learned; `None` where that is all.
+    pub fn answers(&self) -> Option<&Answers> {
+        self.answers.as_ref()
     }
 
     /// What it was made of.
     pub fn facts(&self) -> &ShardFacts {
         &self.facts
+    }
+
+    /// The shard of some of its examples alone, those that are marked; all of it where it has none.
+    #[must_use]
+    pub(crate) fn only(&self, kept: &[bool]) -> Self {
+        let Some(answers) = &self.answers else { return self.clone() };
+        let (places, answers) = answers.only(kept, self.len() as u64);
+        let mut ids = Vec::new();
+        places
+            .iter()
+            .for_each(|place| self.read(place.start as usize, (place.end - place.start) as usize, &mut ids));
+        Self { facts: self.facts, tokens: Tokens::of(ids, self.facts.vocabulary), answers: Some(answers) }
     }
 
     /// The number of tokens.
@@ -94,12 +127,18 @@ impl TokenShard {
     /// A refusal of the disk.
     pub fn write(&self, disk: &dyn Disk, path: &Path) -> Result<(), TrainError> {
         let body = self.body_digest();
-        let mut header = Vec::with_capacity(HEADER_BYTES);
+        let mut header = Vec::with_capacity(HEADER_BYTES + ANSWERS_BYTES);
         header.extend(MAGIC);
-        header.extend(VERSION.to_le_bytes());
+        let version = if self.answers.is_some() { ANSWERS_VERSION } else { VERSION };
+        header.extend(version.to_le_bytes());
         header.extend((width(self.facts.vocabulary) as u32).to_le_bytes());
         header.extend(self.facts.vocabulary.to_le_bytes());
         header.extend((self.len() as u64).to_le_bytes());
+        if let Some(Answers { starts, spans, unplaced }) = &self.answers {
+            for count in [starts.len() as u64, spans.len() as u64, *unplaced] {
+                header.extend(count.to_le_bytes());
+            }
+        }
         for digest in [self.facts.tokenizer, self.facts.source, body] {
             header.extend(digest.0);
         }
@@ -123,7 +162,7 @@ impl TokenShard {
         if length < HEADER_BYTES as u64 {
             return Err(refused(format!("it has {length} bytes, fewer than its header of {HEADER_BYTES}")));
         }
-        let mut header = [0; HEADER_BYTES];
+        let mut header = vec![0; HEADER_BYTES];
         file.read_exact(&mut header).map_err(read)?;
         let mut fields = Fields(&header);
         if fields.take() != MAGIC {
@@ -131,39 +170,75 @@ impl TokenShard {
         }
         let version = u32::from_le_bytes(*fields.take());
         // Where a later version has its checksum is not known here.
-        if version > VERSION {
-            let (found, known) = (u64::from(version), u64::from(VERSION));
+        if version > ANSWERS_VERSION {
+            let (found, known) = (u64::from(version), u64::from(ANSWERS_VERSION));
             return Err(TrainError::NewerFormat { path: path.to_path_buf(), found, known });
         }
-        if version != VERSION {
+        if version < VERSION {
             return Err(refused(format!("it has version {version}, and text becomes other tokens since")));
         }
+        let has_answers = version == ANSWERS_VERSION;
+        if has_answers {
+            let whole = HEADER_BYTES + ANSWERS_BYTES;
+            if length < whole as u64 {
+                return Err(refused(format!("it has {length} bytes, fewer than its header of {whole}")));
+            }
+            header.resize(whole, 0);
+            file.read_exact(&mut header[HEADER_BYTES..]).map_err(read)?;
+        }
+        let mut fields = Fields(&header[12..]);
         let stored_width = u32::from_le_bytes(*fields.take());
         let vocabulary = u64::from_le_bytes(*fields.take());
         let count = u64::from_le_bytes(*fields.take());
+        let [examples, spans, unplaced] = if has_answers {
+            [fields.take(), fields.take(), fields.take()].map(|bytes| u64::from_le_bytes(*bytes))
+        } else {
+            [0; 3]
+        };
         let (tokenizer, source) = (Digest(*fields.take()), Digest(*fields.take()));
         let body = Digest(*fields.take());
-        if Digest(*fields.take()) != Digest::of(&header[..HEADER_BYTES - 32]) {
+        if Digest(*fields.take()) != Digest::of(&header[..header.len() - 32]) {
             return Err(refused("its header is damaged".to_owned()));
         }
         let width = width(vocabulary);
         if u64::from(stored_width) != width as u64 {
             return Err(refused(format!("its tokens have {stored_width} bytes, expected {width}")));
         }
-        let expected = u128::from(count) * width as u128 + HEADER_BYTES as u128;
+        let numbers = u128::from(examples) + 2 * u128::from(spans);
+        let expected = u128::from(count) * width as u128 + 8 * numbers + header.len() as u128;
         if expected != u128::from(length) {
             return Err(refused(format!("it has {length} bytes, and its {count} tokens take {expected}")));
         }
         let tokens = Tokens::read(&mut file, width, count as usize).map_err(read)?;
-        let shard = Self { facts: ShardFacts { vocabulary, tokenizer, source }, tokens };
+        let answers = if has_answers {
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes).map_err(read)?;
+            let numbers: Vec<u64> =
+                bytes.as_chunks().0.iter().map(|&eight| u64::from_le_bytes(eight)).collect();
+            Some(Answers::of_numbers(&numbers, examples as usize, unplaced))
+        } else {
+            None
+        };
+        let shard = Self { facts: ShardFacts { vocabulary, tokenizer, source }, tokens, answers };
         if shard.body_digest() != body {
             return Err(refused("its tokens are damaged".to_owned()));
         }
-        Ok(shard)
+        match shard.problem() {
+            None => Ok(shard),
+            Some(reason) => Err(refused(reason)),
+        }
     }
 
-    /// Gives the tokens as stored, piece by piece.
+    /// Gives the tokens as stored, piece by piece, and the answers behind them.
     fn pieces<E>(&self, take: &mut dyn FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        self.token_pieces(take)?;
+        match &self.answers {
+            None => Ok(()),
+            Some(answers) => take(&answers.numbers().flat_map(u64::to_le_bytes).collect::<Vec<_>>()),
+        }
+    }
+
+    fn token_pieces<E>(&self, take: &mut dyn FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         let mut bytes = Vec::with_capacity(4 * PIECE);
         match &self.tokens {
             Tokens::Narrow(ids) => ids.chunks(PIECE).try_for_each(|ids| {
@@ -188,6 +263,13 @@ impl TokenShard {
 }
 
 impl Tokens {
+    fn of(ids: Vec<u32>, vocabulary: u64) -> Self {
+        match width(vocabulary) {
+            2 => Self::Narrow(ids.iter().map(|&id| id as u16).collect()),
+            _ => Self::Wide(ids),
+        }
+    }
+
     fn read(file: &mut File, width: usize, count: usize) -> std::io::Result<Self> {
         let mut bytes = vec![0; PIECE * width];
         let mut pieces = |take: &mut dyn FnMut(&[u8])| {

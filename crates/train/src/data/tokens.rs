@@ -4,8 +4,10 @@ use std::path::Path;
 
 use dropcap_model::{MAX_TEXT_BYTES, Tokenizer};
 
-use super::borders::Borders;
-use super::documents::{Document, Documents};
+use super::answers::Answers;
+use super::documents::{Document, Documents, Form};
+use super::examples::{self, Example};
+use super::language::Language;
 use crate::TrainError;
 
 /// A piece of a document is cut at the first good place after so many bytes.
@@ -13,29 +15,82 @@ const PIECE_BYTES: usize = 64 << 10;
 /// A piece is cut at any line break after so many bytes.
 const FORCED_BYTES: usize = 1 << 20;
 
-/// Tokenizes a file into `out`: the tokens of each document between its borders.
+/// Documents that are tokenized together, where each is small.
+const TOGETHER: usize = 256;
+/// Bytes of text after which no more documents join them.
+const TOGETHER_BYTES: usize = 1 << 20;
+
+/// The tokens of a source, and what of them is learned.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tokenized {
+    /// The tokens of each document between its borders.
+    pub ids: Vec<u32>,
+    /// What is learned; all of it where there is none.
+    pub answers: Option<Answers>,
+}
+
+/// Tokenizes a file: the tokens of each document between its borders.
 ///
-/// A token that both ends and begins texts stands once between two documents. Long documents are tokenized in pieces, cut between two lines of text, where
+/// A token that both ends and begins texts stands once between two texts. Long documents are tokenized in pieces, cut between two lines of text, where
 /// the common tokenizers never join; `threads` work on the pieces, and the result does not depend on their number.
 /// `progress` gets the number of tokens so far.
 ///
+/// Of prompts with completions and of conversations the answers are learned, with the token that ends them.
+///
 /// # Errors
-/// What [`Documents`] refuses; text that the tokenizer fails on, with the line that its document begins at.
+/// What [`Documents`] refuses; text that the tokenizer fails on and a conversation that the template refuses, with the line
+/// that the document begins at.
 pub fn tokenize(
     path: &Path,
-    tokenizer: &Tokenizer,
-    borders: &Borders,
+    language: &Language<'_>,
     threads: usize,
-    out: &mut Vec<u32>,
     progress: &mut dyn FnMut(u64),
-) -> Result<(), TrainError> {
+) -> Result<Tokenized, TrainError> {
+    let Language { tokenizer, borders, .. } = language;
+    let mut out = Tokenized::default();
+    let (mut waiting, mut bytes) = (Vec::new(), 0);
     for document in Documents::open(path)? {
         let document = document?;
-        if out.is_empty() || borders.begin != borders.end {
-            out.extend(&borders.begin);
+        if document.said.form() == Form::Text {
+            if out.ids.is_empty() || borders.begin != borders.end {
+                out.ids.extend(&borders.begin);
+            }
+            tokenize_into(path, &document, tokenizer, threads, &mut out.ids, progress)?;
+            out.ids.extend(&borders.end);
+            continue;
         }
-        tokenize_into(path, &document, tokenizer, threads, out, progress)?;
-        out.extend(&borders.end);
+        bytes += document.said.text().len();
+        waiting.push(document);
+        if waiting.len() == TOGETHER || bytes >= TOGETHER_BYTES {
+            encode_examples(path, &waiting, language, threads, &mut out)?;
+            progress(out.ids.len() as u64);
+            (waiting, bytes) = (Vec::new(), 0);
+        }
+    }
+    if !waiting.is_empty() {
+        encode_examples(path, &waiting, language, threads, &mut out)?;
+    }
+    Ok(out)
+}
+
+/// Appends examples, in their order.
+fn encode_examples(
+    path: &Path,
+    documents: &[Document],
+    language: &Language<'_>,
+    threads: usize,
+    out: &mut Tokenized,
+) -> Result<(), TrainError> {
+    let encoded = shared_out(documents, threads, &|document| examples::encode(language, document));
+    let answers = out.answers.get_or_insert_default();
+    for (document, example) in documents.iter().zip(encoded) {
+        let refused = |reason| TrainError::DataLine { path: path.to_path_buf(), line: document.line, reason };
+        let Example { ids, answers: spans, unplaced } = example.map_err(refused)?;
+        let start = out.ids.len() as u64;
+        answers.starts.push(start);
+        answers.spans.extend(spans.iter().map(|span| start + span.start as u64..start + span.end as u64));
+        answers.unplaced += unplaced as u64;
+        out.ids.extend(ids);
     }
     Ok(())
 }
@@ -52,8 +107,9 @@ pub fn tokenize_document(
     tokenizer: &Tokenizer,
     threads: usize,
 ) -> Result<Vec<u32>, TrainError> {
-    if document.text.len() <= MAX_TEXT_BYTES {
-        return Ok(encode(path, document, &[&document.text], tokenizer, 1)?.concat());
+    let text = document.said.text();
+    if text.len() <= MAX_TEXT_BYTES {
+        return Ok(encode(path, document, &[&text], tokenizer, 1)?.concat());
     }
     let mut out = Vec::new();
     tokenize_into(path, document, tokenizer, threads, &mut out, &mut |_| {})?;
@@ -68,7 +124,7 @@ fn tokenize_into(
     out: &mut Vec<u32>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(), TrainError> {
-    for group in pieces(&document.text).chunks(threads.max(1) * 4) {
+    for group in pieces(&document.said.text()).chunks(threads.max(1) * 4) {
         for tokens in encode(path, document, group, tokenizer, threads)? {
             out.extend(tokens);
         }
@@ -93,25 +149,29 @@ fn encode(
             ids
         })
     };
-    let share = pieces.len().div_ceil(threads.max(1)).max(1);
-    let results: Vec<_> = if pieces.len() < 2 || threads < 2 {
-        pieces.iter().map(one).collect()
-    } else {
-        std::thread::scope(|scope| {
-            let parts: Vec<_> = pieces
-                .chunks(share)
-                .map(|part| scope.spawn(move || part.iter().map(one).collect::<Vec<_>>()))
-                .collect();
-            let joined = parts.into_iter().map(|part| part.join());
-            joined.flat_map(|part| part.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
-        })
-    };
+    let results = shared_out(pieces, threads, &one);
     let refused = |error: dropcap_model::ModelError| TrainError::DataLine {
         path: path.to_path_buf(),
         line: document.line,
         reason: format!("the document that begins here cannot be tokenized: {error}"),
     };
     results.into_iter().map(|result| result.map_err(refused)).collect()
+}
+
+/// What `one` makes of each item, on several threads.
+fn shared_out<I: Sync, T: Send>(items: &[I], threads: usize, one: &(dyn Fn(&I) -> T + Sync)) -> Vec<T> {
+    let share = items.len().div_ceil(threads.max(1)).max(1);
+    if items.len() < 2 || threads < 2 {
+        return items.iter().map(one).collect();
+    }
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = items
+            .chunks(share)
+            .map(|part| scope.spawn(move || part.iter().map(one).collect::<Vec<_>>()))
+            .collect();
+        let joined = parts.into_iter().map(|part| part.join());
+        joined.flat_map(|part| part.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    })
 }
 
 /// Cuts a text where a line of text follows directly on a line of text: there the break is a token of its own for

@@ -1,23 +1,22 @@
 //! The head and the loss on the device, in slices of rows.
 
+use dropcap_kernels::DType;
 use dropcap_kernels::KernelError;
-use dropcap_kernels::cross_entropy::Shares;
+use dropcap_kernels::cross_entropy::{RowLoss, Shares};
 use dropcap_kernels::cuda::{DeviceBuffer, DeviceSlice};
 use dropcap_kernels::matmul::{Sum, TrainMatrix};
-use dropcap_kernels::{DType, cross_entropy::IGNORE};
 
 use super::forward::Run;
 use super::gradients::Gradients;
 use super::room::SLICE;
 use super::weights::Weights;
-use crate::network::Loss;
 
 /// What a pass is to predict, and where its losses go.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Goal<'a> {
     /// u32 `[t]`.
     pub(super) targets: &'a DeviceBuffer<u32>,
-    /// f32 `[t, 2]`.
+    /// f32 `[t, 3]`, as [`RowLoss`] has them.
     pub(super) losses: &'a DeviceBuffer<f32>,
     pub(super) teacher: Option<Lesson<'a>>,
     pub(super) shares: Shares,
@@ -60,7 +59,7 @@ impl Run<'_> {
                 teacher_logits,
                 DeviceSlice::new(goal.targets, first..first + rows)?,
                 goal.shares,
-                DeviceSlice::new(goal.losses, 2 * first..2 * (first + rows))?,
+                DeviceSlice::new(goal.losses, RowLoss::NUMBERS * first..RowLoss::NUMBERS * (first + rows))?,
             )?;
             if let Some(gradients) = gradients {
                 // The gradient of each row begins where the row began.
@@ -92,14 +91,12 @@ impl Run<'_> {
     }
 }
 
-/// The sums of rows' losses that were copied from the device.
-pub(super) fn sum_of(losses: &[f32], targets: &[u32]) -> Loss {
-    let mut sum = Loss::default();
-    let rows = losses.chunks_exact(2).zip(targets);
-    for (row, _) in rows.filter(|&(_, &target)| target != IGNORE) {
-        sum.cross_entropy += f64::from(row[0]);
-        sum.divergence += f64::from(row[1]);
-        sum.targets += 1;
-    }
-    sum
+/// The losses of rows that were copied from the device.
+pub(super) fn rows_of(losses: &[f32]) -> Vec<RowLoss> {
+    let row = |&[cross_entropy, divergence, entropy]: &[f32; RowLoss::NUMBERS]| RowLoss {
+        cross_entropy,
+        divergence,
+        entropy,
+    };
+    losses.as_chunks().0.iter().map(row).collect()
 }

@@ -2,7 +2,7 @@
 
 use dropcap_kernels::cross_entropy::Shares;
 use dropcap_kernels::cuda::DeviceBuffer;
-use dropcap_kernels::{DType, KernelError};
+use dropcap_kernels::{DType, KernelError, RowLoss};
 use half::bf16;
 
 use super::Cuda;
@@ -92,6 +92,33 @@ impl Cuda {
         look.dense = dense.map(|dense| (ids.to_vec(), dense));
         self.look = Some(look);
         Ok(measured)
+    }
+
+    /// Losses of each row of a micro-batch. It may be called before a step's passes, whose memory it uses: nothing of the step
+    /// before is still on its way there.
+    pub(super) fn survey_rows(
+        &mut self,
+        ids: &[u32],
+        targets: &[u32],
+        pruning: &Pruning<'_>,
+    ) -> Result<Vec<RowLoss>, TrainError> {
+        let sequences = self.admit(ids, targets, pruning)?;
+        let mut part = match self.survey.take() {
+            Some(part) => part,
+            None => self.part(self.room.sequences * self.room.tokens, 1)?,
+        };
+        self.wait()?;
+        part.send(ids, targets, self.network.config.vocabulary)?;
+        let run = self.run(sequences, pruning);
+        run.look(&part.batch, None, &self.room.normed)?;
+        let shares = Shares { distill: 0.0, scale: 1.0 };
+        let goal = Goal { targets: &part.targets, losses: &part.losses, teacher: None, shares };
+        run.loss(goal, None)?;
+        part.fetch()?;
+        self.wait()?;
+        let rows = part.row_losses();
+        self.survey = Some(part);
+        Ok(rows)
     }
 
     /// Shows what the gates of each layer read when nothing is forgotten.

@@ -129,6 +129,8 @@ pub struct Cuda {
     squares: Squares,
     sample: Sample,
     look: Option<Look>,
+    /// For looking at the rows of a micro-batch.
+    survey: Option<Part>,
 }
 
 /// The weights of whoever is imitated.
@@ -211,6 +213,7 @@ impl Cuda {
             },
             sample: Sample::new(&kernels)?,
             look: None,
+            survey: None,
             layout,
             places,
             cache,

@@ -1,11 +1,11 @@
 //! One micro-batch of a step on the device, and what comes back of it.
 
-use dropcap_kernels::KernelError;
 use dropcap_kernels::cuda::{DeviceBuffer, PinnedBuffer};
 use dropcap_kernels::embedding::TokenRows;
 use dropcap_kernels::training::KeptSums;
+use dropcap_kernels::{KernelError, RowLoss};
 
-use super::head::sum_of;
+use super::head::rows_of;
 use super::kernels::Kernels;
 use crate::network::{Loss, Pressure};
 
@@ -43,12 +43,12 @@ impl Part {
         Ok(Self {
             batch: TokenRows::new(device, rows)?,
             targets: DeviceBuffer::zeroed(device, "targets", rows)?,
-            losses: DeviceBuffer::zeroed(device, "losses", 2 * rows)?,
+            losses: DeviceBuffer::zeroed(device, "losses", RowLoss::NUMBERS * rows)?,
             margins: (0..layers).map(|_| margin()).collect::<Result<_, _>>()?,
             survival: DeviceBuffer::zeroed(device, "sums of votes", 2 * places)?,
             fetched_survival: PinnedBuffer::zeroed(device, 2 * places)?,
             sent: PinnedBuffer::zeroed(device, rows)?,
-            fetched_losses: PinnedBuffer::zeroed(device, 2 * rows)?,
+            fetched_losses: PinnedBuffer::zeroed(device, RowLoss::NUMBERS * rows)?,
             fetched_kept: PinnedBuffer::zeroed(device, kept.partials().len())?,
             fetched_margins: (0..layers)
                 .map(|_| PinnedBuffer::zeroed(device, 2 * heads))
@@ -83,8 +83,12 @@ impl Part {
 
     /// The loss, once what was fetched has been waited for.
     pub(super) fn loss(&self) -> Loss {
-        let rows = self.batch.rows();
-        sum_of(&self.fetched_losses.first(2 * rows), &self.sent.first(rows))
+        Loss::of_rows(&self.row_losses(), &self.sent.first(self.batch.rows()))
+    }
+
+    /// The losses of each row, once what was fetched has been waited for.
+    pub(super) fn row_losses(&self) -> Vec<RowLoss> {
+        rows_of(&self.fetched_losses.first(RowLoss::NUMBERS * self.batch.rows()))
     }
 
     /// The keep ratio counted at a place, of lanes of `tokens`.

@@ -6,7 +6,7 @@ use std::ops::Range;
 use dropcap_kernels::cross_entropy::Shares;
 use dropcap_kernels::cuda::DeviceSlice;
 use dropcap_kernels::optimizer::Parameters as Moved;
-use dropcap_kernels::{AdamW, KernelError};
+use dropcap_kernels::{AdamW, KernelError, RowLoss};
 
 use super::backward::GatePull;
 use super::forward::{Counting, Run, SoftVotes};
@@ -158,6 +158,11 @@ impl Backend for Cuda {
         Ok(Gathered { squares, ..gathered })
     }
 
+    fn gradients(&mut self) -> Result<Cow<'_, [f32]>, TrainError> {
+        let (trained, first) = (self.layout.trained(), self.gradients.first());
+        Ok(Cow::Owned(download(&self.places, trained, &self.gradients.numbers, first)?))
+    }
+
     fn update(&mut self, rules: &[(Range<usize>, AdamW)]) -> Result<bool, TrainError> {
         self.packed = false;
         let mut seen = 0..0;
@@ -185,6 +190,15 @@ impl Backend for Cuda {
         pruning: &Pruning<'_>,
     ) -> Result<Measured, TrainError> {
         self.measure(ids, targets, pruning, false)
+    }
+
+    fn survey(
+        &mut self,
+        ids: &[u32],
+        targets: &[u32],
+        pruning: &Pruning<'_>,
+    ) -> Result<Vec<RowLoss>, TrainError> {
+        self.survey_rows(ids, targets, pruning)
     }
 
     fn diverge(

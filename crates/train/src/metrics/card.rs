@@ -17,6 +17,8 @@ pub struct ModelCard {
     pub summary: String,
     /// The texts that it was trained on.
     pub data: Vec<String>,
+    /// What of them was learned where that is not all, a sentence each.
+    pub account: Vec<String>,
     /// Tokens that it saw.
     pub tokens: u64,
     /// What was measured, in this order.
@@ -58,6 +60,9 @@ impl ModelCard {
         let _ = writeln!(text, "- Trained on {} tokens of:", self.tokens);
         self.data.iter().for_each(|file| {
             let _ = writeln!(text, "  - `{}`", line(file));
+        });
+        self.account.iter().for_each(|sentence| {
+            let _ = writeln!(text, "- {}", line(sentence));
         });
         let _ = writeln!(text, "- Made by: dropcap {}\n", line(&self.version));
         if !self.measured.is_empty() {
@@ -110,6 +115,7 @@ mod tests {
             base: Some("openai-community/gpt2".into()),
             summary: "Keeps a fifth of its context.".into(),
             data: vec!["books.txt".into()],
+            account: vec!["2 examples;\nthe loss counts answers".into()],
             tokens: 12_345,
             measured: vec![Row { what: "perplexity | books".into(), value: "35.65".into() }],
             keep: vec![0.5, 0.0625],
@@ -123,6 +129,7 @@ mod tests {
             "base_model: openai-community/gpt2\n",
             "\n# tiny pruned\n",
             "12345 tokens",
+            "- 2 examples; the loss counts answers\n",
             "| perplexity \\| books | 35.65 |",
             "| 1 | 0.062 |",
             "## Use\n\n    dropcap generate --model DIR --method dcp\n",

@@ -5,8 +5,10 @@ mod crc32c;
 mod events;
 mod log;
 mod report;
+mod scores;
 
 pub use card::{ModelCard, Row};
 pub use events::EventFile;
 pub use log::MetricsLog;
 pub use report::{Evaluated, Quiet, Report, Saved, Stepped};
+pub use scores::Scores;

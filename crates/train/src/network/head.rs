@@ -37,6 +37,18 @@ impl Loss {
         Self { cross_entropy, divergence, targets: targets as usize }
     }
 
+    /// The sums over the rows that have a target.
+    #[must_use]
+    pub fn of_rows(rows: &[RowLoss], targets: &[u32]) -> Self {
+        let mut sum = Self::default();
+        for (row, _) in rows.iter().zip(targets).filter(|&(_, &target)| target != IGNORE) {
+            sum.cross_entropy += f64::from(row.cross_entropy);
+            sum.divergence += f64::from(row.divergence);
+            sum.targets += 1;
+        }
+        sum
+    }
+
     /// Adds another part's sums.
     pub fn add(&mut self, other: Self) {
         self.cross_entropy += other.cross_entropy;
@@ -107,20 +119,36 @@ impl Network {
         targets: &[u32],
         distillation: Option<Distillation<'_>>,
         activations: &mut Activations,
-        mut gradients: Option<Gradients<'_>>,
+        gradients: Option<Gradients<'_>>,
     ) -> Result<Loss, TrainError> {
+        let rows = self.row_losses(team, values, targets, distillation, activations, gradients)?;
+        Ok(Loss::of_rows(&rows, targets))
+    }
+
+    /// As [`Network::loss`], of each row by itself.
+    ///
+    /// # Errors
+    /// As [`Network::loss`].
+    pub fn row_losses(
+        &self,
+        team: &Team,
+        values: &[f32],
+        targets: &[u32],
+        distillation: Option<Distillation<'_>>,
+        activations: &mut Activations,
+        mut gradients: Option<Gradients<'_>>,
+    ) -> Result<Vec<RowLoss>, TrainError> {
         let (width, vocabulary) = (self.config.hidden, self.head.outputs());
         let rows = SLICE.min(activations.rows());
         let mut logits = vec![0.0; rows * vocabulary];
         let mut taught = vec![0.0; if distillation.is_some() { rows * vocabulary } else { 0 }];
-        let mut losses = vec![RowLoss::default(); rows];
-        let mut sum = Loss::default();
+        let mut all = vec![RowLoss::default(); targets.len()];
         let scale = gradients.as_ref().map_or(1.0, |gradients| gradients.scale);
         let Activations { normed, scratch, .. } = activations;
         let inputs = normed.chunks(rows * width).zip(scratch.d_input.chunks_mut(rows * width));
-        for (index, ((x, dx), targets)) in inputs.zip(targets.chunks(rows)).enumerate() {
+        let slices = targets.chunks(rows.max(1)).zip(all.chunks_mut(rows.max(1)));
+        for (index, ((x, dx), (targets, losses))) in inputs.zip(slices).enumerate() {
             let logits = &mut logits[..targets.len() * vocabulary];
-            let losses = &mut losses[..targets.len()];
             self.head.apply(team, values, x, Epilogue::Store, logits)?;
             let mut share = 0.0;
             let mut teacher_logits = None;
@@ -132,18 +160,13 @@ impl Network {
                 teacher_logits = Some(&*taught);
             }
             cross_entropy(team, logits, vocabulary, targets, teacher_logits, share, scale, losses)?;
-            for (row, _) in losses.iter().zip(targets).filter(|&(_, &target)| target != IGNORE) {
-                sum.cross_entropy += f64::from(row.cross_entropy);
-                sum.divergence += f64::from(row.divergence);
-                sum.targets += 1;
-            }
             if let Some(gradients) = &mut gradients {
                 let into = &mut self.layout.gradients(gradients.into);
                 self.head.weight_gradient(team, x, logits, into)?;
                 self.head.input_gradient(team, logits, Epilogue::Store, dx)?;
             }
         }
-        Ok(sum)
+        Ok(all)
     }
 
     /// All logits of a forward pass, f32 `[t, v]`: for tests and probes, since they are as large as everything else

@@ -38,7 +38,9 @@ impl<'a> Feed<'a> {
         loop {
             match &mut self.open {
                 Some(documents) => match documents.next() {
-                    Some(document) => return document.map(|document| Some(document.text)),
+                    Some(document) => {
+                        return document.map(|document| Some(document.said.text().into_owned()));
+                    }
                     None => self.open = None,
                 },
                 None => match self.files.next() {

@@ -7,6 +7,7 @@ use dropcap_kernels::DType;
 use super::{Evaluation, Trainer};
 use crate::config::{Config, Method, Trained};
 use crate::metrics::{ModelCard, Row};
+use crate::select::Account;
 
 impl Trainer {
     /// The configuration with the names of files only: where they lie on this machine is nobody's business.
@@ -19,6 +20,7 @@ impl Trainer {
         };
         shown.data.cache = None;
         shown.model.iter_mut().chain(&mut shown.tokenizer).for_each(name);
+        shown.data.scores.iter_mut().for_each(name);
         shown.data.train.iter_mut().chain(&mut shown.data.valid).for_each(name);
         name(&mut shown.output);
         shown
@@ -52,6 +54,7 @@ impl Trainer {
             base: self.source.directory().map(|_| self.base_name()),
             summary,
             data: self.config.data.train.iter().map(|path| name(path)).collect(),
+            account: self.account_lines(),
             tokens: self.step * (batch.sequences * self.tokens) as u64,
             measured,
             keep: if self.config.method == Method::Dcp { evaluation.keep() } else { Vec::new() },
@@ -60,6 +63,30 @@ impl Trainer {
             config: self.shown_config().to_yaml().unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
+    }
+
+    /// What of the data was learned, and why the rest was not.
+    fn account_lines(&self) -> Vec<String> {
+        let learned = self.batches.learned().map(|learned| learned.sentence(self.tokens));
+        self.subset.iter().cloned().chain(learned).chain(self.chosen_lines()).collect()
+    }
+
+    /// What was chosen batch by batch, of all files and of each.
+    pub(super) fn chosen_lines(&self) -> Vec<String> {
+        let mut all = Account::default();
+        self.accounts.iter().for_each(|account| all.add(account));
+        if all.examples == 0 {
+            return Vec::new();
+        }
+        let mut lines = vec![all.sentence()];
+        if let [_, _, ..] = self.accounts.as_slice() {
+            let files = self.config.data.train.iter().zip(&self.accounts).map(|(file, account)| {
+                let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy();
+                format!("q_tuning learned from {} of the examples of {name}", account.share_kept())
+            });
+            lines.extend(files);
+        }
+        lines
     }
 
     /// What the model that was given is called: its id on the hub, or the name of its directory.

@@ -3,7 +3,7 @@
 use dropcap_kernels::cuda::Device;
 
 use super::gates::check_budgets;
-use super::run::{check_claim, tell_borders};
+use super::run::{check_claim, tell_borders, tell_learned};
 use super::state::{check_model, state_bytes};
 use super::{Plan, Source};
 use crate::TrainError;
@@ -45,6 +45,7 @@ pub fn examine(
     MetricsLog::check(&config.output.join(MetricsLog::FILE))?;
     tell_borders(source, report);
     let texts = source.texts(config, false, &mut |prepared| report.prepared(&prepared))?;
+    tell_learned(&texts, plan.tokens, report);
     Ok(Examined {
         plan,
         train_tokens: texts.train.total(),

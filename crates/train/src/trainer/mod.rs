@@ -3,6 +3,7 @@
 
 mod adapter;
 mod card;
+mod choose;
 mod companions;
 mod company;
 mod evaluate;
@@ -12,14 +13,18 @@ mod plan;
 mod replace;
 mod result;
 mod run;
+mod score;
 mod settle;
 mod start;
 mod state;
 mod step;
+mod subset;
 #[cfg(test)]
 mod tests;
 mod vitals;
 mod watchdog;
+
+use std::time::Duration;
 
 use dropcap_kernels::AlphaSigmoid;
 use dropcap_policy::Floors;
@@ -29,6 +34,7 @@ pub use examine::{Examined, examine};
 pub use plan::Plan;
 pub use result::Finished;
 pub use run::{Finish, run};
+pub use score::score;
 pub use settle::Settled;
 pub use start::{Source, Texts};
 pub use step::Outcome;
@@ -40,6 +46,7 @@ use crate::config::{Config, GateRule, Method};
 use crate::data::Batches;
 use crate::network::{GateForm, Noise, Pruning};
 use crate::recipe::Controller;
+use crate::select::Account;
 
 /// A model that is being trained.
 ///
@@ -67,6 +74,11 @@ pub struct Trainer {
     updates: u64,
     /// Steps in a row that were skipped.
     skipped: u64,
+    /// What examples were chosen once, in words.
+    subset: Option<String>,
+    /// What was chosen of each file batch by batch, and how long that took in this process.
+    accounts: Vec<Account>,
+    choosing: Duration,
 }
 
 /// The sharpness of soft gates without a schedule: where the published one ends.

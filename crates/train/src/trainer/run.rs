@@ -10,7 +10,7 @@ use super::replace::recover;
 use super::result::{Finished, folder_name};
 use super::vitals::Vitals;
 use super::watchdog::Watchdog;
-use super::{Evaluation, Outcome, Pressure, Settled, Source, Trainer};
+use super::{Evaluation, Outcome, Pressure, Settled, Source, Texts, Trainer};
 use crate::TrainError;
 use crate::checkpoint::{CONFIG_FILE, RunDirectory, begun_with};
 use crate::collective::Collective;
@@ -18,6 +18,7 @@ use crate::config::{Config, Method};
 use crate::disk::LocalDisk;
 use crate::metrics::{Evaluated, EventFile, MetricsLog, Report, Saved, Stepped};
 use crate::recipe::keep_ratio;
+use crate::select::Account;
 use crate::signals::Stop;
 
 /// How a run ended.
@@ -64,6 +65,7 @@ pub fn run(
     if first {
         others.share(&mut Vec::new())?;
     }
+    tell_learned(&texts, config.sequence_tokens(source.config().max_positions)?, report);
     let mut trainer = Trainer::new(config, source, texts, device, &mut |what| report.told(what))?;
     if let Some(directory) = &directory {
         directory.check_room(trainer.state_bytes())?;
@@ -119,6 +121,7 @@ pub fn run(
             return Ok(Finish::Stopped { step: trainer.step });
         }
     }
+    trainer.chosen_lines().iter().for_each(|line| report.told(line));
     report.told("measuring and writing the result");
     let Finished { folder, evaluation, settled } = trainer.finish(&config.output, command)?;
     journal.evaluation(trainer.step, &evaluation)?;
@@ -156,6 +159,23 @@ pub(super) fn tell_borders(source: &Source, report: &mut dyn Report) {
     match source.about_borders() {
         (text, true) => report.warned(&text),
         (text, false) => report.told(&text),
+    }
+}
+
+/// Says what is learned of examples, and warns of what is not.
+pub(super) fn tell_learned(texts: &Texts, window: usize, report: &mut dyn Report) {
+    let valid = texts.valid.iter().map(|batches| ("held-out", batches));
+    for (split, batches) in std::iter::once(("training", &texts.train)).chain(valid) {
+        let Some(learned) = batches.learned() else { continue };
+        let sentence = format!("{split} data: {}", learned.sentence(window));
+        if learned.cut > 0 || learned.unplaced > 0 {
+            report.warned(&sentence)
+        } else {
+            report.told(&sentence)
+        }
+    }
+    if let Some(sentence) = &texts.subset {
+        report.told(sentence);
     }
 }
 
@@ -264,7 +284,7 @@ impl Trainer {
         report: &mut dyn Report,
     ) -> Result<(), TrainError> {
         let took = begun.elapsed();
-        let tokens = outcome.loss.targets as u64;
+        let tokens = (self.config.batch.sequences * self.tokens) as u64;
         let keep =
             (!outcome.keep.is_empty()).then(|| outcome.keep.iter().sum::<f64>() / outcome.keep.len() as f64);
         let mut values = Map::new();
@@ -273,6 +293,24 @@ impl Trainer {
         put("learning_rate", json!(outcome.learning_rate));
         put("gradient_norm", json!(outcome.gradient_norm));
         put("tokens_per_second", json!(tokens as f64 / took.as_secs_f64()));
+        if self.batches.learned().is_some() {
+            put("targets", json!(outcome.loss.targets));
+        }
+        if let Some(chosen) = &outcome.chosen {
+            let count = |of: fn(&Account) -> u64| json!(chosen.iter().map(of).sum::<u64>());
+            put("examples", count(|account| account.examples));
+            put("examples_learned", count(Account::kept));
+            put("examples_noise", count(|account| account.noise));
+            put("examples_known", count(|account| account.known));
+            put("choosing_seconds", json!(self.choosing.as_secs_f64()));
+            if chosen.len() > 1 {
+                put(
+                    "file_examples",
+                    json!(chosen.iter().map(|account| account.examples).collect::<Vec<_>>()),
+                );
+                put("file_examples_learned", json!(chosen.iter().map(Account::kept).collect::<Vec<_>>()));
+            }
+        }
         if self.config.distill > 0.0 {
             put("divergence", json!(outcome.loss.mean_divergence()));
         }

@@ -2,9 +2,11 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use dropcap_kernels::cuda::Device;
 use dropcap_kernels::{DType, KernelError, Team};
+use dropcap_model::chat::{ChatTemplate, TemplateError, template_of};
 use dropcap_model::{Checkpoint, DecoderConfig, GenerationConfig, Tokenizer, WeightPlan};
 use dropcap_weights::Fingerprint;
 use serde_json::{Value, json};
@@ -12,15 +14,17 @@ use serde_json::{Value, json};
 use super::adapter::{draw_factors, factor_form, layout};
 use super::companions::companion;
 use super::gates::{Fitted, fit};
+use super::subset::subset;
 use super::{Pressure, Trainer};
 use crate::TrainError;
 use crate::backend::{Backend, DenseTeacher, Processor, Room};
 use crate::collective::Alone;
 use crate::config::{Config, Family, GateRule, Init, Trained};
-use crate::data::{Batches, Borders, Prepared, Preparing, named_end, prepare};
+use crate::data::{Batches, Borders, Language, Prepared, Preparing, named_end, prepare};
 use crate::device::{self, Cuda, Need};
 use crate::digest::Digest;
 use crate::network::{FactorForm, GateForm, Group, Layout, Network, initialize};
+use crate::select::Account;
 
 /// The model that a training starts from, before any of its weights is read.
 #[derive(Debug)]
@@ -35,6 +39,8 @@ pub struct Source {
     borders: Borders,
     /// The tokens at which a generation of the model that is given ends.
     stops: Vec<u32>,
+    /// How the model writes conversations; what is wrong with it matters to those who train on some.
+    template: Result<Option<ChatTemplate>, TemplateError>,
 }
 
 /// The training and held-out texts of a run, as batches.
@@ -44,6 +50,8 @@ pub struct Texts {
     pub train: Batches,
     /// To evaluate on, one per file.
     pub valid: Vec<Batches>,
+    /// What examples were chosen to train on once, in words.
+    pub subset: Option<String>,
 }
 
 impl Source {
@@ -73,7 +81,9 @@ impl Source {
         let json = serde_json::from_slice(&text)
             .map_err(|error| TrainError::Internal { what: format!("{}: {error}", path.display()) })?;
         let tokenizer_file = directory.join("tokenizer.json");
-        let stops = GenerationConfig::open(directory, checkpoint.config())?.eos_token_ids;
+        let generation = GenerationConfig::open(directory, checkpoint.config())?;
+        let template = template_of(directory, None, &tokenizer, &generation);
+        let stops = generation.eos_token_ids;
         let borders = Borders::of(&tokenizer, &stops, named_end(&tokenizer_file)?.as_deref())?;
         Ok(Self {
             config: checkpoint.config().clone(),
@@ -84,6 +94,7 @@ impl Source {
             tokenizer_file,
             borders,
             stops,
+            template,
         })
     }
 
@@ -97,7 +108,20 @@ impl Source {
         tokenizer.check_vocabulary(config.vocabulary)?;
         let plan = WeightPlan::of(&config, &|_| false);
         let stops = config.eos_token_ids.clone();
-        Ok(Self { config, plan, json, checkpoint: None, tokenizer, tokenizer_file: path, borders, stops })
+        let generation = GenerationConfig { bos_token_id: config.bos_token_id, eos_token_ids: stops.clone() };
+        let beside = path.parent().unwrap_or(Path::new(""));
+        let template = template_of(beside, None, &tokenizer, &generation);
+        Ok(Self {
+            config,
+            plan,
+            json,
+            checkpoint: None,
+            tokenizer,
+            tokenizer_file: path,
+            borders,
+            stops,
+            template,
+        })
     }
 
     /// What the model computes.
@@ -127,6 +151,17 @@ impl Source {
     #[must_use]
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    /// How texts, prompts with their answers and conversations become its tokens.
+    #[must_use]
+    pub fn language(&self) -> Language<'_> {
+        Language {
+            tokenizer: &self.tokenizer,
+            borders: &self.borders,
+            stops: &self.stops,
+            template: self.template.as_ref().map(Option::as_ref),
+        }
     }
 
     /// What stands around each document.
@@ -208,7 +243,7 @@ impl Source {
     /// added to it if `keep` says so.
     ///
     /// # Errors
-    /// Files that are refused, too little text, a cache that cannot be written.
+    /// Files that are refused, too little text, a choice among examples of texts, a cache that cannot be written.
     pub fn texts(
         &self,
         config: &Config,
@@ -222,8 +257,7 @@ impl Source {
         let mut shards = |files: &[PathBuf]| {
             let what = Preparing {
                 files,
-                tokenizer: &self.tokenizer,
-                borders: &self.borders,
+                language: self.language(),
                 tokenizer_digest,
                 vocabulary: self.config.vocabulary,
                 cache: &cache,
@@ -233,11 +267,12 @@ impl Source {
             prepare(&what, tell)
         };
         let train = shards(&config.data.train)?;
+        let (train, subset) = subset(config, &self.identity()?, train)?;
         let train = Batches::new("training", train, config.batch.sequences, tokens, config.seed)?;
         let valid = config.data.valid.iter().map(|file| {
             Batches::new("validation", shards(std::slice::from_ref(file))?, 1, tokens, config.seed)
         });
-        Ok(Texts { valid: valid.collect::<Result<_, _>>()?, train })
+        Ok(Texts { valid: valid.collect::<Result<_, _>>()?, train, subset })
     }
 }
 
@@ -458,6 +493,7 @@ impl Trainer {
             }
         };
         let Fitted { scales, pressure } = fitted;
+        let accounts = vec![Account::default(); texts.train.shards().len()];
         Ok(Self {
             config: config.clone(),
             source,
@@ -472,6 +508,9 @@ impl Trainer {
             step: 0,
             updates: 0,
             skipped: 0,
+            subset: texts.subset,
+            accounts,
+            choosing: Duration::ZERO,
         })
     }
 }

@@ -8,6 +8,7 @@ use crate::TrainError;
 use crate::backend::Parameters;
 use crate::checkpoint::{RunDirectory, SavedState, StateFacts};
 use crate::network::Slot;
+use crate::select::Account;
 
 const VALUES: &str = "model.safetensors";
 const MOMENTS: &str = "optimizer.safetensors";
@@ -25,11 +26,14 @@ impl Trainer {
     /// # Errors
     /// A refusal of the disk; the last state that was published stays.
     pub fn save(&mut self, run: &RunDirectory) -> Result<std::path::PathBuf, TrainError> {
+        let numbers: Vec<_> = self.accounts.iter().map(Account::numbers).collect();
         let facts = StateFacts {
             step: self.step,
             config: self.config.digest(),
             model: self.source.identity()?,
-            extra: json!({ "updates": self.updates, "skipped": self.skipped }),
+            extra: json!({
+                "updates": self.updates, "skipped": self.skipped, "chosen": numbers,
+            }),
         };
         let mut writer = run.begin(facts, self.state_bytes())?;
         let slots = self.backend.layout().trained_slots();
@@ -84,6 +88,11 @@ impl Trainer {
         let count = |key: &str| {
             state.extra()[key].as_u64().ok_or_else(|| damaged(format!("state.json does not say `{key}`")))
         };
+        // A state of before examples were chosen has none.
+        let chosen: Vec<_> = serde_json::from_value(state.extra()["chosen"].clone()).unwrap_or_default();
+        for (account, numbers) in self.accounts.iter_mut().zip(chosen) {
+            *account = Account::of_numbers(numbers);
+        }
         (self.updates, self.skipped, self.step) = (count("updates")?, count("skipped")?, state.step());
         Ok(())
     }

@@ -12,6 +12,7 @@ use crate::backend::{Gathered, Pass};
 use crate::config::{GateRule, Method, SparsityForm, Trained};
 use crate::data::Batch;
 use crate::network::{Group, Loss, Pull};
+use crate::select::Account;
 
 /// What a step came to.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +36,8 @@ pub struct Outcome {
     pub survival: f64,
     /// Whether the loss or a gradient was not finite, so that nothing changed.
     pub skipped: bool,
+    /// What of each file's examples in the batch was learned, where that is chosen batch by batch.
+    pub chosen: Option<Vec<Account>>,
 }
 
 /// What torch adds to a norm that it divides by.
@@ -49,7 +52,11 @@ impl Trainer {
     /// [`TrainError::Diverged`] after too many such steps in a row; tokens outside the model.
     pub fn step(&mut self) -> Result<Outcome, TrainError> {
         let batch = self.batches.batch(self.step);
-        self.step_on(&batch)
+        let (batch, chosen) = self.chosen(batch)?;
+        if let Some(chosen) = &chosen {
+            self.accounts.iter_mut().zip(chosen).for_each(|(sum, more)| sum.add(more));
+        }
+        Ok(Outcome { chosen, ..self.step_on(&batch)? })
     }
 
     /// [`Trainer::step`] on a batch of one's own.
@@ -71,6 +78,7 @@ impl Trainer {
             learning_rate: self.config.optimizer.learning_rate(self.config.steps).at(self.step),
             survival: if has_soft_gates { survival } else { 0.0 },
             skipped: false,
+            chosen: None,
         };
         let all_finite = outcome.gradient_norm.is_finite()
             && outcome.norms.0.is_finite()

@@ -1,6 +1,8 @@
 //! A whole training of a tiny model: what it learns, what it leaves on disk, and that stopping changes nothing.
 
 mod adapter;
+mod answers;
+mod choosing;
 mod company;
 mod copy_task;
 mod device;

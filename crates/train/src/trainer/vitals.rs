@@ -121,6 +121,7 @@ mod tests {
 
     fn outcome(loss: f64, norms: (f64, f64), moved: bool) -> Outcome {
         Outcome {
+            chosen: None,
             loss: Loss { cross_entropy: loss * 10.0, divergence: 0.0, targets: 10 },
             keep: vec![1.0],
             gradient_norm: norms.0,

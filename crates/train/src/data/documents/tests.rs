@@ -11,7 +11,9 @@ fn write(name: &str, bytes: &[u8]) -> (tempfile::TempDir, std::path::PathBuf) {
 
 fn read(name: &str, bytes: &[u8]) -> Result<Vec<(String, u64)>, TrainError> {
     let (_folder, path) = write(name, bytes);
-    Documents::open(&path)?.map(|found| found.map(|document| (document.text, document.line))).collect()
+    Documents::open(&path)?
+        .map(|found| found.map(|document| (document.said.text().into_owned(), document.line)))
+        .collect()
 }
 
 fn refusal(name: &str, bytes: &[u8]) -> String {
@@ -100,4 +102,48 @@ fn nothing_follows_an_error() {
     assert!(documents.next().unwrap().is_ok());
     assert!(documents.next().unwrap().is_err());
     assert!(documents.next().is_none());
+}
+
+#[test]
+fn prompts_with_completions_and_conversations_are_read_and_one_form_a_file() {
+    let said = |line: &str| {
+        let (_folder, path) = write("a.jsonl", line.as_bytes());
+        let first = Documents::open(&path).unwrap().next().unwrap();
+        first.map(|document| document.said)
+    };
+    let pair = said(r#"{"prompt": " Why?\n", "completion": " Because.", "id": 3}"#).unwrap();
+    assert_eq!(pair, Said::Pair { prompt: " Why?\n".into(), completion: " Because.".into() });
+    assert_eq!(pair.text(), " Why?\n Because.");
+    let chat = said(
+        r#"{"prompt": "unused", "messages": [{"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+        {"role": "assistant", "content": "c", "weight": 1}]}"#
+            .replace('\n', " ")
+            .as_str(),
+    );
+    let chat = chat.unwrap();
+    assert_eq!((chat.form(), &*chat.text()), (Form::Chat, "Be brief.\n\na\nb\n\nc"));
+    for (lines, words) in [
+        (r#"{"prompt": "a", "completion": " "}"#, "line 1: has an empty `completion`"),
+        (
+            r#"{"prompt": ["a"], "completion": "b"}"#,
+            "line 1: has a `prompt` or a `completion` that is no text",
+        ),
+        (r#"{"prompt": "a"}"#, "line 1: has no `text`"),
+        (r#"{"messages": []}"#, "no message of the assistant"),
+        (r#"{"messages": 3}"#, "is no JSON object"),
+        (r#"{"messages": [{"role": "bot", "content": "a"}]}"#, "a message (number 0) of the role \"bot\""),
+        (r#"{"messages": [{"content": "a"}]}"#, "without a `role`"),
+        (r#"{"messages": [{"role": "user"}]}"#, "without `content`"),
+        (r#"{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}"#, "type \"image_url\""),
+        (
+            "{\"text\": \"a\"}\n{\"prompt\": \"a\", \"completion\": \"b\"}",
+            "line 2: the file begins with texts, and here are prompts",
+        ),
+    ] {
+        assert!(refusal("a.jsonl", lines.as_bytes()).contains(words), "{lines}");
+    }
+    let many = format!("{{\"messages\": [{}]}}", vec![r#"{"role": "user", "content": "a"}"#; 1025].join(","));
+    assert!(refusal("a.jsonl", many.as_bytes()).contains("has 1025 messages: a conversation may have 1024"));
+    assert!(refusal("a.txt", br#"{"messages": []}"#).contains("with a `messages`; name it .jsonl"));
 }

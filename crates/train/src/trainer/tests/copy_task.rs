@@ -42,7 +42,7 @@ fn batch(seed: u64, sequences: usize) -> Batch {
         ids.extend(line);
         targets.extend(goals);
     }
-    Batch { ids, targets, sequences, tokens: TOKENS }
+    Batch { ids, targets, sequences, tokens: TOKENS, examples: Vec::new(), origins: Vec::new() }
 }
 
 /// Share of the symbols that the hard policy gets right, and the share of entries that it keeps.

@@ -3,57 +3,41 @@
 //! A template is a program of the model's maker. It runs with a bounded number of steps, in which the data that it makes counts,
 //! so that its time and its memory are bounded, and writes a bounded text; what people wrote is data to it, and never becomes a control token.
 
+mod answers;
 mod environment;
+mod error;
 mod file;
+mod message;
 mod output;
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
 
 use minijinja::value::ValueKind;
-use minijinja::{Environment, ErrorKind, Value};
+use minijinja::{Environment, ErrorKind};
 
+pub use answers::Answered;
+pub use error::{ChatError, TemplateError};
 pub use file::template_of;
+pub use message::{Message, Role};
+pub use minijinja::Value;
 
-use dropcap_model::Tokenizer;
+use crate::tokenizer::{MAX_TEXT_BYTES, Tokenizer};
 
-use crate::ApiError;
-use crate::wire::{Content, Message, Role, Variables};
+/// Variables of a template. Their values keep the order of their keys, in which templates write them.
+pub type Variables = BTreeMap<String, Value>;
 
 /// Longest text that a template may write, in bytes.
-const MAX_OUTPUT: usize = dropcap_model::MAX_TEXT_BYTES;
+const MAX_OUTPUT: usize = MAX_TEXT_BYTES;
 /// The name under which the template stands in its environment.
 const NAME: &str = "chat";
-/// Variables that are the conversation itself; a request's `chat_template_kwargs` may not replace them.
+/// Variables that are the conversation itself; nobody's own may replace them.
 const OWN: [&str; 6] = ["messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "documents"];
-
-/// What is wrong with a template itself.
-#[derive(Debug, thiserror::Error)]
-pub enum TemplateError {
-    /// A file that cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A file that is no JSON, or whose template is no text.
-    #[error("{}: {reason}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
-    /// A template that cannot be understood.
-    #[error("the chat template cannot be understood: {0}")]
-    Syntax(String),
-}
 
 /// A chat template, ready to run.
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    source: String,
     /// Spellings of the tokens that begin and end a text, for templates that write them.
     bos: String,
     eos: String,
@@ -65,110 +49,86 @@ impl ChatTemplate {
     /// # Errors
     /// A template that cannot be understood.
     pub fn new(source: String, bos: Option<String>, eos: Option<String>) -> Result<Self, TemplateError> {
-        let environment = environment::of(source).map_err(|error| TemplateError::Syntax(words(&error)))?;
-        Ok(Self { environment, bos: bos.unwrap_or_default(), eos: eos.unwrap_or_default() })
+        let environment =
+            environment::of(source.clone()).map_err(|error| TemplateError::Syntax(words(&error)))?;
+        Ok(Self { environment, source, bos: bos.unwrap_or_default(), eos: eos.unwrap_or_default() })
+    }
+
+    /// What it is made of: its source, and the spellings of the tokens that begin and end a text.
+    #[must_use]
+    pub fn parts(&self) -> [&str; 3] {
+        [&self.source, &self.bos, &self.eos]
     }
 
     /// The tokens of a conversation that the model is to continue as the assistant; `tools` and `extra` variables are for
     /// templates that read them.
     ///
     /// # Errors
-    /// A conversation without messages, or one that the template refuses or makes too much of; a part of a message that is
-    /// no text; a variable that is the conversation's own.
+    /// A conversation without messages, or one that the template refuses or makes too much of; a variable that is the
+    /// conversation's own.
     pub fn encode(
         &self,
         tokenizer: &Tokenizer,
         messages: &[Message],
         tools: Option<&[Value]>,
         extra: Option<&Variables>,
-    ) -> Result<Vec<u32>, ApiError> {
+    ) -> Result<Vec<u32>, ChatError> {
         if messages.is_empty() {
-            return Err(ApiError::parameter("messages", "messages is empty: it must hold at least one"));
+            return Err(ChatError::Empty);
         }
         let told = messages.iter().map(|message| said(tokenizer, message)).collect::<Result<Vec<_>, _>>()?;
         let tools = tools.map(|tools| disarmed(tokenizer, &Value::from(tools.to_vec()))).transpose()?;
+        let mut more = vec![("tools".to_owned(), tools.unwrap_or(Value::from(())))];
+        for (name, value) in extra.into_iter().flatten() {
+            if OWN.contains(&name.as_str()) {
+                return Err(ChatError::OwnVariable(name.clone()));
+            }
+            more.push((name.clone(), disarmed(tokenizer, value)?));
+        }
+        let text = self.render(&told, true, more)?;
+        let ids = tokenizer.encode_rendered(&text)?;
+        if ids.is_empty() { Err(ChatError::Nothing) } else { Ok(ids) }
+    }
+
+    /// The text of messages as [`said`] gives them, with or without what bids the assistant to speak behind it.
+    fn render(
+        &self,
+        told: &[Value],
+        is_asked: bool,
+        more: Vec<(String, Value)>,
+    ) -> Result<String, ChatError> {
         let mut variables = vec![
-            ("messages".to_owned(), Value::from(told)),
-            ("tools".to_owned(), tools.unwrap_or(Value::from(()))),
-            ("add_generation_prompt".to_owned(), Value::from(true)),
+            ("messages".to_owned(), Value::from(told.to_vec())),
+            ("add_generation_prompt".to_owned(), Value::from(is_asked)),
             ("bos_token".to_owned(), Value::from(self.bos.as_str())),
             ("eos_token".to_owned(), Value::from(self.eos.as_str())),
         ];
-        for (name, value) in extra.into_iter().flatten() {
-            if OWN.contains(&name.as_str()) {
-                let message =
-                    format!("chat_template_kwargs may not hold {name:?}: it is the conversation's own");
-                return Err(ApiError::parameter("chat_template_kwargs", message));
-            }
-            variables.push((name.clone(), disarmed(tokenizer, value)?));
-        }
-        let text = self.render(&Value::from_pairs(variables))?;
-        let ids = tokenizer.encode_rendered(&text)?;
-        if ids.is_empty() {
-            return Err(ApiError::parameter(
-                "messages",
-                "the model's chat template makes nothing of messages",
-            ));
-        }
-        Ok(ids)
-    }
-
-    fn render(&self, variables: &Value) -> Result<String, ApiError> {
+        variables.extend(more);
         let mut out = output::Bounded::new(MAX_OUTPUT);
-        let rendered = self
-            .environment
-            .get_template(NAME)
-            .and_then(|template| template.render_captured_to(variables.clone(), &mut out).map(drop));
+        let rendered = self.environment.get_template(NAME).and_then(|template| {
+            template.render_captured_to(Value::from_pairs(variables), &mut out).map(drop)
+        });
         match (rendered, out.is_full()) {
-            (_, true) => Err(ApiError::parameter(
-                "messages",
-                format!(
-                    "the model's chat template writes more than {MAX_OUTPUT} bytes: shorten the conversation"
-                ),
-            )),
-            (Err(error), _) if error.kind() == ErrorKind::OutOfFuel => Err(ApiError::parameter(
-                "messages",
-                format!(
-                    "the model's chat template takes more than {} steps: shorten the conversation",
-                    environment::FUEL
-                ),
-            )),
-            (Err(error), _) => Err(ApiError::parameter(
-                "messages",
-                format!("the model's chat template refuses the conversation: {}", words(&error)),
-            )),
+            (_, true) => Err(ChatError::TooLong { limit: MAX_OUTPUT }),
+            (Err(error), _) if error.kind() == ErrorKind::OutOfFuel => {
+                Err(ChatError::TooManySteps { limit: environment::FUEL })
+            }
+            (Err(error), _) => Err(ChatError::Refused(words(&error))),
             (Ok(()), _) => Ok(out.into_text()),
         }
     }
 }
 
 /// A message as templates read it.
-fn said(tokenizer: &Tokenizer, message: &Message) -> Result<Value, ApiError> {
-    let role = match message.role {
-        Role::System | Role::Developer => "system",
-        Role::User => "user",
-        Role::Assistant => "assistant",
-        Role::Tool => "tool",
-    };
+fn said(tokenizer: &Tokenizer, message: &Message) -> Result<Value, ChatError> {
     let calls = message.tool_calls.as_ref();
     let content = match &message.content {
-        Some(Content::Text(text)) => text.clone(),
-        Some(Content::Parts(parts)) => {
-            let text = |part: &crate::wire::Part| match (part.kind.as_str(), &part.text) {
-                ("text", Some(text)) => Ok(text.clone()),
-                (kind, _) => Err(ApiError::parameter(
-                    "messages",
-                    format!("a part of a message is of type {kind:?}: this server understands text alone"),
-                )),
-            };
-            parts.iter().map(text).collect::<Result<Vec<_>, _>>()?.join("\n")
-        }
-        None if calls.is_some() => String::new(),
-        None => {
-            return Err(ApiError::parameter("messages", format!("a message of the {role} has no content")));
-        }
+        Some(text) => text.as_str(),
+        None if calls.is_some() => "",
+        None => return Err(ChatError::NoContent(message.role)),
     };
-    let mut told = vec![("role", Value::from(role)), ("content", tokenizer.disarm(&content)?.into())];
+    let mut told =
+        vec![("role", Value::from(message.role.name())), ("content", tokenizer.disarm(content)?.into())];
     for (name, text) in [
         ("name", &message.name),
         ("tool_call_id", &message.tool_call_id),
@@ -215,7 +175,7 @@ fn fields(object: &Value) -> Vec<(Value, Value)> {
 }
 
 /// JSON of a request, of whose texts none becomes a control token.
-fn disarmed(tokenizer: &Tokenizer, value: &Value) -> Result<Value, ApiError> {
+fn disarmed(tokenizer: &Tokenizer, value: &Value) -> Result<Value, ChatError> {
     Ok(match (value.kind(), value.as_str()) {
         (ValueKind::String, Some(text)) => tokenizer.disarm(text)?.into(),
         (ValueKind::Seq, _) => {
@@ -225,7 +185,7 @@ fn disarmed(tokenizer: &Tokenizer, value: &Value) -> Result<Value, ApiError> {
         (ValueKind::Map, _) => {
             let field =
                 |(key, value): (Value, Value)| Ok((disarmed(tokenizer, &key)?, disarmed(tokenizer, &value)?));
-            let fields = fields(value).into_iter().map(field).collect::<Result<Vec<_>, ApiError>>()?;
+            let fields = fields(value).into_iter().map(field).collect::<Result<Vec<_>, ChatError>>()?;
             Value::from_pairs(fields)
         }
         _ => value.clone(),

@@ -3,10 +3,12 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use dropcap_model::{GenerationConfig, Tokenizer, read_companion};
 use serde_json::Value;
 
 use super::{ChatTemplate, TemplateError};
+use crate::companion::read_companion;
+use crate::generation_config::GenerationConfig;
+use crate::tokenizer::Tokenizer;
 
 /// Largest file that is read, in bytes; templates have a few thousand.
 const MAX_BYTES: u64 = 4 << 20;
