@@ -68,6 +68,56 @@ fn the_carried_model_is_served_without_a_flag_and_a_signal_ends_it_well() {
     assert!(!log.contains("Once") && !log.contains("-key"), "{log}");
 }
 
+/// A long stream of which the beginning has come.
+fn begun(address: &str) -> TcpStream {
+    let body = r#"{"prompt": "Once", "max_tokens": 1000, "ignore_eos": true, "stream": true}"#;
+    let mut stream = TcpStream::connect(address).unwrap();
+    let length = body.len();
+    let head = format!(
+        "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+    );
+    stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
+    stream.read_exact(&mut [0; 64]).unwrap();
+    stream
+}
+
+/// The status of `/health`; none where nobody listens any more.
+fn health(address: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    answer.split(' ').nth(1).map(str::to_owned)
+}
+
+#[test]
+fn one_signal_lets_texts_end_and_two_cut_them() {
+    for (signals, whole) in [
+        (&[Signal::TERM][..], true),
+        (&[Signal::INT], true),
+        (&[Signal::TERM, Signal::TERM], false),
+        (&[Signal::TERM, Signal::INT], false),
+    ] {
+        let (mut child, address, _errors) = serve(&["--no-access-log", "--threads", "1"]);
+        // Several share the machine, so that none is over too soon.
+        let mut streams: Vec<_> = (0..8).map(|_| begun(&address)).collect();
+        for &signal in signals {
+            kill_process(Pid::from_child(&child), signal).unwrap();
+            // A second one before the first is seen would be one.
+            while health(&address).is_some_and(|status| status == "200") {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+        }
+        assert!(child.wait().unwrap().success(), "{signals:?}");
+        let whole_streams = streams.iter_mut().filter(|stream| {
+            let mut rest = Vec::new();
+            let _ = stream.read_to_end(&mut rest);
+            String::from_utf8_lossy(&rest).contains("[DONE]")
+        });
+        assert_eq!(whole_streams.count(), if whole { 8 } else { 0 }, "{signals:?}");
+    }
+}
+
 #[test]
 fn what_keeps_a_server_from_starting_is_said() {
     let folder = tempfile::tempdir().unwrap();
@@ -108,6 +158,37 @@ fn a_conversation_answers_saves_and_forgets() {
     let talk: Value = serde_json::from_slice(&std::fs::read(saved).unwrap()).unwrap();
     let roles: Vec<&str> = talk.as_array().unwrap().iter().map(|one| one["role"].as_str().unwrap()).collect();
     assert_eq!(roles, ["system", "user", "assistant", "user", "assistant"]);
+}
+
+#[test]
+fn an_interrupted_answer_ends_and_the_conversation_goes_on() {
+    let mut child = Command::new(assert_cmd::cargo::cargo_bin("dropcap"))
+        .args(["chat", "--device", "cpu", "-n", "900", "--temperature", "2", "--top-p", "1"])
+        .env_clear()
+        .env("HOME", "/nonexistent")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut input, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    for _ in 0..2 {
+        input.write_all(b"Once upon a time\n").unwrap();
+        output.read_exact(&mut [0; 8]).unwrap();
+        kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+        let mut account = String::new();
+        errors.read_line(&mut account).unwrap();
+        let tokens = account.split(" completion tokens").next().unwrap().rsplit(' ').next().unwrap();
+        assert!(tokens.parse::<usize>().unwrap() < 800, "{account}");
+        // What is left of the answer, to its end of line.
+        let mut byte = [0];
+        while byte != *b"\n" {
+            output.read_exact(&mut byte).unwrap();
+        }
+    }
+    drop(input);
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]
