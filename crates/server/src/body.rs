@@ -59,24 +59,22 @@ pub(crate) async fn json<T: DeserializeOwned>(
     check_head(request.headers())?;
     let (options, body) = (&service.options, request.into_body().into_data_stream());
     let whole = tokio::time::timeout(options.body_timeout, read(body, &service.bodies, options.max_body));
-    let (bytes, room) = whole.await.unwrap_or_else(|_| {
-        let seconds = options.body_timeout.as_secs_f64();
-        Err(refusal(StatusCode::REQUEST_TIMEOUT, format!("the body took longer than {seconds} s")))
-    })
-    .inspect_err(|error| {
-        if error.code == Some(FULL) {
-            service.metrics.refused_for(FULL);
-        }
-    })?;
+    let (bytes, room) = whole
+        .await
+        .unwrap_or_else(|_| {
+            let seconds = options.body_timeout.as_secs_f64();
+            Err(refusal(StatusCode::REQUEST_TIMEOUT, format!("the body took longer than {seconds} s")))
+        })
+        .inspect_err(|error| {
+            if error.code == Some(FULL) {
+                service.metrics.refused_for(FULL);
+            }
+        })?;
     parse(&bytes).map(|parsed| (parsed, room))
 }
 
 /// A whole body, of at most `limit` bytes; what has come of it counts, not what its head promises.
-async fn read(
-    mut body: BodyDataStream,
-    bodies: &Bodies,
-    limit: usize,
-) -> Result<(Vec<u8>, Room), ApiError> {
+async fn read(mut body: BodyDataStream, bodies: &Bodies, limit: usize) -> Result<(Vec<u8>, Room), ApiError> {
     let (mut bytes, mut taken) = (Vec::new(), Vec::new());
     while let Some(part) = poll_fn(|context| Pin::new(&mut body).poll_next(context)).await {
         let part: Bytes =

@@ -109,7 +109,8 @@ fn prompts_that_are_no_prompts_are_refused() {
 fn texts_that_tokenizers_choke_on_are_refused_for_their_length_and_hold_nobody_up() {
     let server = Setup::default().start();
     let one_of_each = ('!'..='~').collect::<String>();
-    for unit in ["a", "^", " ", "\u{200b}", "0", "\n", "<|endoftext|>", "QUJD", &one_of_each, "é", "🏳️‍🌈", "\0"] {
+    for unit in ["a", "^", " ", "\u{200b}", "0", "\n", "<|endoftext|>", "QUJD", &one_of_each, "é", "🏳️‍🌈", "\0"]
+    {
         let text = unit.repeat(1_000_000 / unit.len());
         for (path, body) in [
             (COMPLETIONS, json!({"prompt": text, "max_tokens": 1})),
@@ -230,7 +231,10 @@ fn bodies_that_fill_their_memory_turn_others_away_until_they_are_done() {
         let answer = server.post_bytes(COMPLETIONS, body.as_bytes());
         assert!(answer.status == 200 || answer.status == 429, "{}", answer.text());
         let full = answer.status == 429;
-        assert!(!full || answer.json()["error"]["code"] == "bodies_full" && answer.header("retry-after").is_some());
+        assert!(
+            !full
+                || answer.json()["error"]["code"] == "bodies_full" && answer.header("retry-after").is_some()
+        );
         full
     });
     assert!(server.metric("dropcap_admission_rejected_total") >= 1.0);
