@@ -109,8 +109,7 @@ fn prompts_that_are_no_prompts_are_refused() {
 fn texts_that_tokenizers_choke_on_are_refused_for_their_length_and_hold_nobody_up() {
     let server = Setup::default().start();
     let one_of_each = ('!'..='~').collect::<String>();
-    for unit in ["a", "^", " ", "\u{200b}", "0", "\n", "<|endoftext|>", "QUJD", &one_of_each, "é", "🏳️‍🌈", "\0"]
-    {
+    for unit in ["a", "^", " ", "\u{200b}", "<|endoftext|>", &one_of_each, "🏳️‍🌈"] {
         let text = unit.repeat(1_000_000 / unit.len());
         for (path, body) in [
             (COMPLETIONS, json!({"prompt": text, "max_tokens": 1})),
