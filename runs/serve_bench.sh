@@ -7,6 +7,7 @@
 #                              directory or hub id; default the carried model), GGUF (f16), THREADS, CLIENTS, REQUESTS, WORDS,
 #                              TOKENS, LLAMA (a llama-server that is built already; otherwise it is built once, from the
 #                              sources in the archive of llama-cpp-python: minutes).
+#   runs/serve_bench.sh crowd  1, 8, 64 and 256 clients with prompts of CONTEXT tokens for the carried model in CAP of cache: none may be lost.
 #   runs/serve_bench.sh gpu    Llama-3.2-1B's shape with random weights and contexts of CONTEXT tokens in CAP of cache, dense and
 #                              with a fifth kept: sequences at once, tokens a second; then what HTTP costs beside `dropcap bench`
 #                              at a batch of 64. About six minutes on one H200 and 3 GiB of disk; nothing is built or downloaded

@@ -92,6 +92,15 @@ def cpu():
                   f"in {len(turns)} turns), p99 TTFT {median(first):.2f} times")
 
 
+def crowd():
+    """Ever more clients with long prompts in a cache for few of them: each is answered, and how long it waits is said."""
+    cache = ["--kv-limit", setting("CAP", "16MiB"), "--max-batch", 256]
+    with dropcap("--device", "cpu", "--threads", setting("THREADS", os.cpu_count()), *cache):
+        for clients in (1, 8, 64, 256):
+            asked = {"ids": setting("CONTEXT", 700), "max_tokens": setting("TOKENS", 16)}
+            load(f"{clients} clients", clients=clients, requests=max(clients, 16), seed=clients, **asked)
+
+
 def medians(numbers):
     found = {"tokens_per_second": median(one["tokens_per_second"] for one in numbers)}
     for which in ("ttft_ms", "tpot_ms"):
@@ -142,4 +151,4 @@ def memory():
 
 
 if __name__ == "__main__":
-    {"cpu": cpu, "gpu": gpu}[sys.argv[1]]()
+    {"cpu": cpu, "crowd": crowd, "gpu": gpu}[sys.argv[1]]()
