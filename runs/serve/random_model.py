@@ -1,12 +1,13 @@
 """A model of Llama-3.2-1B's shape with random weights, in the layout of Hugging Face, for measuring speed: every token is a word
-of its tokenizer. Needs numpy."""
+of its tokenizer."""
 
+import array
 import json
+import random
 import struct
 import sys
+from math import prod
 from pathlib import Path
-
-import numpy as np
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "bfloat16",
@@ -47,24 +48,28 @@ def main(folder):
     }))
     header, end = {}, 0
     for name, shape in tensors():
-        begin, end = end, end + 2 * int(np.prod(shape))
+        begin, end = end, end + 2 * prod(shape)
         header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
-    # The same numbers again and again, shifted: how fast products are does not depend on them.
-    numbers = np.random.default_rng(0).standard_normal(1 << 22, dtype=np.float32) * np.float32(0.02)
-    numbers = (numbers.view(np.uint32) >> 16).astype(np.uint16)
-    one = np.uint16(0x3F80)
+    # The same numbers again and again, shifted: how fast products are does not depend on them. A bf16 number is the upper half
+    # of an f32 one.
+    chance = random.Random(0)
+    numbers = array.array("f", (chance.gauss(0, 0.02) for _ in range(1 << 20))).tobytes()
+    halves = bytearray(len(numbers) // 2)
+    halves[0::2], halves[1::2] = numbers[2::4], numbers[3::4]
+    block = bytes(halves) * 16
+    one = struct.pack("<H", 0x3F80)
     with open(folder / "model.safetensors", "wb") as file:
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
         file.write(struct.pack("<Q", len(text)) + text)
         for number, (name, shape) in enumerate(tensors()):
             if len(shape) == 1:
-                file.write(np.full(shape, one).tobytes())
+                file.write(one * shape[0])
                 continue
-            left, part = int(np.prod(shape)), np.roll(numbers, 4099 * number)
+            left, shift = 2 * prod(shape), 2 * 4099 * number
+            part = block[shift:] + block[:shift]
             while left > 0:
-                file.write(part[:left].tobytes())
-                left -= min(left, len(part))
+                left -= file.write(part[:left])
 
 
 if __name__ == "__main__":

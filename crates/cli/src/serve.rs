@@ -16,6 +16,9 @@ use crate::loading::Language;
 use crate::size::human;
 use crate::{loading, size, terminal};
 
+/// Bodies of the largest size for which there is memory at once.
+const BODIES: usize = 32;
+
 /// Flags of `dropcap serve`.
 #[derive(Args)]
 #[command(after_help = "\
@@ -50,7 +53,7 @@ pub struct Arguments {
     /// File with one API key a line; every route but /health then wants one, as a bearer token.
     #[arg(long, value_name = "FILE", env = "DROPCAP_API_KEY_FILE", help_heading = "Server")]
     api_key_file: Option<PathBuf>,
-    /// Largest body of a request.
+    /// Largest body of a request; all that are being read may take 32 times that.
     #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = size::bytes, env = "DROPCAP_MAX_BODY", help_heading = "Server")]
     max_body: usize,
     /// Most connections at once; more are turned away.
@@ -95,6 +98,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         model_name: arguments.served_name.clone().unwrap_or_else(|| arguments.model.name()),
         api_keys,
         max_body: arguments.max_body,
+        max_bodies: arguments.max_body.saturating_mul(BODIES),
         max_connections: arguments.max_connections,
         drain_timeout: Duration::from_secs(arguments.drain_timeout),
         ..ServerOptions::default()

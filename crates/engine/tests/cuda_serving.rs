@@ -15,19 +15,9 @@ use dropcap_model::device::{DeviceDecoder, DeviceSegment, Slot, SlotState, Wante
 use dropcap_policy::{KeepAll, Stage};
 use support::Model;
 use support::on_device::{OnDevice, device};
-use support::running::{all, cached, one_by_one, tokens};
+use support::running::{all, cached, one_by_one, request, text, tokens};
 
 const MODEL: &str = "llama_kvpress/llama";
-
-/// A text whose first `shared` tokens depend on nothing else.
-fn text(shared: usize, own: usize, seed: usize) -> Vec<u32> {
-    let token = |i: usize| (i * 7 + i * i % 11) as u32 % 97;
-    (0..shared).map(token).chain((0..own).map(|i| token(i * (seed + 2) + seed))).collect()
-}
-
-fn request(prompt: Vec<u32>) -> Request {
-    Request { prompt, max_tokens: 12, ..Request::default() }
-}
 
 fn on_host(model: &Model, method: &str, options: EngineOptions) -> Engine {
     Engine::new(model.decoder.clone(), model.method(method), model.team.clone(), options).unwrap()

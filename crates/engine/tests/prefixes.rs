@@ -10,7 +10,7 @@ mod support;
 
 use dropcap_engine::{Engine, EngineOptions, LogProbs, Output, PromptLogProbs, Request, TokenLogProb};
 use support::Model;
-use support::running::{all, cached, one_by_one, tokens};
+use support::running::{all, cached, one_by_one, request, text, tokens};
 
 const MODEL: &str = "llama_kvpress/llama";
 /// Tokens after which a cache is kept where a method forgets.
@@ -19,16 +19,6 @@ const STEP: usize = 128;
 fn engine(model: &Model, method: &str, prefix_bytes: usize, kv_limit: Option<usize>) -> Engine {
     let options = EngineOptions { prefix_bytes, kv_limit, chunk: 96, ..EngineOptions::default() };
     Engine::new(model.decoder.clone(), model.method(method), model.team.clone(), options).unwrap()
-}
-
-/// A text whose first `shared` tokens depend on nothing else.
-fn text(shared: usize, own: usize, seed: usize) -> Vec<u32> {
-    let token = |i: usize| (i * 7 + i * i % 11) as u32 % 97;
-    (0..shared).map(token).chain((0..own).map(|i| token(i * (seed + 2) + seed))).collect()
-}
-
-fn request(prompt: Vec<u32>) -> Request {
-    Request { prompt, max_tokens: 12, ..Request::default() }
 }
 
 #[test]

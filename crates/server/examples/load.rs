@@ -174,6 +174,16 @@ fn best_rate(answers: &[Answer], run: Duration) -> f64 {
     most as f64 / window.as_secs_f64()
 }
 
+/// Pieces a second from the last answer's first piece to the first one's last: all stream then, and no prompt goes in. None
+/// where there is no such time, as in every loop of more than one wave.
+fn steady_rate(answers: &[Answer]) -> Option<f64> {
+    let start = answers.iter().map(|answer| answer.pieces.first()).max()??;
+    let end = answers.iter().map(|answer| answer.pieces.last()).min()??;
+    let span = end.checked_duration_since(*start).filter(|span| !span.is_zero())?;
+    let pieces = answers.iter().flat_map(|answer| &answer.pieces).filter(|&at| at > start && at <= end);
+    Some((pieces.count() as f64 / span.as_secs_f64()).round())
+}
+
 fn main() {
     let arguments = Arguments::read();
     let (address, requests) = (arguments.text("address", "127.0.0.1:8080"), arguments.number("requests", 64));
@@ -234,6 +244,7 @@ fn main() {
         "seconds": (seconds.as_secs_f64() * 100.0).round() / 100.0,
         "tokens_per_second": (tokens as f64 / seconds.as_secs_f64()).round(),
         "best_tokens_per_second": best_rate(&answers, seconds).round(),
+        "steady_tokens_per_second": steady_rate(&answers),
         "most_running": running,
         "ttft_ms": percentiles(answers.iter().filter_map(first).collect()),
         "tpot_ms": percentiles(answers.iter().filter_map(further).collect()),

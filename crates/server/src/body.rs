@@ -1,36 +1,92 @@
-//! Bodies of requests: bounded in size and time, and said exactly what is wrong with them.
+//! Bodies of requests: bounded in size and time, each and all together, and said exactly what is wrong with them.
 
-use axum::body::Body;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use axum::body::{Body, BodyDataStream, Bytes};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::{HeaderMap, Request, StatusCode};
+use futures_core::Stream;
 use serde::de::DeserializeOwned;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{ApiError, ServerOptions};
+use crate::ApiError;
+use crate::service::Service;
 
-/// Reads a body as JSON.
+/// Memory that the bodies of all requests share: each connection may send a large one, and all of them at once would be
+/// more than a machine has.
+#[derive(Debug)]
+pub(crate) struct Bodies {
+    free: Arc<Semaphore>,
+    bytes: usize,
+}
+
+/// What a body takes of [`Bodies`], given back when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Room {
+    _taken: Vec<OwnedSemaphorePermit>,
+}
+
+impl Bodies {
+    /// Room for so many bytes.
+    pub(crate) fn new(bytes: usize) -> Self {
+        let bytes = bytes.min(Semaphore::MAX_PERMITS);
+        Self { free: Arc::new(Semaphore::new(bytes)), bytes }
+    }
+
+    fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
+        let permits = u32::try_from(bytes).ok();
+        let taken = permits.and_then(|permits| self.free.clone().try_acquire_many_owned(permits).ok());
+        taken.ok_or_else(|| {
+            let message = format!(
+                "the bodies of the requests that are being read fill their {} bytes: try again when some are done",
+                self.bytes
+            );
+            ApiError { code: Some(FULL), ..ApiError::busy(message) }
+        })
+    }
+}
+
+/// Why a body was not taken, for programs.
+const FULL: &str = "bodies_full";
+
+/// Reads a body as JSON; its room is to be held until what it says has become tokens.
 pub(crate) async fn json<T: DeserializeOwned>(
     request: Request<Body>,
-    options: &ServerOptions,
-) -> Result<T, ApiError> {
+    service: &Service,
+) -> Result<(T, Room), ApiError> {
     check_head(request.headers())?;
-    let limit = options.max_body;
-    let body = axum::body::to_bytes(request.into_body(), limit);
-    let bytes = match tokio::time::timeout(options.body_timeout, body).await {
-        Err(_) => {
+    let (options, body) = (&service.options, request.into_body().into_data_stream());
+    let whole = tokio::time::timeout(options.body_timeout, read(body, &service.bodies, options.max_body));
+    let (bytes, room) = whole
+        .await
+        .unwrap_or_else(|_| {
             let seconds = options.body_timeout.as_secs_f64();
-            return Err(refusal(
-                StatusCode::REQUEST_TIMEOUT,
-                format!("the body took longer than {seconds} s"),
-            ));
-        }
-        Ok(Err(error)) if is_too_long(&error) => {
+            Err(refusal(StatusCode::REQUEST_TIMEOUT, format!("the body took longer than {seconds} s")))
+        })
+        .inspect_err(|error| {
+            if error.code == Some(FULL) {
+                service.metrics.refused_for(FULL);
+            }
+        })?;
+    parse(&bytes).map(|parsed| (parsed, room))
+}
+
+/// A whole body, of at most `limit` bytes; what has come of it counts, not what its head promises.
+async fn read(mut body: BodyDataStream, bodies: &Bodies, limit: usize) -> Result<(Vec<u8>, Room), ApiError> {
+    let (mut bytes, mut taken) = (Vec::new(), Vec::new());
+    while let Some(part) = poll_fn(|context| Pin::new(&mut body).poll_next(context)).await {
+        let part: Bytes =
+            part.map_err(|error| ApiError::invalid(format!("the body cannot be read: {error}")))?;
+        if bytes.len() + part.len() > limit {
             let message = format!("the body has more than {limit} bytes, which is the most");
             return Err(refusal(StatusCode::PAYLOAD_TOO_LARGE, message));
         }
-        Ok(Err(error)) => return Err(ApiError::invalid(format!("the body cannot be read: {error}"))),
-        Ok(Ok(bytes)) => bytes,
-    };
-    parse(&bytes)
+        taken.push(bodies.take(part.len())?);
+        bytes.extend_from_slice(&part);
+    }
+    Ok((bytes, Room { _taken: taken }))
 }
 
 /// Refuses a body that is not said to be plain JSON.
@@ -51,17 +107,6 @@ fn check_head(headers: &HeaderMap) -> Result<(), ApiError> {
 
 fn refusal(status: StatusCode, message: String) -> ApiError {
     ApiError::new(status, "invalid_request_error", message)
-}
-
-fn is_too_long(error: &axum::Error) -> bool {
-    let mut cause: Option<&dyn std::error::Error> = Some(error);
-    while let Some(error) = cause {
-        if error.to_string().contains("length limit exceeded") {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
@@ -86,6 +131,20 @@ mod tests {
 
     fn refusal(body: &[u8]) -> ApiError {
         parse::<CompletionRequest>(body).unwrap_err()
+    }
+
+    #[test]
+    fn all_bodies_together_have_a_bound_and_give_their_room_back() {
+        let bodies = Bodies::new(100);
+        let first = bodies.take(60).unwrap();
+        let refused = bodies.take(41).unwrap_err();
+        assert_eq!((refused.status, refused.code), (StatusCode::TOO_MANY_REQUESTS, Some(FULL)));
+        assert!(refused.message.contains("100 bytes"), "{}", refused.message);
+        let second = bodies.take(40).unwrap();
+        drop(first);
+        assert!(bodies.take(60).is_ok() && bodies.take(61).is_err());
+        drop(second);
+        assert!(bodies.take(100).is_ok() && bodies.take(usize::MAX).is_err());
     }
 
     #[test]

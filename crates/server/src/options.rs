@@ -11,6 +11,8 @@ pub struct ServerOptions {
     pub api_keys: Vec<String>,
     /// Largest body of a request, in bytes.
     pub max_body: usize,
+    /// Bytes of all bodies that are being read or have not become tokens yet; more are turned away until some are done.
+    pub max_bodies: usize,
     /// Most connections at once; more are turned away.
     pub max_connections: usize,
     /// How long the head of a request may take, and how long a connection may be idle.
@@ -31,6 +33,7 @@ impl Default for ServerOptions {
             model_name: "default".to_owned(),
             api_keys: Vec::new(),
             max_body: 8 << 20,
+            max_bodies: 256 << 20,
             max_connections: 4096,
             head_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),

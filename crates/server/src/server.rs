@@ -13,13 +13,14 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::auth::Keys;
+use crate::body::Bodies;
 use crate::metrics::Metrics;
 use crate::service::Service;
 use crate::status::{State, Status};
 use crate::worker::{self, Inbox, Job};
 use crate::{AccessLog, ServedModel, ServerOptions, connection, routes};
 
-/// How long answers that are being written may take when the server ends.
+/// How long answers that are being written may take when the server ends, and how long one whose engine has failed says so.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How often a draining server looks whether it is done.
 const TICK: Duration = Duration::from_millis(20);
@@ -127,6 +128,7 @@ impl Server {
             status: Arc::default(),
             metrics: Arc::new(Metrics::new(&self.options.model_name)),
             keys: Arc::new(Keys::new(&self.options.api_keys)),
+            bodies: Arc::new(Bodies::new(self.options.max_bodies)),
             options: Arc::new(self.options),
             log: Arc::new(self.log),
             in_flight: Arc::default(),
@@ -145,7 +147,7 @@ impl Server {
         let mut connections = JoinSet::new();
         let room = Arc::new(Semaphore::new(parts.options.max_connections));
         let mut told = self.shutdown.0.subscribe();
-        let mut deadline = None;
+        let (mut deadline, mut failed) = (None, None);
         let outcome = loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
@@ -163,10 +165,16 @@ impl Server {
                     Err(_) => tokio::time::sleep(TICK).await,
                 },
                 Some(_) = connections.join_next() => {}
-                outcome = &mut engine => {
-                    break outcome.unwrap_or_else(|_| Err(ServeError::EngineFailed.into()));
+                outcome = &mut engine, if failed.is_none() => {
+                    let outcome = outcome.unwrap_or_else(|_| Err(ServeError::EngineFailed.into()));
+                    if parts.status.get() != State::Failed {
+                        break outcome;
+                    }
+                    // Probes and clients hear why nothing is served any more, not only that nobody listens.
+                    failed = Some(outcome);
+                    deadline = Some(Instant::now() + LAST_WORDS);
                 }
-                Ok(()) = told.changed() => {
+                Ok(()) = told.changed(), if failed.is_none() => {
                     if *told.borrow_and_update() > 1 {
                         break Ok(());
                     }
@@ -176,9 +184,9 @@ impl Server {
                 () = sleep_until((Instant::now() + TICK).min(deadline.unwrap_or_else(Instant::now))),
                     if deadline.is_some() =>
                 {
-                    let done = parts.in_flight.load(Ordering::Acquire) == 0;
+                    let done = failed.is_none() && parts.in_flight.load(Ordering::Acquire) == 0;
                     if done || deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                        break Ok(());
+                        break failed.unwrap_or(Ok(()));
                     }
                 }
             }
@@ -201,6 +209,7 @@ pub(crate) struct Parts {
     pub(crate) status: Arc<Status>,
     pub(crate) metrics: Arc<Metrics>,
     keys: Arc<Keys>,
+    bodies: Arc<Bodies>,
     log: Arc<AccessLog>,
     /// Requests that are being answered.
     in_flight: Arc<AtomicUsize>,
@@ -225,6 +234,7 @@ impl Parts {
             status: self.status.clone(),
             options: self.options.clone(),
             keys: self.keys.clone(),
+            bodies: self.bodies.clone(),
             log: self.log.clone(),
             in_flight: self.in_flight.clone(),
         };

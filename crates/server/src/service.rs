@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicUsize;
 use rand::RngExt;
 
 use crate::auth::Keys;
+use crate::body::Bodies;
 use crate::metrics::Metrics;
 use crate::status::Status;
 use crate::worker::Inbox;
@@ -20,6 +21,7 @@ pub(crate) struct Service {
     pub(crate) status: Arc<Status>,
     pub(crate) options: Arc<ServerOptions>,
     pub(crate) keys: Arc<Keys>,
+    pub(crate) bodies: Arc<Bodies>,
     pub(crate) log: Arc<AccessLog>,
     /// Requests that are being answered.
     pub(crate) in_flight: Arc<AtomicUsize>,

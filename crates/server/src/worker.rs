@@ -1,19 +1,24 @@
-//! The engine's own thread: takes jobs, runs steps, tells of what comes out.
+//! The engine's own thread: takes jobs, runs steps, hands what comes out to the thread that passes it on.
 //!
 //! Nobody else touches the engine. Jobs come through a bounded channel between steps; what concerns one job goes to its
 //! own channel, which holds no more than the job may generate, so that a slow reader never holds a step up.
 
 mod dispatch;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+use std::thread;
 use std::time::Instant;
 
-use dropcap_engine::{Engine, EngineError, FinishReason, Finished, Output, Request, TokenLogProb};
+use dropcap_engine::{
+    Engine, EngineError, FinishReason, Finished, Output, Request, SequenceId, TokenLogProb,
+};
 use tokio::sync::mpsc;
 
 use crate::metrics::Metrics;
-use dispatch::Jobs;
+use dispatch::{Reader, Told};
 
 /// Jobs that may wait for the end of a step; the engine's own queue is behind it.
 const CHANNEL: usize = 256;
@@ -65,14 +70,22 @@ pub(crate) fn channel() -> (Inbox, mpsc::Receiver<Job>) {
 }
 
 /// Runs an engine until all inboxes are gone and nothing runs, and says whether it is whole then; a failed one ends at
-/// once.
+/// once. Everything that came out has been passed on by then.
 pub(crate) fn run(engine: Engine, jobs: mpsc::Receiver<Job>, metrics: &Metrics) -> bool {
-    Worker { engine, jobs: Jobs::default(), metrics }.run(jobs)
+    let (tell, told) = std::sync::mpsc::channel();
+    thread::scope(|scope| {
+        let dispatch = thread::Builder::new().name("dispatch".to_owned());
+        let begun = dispatch.spawn_scoped(scope, move || dispatch::run(told, metrics));
+        // It ends with the sender that this worker drops, also when the engine panics.
+        begun.is_ok() && Worker { engine, readers: HashMap::new(), tell, metrics }.run(jobs)
+    })
 }
 
 struct Worker<'a> {
     engine: Engine,
-    jobs: Jobs,
+    /// Of the sequences that run or wait.
+    readers: HashMap<SequenceId, Arc<Reader>>,
+    tell: Sender<Told>,
     metrics: &'a Metrics,
 }
 
@@ -89,13 +102,17 @@ impl Worker<'_> {
             while let Ok(job) = inbox.try_recv() {
                 self.take(job);
             }
-            self.end_the_unread();
-            let outputs = match self.engine.step() {
-                Ok(outputs) => outputs,
+            let mut outputs = self.end_the_unread();
+            match self.engine.step() {
+                Ok(new) => outputs.extend(new),
                 Err(_) => return false,
-            };
-            for output in outputs {
-                self.jobs.tell(output, self.metrics);
+            }
+            for id in outputs.iter().filter_map(dispatch::over) {
+                self.readers.remove(&id);
+            }
+            // Nobody hears of what is passed to a thread that is gone.
+            if self.tell.send(Told::Came(Instant::now(), outputs)).is_err() {
+                return false;
             }
             self.observe();
             // A failed step has ended everything, and all that come later would fail too.
@@ -122,17 +139,23 @@ impl Worker<'_> {
             }
         }
         let _ = job.events.send((0, Event::Accepted));
-        self.jobs.add(job, ids);
+        let reader = |(number, id): (usize, SequenceId)| {
+            let (events, ended, arrived) = (job.events.clone(), job.ended.clone(), job.arrived);
+            (id, Arc::new(Reader { number, events, ended, arrived }))
+        };
+        let readers: Vec<_> = ids.into_iter().enumerate().map(reader).collect();
+        self.readers.extend(readers.iter().cloned());
+        // A thread that is gone is noticed with the next step.
+        let _ = self.tell.send(Told::Queued(readers));
     }
 
     /// Frees the prompts that nobody waits for any more, and those whose texts have ended.
-    fn end_the_unread(&mut self) {
-        for (id, reason) in self.jobs.ended() {
-            // A failed engine ends its sequences with the next step.
-            if let Ok(Some(finished)) = self.engine.finish(id, reason) {
-                self.jobs.tell(Output::Finished(finished), self.metrics);
-            }
-        }
+    fn end_the_unread(&mut self) -> Vec<Output> {
+        let ended = self.readers.iter().filter_map(|(&id, reader)| Some((id, reader.end()?)));
+        let ended: Vec<(SequenceId, FinishReason)> = ended.collect();
+        // A failed engine ends its sequences with the next step.
+        let finished = ended.into_iter().filter_map(|(id, reason)| self.engine.finish(id, reason).ok()?);
+        finished.map(Output::Finished).collect()
     }
 
     fn observe(&self) {

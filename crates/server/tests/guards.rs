@@ -4,6 +4,7 @@
 mod support;
 
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -125,6 +126,17 @@ impl EvictionPolicy for Breaks {
     }
 }
 
+/// What a probe hears until nobody listens any more.
+fn probed(address: std::net::SocketAddr) -> Vec<Answer> {
+    let mut heard = Vec::new();
+    while let Ok(mut stream) = TcpStream::connect(address) {
+        let _ = stream.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        heard.push(Answer::read(stream));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    heard
+}
+
 #[test]
 fn an_engine_that_fails_ends_its_texts_with_an_error_and_the_server_with_it() {
     for panics in [false, true] {
@@ -135,6 +147,8 @@ fn an_engine_that_fails_ends_its_texts_with_an_error_and_the_server_with_it() {
         let mut whole = server.connect();
         whole.write_all(&message(PATH, "", body.as_bytes())).unwrap();
         server.wait_until("both run", || server.metric("vllm:num_requests_running") == 2.0);
+        let address = server.address;
+        let probe = std::thread::spawn(move || probed(address));
         policy.broken.store(true, Ordering::Relaxed);
         assert_eq!(Answer::read(whole).status, 500);
         let mut rest = Vec::new();
@@ -142,6 +156,10 @@ fn an_engine_that_fails_ends_its_texts_with_an_error_and_the_server_with_it() {
         let rest = String::from_utf8_lossy(&rest).into_owned();
         assert!(rest.contains("server_error") && !rest.contains("[DONE]"), "{rest}");
         assert!(matches!(server.join(), Err(ServeError::EngineFailed)));
+        let heard = probe.join().unwrap();
+        let failed: Vec<_> = heard.iter().filter(|answer| answer.status == 503).collect();
+        assert!(!failed.is_empty(), "{heard:?}");
+        assert!(failed.iter().all(|answer| answer.json()["error"]["code"] == "failed"), "{failed:?}");
     }
 }
 
@@ -223,6 +241,29 @@ fn a_log_that_takes_no_lines_holds_nobody_up() {
     server.shutdown.signal();
     assert!(server.join().is_ok());
     drop(stuck);
+}
+
+/// A log on a disk that is full.
+struct Full;
+
+impl Write for Full {
+    fn write(&mut self, _bytes: &[u8]) -> std::io::Result<usize> {
+        Err(std::io::ErrorKind::StorageFull.into())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_log_that_cannot_be_written_costs_no_answer() {
+    let server = Setup { log: AccessLog::to(Box::new(Full)).unwrap(), ..Setup::default() }.start();
+    for _ in 0..20 {
+        server.ask(PATH, &json!({"prompt": "a", "max_tokens": 1}));
+    }
+    server.shutdown.signal();
+    assert!(server.join().is_ok());
 }
 
 #[test]

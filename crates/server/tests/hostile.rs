@@ -47,6 +47,7 @@ fn numbers_beyond_their_ranges_are_refused_by_name_and_value() {
         ("stop", vec![json!(vec!["x"; 17]), json!("x".repeat(1025)), json!([1])]),
         ("stream_options", vec![json!({"include_usage": true}), json!(1)]),
         ("suffix", vec![json!("x")]),
+        ("prompt_logprobs", vec![json!(-1), json!(1)]),
         ("unheard_of", vec![json!(1)]),
     ] {
         for value in values {
@@ -105,6 +106,25 @@ fn prompts_that_are_no_prompts_are_refused() {
 }
 
 #[test]
+fn texts_that_tokenizers_choke_on_are_refused_for_their_length_and_hold_nobody_up() {
+    let server = Setup::default().start();
+    let one_of_each = ('!'..='~').collect::<String>();
+    for unit in ["a", "^", " ", "\u{200b}", "<|endoftext|>", &one_of_each, "🏳️‍🌈"] {
+        let text = unit.repeat(1_000_000 / unit.len());
+        for (path, body) in [
+            (COMPLETIONS, json!({"prompt": text, "max_tokens": 1})),
+            (CHAT, json!({"messages": [{"role": "user", "content": text}], "max_tokens": 1})),
+        ] {
+            let (status, error) = server.refusal(path, &body);
+            assert_eq!(status, 400, "{unit:?}: {error}");
+        }
+    }
+    let server_limit = json!({"prompt": "a".repeat(10_000_000), "max_tokens": 1});
+    assert_eq!(server.refusal(COMPLETIONS, &server_limit).0, 413);
+    still_serves(&server);
+}
+
+#[test]
 fn conversations_that_are_none_are_refused() {
     let server = Setup::default().start();
     let message = |role: &str, content: Value| json!([{"role": role, "content": content}]);
@@ -116,7 +136,7 @@ fn conversations_that_are_none_are_refused() {
         message("user", json!([{"type": "image_url", "image_url": {"url": "http://x"}}])),
         message("user", json!(7)),
         json!([{"role": "user", "content": "a", "color": "red"}]),
-        Value::Array(vec![json!({"role": "user", "content": "a"}); 5000]),
+        Value::Array(vec![json!({"role": "user", "content": "a"}); 100_000]),
     ] {
         let (status, error) = server.refusal(CHAT, &json!({"messages": messages}));
         assert_eq!(status, 400, "{error}");
@@ -128,6 +148,9 @@ fn conversations_that_are_none_are_refused() {
         ("tool_choice", json!("required")),
         ("tool_choice", json!({"type": "function"})),
         ("top_logprobs", json!(3)),
+        ("top_logprobs", json!(21)),
+        ("top_logprobs", json!(u64::MAX)),
+        ("top_logprobs", json!(-1)),
         ("chat_template_kwargs", json!({"messages": []})),
         ("tools", json!([{"type": "x".repeat(300_000)}])),
     ] {
@@ -191,6 +214,40 @@ fn a_body_has_a_bound_a_kind_and_a_time() {
     // A body that never ends, and one that comes too slowly.
     let slow = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 100\r\n\r\n{\"prompt\"";
     assert_eq!(server.raw(slow).status, 408);
+    still_serves(&server);
+}
+
+#[test]
+fn bodies_that_fill_their_memory_turn_others_away_until_they_are_done() {
+    let options = ServerOptions { max_bodies: 1000, ..ServerOptions::default() };
+    let server = Setup { options, ..Setup::default() }.start();
+    let body = json!({"prompt": "Once", "max_tokens": 2, "stop": ["x".repeat(600)]}).to_string();
+    let request = message(COMPLETIONS, "", body.as_bytes());
+    // All but the last byte has come, and stays.
+    let mut slow = server.connect();
+    slow.write_all(&request[..request.len() - 1]).unwrap();
+    server.wait_until("there is no room", || {
+        let answer = server.post_bytes(COMPLETIONS, body.as_bytes());
+        assert!(answer.status == 200 || answer.status == 429, "{}", answer.text());
+        let full = answer.status == 429;
+        assert!(
+            !full
+                || answer.json()["error"]["code"] == "bodies_full" && answer.header("retry-after").is_some()
+        );
+        full
+    });
+    assert!(server.metric("dropcap_admission_rejected_total") >= 1.0);
+    // Small ones find theirs beside it.
+    server.ask(COMPLETIONS, &json!({"prompt": "Once", "max_tokens": 2}));
+    slow.write_all(&request[request.len() - 1..]).unwrap();
+    assert_eq!(Answer::read(slow).status, 200);
+    // Whoever goes in the midst of a body leaves its room behind.
+    for _ in 0..3 {
+        let mut gone = server.connect();
+        gone.write_all(&request[..request.len() - 1]).unwrap();
+        drop(gone);
+        server.wait_until("there is room", || server.post_bytes(COMPLETIONS, body.as_bytes()).status == 200);
+    }
     still_serves(&server);
 }
 

@@ -2,6 +2,17 @@
 
 use dropcap_engine::{Engine, Finished, Output, Request};
 
+/// A text of the golden models whose first `shared` tokens depend on nothing else.
+pub fn text(shared: usize, own: usize, seed: usize) -> Vec<u32> {
+    let token = |i: usize| (i * 7 + i * i % 11) as u32 % 97;
+    (0..shared).map(token).chain((0..own).map(|i| token(i * (seed + 2) + seed))).collect()
+}
+
+/// A dozen greedy tokens after a prompt.
+pub fn request(prompt: Vec<u32>) -> Request {
+    Request { prompt, max_tokens: 12, ..Request::default() }
+}
+
 /// Runs requests together; what comes out is in their order.
 pub fn all(engine: &mut Engine, requests: &[Request]) -> Vec<Finished> {
     for request in requests {

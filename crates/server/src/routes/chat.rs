@@ -34,7 +34,7 @@ pub(super) async fn chat_completions(
     Extension(account): Extension<Arc<Account>>,
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
-    let asked: ChatRequest = body::json(request, &service.options).await?;
+    let (asked, room): (ChatRequest, _) = body::json(request, &service).await?;
     let (parameters, top) = parameters(&asked, &service.model)?;
     let model = service.model.clone();
     let none = matches!(&asked.tool_choice, Some(ToolChoice::Mode(mode)) if mode == "none");
@@ -42,6 +42,7 @@ pub(super) async fn chat_completions(
     let (messages, extra) = (asked.messages, asked.chat_template_kwargs);
     let encode = move || encode(&model, &messages, tools.as_deref(), extra.as_ref());
     let prompt = off_the_reactor(encode).await?;
+    drop(room);
     let log_probs = LogProbs { generated: top, prompt: None };
     let texts = Texts::ask(&service, &[prompt], &parameters, log_probs, account.began()).await?;
     let (id, created) = (random_id("chatcmpl-"), super::seconds());

@@ -33,7 +33,7 @@ pub(super) async fn completions(
     Extension(account): Extension<Arc<Account>>,
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
-    let asked: CompletionRequest = body::json(request, &service.options).await?;
+    let (asked, room): (CompletionRequest, _) = body::json(request, &service).await?;
     let parameters = parameters(&asked, &service.model)?;
     let (echo, top) = (asked.echo.unwrap_or_default(), asked.logprobs);
     let top = top.map(|top| at_most("logprobs", top, 0, MAX_LOGPROBS)).transpose()?;
@@ -41,6 +41,7 @@ pub(super) async fn completions(
     // Before they become tokens, which a million of them would take seconds for.
     texts_of(input.as_ref().map_or(1, PromptInput::len), parameters.choices)?;
     let prompts = off_the_reactor(move || prompts(&model, input)).await?;
+    drop(room);
     let log_probs =
         LogProbs { generated: top, prompt: top.filter(|_| echo).map(|top| PromptLogProbs { from: 1, top }) };
     let texts = Texts::ask(&service, &prompts, &parameters, log_probs, account.began()).await?;

@@ -18,7 +18,7 @@ pub(super) async fn tokenize(
     State(service): State<Service>,
     request: Request<Body>,
 ) -> Result<Json<Tokenized>, ApiError> {
-    let asked: TokenizeRequest = body::json(request, &service.options).await?;
+    let (asked, _room): (TokenizeRequest, _) = body::json(request, &service).await?;
     service.model.check_name(asked.model.as_deref())?;
     let model = service.model.clone();
     let tokens = off_the_reactor(move || match (asked.prompt, asked.messages) {
@@ -39,7 +39,7 @@ pub(super) async fn detokenize(
     State(service): State<Service>,
     request: Request<Body>,
 ) -> Result<Json<Detokenized>, ApiError> {
-    let asked: DetokenizeRequest = body::json(request, &service.options).await?;
+    let (asked, _room): (DetokenizeRequest, _) = body::json(request, &service).await?;
     service.model.check_name(asked.model.as_deref())?;
     let model = service.model.clone();
     let prompt = off_the_reactor(move || {

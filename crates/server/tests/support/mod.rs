@@ -48,6 +48,7 @@ pub fn directory() -> PathBuf {
 
 /// What a test's server is made of.
 pub struct Setup {
+    pub model: &'static Model,
     pub policy: Arc<dyn EvictionPolicy>,
     pub engine: EngineOptions,
     pub options: ServerOptions,
@@ -61,6 +62,7 @@ pub struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         Self {
+            model: carried(),
             policy: carried().method("dcp"),
             engine: EngineOptions::default(),
             options: ServerOptions::default(),
@@ -99,13 +101,12 @@ impl Setup {
 
     /// Starts it.
     pub fn begin(self) -> Running {
-        let Setup { policy, engine, options, template, log, loading } = self;
+        let Setup { model, policy, engine, options, template, log, loading } = self;
         let name = options.model_name.clone();
         let server = Server::bind("127.0.0.1:0".parse().unwrap(), options, log).unwrap();
         let (address, shutdown) = (server.address(), server.shutdown());
         let load = move || {
             std::thread::sleep(loading);
-            let model = carried();
             let engine = Engine::new(model.decoder.clone(), policy, model.team.clone(), engine).unwrap();
             let config = model.decoder.config();
             let generation = GenerationConfig::open(&directory(), config).unwrap();
