@@ -61,8 +61,8 @@ impl Journal {
         for (number, line) in lines.enumerate() {
             let value: Value = serde_json::from_str(line).unwrap_or_default();
             // As texts, which are read to the last bit.
-            let number = |key: &str| value[key].as_str().and_then(|text| text.parse::<f64>().ok());
-            match (value["prompt"].as_str(), number("probability"), number("accuracy")) {
+            let read = |key: &str| value[key].as_str().and_then(|text| text.parse::<f64>().ok());
+            match (value["prompt"].as_str(), read("probability"), read("accuracy")) {
                 (Some(prompt), Some(probability), Some(accuracy)) => {
                     known.insert(prompt.to_owned(), Answers { probability, accuracy });
                 }

@@ -56,7 +56,7 @@ fn look(seen: &Attended<'_>, span: &Span, editor: &LaneEditor<'_>) -> Result<Vec
         lanes: (0..editor.groups()).map(|group| editor.lane(group).view()).collect(),
     };
     let mut slices: Vec<&mut [f32]> = mass.iter_mut().map(Vec::as_mut_slice).collect();
-    attention_mass(seen.team, &shape, &rows, seen.queries, seen.query_stride, &mut slices)?;
+    attention_mass(seen.team, &shape, &[rows], seen.queries, seen.query_stride, &mut slices)?;
     let mut looks = Vec::with_capacity(shape.query_heads);
     for (head, mass) in mass.iter().enumerate() {
         let positions = lane(head).positions();

@@ -60,7 +60,6 @@ impl EvictionPolicy for LeastSeen {
             };
             let mut slices: Vec<&mut [f32]> = sums.iter_mut().map(Vec::as_mut_slice).collect();
             attention_mass(seen.team, &seen.shape, &[rows], seen.queries, seen.query_stride, &mut slices)?;
-            drop(rows);
             let next = span.next_position();
             let acts = span.stage != Stage::Prompt || self.fault == Fault::ActsInChunks;
             for (group, sums) in sums.iter().enumerate() {
