@@ -115,8 +115,10 @@ fn texts_that_tokenizers_choke_on_are_refused_for_their_length_and_hold_nobody_u
             (COMPLETIONS, json!({"prompt": text, "max_tokens": 1})),
             (CHAT, json!({"messages": [{"role": "user", "content": text}], "max_tokens": 1})),
         ] {
-            let (status, error) = server.refusal(path, &body);
-            assert_eq!(status, 400, "{unit:?}: {error}");
+            let answer = server.post(path, &body);
+            // A template may strip white space, and then nothing of the text is left.
+            let is_nothing = path == CHAT && unit.trim().is_empty() && answer.status == 200;
+            assert!(answer.status == 400 || is_nothing, "{path} {unit:?}: {}", answer.text());
         }
     }
     let server_limit = json!({"prompt": "a".repeat(10_000_000), "max_tokens": 1});

@@ -32,6 +32,7 @@ fn all_kinds() -> Vec<Config> {
         good(SHORT, &["method=window", "dtype=bf16", "kv_dtype=f16"]),
         good(SHORT, &["train=lora", "method=none"]),
         good(SHORT, &["device=cuda:0", "precision=bf16"]),
+        good(SHORT, &["data.select=coreset(share=0.1)", "data.scores=scores.jsonl"]),
         good(SCRATCH, &[]),
         good(SCRATCH, &["method=dcp", "gates.per=kv_head", "sparsity.budgets=[0.5, 0.1]"]),
         good(

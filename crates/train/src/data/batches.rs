@@ -149,10 +149,11 @@ impl Batches {
             let marked = window.iter().zip(&learned).skip(1);
             targets.extend(marked.map(|(&id, &learned)| if learned { id } else { IGNORE }));
             let first = sequences * self.tokens;
-            for (origin, example) in self.examples(start) {
+            for (origin, example, goes_on) in self.examples(start) {
                 let rows = first + example.start..first + example.end;
-                // The last row predicts what is another's first token.
-                if targets[rows.start..rows.end - 1].iter().any(|&target| target != IGNORE) {
+                // The last row of one that ends here predicts what is another's first token.
+                let own = rows.start..rows.end - usize::from(!goes_on);
+                if targets[own].iter().any(|&target| target != IGNORE) {
                     examples.push(rows);
                     origins.push(origin);
                 }
@@ -162,8 +163,9 @@ impl Batches {
         Batch { ids, targets, sequences, tokens: self.tokens, examples, origins }
     }
 
-    /// Where examples lie in the window that begins at `start`, cut where it ends, each with its shard.
-    fn examples(&self, start: u64) -> Vec<(usize, Range<usize>)> {
+    /// Where examples lie in the window that begins at `start`, cut where it ends, each with its shard and whether it goes on
+    /// behind the window.
+    fn examples(&self, start: u64) -> Vec<(usize, Range<usize>, bool)> {
         let end = start + self.tokens as u64;
         let mut found = Vec::new();
         for (origin, (shard, place)) in places(&self.shards).enumerate() {
@@ -173,10 +175,12 @@ impl Batches {
             let from = answers.starts.partition_point(|&own| place.start + own < start);
             let begins = answers.starts[from..].iter().map(|&own| place.start + own);
             let begins: Vec<u64> = begins.take_while(|&own| own < end).collect();
-            let ends = begins.iter().skip(1).copied().chain([place.end.min(end)]);
-            let pairs = begins.iter().copied().zip(ends).filter(|(begin, end)| begin < end);
-            found
-                .extend(pairs.map(|(begin, end)| (origin, (begin - start) as usize..(end - start) as usize)));
+            let behind = answers.starts.get(from + begins.len()).map_or(place.end, |&own| place.start + own);
+            let ends = begins.iter().skip(1).copied().chain([behind]);
+            found.extend(begins.iter().copied().zip(ends).map(|(begin, behind)| {
+                let rows = (begin - start) as usize..(behind.min(end) - start) as usize;
+                (origin, rows, behind > end)
+            }));
         }
         found
     }

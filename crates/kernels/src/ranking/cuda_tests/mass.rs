@@ -36,8 +36,8 @@ impl Batch {
         let (mut rows, mut sums) = (0, Vec::new());
         let mut sequence = |(i, sequence): (usize, &Option<(usize, usize)>)| {
             let (entries, queries) = sequence.unwrap_or((0, 1));
-            // Some entries come after the last query.
-            let first_position = (random.below(4) * entries / 3).max(queries) - queries;
+            // A lane has no more entries than its sequence has tokens.
+            let first_position = (entries + random.below(4) * entries / 3).max(queries) - queries;
             let slot = if sequence.is_some() { (sequences.len() - 1 - i) as u32 } else { u32::MAX };
             let span = DeviceSpan {
                 slot,
