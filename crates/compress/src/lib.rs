@@ -28,6 +28,6 @@ pub use language::Language;
 pub use longcodezip::longcodezip;
 pub use model::ModelJudge;
 pub use perplexity::perplexity;
-pub use promptquine::{Evolution, promptquine};
+pub use promptquine::{Evolution, ScoreAll, promptquine};
 pub use tapruning::{Answers, Cut, Example, Search, answers, tapruning};
 pub use vectors::{GivenVectors, HiddenStates, Listener};

@@ -47,6 +47,9 @@ struct Alive {
     score: f64,
 }
 
+/// Scores prompts, one number for each.
+pub type ScoreAll<'a> = dyn FnMut(&[String]) -> Result<Vec<f64>, CompressError> + 'a;
+
 /// Leaves out tokens of `prompt` at random, generation by generation: each offspring lacks one to four of its parent's, the parent
 /// is the best of a fifth of the living, drawn with repetition, and the best of the last generation live on. Placeholders
 /// (`{name}`) stay.
@@ -61,7 +64,7 @@ pub fn promptquine(
     prompt: &str,
     rule: &Evolution,
     cut: &mut Cut<'_>,
-    score: &mut dyn FnMut(&[String]) -> Result<Vec<f64>, CompressError>,
+    score: &mut ScoreAll<'_>,
 ) -> Result<Search, CompressError> {
     let pieces = pieces(prompt, cut(prompt)?);
     let texts: Vec<&str> = pieces.iter().map(|(place, _)| &prompt[place.clone()]).collect();
@@ -146,10 +149,7 @@ fn below(random: &mut ChaCha8Rng, limit: usize) -> usize {
 }
 
 /// One number for each prompt.
-fn scores(
-    score: &mut dyn FnMut(&[String]) -> Result<Vec<f64>, CompressError>,
-    prompts: &[String],
-) -> Result<Vec<f64>, CompressError> {
+fn scores(score: &mut ScoreAll<'_>, prompts: &[String]) -> Result<Vec<f64>, CompressError> {
     let found = score(prompts)?;
     match found.iter().find(|score| !score.is_finite()) {
         Some(&given) => Err(CompressError::Score { given }),

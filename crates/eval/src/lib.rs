@@ -22,7 +22,7 @@ pub use error::EvalError;
 pub use evaluate::{Progress, Task, evaluate};
 pub use likelihood::{Kind, LikelihoodTask};
 pub use profile::{Mask, Masked, Masking, Retrieved, duo_scores, mask_heads, ranking, retrieval_heads};
-pub use recall::{Recall, RecallKind, RecallTask};
+pub use recall::{AnsweredText, Recall, RecallKind, RecallTask};
 pub use record::{Answer, Answers, Likelihood, Memory, Outcome, Record, Window};
 pub use results::Results;
 pub use subject::{Compute, Method, Subject, Template};

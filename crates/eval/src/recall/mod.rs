@@ -16,6 +16,7 @@ use crate::drive::drive;
 use crate::record::{Memory, Outcome};
 use crate::subject::Subject;
 use talk::Talk;
+pub use trial::AnsweredText;
 pub(crate) use trial::Trial;
 #[cfg(test)]
 pub(crate) use trial::find_needle;

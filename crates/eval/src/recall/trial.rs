@@ -37,13 +37,16 @@ impl RecallTask {
     }
 }
 
+/// Tokens of a text, and of which of them the next one belongs to an answer.
+pub type AnsweredText = (Vec<u32>, Vec<bool>);
+
 impl RecallTask {
     /// Each dialogue as one text with all its questions and the sentences that answer them, without a chat template, and of its
     /// tokens those that are followed by one of an answer.
     ///
     /// # Errors
     /// A text that the tokenizer refuses.
-    pub fn answered(&self, subject: &Subject) -> Result<Vec<(Vec<u32>, Vec<bool>)>, EvalError> {
+    pub fn answered(&self, subject: &Subject) -> Result<Vec<AnsweredText>, EvalError> {
         let answered = |dialogue: &Dialogue| {
             let mut ids = subject.tokenizer.encode(&dialogue.context)?;
             let mut followed = vec![false; ids.len()];
