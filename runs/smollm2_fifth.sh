@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The adapter that lies in models/smollm2-135m-instruct-fifth, and its dense twin: chats that the model writes itself, then LoRA factors
-# and gates on books, articles and those chats. Eight minutes on one H200; interrupted, the same command goes on.
+# and gates on books, articles and those chats. Its steps took about eight minutes on an H200; interrupted, the same command goes on.
 #   runs/smollm2_fifth.sh MODEL DATA OUT
 # MODEL is a directory of SmolLM2-135M-Instruct. DATA holds train.{books,wiki}.txt.xz and valid.{books,wiki}.txt.xz, documents apart
 # by a line <|endoftext|>. OUT gets the chats and the runs. DROPCAP names the binary (default: target/release/dropcap), DEVICE what to

@@ -6,8 +6,8 @@ use crate::error::check_length;
 use crate::{Buffer, KernelError, PAGE_ENTRIES};
 
 impl PageLayout {
-    /// Keys of some entries of one head, widened: appends f32 `[slots, d]` to `rows`. One call per page is several times
-    /// faster than [`PageLayout::read_key`] for each.
+    /// Keys of some entries of one head, widened: appends f32 `[slots, d]` to `rows`. One call per page spares a look
+    /// at the format for each.
     ///
     /// Errors: as [`PageLayout::read_value`]; then nothing was appended.
     pub fn read_keys(
