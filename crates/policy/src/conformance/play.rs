@@ -370,6 +370,6 @@ fn fullness(
 /// Leaves the deaths of tokens that no lane of the layer holds any more, once each.
 fn keep_dead_everywhere(lanes: &[Lane], died: &mut Vec<Death>) {
     died.retain(|death| lanes.iter().all(|lane| !lane.positions().contains(&death.position)));
-    died.sort_unstable_by_key(|death| (death.position, std::cmp::Reverse(death.expires_at), death.killer));
+    died.sort_unstable_by_key(|death| (death.position, std::cmp::Reverse((death.expires_at, death.killer))));
     died.dedup_by_key(|death| death.position);
 }
