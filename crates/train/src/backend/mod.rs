@@ -66,19 +66,23 @@ pub struct Gathered {
 }
 
 impl Gathered {
-    /// Adds up what the processes of a world have gathered of one step. The squares stay: they are of gradients that have
-    /// been added up already.
+    /// Adds up what the processes of a world have gathered of one step, squares too where each has counted its own: of
+    /// gradients that every process has whole, they are set afterwards.
     ///
     /// # Errors
     /// As [`Collective::sum`].
     pub fn add_up(&mut self, others: &mut dyn Collective) -> Result<(), CollectiveError> {
-        let Self { loss, keep, survival, met, squares: _ } = self;
+        let Self { loss, keep, survival, met, squares } = self;
         let mut numbers = loss.numbers().to_vec();
         numbers.push(*survival);
         numbers.extend(met.iter().flat_map(|met| [met.pull, met.weight]));
+        let pairs = numbers.len();
         numbers.append(keep);
+        let ratios = numbers.len();
+        numbers.append(squares);
         others.sum_exact(&mut numbers)?;
-        *keep = numbers.split_off(Loss::NUMBERS + 1 + 2 * met.len());
+        *squares = numbers.split_off(ratios);
+        *keep = numbers.split_off(pairs);
         for (met, pair) in met.iter_mut().zip(numbers[Loss::NUMBERS + 1..].as_chunks().0) {
             let &[pull, weight] = pair;
             *met = Pressure { pull, weight };

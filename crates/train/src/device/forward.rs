@@ -64,6 +64,7 @@ impl<'a> Run<'a> {
 
     /// Writes the residual stream before the first layer.
     pub(super) fn embed(&self, batch: &TokenRows, x: &DeviceBuffer<f32>) -> Result<(), KernelError> {
+        self.sums.map_or(Ok(()), |sums| sums.arrived(0))?;
         let positions = self.network.positions.as_ref();
         let tables = EmbeddingSlices {
             table: self.weights.of(&self.network.embedding)?,
@@ -119,7 +120,7 @@ impl<'a> Run<'a> {
         after: &DeviceBuffer<f32>,
     ) -> Result<(), KernelError> {
         let Self { kernels, network, weights, .. } = self;
-        self.sums.map_or(Ok(()), |sums| sums.arrived(index))?;
+        self.sums.map_or(Ok(()), |sums| sums.arrived(index + 1))?;
         let (layer, config, rows) = (&network.layers[index], &network.config, self.rows());
         let norm = layer.attention_norm.values(weights)?;
         let rest = self.room.rest.as_ref();

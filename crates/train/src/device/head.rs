@@ -36,7 +36,6 @@ impl Run<'_> {
     /// Writes each row's losses; with `gradients`, adds the head's and leaves that of its input in the room.
     pub(super) fn loss(&self, goal: Goal<'_>, gradients: Option<&Gradients>) -> Result<(), KernelError> {
         let Self { kernels, network, weights, room, .. } = self;
-        self.sums.map_or(Ok(()), |sums| sums.arrived(network.layers.len()))?;
         let (vocabulary, stride) = (network.config.vocabulary, room.stride);
         let element = kernels.dtype.bytes();
         let head = &network.head;

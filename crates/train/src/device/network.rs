@@ -11,6 +11,7 @@ use dropcap_methods::GateLayout;
 use dropcap_model::{DecoderConfig, LayerPlan, MatrixPlan, NormPlan, Position};
 
 use super::Plan;
+use super::division::Divisible;
 use super::factors::{FactorRoom, Factors};
 use super::gradients::Gradients;
 use super::kernels::Kernels;
@@ -150,26 +151,31 @@ impl Network {
         self.products().chain(head).map(|matrix| matrix.weight.clone()).collect()
     }
 
+    /// All matrices, and who reads them in a pass.
+    pub(super) fn divisible(&self) -> Vec<Divisible> {
+        let table = Divisible {
+            place: self.embedding.clone(),
+            by_products: self.head.weight == self.embedding,
+            by_lookup: true,
+        };
+        let products = self.only_products_read().into_iter();
+        let products = products.map(|place| Divisible { place, by_products: true, by_lookup: false });
+        products.chain(std::iter::once(table)).collect()
+    }
+
     /// Of [`Network::only_products_read`] those before the place `first`, where nothing trains.
     pub(super) fn held_for_products(&self, first: usize) -> Vec<Range<usize>> {
         let weights = self.only_products_read().into_iter();
         weights.filter(|weight| weight.end <= first).collect()
     }
 
-    /// The places that train in the order in which a forward pass reads them: each layer with what lies behind it, and then
-    /// what lies before all of them.
+    /// The places that train in the order in which a forward pass reads them: what lies before all layers, and then each
+    /// layer with what lies behind it.
     pub(super) fn order_of_reading(&self, trained: Range<usize>) -> Vec<Range<usize>> {
-        let inside = |place: usize| place.clamp(trained.start, trained.end);
-        let starts: Vec<usize> = self.layers.iter().map(|layer| inside(layer.start())).collect();
+        let layers = self.layers.iter().map(|layer| layer.start().clamp(trained.start, trained.end));
+        let starts: Vec<usize> = std::iter::once(trained.start).chain(layers).collect();
         let ends = starts.iter().skip(1).copied().chain(std::iter::once(trained.end));
-        let before = trained.start..starts.first().copied().unwrap_or(trained.end);
-        starts
-            .iter()
-            .copied()
-            .zip(ends)
-            .map(|(start, end)| start..end)
-            .chain(std::iter::once(before))
-            .collect()
+        starts.iter().copied().zip(ends).map(|(start, end)| start..end).collect()
     }
 
     /// Width of a row `[q | k | v]`.

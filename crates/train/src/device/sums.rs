@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use dropcap_kernels::KernelError;
 use dropcap_kernels::cuda::{Communicator, CudaError, Device, Exchange, Marks, WorldId};
 
-use super::division::Division;
+use super::division::{Divisible, Division};
 use super::gradients::Gradients;
 use super::weights::Weights;
 use crate::TrainError;
@@ -23,8 +23,10 @@ const APART: usize = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two looks while devices find each other.
 const LOOK: Duration = Duration::from_millis(10);
-/// Between two looks at sums: far less than a step takes.
-const GLANCE: Duration = Duration::from_micros(50);
+/// Between two looks at the other processes while sums are awaited.
+const GLANCE: Duration = Duration::from_millis(1);
+/// Parts of an update, each sent while the next is made.
+const PARTS: usize = 4;
 /// What TCP may take to name the process whose links NCCL found broken.
 const NAMING: Duration = Duration::from_secs(2);
 
@@ -34,8 +36,10 @@ pub(super) struct Sums {
     communicator: Communicator,
     world: World,
     division: Division,
-    /// The order in which a forward pass reads what trains: each layer, and then the rest.
-    order: Vec<Range<usize>>,
+    /// What trains, in parts that are moved and sent one after the other.
+    parts: Vec<Range<usize>>,
+    /// In which of them lies what each step of a forward pass reads: the look-up, and each layer.
+    read: Vec<usize>,
     /// Whether every process has all values and moments, not just those that it moves.
     is_whole: bool,
 }
@@ -63,14 +67,14 @@ struct Buckets {
 
 impl Sums {
     /// Lets the devices of all processes find each other, or says why they cannot: then none of them has tried. Of what
-    /// trains, whose places are read in this `order`, they divide up the `matrices` that only products read.
+    /// trains, whose places are read in this `order`, they divide up the `matrices`.
     ///
     /// # Errors
     /// A process that is lost meanwhile.
     pub(super) fn meet(
         device: &Device,
         order: Vec<Range<usize>>,
-        matrices: Vec<Range<usize>>,
+        matrices: Vec<Divisible>,
         others: &mut dyn Collective,
     ) -> Result<Result<Self, String>, TrainError> {
         let world = others.world();
@@ -89,7 +93,8 @@ impl Sums {
         let end = order.iter().map(|place| place.end).max().unwrap_or_default();
         let division = Division::new(device, first..end, matrices, world)?;
         let joined = agreed(joined, others)?;
-        Ok(joined.map(|communicator| Self { communicator, world, division, order, is_whole: true }))
+        let (parts, read) = parts(&order);
+        Ok(joined.map(|communicator| Self { communicator, world, division, parts, read, is_whole: true }))
     }
 
     /// Begins the handover of gradients, in a step's last pass of this process; the model's weights end at `end`.
@@ -115,22 +120,23 @@ impl Sums {
         self.division.of_squares(place)
     }
 
-    /// Begins to bring what this process has moved to the others and theirs here, as far as products read it: in the
-    /// order in which a forward pass reads it.
-    pub(super) fn moved(&mut self, weights: &Weights) -> Result<(), TrainError> {
-        for (number, places) in self.order.iter().enumerate() {
-            let moved = self.division.moved(places, weights)?;
-            self.is_whole &= moved.is_empty();
-            self.communicator.exchange(&moved)?;
-            self.communicator.mark(number).map_err(KernelError::from)?;
-        }
-        Ok(())
+    /// What trains, in the parts that are to be moved and sent one after the other.
+    pub(super) fn parts(&self) -> &[Range<usize>] {
+        &self.parts
     }
 
-    /// What is asked of the device from now on happens after the matrices of a layer came, those before it in order too;
-    /// after all layers, everything.
-    pub(super) fn arrived(&self, layer: usize) -> Result<(), KernelError> {
-        Ok(self.communicator.rejoin_at(layer)?)
+    /// Begins to bring what this process has moved of a part to the others and theirs here, as far as passes read it.
+    pub(super) fn moved(&mut self, part: usize, weights: &Weights) -> Result<(), TrainError> {
+        let moved = self.division.moved(&self.parts[part], weights)?;
+        self.is_whole &= moved.is_empty();
+        self.communicator.exchange(&moved)?;
+        Ok(self.communicator.mark(part).map_err(KernelError::from)?)
+    }
+
+    /// What is asked of the device from now on happens after everything came that a forward pass reads up to this step of it:
+    /// 0 is the look-up, and then come the layers.
+    pub(super) fn arrived(&self, step: usize) -> Result<(), KernelError> {
+        Ok(self.communicator.rejoin_at(self.read[step])?)
     }
 
     /// Waits until everything that was moved is everywhere, values and moments too.
@@ -161,13 +167,12 @@ impl Sums {
     /// # Errors
     /// A process that is lost; drop this then, before anything that waits for the device.
     pub(super) fn wait(&self, others: &mut dyn Collective) -> Result<(), TrainError> {
+        let mut looked = Instant::now();
         loop {
             match self.communicator.is_done() {
                 Ok(true) => return Ok(()),
-                Ok(false) => {
-                    others.check()?;
-                    thread::sleep(GLANCE);
-                }
+                // The device idles until the end is noticed, and who sleeps notices it late.
+                Ok(false) => thread::yield_now(),
                 Err(error) => {
                     let noticed = Instant::now();
                     while noticed.elapsed() < NAMING {
@@ -176,6 +181,10 @@ impl Sums {
                     }
                     return Err(KernelError::from(error).into());
                 }
+            }
+            if looked.elapsed() > GLANCE {
+                others.check()?;
+                looked = Instant::now();
             }
         }
     }
@@ -228,6 +237,20 @@ impl Buckets {
     }
 }
 
+/// Cuts what is read in this order into [`PARTS`] of about one size, and says in which each step's places lie.
+fn parts(order: &[Range<usize>]) -> (Vec<Range<usize>>, Vec<usize>) {
+    let size = order.iter().map(Range::len).sum::<usize>().div_ceil(PARTS);
+    let (mut parts, mut read) = (Vec::<Range<usize>>::new(), Vec::new());
+    for places in order {
+        match parts.last_mut() {
+            Some(part) if part.len() < size => part.end = places.end,
+            _ => parts.push(places.clone()),
+        }
+        read.push(parts.len() - 1);
+    }
+    (parts, read)
+}
+
 /// What this process has, if every process has its own; otherwise why one has not.
 fn agreed<T>(
     own: Result<T, CudaError>,
@@ -269,6 +292,22 @@ mod tests {
     use super::*;
 
     proptest! {
+        #[test]
+        fn what_a_step_reads_lies_in_its_part_or_an_earlier_one(lengths in prop::collection::vec(0_usize..90, 1..40)) {
+            let order: Vec<_> = lengths.iter().scan(7, |end, length| {
+                let start = *end;
+                *end += length;
+                Some(start..*end)
+            }).collect();
+            let (parts, read) = parts(&order);
+            prop_assert!(parts.len() <= PARTS && read.len() == order.len() && read.is_sorted());
+            prop_assert_eq!((parts[0].start, parts[parts.len() - 1].end), (7, order[order.len() - 1].end));
+            prop_assert!(parts.windows(2).all(|pair| pair[0].end == pair[1].start));
+            for (places, part) in order.iter().zip(read) {
+                prop_assert!(parts[part].start <= places.start && places.end <= parts[part].end);
+            }
+        }
+
         #[test]
         fn every_gradient_is_added_up_once_and_not_before_it_is_there(
             layers in prop::collection::vec(0_usize..6 << 20, 0..12), table in 0_usize..9 << 20,

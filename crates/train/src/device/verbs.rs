@@ -109,7 +109,7 @@ impl Backend for Cuda {
 
     fn connect(&mut self, others: &mut dyn Collective) -> Result<Option<String>, TrainError> {
         let order = self.network.order_of_reading(self.gradients.first()..self.gradients.end());
-        let matrices = self.network.only_products_read();
+        let matrices = self.network.divisible();
         Ok(match Sums::meet(&self.kernels.device, order, matrices, others)? {
             Ok(sums) => {
                 self.sums = Some(sums);
@@ -148,14 +148,13 @@ impl Backend for Cuda {
         }
         self.kernels.device.synchronize().map_err(KernelError::from)?;
         self.sample.take();
-        let mut gathered = self.gathered();
+        let squares = self.squares.fetched.first(ranges.len());
+        // Over a division each process has counted its own; after sums over TCP, everybody all of them.
+        let (own, whole) = if self.sums.is_some() { (squares, None) } else { (Vec::new(), Some(squares)) };
+        let mut gathered = Gathered { squares: own, ..self.gathered() };
         gathered.add_up(others)?;
-        let mut squares = self.squares.fetched.first(ranges.len());
-        if self.sums.is_some() {
-            // Each process has counted its own.
-            others.sum_exact(&mut squares)?;
-        }
-        Ok(Gathered { squares, ..gathered })
+        gathered.squares = whole.unwrap_or(gathered.squares);
+        Ok(gathered)
     }
 
     fn gradients(&mut self) -> Result<Cow<'_, [f32]>, TrainError> {
@@ -165,22 +164,22 @@ impl Backend for Cuda {
 
     fn update(&mut self, rules: &[(Range<usize>, AdamW)]) -> Result<bool, TrainError> {
         self.packed = false;
-        let mut seen = 0..0;
-        for (index, (range, rule)) in rules.iter().enumerate() {
-            let place = self.gradients.trained(self.places.of(range));
-            let [gradients, first, second] = self.gradients.all(&place)?;
-            let (values, working) = (self.weights.of(&place)?, self.weights.working(&place)?);
-            let marks = self.sums.as_ref().map(|sums| sums.moves(&place)).transpose()?;
-            let range = Moved { values, gradients, first, second, working };
-            self.kernels.optimizer.adamw(rule, range, marks)?;
-            if index == 0 {
-                seen = place;
+        let place = |range| self.gradients.trained(self.places.of(range));
+        let rules: Vec<_> = rules.iter().map(|(range, rule)| (place(range), rule)).collect();
+        let all = [self.gradients.first()..self.gradients.end()];
+        let parts = self.sums.as_ref().map_or(&all[..], Sums::parts).to_vec();
+        for (number, part) in parts.into_iter().enumerate() {
+            for (place, rule) in &rules {
+                let place = place.start.max(part.start)..place.end.min(part.end);
+                if !place.is_empty() {
+                    self.move_place(&place, rule)?;
+                }
+            }
+            if let Some(sums) = &mut self.sums {
+                sums.moved(number, &self.weights)?;
             }
         }
-        if let Some(sums) = &mut self.sums {
-            sums.moved(&self.weights)?;
-        }
-        Ok(self.sample.update(seen))
+        Ok(self.sample.update(rules.into_iter().next().map_or(0..0, |(place, _)| place)))
     }
 
     fn evaluate(
@@ -246,6 +245,14 @@ impl Backend for Cuda {
 }
 
 impl Cuda {
+    /// One step of the optimiser for what this process moves of a place.
+    fn move_place(&self, place: &Range<usize>, rule: &AdamW) -> Result<(), TrainError> {
+        let [gradients, first, second] = self.gradients.all(place)?;
+        let (values, working) = (self.weights.of(place)?, self.weights.working(place)?);
+        let marks = self.sums.as_ref().map(|sums| sums.moves(place)).transpose()?;
+        Ok(self.kernels.optimizer.adamw(rule, Moved { values, gradients, first, second, working }, marks)?)
+    }
+
     /// What the passes of this process came to, once they were waited for.
     fn gathered(&self) -> Gathered {
         let (layers, tokens) = (self.network.layers.len(), self.room.tokens);
