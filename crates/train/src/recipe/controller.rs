@@ -10,10 +10,17 @@
 use crate::config::Ramp;
 use crate::network::Pressure;
 
-/// Share of the error, in nats of keep, that one step corrects.
+/// Share of the error, in nats of keep, that one step corrects at first. How far scores lie apart differs by orders of magnitude
+/// between layers and changes as gates learn: where it is far, a fixed gain never reaches the target, and where it is near,
+/// the layer swings between all and nothing. So a layer's gain grows while its error keeps its sign and shrinks when it
+/// changes (as the steps of Rprop do, Riedmiller and Braun 1993); where it does so by chance, half the time, the gain stays.
 const GAIN: f64 = 0.4;
+const LEAST_GAIN: f64 = 0.005;
+const MOST_GAIN: f64 = 20.0;
+const SHRINK: f64 = 0.9;
+const GROW: f64 = 1.1;
 /// Largest shift: what lies beyond says that the layer cannot reach its target, and would only wind up.
-const LARGEST_SHIFT: f64 = 30.0;
+const LARGEST_SHIFT: f64 = 1000.0;
 /// Memory of the centring term.
 const MEMORY: f64 = 0.98;
 /// Nats by which a layer's share may leave where it began. Wider ranges let a layer that matters starve before its
@@ -38,6 +45,9 @@ pub struct Controller {
     ramp: Ramp,
     /// Subtracted from each layer's biases.
     shifts: Vec<f64>,
+    /// What each layer corrects of its error, and the error last seen.
+    gains: Vec<f64>,
+    errors: Vec<f64>,
     /// Averages of the gates' pull and of its weight, per layer.
     pull: Vec<f64>,
     weight: Vec<f64>,
@@ -59,6 +69,8 @@ impl Controller {
             target,
             ramp,
             shifts: zeros.clone(),
+            gains: vec![GAIN; budgets.len()],
+            errors: zeros.clone(),
             pull: zeros.clone(),
             weight: zeros,
             first_shares: shares.clone(),
@@ -94,20 +106,21 @@ impl Controller {
     /// All that changes, to be saved.
     #[must_use]
     pub fn numbers(&self) -> Vec<f64> {
-        [&self.shifts, &self.pull, &self.weight, &self.shares, &self.first_shares].map(Vec::as_slice).concat()
+        let Self { shifts, gains, errors, pull, weight, shares, first_shares, .. } = self;
+        [shifts, pull, weight, shares, first_shares, gains, errors].map(Vec::as_slice).concat()
     }
 
     /// Takes back what [`Controller::numbers`] gave; false if it is not for as many layers.
     pub fn restore(&mut self, numbers: &[f64]) -> bool {
-        let layers = self.shifts.len();
-        if numbers.len() != 5 * layers {
+        if numbers.len() != self.numbers().len() {
             return false;
         }
-        let Self { shifts, pull, weight, shares, first_shares, .. } = self;
-        let parts = [shifts, pull, weight, shares, first_shares];
-        for (part, numbers) in parts.into_iter().zip(numbers.chunks_exact(layers.max(1))) {
-            part.copy_from_slice(numbers);
-        }
+        let Self { shifts, gains, errors, pull, weight, shares, first_shares, .. } = self;
+        let parts = [shifts, pull, weight, shares, first_shares, gains, errors];
+        let mut rest = numbers.iter().copied();
+        parts
+            .into_iter()
+            .for_each(|part| part.iter_mut().zip(&mut rest).for_each(|(to, number)| *to = number));
         true
     }
 
@@ -136,9 +149,14 @@ impl Controller {
     /// Takes in one step: the hard keep ratio of each layer and what its gates met.
     pub fn observe(&mut self, progress: f64, keep: &[f64], met: &[Pressure]) {
         let targets = self.targets(progress);
-        for ((shift, keep), target) in self.shifts.iter_mut().zip(keep).zip(targets) {
+        for (layer, (keep, target)) in keep.iter().zip(targets).enumerate() {
+            let (shift, gain, last) =
+                (&mut self.shifts[layer], &mut self.gains[layer], &mut self.errors[layer]);
             let error = (keep.max(1e-6) / target).ln().clamp(-1.0, 1.0);
-            *shift = (*shift + GAIN * error).clamp(-LARGEST_SHIFT, LARGEST_SHIFT);
+            let factor = if error * *last < 0.0 { SHRINK } else { GROW };
+            *gain = (*gain * factor).clamp(LEAST_GAIN, MOST_GAIN);
+            *shift = (*shift + *gain * error).clamp(-LARGEST_SHIFT, LARGEST_SHIFT);
+            *last = error;
         }
         for ((pull, weight), met) in self.pull.iter_mut().zip(&mut self.weight).zip(met) {
             *pull = MEMORY * *pull + (1.0 - MEMORY) * met.pull;
@@ -206,6 +224,25 @@ mod tests {
         }
         let keep = 1.0 / (1.0 + (f64::from(controller.shifts()[0]) - 2.0).exp());
         assert!((keep - 0.2).abs() < 1e-3, "{keep}");
+    }
+
+    #[test]
+    fn however_far_scores_lie_apart_the_layer_settles() {
+        // From where a shift of 1 is nothing to where a twentieth is all, and texts that differ.
+        for spread in [300.0, 100.0, 1.0, 0.1, 0.02] {
+            let mut controller = Controller::new(0.2, Ramp::default(), &[1.0], false);
+            let mut swings = Vec::new();
+            for step in 0..1000_u32 {
+                let text = 0.3 * spread * (f64::from(step).powi(2) * 0.37).sin();
+                let keep = 1.0 / (1.0 + ((f64::from(controller.shifts()[0]) + text - 2.0) / spread).exp());
+                controller.observe(f64::from(step) / 1000.0, &[keep], &[Pressure::default()]);
+                swings.push(keep);
+            }
+            let late = &swings[700..];
+            assert!((mean(late) - 0.2).abs() < 0.02, "{spread}: {}", mean(late));
+            let off = late.iter().filter(|keep| !(0.12..0.3).contains(*keep)).count();
+            assert!(off < late.len() / 10, "{spread}: {off} of {} far off", late.len());
+        }
     }
 
     #[test]
