@@ -139,7 +139,7 @@ fn read(
         let end = if fed < prompt { prompt } else { ids.len() };
         let part = &ids[fed..fed + needs.cut(prompt, fed, chunk.min(end - fed))];
         fed += part.len();
-        reading.feed(part, fed == prompt)?;
+        reading.feed(part, fed == prompt, 0)?;
         for row in (0..part.len()).step_by(ROWS) {
             rows(reading.logits(row..part.len().min(row + ROWS))?).map_err(EngineError::Rows)?;
         }

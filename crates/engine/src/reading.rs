@@ -23,12 +23,13 @@ pub struct Reading<'a> {
     fed: usize,
     /// Whether a prompt has ended.
     behind: bool,
-    /// Those of them that the last feed brought.
+    /// Those of them that the last feed brought, and of these the first whose logits are wanted.
     last: usize,
+    from: usize,
     lanes: usize,
     /// As in [`Evaluation`].
     expires_at: Vec<Vec<u32>>,
-    /// f32 `[rows, v]`: on the host those that were asked for last, on a device all of the last feed.
+    /// f32 `[rows, v]`: on the host those that were asked for last, on a device those of the last feed that are wanted.
     logits: Vec<f32>,
 }
 
@@ -83,7 +84,7 @@ impl<'a> Reading<'a> {
 
     fn begin(place: Place<'a>, layers: usize, lanes: usize, tokens: usize) -> Self {
         let expires_at = vec![vec![NEVER; lanes * tokens]; layers];
-        Self { place, tokens, fed: 0, behind: false, last: 0, lanes, expires_at, logits: Vec::new() }
+        Self { place, tokens, fed: 0, behind: false, last: 0, from: 0, lanes, expires_at, logits: Vec::new() }
     }
 
     /// What the method asks of those who cut the text.
@@ -95,13 +96,14 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// Feeds the next tokens of the text; `prompt_ends` says whether the last of them ends what counts as the prompt.
+    /// Feeds the next tokens of the text; `prompt_ends` says whether the last of them ends what counts as the prompt. Of these
+    /// tokens only those from row `from` on may be asked for their logits, which a device brings back for no others.
     ///
     /// # Errors
     /// A prompt whose last tokens, as many as the method must see together ([`Needs::together`]), come in several feeds.
     /// No tokens, one outside the vocabulary, more than the text or the model has; an exhausted pool; a number that the
     /// cache's format cannot hold; on a device a logit that is not finite, and a failure of the device.
-    pub fn feed(&mut self, ids: &[u32], prompt_ends: bool) -> Result<(), EngineError> {
+    pub fn feed(&mut self, ids: &[u32], prompt_ends: bool, from: usize) -> Result<(), EngineError> {
         if ids.is_empty() {
             return Err(EngineError::EmptyPrompt);
         }
@@ -132,20 +134,24 @@ impl<'a> Reading<'a> {
             }
             Place::Device { decoder, memory } => {
                 self.logits.clear();
-                feed_device(decoder, memory, ids, stage, &mut self.logits, &mut died)?;
+                feed_device(decoder, memory, ids, stage, from, &mut self.logits, &mut died)?;
             }
         }
         self.behind |= prompt_ends;
         self.fed += ids.len();
-        self.last = ids.len();
+        (self.last, self.from) = (ids.len(), from);
         Ok(())
     }
 
     /// Logits of some of the tokens that were fed last, f32 `[rows, v]`; the first of those is row 0.
     ///
     /// # Errors
-    /// Rows that the last feed did not have; a logit that is not finite.
+    /// Rows that the last feed did not have, or has not for the asking; a logit that is not finite.
     pub fn logits(&mut self, rows: Range<usize>) -> Result<&[f32], EngineError> {
+        if rows.start < self.from || rows.end > self.last {
+            let given = if rows.start < self.from { rows.start } else { rows.end };
+            return Err(EngineError::PromptTooLong { given, limit: self.last });
+        }
         let first = self.fed - self.last + rows.start;
         match &mut self.place {
             Place::Host { decoder, team, scratch, .. } => {
@@ -155,7 +161,7 @@ impl<'a> Reading<'a> {
             }
             Place::Device { decoder, .. } => {
                 let vocabulary = decoder.config().vocabulary;
-                let range = rows.start * vocabulary..rows.end * vocabulary;
+                let range = (rows.start - self.from) * vocabulary..(rows.end - self.from) * vocabulary;
                 self.logits.get(range).ok_or(EngineError::PromptTooLong { given: rows.end, limit: self.last })
             }
         }
@@ -191,12 +197,13 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// Feeds a device as much at a time as it has pages for, and appends the logits.
+/// Feeds a device as much at a time as it has pages for, and appends the logits of the tokens from `from` on.
 fn feed_device(
     decoder: &mut DeviceDecoder,
     memory: &mut DeviceMemory,
     ids: &[u32],
     stage: Stage,
+    from: usize,
     logits: &mut Vec<f32>,
     died: &mut dyn FnMut(usize, usize, u32, u32),
 ) -> Result<(), EngineError> {
@@ -228,13 +235,14 @@ fn feed_device(
             }));
         }
         let (part, after) = rest.split_at(count);
+        let from = from.saturating_sub(ids.len() - rest.len());
         let segment = DeviceSegment {
             slot: &memory.slot,
             ids: part,
             first_position,
             stage: if stage == Stage::PromptEnd && !after.is_empty() { Stage::Prompt } else { stage },
             budget: None,
-            wanted: Wanted::Logits { from: 0, random: None },
+            wanted: if from < count { Wanted::Logits { from, random: None } } else { Wanted::Nothing },
         };
         let begin = logits.len();
         let outcome = decoder.step(&[segment], &mut |rows| logits.extend_from_slice(rows.logits))?;
@@ -244,7 +252,7 @@ fn feed_device(
         memory.next_position += part.len() as u32;
         memory.state = outcome.states.first().copied().unwrap_or_default();
         memory.check_range()?;
-        check_rows(&logits[begin..], vocabulary, first_position as usize)?;
+        check_rows(&logits[begin..], vocabulary, first_position as usize + from)?;
         rest = after;
     }
     Ok(())

@@ -69,7 +69,7 @@ fn what_follows_the_context_is_scored_under_what_was_kept() {
     let mut reading = Reading::on_host(&model.decoder, &model.team, policy.as_ref(), &pool, prompt.len());
     let mut rows = Vec::new();
     for (part, ends) in [(&prompt[..context], true), (&prompt[context..], false)] {
-        reading.feed(part, ends).unwrap();
+        reading.feed(part, ends, 0).unwrap();
         rows.extend_from_slice(reading.logits(0..part.len()).unwrap());
     }
     let v = model.decoder.config().vocabulary;
@@ -99,7 +99,7 @@ fn texts_read_side_by_side_are_what_each_is_alone() {
     let mut logits = [Vec::new(), Vec::new()];
     for part in text.chunks(32) {
         for (reading, logits) in readings.iter_mut().zip(&mut logits) {
-            reading.feed(part, false).unwrap();
+            reading.feed(part, false, 0).unwrap();
             // In pieces, as somebody who compares takes them.
             for row in 0..part.len() {
                 logits.extend_from_slice(reading.logits(row..row + 1).unwrap());
@@ -121,9 +121,10 @@ fn a_reading_refuses_more_than_its_text_and_rows_that_it_has_not() {
     let policy = model.method("none");
     let pool = model.decoder.page_pool(policy.as_ref(), DType::F32, None).unwrap();
     let mut reading = Reading::on_host(&model.decoder, &model.team, policy.as_ref(), &pool, 8);
-    assert!(reading.feed(&[], false).is_err());
-    reading.feed(&ids(&model, 6), false).unwrap();
-    assert!(reading.logits(0..7).is_err());
-    assert!(reading.feed(&ids(&model, 3), true).is_err());
-    reading.feed(&ids(&model, 2), true).unwrap();
+    assert!(reading.feed(&[], false, 0).is_err());
+    reading.feed(&ids(&model, 6), false, 2).unwrap();
+    assert!(reading.logits(0..7).is_err() && reading.logits(1..3).is_err());
+    assert_eq!(reading.logits(2..6).unwrap().len(), 4 * model.decoder.config().vocabulary);
+    assert!(reading.feed(&ids(&model, 3), true, 0).is_err());
+    reading.feed(&ids(&model, 2), true, 0).unwrap();
 }

@@ -141,7 +141,7 @@ fn methods_that_rank_equal_their_masks_in_any_chunks() {
                         0 => prompt - fed,
                         count => count,
                     };
-                    reading.feed(&text[fed..fed + count], fed + count == prompt).unwrap();
+                    reading.feed(&text[fed..fed + count], fed + count == prompt, 0).unwrap();
                     logits.extend_from_slice(reading.logits(0..count).unwrap());
                     fed += count;
                 }

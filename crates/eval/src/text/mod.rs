@@ -59,10 +59,10 @@ impl<'a> TextReaders<'a> {
         while begin < inputs.len() {
             let stop = if begin < end { end } else { inputs.len() };
             let part = &inputs[begin..begin + needs.cut(end, begin, chunk.min(stop - begin))];
-            for reading in &mut readings {
-                reading.feed(part, begin + part.len() == end)?;
-            }
             let counted = first.saturating_sub(begin).min(part.len());
+            for reading in &mut readings {
+                reading.feed(part, begin + part.len() == end, counted)?;
+            }
             for row in (counted..part.len()).step_by(ROWS) {
                 let rows = row..part.len().min(row + ROWS);
                 let targets = &targets[begin + rows.start..begin + rows.end];
