@@ -2,6 +2,7 @@
 
 pub mod bar;
 mod conversation;
+pub mod generated;
 pub mod subject;
 pub mod task;
 
@@ -19,6 +20,7 @@ use serde_json::{Value, json};
 use crate::arguments::ModelArguments;
 use crate::loading::Found;
 use crate::size;
+use generated::Generated;
 use subject::Asking;
 use task::TaskSpec;
 
@@ -54,16 +56,6 @@ pub struct Arguments {
     /// has].
     #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = size::positive, help_heading = "Tasks")]
     length: Vec<usize>,
-    /// Where in a generated context that stands which is asked about, from 0 to 1; the prompts take one after the other.
-    #[arg(
-        long,
-        value_name = "X,..",
-        value_delimiter = ',',
-        default_value = "0.1,0.3,0.5,0.7,0.9",
-        value_parser = task::share,
-        help_heading = "Tasks"
-    )]
-    depth: Vec<f64>,
     /// Facts of a generated context: needles, of which one is asked about (two of second_question), turns of multi_turn,
     /// words of copying [default: 1, 2, 4, 20].
     #[arg(long, value_name = "N", value_parser = size::positive, help_heading = "Tasks")]
@@ -74,15 +66,8 @@ pub struct Arguments {
     /// Let the question belong to the prompt that methods prune where it ends; otherwise it comes after that.
     #[arg(long, help_heading = "Tasks")]
     aware: bool,
-    /// Ask as a text that the model goes on with, and not in the form of the model's chat template, where it has one.
-    #[arg(long, help_heading = "Tasks")]
-    no_chat_template: bool,
-    /// Text to hide needles in [default: a few sentences that repeat].
-    #[arg(long, value_name = "FILE", help_heading = "Tasks")]
-    haystack: Option<PathBuf>,
-    /// Equal seeds give equal prompts.
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Tasks")]
-    seed: u64,
+    #[command(flatten)]
+    generated: Generated,
     /// Most prompt tokens per step [default: 256; 2048 on a GPU].
     #[arg(long, value_name = "N", value_parser = size::positive, help_heading = "Machine")]
     chunk: Option<usize>,
@@ -104,7 +89,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let found = Found::open(&arguments.model.source)?;
     let asking = Asking {
         device: arguments.model.machine.device,
-        no_chat_template: arguments.no_chat_template,
+        no_chat_template: arguments.generated.no_chat_template,
         chunk: arguments.chunk,
         max_batch: arguments.max_batch,
     };

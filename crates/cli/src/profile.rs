@@ -19,8 +19,8 @@ use serde_json::json;
 
 use crate::arguments::ModelArguments;
 use crate::eval::bar::Bar;
+use crate::eval::generated::Generated;
 use crate::eval::subject::Asking;
-use crate::eval::task;
 use crate::loading::Found;
 use crate::progress::note;
 use crate::{size, terminal};
@@ -56,30 +56,13 @@ pub struct Arguments {
     #[arg(long, value_name = "N", default_value = "3", value_parser = size::positive, requires = "mask_top")]
     mask_draws: usize,
     /// Generated prompts; for --kind duo with --haystack so many windows of that text, evenly spread.
-    #[arg(long, value_name = "N", default_value = "30", value_parser = size::positive, help_heading = "Prompts")]
+    #[arg(long, value_name = "N", default_value = "30", value_parser = size::positive, help_heading = "Generated prompts")]
     samples: usize,
     /// Tokens of each prompt or window [default: 1024, or half of what the model has].
-    #[arg(long, value_name = "N", value_parser = size::positive, help_heading = "Prompts")]
+    #[arg(long, value_name = "N", value_parser = size::positive, help_heading = "Generated prompts")]
     length: Option<usize>,
-    /// Where in a prompt that stands which is asked about, from 0 to 1; the prompts take one after the other.
-    #[arg(
-        long,
-        value_name = "X,..",
-        value_delimiter = ',',
-        default_value = "0.1,0.3,0.5,0.7,0.9",
-        value_parser = task::share,
-        help_heading = "Prompts"
-    )]
-    depth: Vec<f64>,
-    /// Text to hide needles in [default: a few sentences that repeat]; real text gives a truer profile.
-    #[arg(long, value_name = "FILE", help_heading = "Prompts")]
-    haystack: Option<PathBuf>,
-    /// Ask as a text that the model goes on with, and not in the form of the model's chat template, where it has one.
-    #[arg(long, help_heading = "Prompts")]
-    no_chat_template: bool,
-    /// Equal seeds give equal prompts and equal draws.
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Prompts")]
-    seed: u64,
+    #[command(flatten)]
+    generated: Generated,
     /// Steps of --kind duo_gates, one prompt each [default: 200; the original takes 2000].
     #[arg(long, value_name = "N", value_parser = size::positive, help_heading = "Gates")]
     steps: Option<usize>,
@@ -121,7 +104,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     let asking = Asking {
         device: DeviceChoice::Cpu,
-        no_chat_template: arguments.no_chat_template,
+        no_chat_template: arguments.generated.no_chat_template,
         chunk: Some(arguments.chunk),
         max_batch: arguments.max_batch,
     };
@@ -149,8 +132,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     if let Some(top) = arguments.mask_top {
         // Other prompts than those that chose the heads.
-        let task = needles(arguments, &subject, RecallKind::Needle, arguments.seed.wrapping_add(1))?;
-        let masking = Masking { top, draws: arguments.mask_draws, seed: arguments.seed };
+        let task =
+            needles(arguments, &subject, RecallKind::Needle, arguments.generated.seed.wrapping_add(1))?;
+        let masking = Masking { top, draws: arguments.mask_draws, seed: arguments.generated.seed };
         let masked = mask_heads(&subject, &task, &report.scores, masking, &mut bar);
         bar.finish();
         report.masked = masked?;
@@ -177,27 +161,28 @@ fn measure(
         "version": env!("CARGO_PKG_VERSION"),
         "samples": arguments.samples,
         "length": length,
-        "depths": arguments.depth,
-        "haystack": arguments.haystack,
-        "seed": arguments.seed,
+        "depths": arguments.generated.depth,
+        "haystack": arguments.generated.haystack,
+        "seed": arguments.generated.seed,
         "chat_template": subject.template.is_some(),
     });
     let trials = match kind {
         ProfileKind::Retrieval => {
-            let task = needles(arguments, subject, RecallKind::Needle, arguments.seed)?;
+            let task = needles(arguments, subject, RecallKind::Needle, arguments.generated.seed)?;
             let retrieved = retrieval_heads(subject, &task, bar)?;
             made["answered"] = retrieved.answered.into();
             report.answered = Some((retrieved.answered, retrieved.asked));
             retrieved.trials
         }
         ProfileKind::Duo => {
-            let texts = match &arguments.haystack {
+            let texts = match &arguments.generated.haystack {
                 Some(path) => {
                     let task =
                         TextTask::open("windows".into(), path, subject, length, 0, Some(arguments.samples))?;
                     task.windows()
                 }
-                None => needles(arguments, subject, RecallKind::Needle, arguments.seed)?.prompts(subject)?,
+                None => needles(arguments, subject, RecallKind::Needle, arguments.generated.seed)?
+                    .prompts(subject)?,
             };
             duo_scores(subject, &texts, bar)?
         }
@@ -213,12 +198,12 @@ fn needles(arguments: &Arguments, subject: &Subject, kind: RecallKind, seed: u64
     let recall = Recall {
         kind,
         length,
-        depths: arguments.depth.clone(),
+        depths: arguments.generated.depth.clone(),
         facts: 1,
         prompts: arguments.samples,
         seed,
         aware: true,
-        haystack: arguments.haystack.clone(),
+        haystack: arguments.generated.haystack.clone(),
     };
     Ok(RecallTask::generate(format!("needle {length}"), &recall, subject)?)
 }

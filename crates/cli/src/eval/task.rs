@@ -99,16 +99,16 @@ fn recall(
     let recall = Recall {
         kind,
         length,
-        depths: arguments.depth.clone(),
+        depths: arguments.generated.depth.clone(),
         facts: arguments.facts.unwrap_or(usual),
         prompts: arguments.prompts.min(arguments.limit.unwrap_or(usize::MAX)),
-        seed: arguments.seed,
+        seed: arguments.generated.seed,
         aware: arguments.aware,
-        haystack: arguments.haystack.clone(),
+        haystack: arguments.generated.haystack.clone(),
     };
     let name = format!("{name} {length}");
     let task = RecallTask::generate(name.clone(), &recall, subject)?;
-    let haystack = arguments.haystack.as_deref().map(digest).transpose()?;
+    let haystack = arguments.generated.haystack.as_deref().map(digest).transpose()?;
     let described = json!({
         "name": name,
         "depths": recall.depths,
@@ -117,7 +117,7 @@ fn recall(
         "seed": recall.seed,
         "aware": recall.aware,
         "chat_template": subject.template.is_some(),
-        "haystack": arguments.haystack,
+        "haystack": arguments.generated.haystack,
         "haystack_sha256": haystack,
     });
     Ok((Task::Recall(task), described))
@@ -127,7 +127,7 @@ fn recall(
 ///
 /// # Errors
 /// What is no such number.
-pub fn share(text: &str) -> Result<f64, String> {
+pub(super) fn share(text: &str) -> Result<f64, String> {
     let share = text.trim().parse().ok().filter(|share| (0.0..=1.0).contains(share));
     share.ok_or_else(|| format!("'{text}' is no share: write a number from 0 to 1"))
 }

@@ -39,7 +39,7 @@ pub fn learn(
         );
     }
     // Two sentences are asked about, behind each other.
-    let task = needles(arguments, subject, RecallKind::SecondQuestion, arguments.seed)?;
+    let task = needles(arguments, subject, RecallKind::SecondQuestion, arguments.generated.seed)?;
     let samples: Vec<GateSample> =
         task.answered(subject)?.into_iter().map(|(ids, counts)| GateSample { ids, counts }).collect();
     let steps = arguments.steps.unwrap_or(STEPS);
