@@ -5,9 +5,10 @@
 # test.books.txt.xz, TASKS the files of the five tasks. OUT gets one evaluation a part, and table.md and curve.svg of all that are
 # there. Parts: texts tasks recall untrained (default: all). DROPCAP names the binary, DEVICE what to run on (default: auto), WINDOWS
 # how many windows of each text count (default: 200), EXAMPLES how many of each task (default: all), PROMPTS how many generated
-# ones (default: 200), KEEPS at which shares untrained methods are measured (default: 0.5 0.3 0.2 0.1).
+# ones (default: 200), KEEPS at which shares untrained methods are measured (default: 0.5 0.3 0.2 0.1), OTHERS adapters of other
+# shares, for the curve.
 set -euo pipefail
-(($# >= 6)) || { sed -n 2,11p "$0" >&2; exit 2; }
+(($# >= 6)) || { sed -n 2,12p "$0" >&2; exit 2; }
 model=$1 adapter=$2 twin=$3 data=$4 tasks=$5 out=$6
 shift 6
 parts=("$@")
@@ -40,6 +41,9 @@ for part in "${parts[@]}"; do
     for window in 1024 2048; do all_three "texts-$window" "${texts[@]}" --window "$window"; done
     # As methods are measured that prune where a prompt ends: half is read first, the rest counts.
     all_three texts-after-512 "${texts[@]}" --window 1024 --context 512
+    for other in ${OTHERS:-}; do
+      measure "texts-after-512-$(basename "$(dirname "$other")")" --adapter "$other" --method none --method dcp "${texts[@]}" --window 1024 --context 512
+    done
     ;;
   tasks) all_three tasks "${five[@]}" ${EXAMPLES:+--limit "$EXAMPLES"} ;;
   recall)
