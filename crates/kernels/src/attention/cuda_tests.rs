@@ -207,12 +207,12 @@ impl Loaded {
 
     fn decode(&self, attention: &DeviceAttention) {
         let lanes = &self.lanes;
-        attention.decode(lanes, &self.step, self.size, LAYER, self.scale, &self.qkv, &self.mixed).unwrap();
+        attention.decode(lanes, &self.step, self.size, LAYER, self.scale, &self.qkv, &self.mixed, None).unwrap();
     }
 
     fn prefill(&self, attention: &DeviceAttention) {
         let lanes = &self.lanes;
-        attention.prefill(lanes, &self.step, &self.spans, LAYER, self.scale, &self.qkv, &self.mixed).unwrap();
+        attention.prefill(lanes, &self.step, &self.spans, LAYER, self.scale, &self.qkv, &self.mixed, None).unwrap();
     }
 
     fn poison(&self) {

@@ -91,11 +91,18 @@ impl RankingBudget for Budget {
         self.within_floors(kept, next)
     }
 
-    fn kept_of_heads(&self, next: u32, own: Option<u32>, layers: usize, heads: usize) -> Vec<u32> {
+    fn kept_of_heads(
+        &self,
+        next: u32,
+        own: Option<u32>,
+        similarities: &[f64],
+        layers: usize,
+        heads: usize,
+    ) -> Vec<u32> {
         let mut all = Vec::with_capacity(layers * heads);
         let mut last: Option<(u32, Vec<Vec<usize>>)> = None;
         for layer in 0..layers {
-            let kept = self.kept(next, own, layer, layers);
+            let kept = self.kept_knowing(next, own, (layer, layers), similarities);
             let Heads::Table(table) = &self.heads else {
                 all.extend(std::iter::repeat_n(kept, heads));
                 continue;

@@ -218,7 +218,7 @@ fn cuda_entries_get_from_a_prompt_what_they_get_on_the_processor() {
             (Score::Attention { factor: 1.0, per_query: false }, u32::MAX, 1.0, true),
             (Score::Attention { factor: 0.5, per_query: false }, u32::MAX, 0.5, true),
             (Score::Attention { factor: 0.0, per_query: false }, u32::MAX, 0.0, true),
-            (Score::Window { window: 7, kernel: 5, largest: false }, 7, 1.0, false),
+            (Score::Window { window: 7, kernel: 5, largest: false, apart: false }, 7, 1.0, false),
         ] {
             let batch = Batch::random(random, specialisation, &sequences);
             let loaded = Loaded::new(&device, &batch);
@@ -254,7 +254,7 @@ fn cuda_what_attention_tells_of_its_rows_spares_a_pass_and_changes_no_sum() {
             (Score::Attention { factor: 1.0, per_query: false }, u32::MAX, 1.0, true),
             (Score::Attention { factor: 0.5, per_query: false }, u32::MAX, 0.5, true),
             (Score::Attention { factor: 0.0, per_query: false }, u32::MAX, 0.0, true),
-            (Score::Window { window: 64, kernel: 5, largest: false }, 64, 1.0, false),
+            (Score::Window { window: 64, kernel: 5, largest: false, apart: false }, 64, 1.0, false),
         ] {
             let batch = Batch::random(random, specialisation, &sequences);
             let loaded = Loaded::new(&device, &batch);
@@ -268,9 +268,9 @@ fn cuda_what_attention_tells_of_its_rows_spares_a_pass_and_changes_no_sum() {
             let sums = DeviceBuffer::<f32>::zeroed(&device, "sums", heads).unwrap();
             let (lanes, step, scale, qkv) = (&loaded.lanes, &loaded.step, batch.scale, &loaded.qkv);
             let told = attention
-                .prefill_and_tell(lanes, step, &spans, LAYER, scale, qkv, &with, Some(&sums))
+                .prefill(lanes, step, &spans, LAYER, scale, qkv, &with, Some(&sums))
                 .unwrap();
-            attention.prefill(lanes, step, &spans, LAYER, scale, qkv, &without).unwrap();
+            attention.prefill(lanes, step, &spans, LAYER, scale, qkv, &without, None).unwrap();
             assert!(with.read().unwrap() == without.read().unwrap(), "telling changes nothing");
             served += usize::from(told);
             for span in spans.iter().filter(|span| span.slot != u32::MAX) {
@@ -308,7 +308,7 @@ fn cuda_decode_steps_tell_what_their_queries_give() {
                 let (with, without) = (mixed(size.rows), mixed(size.rows));
                 let attend = |mixed, told| {
                     attention
-                        .decode_and_tell(lanes, step, size, LAYER, scale, &loaded.qkv, mixed, told)
+                        .decode(lanes, step, size, LAYER, scale, &loaded.qkv, mixed, told)
                         .unwrap();
                 };
                 attend(&without, None);

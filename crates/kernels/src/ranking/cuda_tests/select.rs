@@ -355,7 +355,7 @@ fn cuda_windows_are_blended_in_the_order_of_positions() {
     {
         let mut case = Case::random(random, specialisation, &[0, 1, 33, 300, 1500, 7]);
         case.kept.iter_mut().for_each(|kept| *kept = 1 << 20);
-        let found = case.prune(&device, random, settings(Score::Window { window, kernel, largest }));
+        let found = case.prune(&device, random, settings(Score::Window { window, kernel, largest, apart: false }));
         let (mut before, mut first) = (case.contents.clone(), 0);
         case.each_layer(&mut before, |_, next, _, lanes| {
             for (head, lane) in lanes.iter().enumerate() {
