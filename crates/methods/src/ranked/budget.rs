@@ -241,4 +241,19 @@ mod tests {
         assert_eq!([kept(0.2, 1024), kept(0.5, 1024), kept(0.2, 97), kept(0.75, 97)], [204, 512, 19, 72]);
         assert_eq!([kept(0.01, 3), kept(1.0, 7)], [1, 7]);
     }
+    #[test]
+    fn squeezed_layers_have_what_they_are_known_to_need() {
+        let budget = Budget {
+            amount: PromptBudget::Share(0.5),
+            floors: Floors::default(),
+            heads: Heads::Alike,
+            layers: Layers::Squeezed { least: 0.2 },
+        };
+        let similarities = [0.1, 0.95, 0.5, 0.97];
+        let kept = budget.kept_of_heads(100, None, &similarities, 4, 2);
+        // Those of the most similar group keep a fifth of the mean, and the others what is left of four times 50.
+        assert_eq!(kept, [90, 90, 10, 10, 90, 90, 10, 10]);
+        let each = |layer| budget.kept_knowing(100, None, (layer, 4), &similarities);
+        assert!((0..4).all(|layer| each(layer) == kept[2 * layer]));
+    }
 }

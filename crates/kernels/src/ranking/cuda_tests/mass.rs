@@ -14,19 +14,19 @@ const EXACT: f32 = 2e-5;
 const HALF: f32 = 2e-4;
 
 /// Sequences with lanes and queries.
-struct Batch {
-    specialisation: Specialisation,
-    sequences: Vec<(Vec<Lane>, DeviceSpan)>,
+pub(super) struct Batch {
+    pub(super) specialisation: Specialisation,
+    pub(super) sequences: Vec<(Vec<Lane>, DeviceSpan)>,
     /// `[rows, h d]`
-    query: Vec<f32>,
-    scale: f32,
+    pub(super) query: Vec<f32>,
+    pub(super) scale: f32,
     /// Of each lane in the order of the sequences, what stands beside its entries beforehand.
-    sums: Vec<Vec<f32>>,
+    pub(super) sums: Vec<Vec<f32>>,
 }
 
 impl Batch {
     /// One sequence for each `(entries, queries)`, `None` for padding; slots are in another order than spans.
-    fn random(
+    pub(super) fn random(
         random: &mut Random,
         specialisation: Specialisation,
         sequences: &[Option<(usize, usize)>],
@@ -100,16 +100,16 @@ impl Batch {
 }
 
 /// A batch on the device.
-struct Loaded {
-    lanes: DeviceLanes,
+pub(super) struct Loaded {
+    pub(super) lanes: DeviceLanes,
     step: DeviceStep,
     size: StepSize,
-    qkv: DeviceBuffer<u8>,
+    pub(super) qkv: DeviceBuffer<u8>,
     pages: usize,
 }
 
 impl Loaded {
-    fn new(device: &Device, batch: &Batch) -> Self {
+    pub(super) fn new(device: &Device, batch: &Batch) -> Self {
         let Specialisation { weights, query_heads, kv_heads, groups, head_dim, .. } = batch.specialisation;
         let spans: Vec<_> = batch.sequences.iter().map(|&(_, span)| span).collect();
         let rows: usize = spans.iter().map(|span| span.queries as usize).sum();
@@ -152,14 +152,14 @@ impl Loaded {
         Self { lanes, step, size: StepSize { rows, spans: spans.len() }, qkv, pages }
     }
 
-    fn ranking(&self, device: &Device, batch: &Batch, score: Score) -> DeviceRanking {
+    pub(super) fn ranking(&self, device: &Device, batch: &Batch, score: Score) -> DeviceRanking {
         let size =
             RankingSize { rows: self.size.rows, spans: self.size.spans, layers: LAYERS, positions: 4096 };
         DeviceRanking::new(device, &batch.specialisation, settings(score), size).unwrap()
     }
 
     /// Compares what stands beside the entries.
-    fn check(&self, batch: &Batch, expected: &[Vec<f32>], case: &str) {
+    pub(super) fn check(&self, batch: &Batch, expected: &[Vec<f32>], case: &str) {
         let (groups, tolerance) = (
             batch.specialisation.groups,
             if batch.specialisation.cache == DType::F32 { EXACT } else { HALF },
@@ -282,6 +282,34 @@ fn cuda_what_attention_tells_of_its_rows_spares_a_pass_and_changes_no_sum() {
     assert_eq!(served, 4 * 6, "shapes that tensor cores serve");
 }
 
+/// Lets a decode step tell its scores, and a ranking add them to its own; being told changes nothing of the step.
+pub(super) fn told_by(
+    device: &Device,
+    attention: &DeviceAttention,
+    loaded: &Loaded,
+    batch: &Batch,
+    ranking: &DeviceRanking,
+) {
+    let specialisation = &batch.specialisation;
+    let mixed = || {
+        let numbers = loaded.size.rows * specialisation.query_heads * specialisation.head_dim;
+        DeviceBuffer::<u8>::zeroed(device, "mixed", numbers * specialisation.weights.bytes()).unwrap()
+    };
+    let told = ToldScores::new(device, specialisation, loaded.pages, batch.sequences.len()).unwrap();
+    // What is told is told anew.
+    told.scores.fill_bytes(0xff).unwrap();
+    told.stats.fill_bytes(0xff).unwrap();
+    let (lanes, step, size, scale) = (&loaded.lanes, &loaded.step, loaded.size, batch.scale);
+    let (with, without) = (mixed(), mixed());
+    let attend = |mixed, told| {
+        attention.decode(lanes, step, size, LAYER, scale, &loaded.qkv, mixed, told).unwrap();
+    };
+    attend(&without, None);
+    attend(&with, Some(&told));
+    ranking.observe_decoded(lanes, step, size, LAYER, &told).unwrap();
+    assert!(with.read().unwrap() == without.read().unwrap(), "telling changes nothing: {specialisation:?}");
+}
+
 #[test]
 fn cuda_decode_steps_tell_what_their_queries_give() {
     let Some(device) = device("cuda_decode_steps_tell_what_their_queries_give") else { return };
@@ -289,10 +317,6 @@ fn cuda_decode_steps_tell_what_their_queries_give() {
     for specialisation in shapes() {
         let lengths = [Some(70), Some(1), None, Some(3000), Some(33), Some(0), Some(128), Some(900), None];
         let sequences = lengths.map(|length| length.map(|length| (length, 1)));
-        let mixed = |rows: usize| {
-            let numbers = rows * specialisation.query_heads * specialisation.head_dim;
-            DeviceBuffer::<u8>::zeroed(&device, "mixed", numbers * specialisation.weights.bytes()).unwrap()
-        };
         for factor in [1.0, 0.25, 0.0] {
             let batch = Batch::random(random, specialisation, &sequences);
             let make = [DeviceAttention::new, DeviceAttention::slow];
@@ -301,28 +325,9 @@ fn cuda_decode_steps_tell_what_their_queries_give() {
                 let attention = make(&device, &specialisation, sequences.len()).unwrap();
                 let score = Score::Attention { factor, per_query: false };
                 let ranking = loaded.ranking(&device, &batch, score);
-                let told = ToldScores::new(&device, &specialisation, loaded.pages, sequences.len()).unwrap();
-                told.scores.fill_bytes(0xff).unwrap();
-                told.stats.fill_bytes(0xff).unwrap();
-                let (lanes, step, size, scale) = (&loaded.lanes, &loaded.step, loaded.size, batch.scale);
-                let (with, without) = (mixed(size.rows), mixed(size.rows));
-                let attend = |mixed, told| {
-                    attention
-                        .decode(lanes, step, size, LAYER, scale, &loaded.qkv, mixed, told)
-                        .unwrap();
-                };
-                attend(&without, None);
-                attend(&with, Some(&told));
-                ranking.observe_decoded(lanes, step, size, LAYER, &told).unwrap();
-                loaded.check(
-                    &batch,
-                    &batch.expected(&team, u32::MAX, factor, true),
-                    &format!("{which} {factor}"),
-                );
-                assert!(
-                    with.read().unwrap() == without.read().unwrap(),
-                    "telling changes nothing: {specialisation:?}"
-                );
+                told_by(&device, &attention, &loaded, &batch, &ranking);
+                let expected = batch.expected(&team, u32::MAX, factor, true);
+                loaded.check(&batch, &expected, &format!("{which} {factor}"));
             }
         }
     }
