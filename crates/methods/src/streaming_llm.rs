@@ -31,7 +31,8 @@ on from n_kept, as `key_rerotation` does. It needs rotary embeddings and stands 
 as the model's positions allow all the same.
 
 Costs: nothing beyond the cache; no query, key or attention is looked at. With positions of the cache a rolling window keeps the keys of \
-the sinks a second time, in f32, writes them anew for every query, and prompts attend query by query behind the first window.",
+the sinks a second time, in f32 or on a GPU as the cache has them, and writes them anew for every query; prompts attend query by query \
+behind the first window, and on a GPU go through all layers so.",
     source: "Xiao, Tian, Chen, Han, Lewis 2023, arXiv 2309.17453; prefill_end follows NVIDIA/kvpress StreamingLLMPress, with positions=cache within KeyRerotationPress",
     amount: Some(
         "tokens: the budget sinks + recent; a share: of the prompt, KEPT when it ends (only with when=prefill_end)",
