@@ -217,7 +217,9 @@ fn cuda_a_text_that_begins_where_another_was_turned_begins_at_its_own_beginning(
     let name = "cuda_a_text_that_begins_where_another_was_turned_begins_at_its_own_beginning";
     let Some(device) = device(name) else { return };
     let model = OnDevice::open(&device, "llama_kvpress/llama", DType::F32);
-    for spec in ["key_rerotation(tova)@0.3", "streaming_llm(sinks=3, recent=9, positions=cache)", "squeeze(h2o)@0.3"] {
+    for spec in
+        ["key_rerotation(tova)@0.3", "streaming_llm(sinks=3, recent=9, positions=cache)", "squeeze(h2o)@0.3"]
+    {
         let policy = model.host.method(spec);
         let requests = [3u32, 9, 4].map(|seed| greedy((0..40).map(|i| (i * 7 + seed) % 97).collect(), 12));
         let options = EngineOptions { max_batch: 1, ..EngineOptions::default() };

@@ -131,7 +131,9 @@ impl Compactor {
         if !(1..=MOST_COLUMNS).contains(&rule.columns) || rule.chunk == 0 {
             return Err(KernelError::Invalid {
                 op: OP,
-                expected: format!("a sketch of 1 to {MOST_COLUMNS} columns, and chunks of at least one token"),
+                expected: format!(
+                    "a sketch of 1 to {MOST_COLUMNS} columns, and chunks of at least one token"
+                ),
                 got: format!("{} columns, chunks of {}", rule.columns, rule.chunk),
             });
         }

@@ -103,7 +103,10 @@ impl DeviceRanking {
         if statistics != score.statistics() || (groups != kv_heads && !score.attends()) {
             return Err(KernelError::Invalid {
                 op: OP,
-                expected: format!("{} statistics of each entry, and a lane for each KV head", score.statistics()),
+                expected: format!(
+                    "{} statistics of each entry, and a lane for each KV head",
+                    score.statistics()
+                ),
                 got: format!("{statistics} statistics, {groups} lanes of {kv_heads} KV heads"),
             });
         }

@@ -136,7 +136,12 @@ impl Expected {
         if let Some(Turns { turning, coming: rotations, sequence }) = turns {
             pairs = turning.pairs;
             turning.check(OP, stride, head_dim)?;
-            check_at_least(OP, "rotations to come", (sequence + 1) * pairs, rotations.map_or(0, DeviceBuffer::len))?;
+            check_at_least(
+                OP,
+                "rotations to come",
+                (sequence + 1) * pairs,
+                rotations.map_or(0, DeviceBuffer::len),
+            )?;
             angles = turning.table.pointer();
             let first = rotations.map_or(0, DeviceBuffer::pointer);
             coming = first + (sequence * pairs * size_of::<[f32; 2]>()) as u64;

@@ -100,7 +100,8 @@ impl Ordered {
         match self.score {
             Score::Window { window, kernel, largest, .. } => {
                 let (reach, largest) = (kernel / 2, u32::from(largest));
-                let argument = PoolArgs { pruned, room, stride, lanes, spans, window, reach, largest, members };
+                let argument =
+                    PoolArgs { pruned, room, stride, lanes, spans, window, reach, largest, members };
                 // SAFETY: the argument is the kernel's; each block has its own part of the room, and there is room for one at least.
                 Ok(unsafe { self.function.launch(grid, &argument) }?)
             }

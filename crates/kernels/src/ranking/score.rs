@@ -107,10 +107,7 @@ impl Score {
     #[must_use]
     pub fn attends(self) -> bool {
         use Score::{Attention, Drawn, Since, Softened, Window};
-        matches!(
-            self,
-            Attention { .. } | Window { .. } | Softened { .. } | Drawn { .. } | Since
-        )
+        matches!(self, Attention { .. } | Window { .. } | Softened { .. } | Drawn { .. } | Since)
     }
 
     /// Whether what attention tells of its rows in a prompt ([`crate::attention::DeviceAttention::prefill`]) is of use: it is the same

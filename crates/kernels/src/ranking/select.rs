@@ -1,7 +1,7 @@
 //! Launches of the kernels in `select.cu`: which entries stay, by the scores beside them.
 
-use super::cuda::{LANE_THREADS, Pruned, RankingSettings, RankingSize};
 use super::Score;
+use super::cuda::{LANE_THREADS, Pruned, RankingSettings, RankingSize};
 use crate::KernelError;
 use crate::cuda::{
     Argument, Device, DeviceBuffer, Function, Grid, Module, Source, Specialisation, kernel_struct,

@@ -29,8 +29,17 @@ pub(super) struct Told {
 
 #[derive(Debug)]
 enum Kernels {
-    Own { factor: f32, told: Function },
-    Soft { temperature: f32, seed: Option<u64>, rows: Function, told: Function, parts: DeviceBuffer<[f32; 2]> },
+    Own {
+        factor: f32,
+        told: Function,
+    },
+    Soft {
+        temperature: f32,
+        seed: Option<u64>,
+        rows: Function,
+        told: Function,
+        parts: DeviceBuffer<[f32; 2]>,
+    },
 }
 
 kernel_struct! {

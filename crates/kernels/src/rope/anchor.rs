@@ -57,7 +57,11 @@ impl DeviceAnchor {
     ) -> Result<Self, KernelError> {
         if first_behind <= sinks {
             let expected = format!("a window that begins behind the {sinks} sinks");
-            return Err(KernelError::Invalid { op: OP, expected, got: format!("{first_behind} tokens before it") });
+            return Err(KernelError::Invalid {
+                op: OP,
+                expected,
+                got: format!("{first_behind} tokens before it"),
+            });
         }
         let function = Module::load(device, &SOURCE, specialisation)?.function("anchor", 0)?;
         let Specialisation { kv_heads, head_dim, cache, .. } = *specialisation;

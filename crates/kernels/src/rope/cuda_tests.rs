@@ -358,7 +358,21 @@ fn cuda_the_first_number_that_the_pages_cannot_hold_is_told_until_its_slot_is_cl
             );
             let births = Births::default();
             append
-                .append(&lanes, &step, size, layer, &qkv, None, None, 1e-6, None, Some(&gates), 1, &births, None)
+                .append(
+                    &lanes,
+                    &step,
+                    size,
+                    layer,
+                    &qkv,
+                    None,
+                    None,
+                    1e-6,
+                    None,
+                    Some(&gates),
+                    1,
+                    &births,
+                    None,
+                )
                 .unwrap();
         }
         lifetimes.reclaim(&lanes, &step, size, None, &status).unwrap();

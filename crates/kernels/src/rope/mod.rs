@@ -13,9 +13,9 @@ mod renumber;
 mod tests;
 mod train_cuda;
 #[cfg(test)]
-mod turned_cuda_tests;
-#[cfg(test)]
 mod train_cuda_tests;
+#[cfg(test)]
+mod turned_cuda_tests;
 
 pub(crate) use train_cuda::TRAIN_SOURCE;
 pub use train_cuda::{HeadNorms, RopeTables, TrainTurn};
@@ -23,9 +23,9 @@ pub use train_cuda::{HeadNorms, RopeTables, TrainTurn};
 pub use anchor::DeviceAnchor;
 pub(crate) use anchor::SOURCE as ANCHOR;
 pub(crate) use cuda::SOURCE;
-pub use renumber::{DeviceRenumber, Turning};
-pub(crate) use renumber::SOURCE as RENUMBER;
 pub use cuda::{Birth, Births, DeviceAppend, DeviceRope};
+pub(crate) use renumber::SOURCE as RENUMBER;
+pub use renumber::{DeviceRenumber, Turning};
 
 use crate::error::check_length;
 use crate::simd::Isa;

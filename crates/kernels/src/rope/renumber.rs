@@ -36,7 +36,12 @@ pub struct Turning<'a> {
 
 impl Turning<'_> {
     /// Refuses tables of fewer positions, or of more pairs than a head has.
-    pub(crate) fn check(&self, op: &'static str, positions: usize, head_dim: usize) -> Result<(), KernelError> {
+    pub(crate) fn check(
+        &self,
+        op: &'static str,
+        positions: usize,
+        head_dim: usize,
+    ) -> Result<(), KernelError> {
         check_at_least(op, "angles", positions * self.pairs, self.table.len())?;
         check_at_least(op, "numbers of a head", 2 * self.pairs, head_dim)
     }
@@ -74,8 +79,7 @@ impl DeviceRenumber {
         positions: usize,
     ) -> Result<Self, KernelError> {
         let function = Module::load(device, &SOURCE, specialisation)?.function("renumber", 0)?;
-        let room =
-            DeviceBuffer::uninitialized(device, "the order of what stays", ROOM.max(positions))?;
+        let room = DeviceBuffer::uninitialized(device, "the order of what stays", ROOM.max(positions))?;
         Ok(Self { function, room, specialisation: *specialisation })
     }
 

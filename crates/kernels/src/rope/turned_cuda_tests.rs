@@ -68,14 +68,19 @@ fn check(specialisation: &Specialisation, before: &Entry, found: &Entry, by: i64
             [before, found].map(|entry| floats_of(specialisation.cache, &entry.rows[place.clone()]));
         let mut expected = key.clone();
         for (pair, frequency) in frequencies().iter().enumerate() {
-            let (sine, cosine) = (by as f64 * f64::from(*frequency)).sin_cos();
+            // The f32 product of position and frequency, as the table has it.
+            let angle = f64::from(by.unsigned_abs() as f32 * frequency);
+            let (sine, cosine) = (angle * by.signum() as f64).sin_cos();
             expected[pair] = key[pair] * cosine - key[pair + PAIRS] * sine;
             expected[pair + PAIRS] = key[pair + PAIRS] * cosine + key[pair] * sine;
         }
         for column in 0..d {
             let off = (turned[column] - expected[column]).abs();
             let position = before.position;
-            assert!(off <= tolerance(specialisation.cache), "position {position} by {by}, column {column}: {off}");
+            assert!(
+                off <= tolerance(specialisation.cache),
+                "position {position} by {by}, column {column}: {off}"
+            );
         }
         same.rows[place.clone()].copy_from_slice(&found.rows[place]);
     }
@@ -158,7 +163,12 @@ fn cuda_sinks_are_turned_on_from_what_they_were_born_as() {
             }
             let spans: Vec<DeviceSpan> = round
                 .iter()
-                .map(|&(slot, first_position, queries)| DeviceSpan { slot, first_row: 0, queries, first_position })
+                .map(|&(slot, first_position, queries)| DeviceSpan {
+                    slot,
+                    first_row: 0,
+                    queries,
+                    first_position,
+                })
                 .collect();
             step.spans.write(0, &spans).unwrap();
             anchor.anchor(&lanes, &step, spans.len(), turning).unwrap();

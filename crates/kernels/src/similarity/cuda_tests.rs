@@ -21,7 +21,12 @@ fn cuda_cosines_of_prompts_are_summed_for_each_sequence_and_layer() {
         for (slot, queries, in_prompt) in sequences {
             spans.push(DeviceSpan { slot, first_row: all.len() as u32, queries, first_position: 7 });
             let bit = if in_prompt { Row::IN_PROMPT } else { 0 };
-            all.extend((0..queries).map(|i| Row { slot, token: 0, position: 7 + i, back: (queries - i) | bit }));
+            all.extend((0..queries).map(|i| Row {
+                slot,
+                token: 0,
+                position: 7 + i,
+                back: (queries - i) | bit,
+            }));
         }
         step.rows.write(0, &all).unwrap();
         step.spans.write(0, &spans).unwrap();

@@ -124,7 +124,8 @@ fn methods_say_as_data_what_a_device_carries_out() {
     for method in METHODS {
         assert!(sayable(&usage(method)), "{}", method.name);
     }
-    for around in ["ada(compactor)@0.2", "squeeze(keyformer)@0.2", "pyramid(nacl)@0.2", "snapkv(group=max)@9"] {
+    for around in ["ada(compactor)@0.2", "squeeze(keyformer)@0.2", "pyramid(nacl)@0.2", "snapkv(group=max)@9"]
+    {
         assert!(sayable(around), "{around}");
     }
     for alone in ["ada(snapkv, rule=original)@0.2", "headkv(nacl, profile=retrieval_heads.json)@0.2"] {

@@ -169,10 +169,8 @@ impl DeviceDecoder {
             .transpose()?;
         let (per_slot, all) = (config.layers * groups, batch + options.kept);
         let places = Places::new(&device, &specialisation, config, all, needs)?;
-        let changes = needs
-            .layers
-            .then(|| Changes::new(&device, &specialisation, config, (rows, all)))
-            .transpose()?;
+        let changes =
+            needs.layers.then(|| Changes::new(&device, &specialisation, config, (rows, all))).transpose()?;
         let pool = PoolShape {
             page_bytes: specialisation.page_bytes(),
             lanes: all * per_slot,

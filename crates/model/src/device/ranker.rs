@@ -203,11 +203,8 @@ impl DeviceDecoder {
         let Some(ranker) = &self.ranker else { return Ok(()) };
         let scale = self.weights.config.attention_scale(layer);
         for (sequence, span) in spans.iter().enumerate() {
-            let turns = self.turning().map(|turning| Turns {
-                turning,
-                coming: ranker.coming.as_ref(),
-                sequence,
-            });
+            let turns =
+                self.turning().map(|turning| Turns { turning, coming: ranker.coming.as_ref(), sequence });
             let sums = ranker.sums().filter(|_| told);
             ranker.kernels.observe(&self.lanes, span, (layer, scale), &self.scratch.qkv, sums, turns)?;
         }

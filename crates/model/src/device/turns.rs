@@ -86,7 +86,11 @@ mod tests {
             told.iter().map(|(part, first)| (part.ids, part.first_position, part.wanted, **first)).collect();
         let first = Wanted::Logits { from: 1, random: None };
         assert_eq!(told, [(&[7, 8][..], 40, first, 0), (&[9][..], 42, logits(Some(0.5)), 2)]);
-        assert_eq!(turns(&segments, every(3))[0].parts[1].ids, [7, 8], "a part ends where the text has a multiple");
+        assert_eq!(
+            turns(&segments, every(3))[0].parts[1].ids,
+            [7, 8],
+            "a part ends where the text has a multiple"
+        );
     }
     #[test]
     fn a_prompt_ends_with_its_last_part_alone() {

@@ -115,7 +115,21 @@ fn cuda_a_recorded_decode_sees_what_its_step_appends() {
         let scale = 1.0 / (head_dim as f32).sqrt();
         let mut graph = Graph::record(&device, || {
             let births = Births::default();
-            append.append(tables, step, size, LAYER, &loaded.qkv, None, None, 0.0, None, None, 1, &births, None)?;
+            append.append(
+                tables,
+                step,
+                size,
+                LAYER,
+                &loaded.qkv,
+                None,
+                None,
+                0.0,
+                None,
+                None,
+                1,
+                &births,
+                None,
+            )?;
             attention.decode(tables, step, size, LAYER, scale, &loaded.qkv, &loaded.mixed, None)
         })
         .unwrap();

@@ -57,7 +57,8 @@ fn leverages(rows: &[Vec<f64>], columns: usize) -> Vec<f64> {
     let mut matrix = vec![vec![0.0; 2 * columns]; columns];
     for i in 0..columns {
         for j in 0..columns {
-            matrix[i][j] = rows.iter().map(|row| row[i] * row[j]).sum::<f64>() + if i == j { 1e-2 } else { 0.0 };
+            matrix[i][j] =
+                rows.iter().map(|row| row[i] * row[j]).sum::<f64>() + if i == j { 1e-2 } else { 0.0 };
         }
         matrix[i][columns + i] = 1.0;
     }
@@ -65,9 +66,8 @@ fn leverages(rows: &[Vec<f64>], columns: usize) -> Vec<f64> {
         let scale = matrix[pivot][pivot];
         matrix[pivot].iter_mut().for_each(|x| *x /= scale);
         let own = matrix[pivot].clone();
-        for (i, row) in matrix.iter_mut().enumerate().filter(|(i, _)| *i != pivot) {
+        for (_, row) in matrix.iter_mut().enumerate().filter(|(i, _)| *i != pivot) {
             let factor = row[pivot];
-            assert!(i != pivot);
             row.iter_mut().zip(&own).for_each(|(x, own)| *x -= factor * own);
         }
     }
@@ -127,8 +127,7 @@ fn expected(batch: &Batch, lanes: &[Lane], span: &DeviceSpan, rule: &Rule) -> Ve
 
         let mut masses = vec![0.0; judged.len()];
         for member in head * ratio..(head + 1) * ratio {
-            for (number, (chunk, keys)) in
-                judged.chunks(rule.chunk).zip(keys.chunks(rule.chunk)).enumerate()
+            for (number, (chunk, keys)) in judged.chunks(rule.chunk).zip(keys.chunks(rule.chunk)).enumerate()
             {
                 let missing = (rule.chunk - chunk.len()) as f64;
                 let masses = &mut masses[number * rule.chunk..][..chunk.len()];
@@ -152,21 +151,22 @@ fn expected(batch: &Batch, lanes: &[Lane], span: &DeviceSpan, rule: &Rule) -> Ve
             let value = row(lane, entry, false);
             *mass *= product(&value, &value).sqrt();
         }
-        let pooled = |i: usize| masses[i.saturating_sub(1)..masses.len().min(i + 2)].iter().sum::<f64>() / 3.0;
+        let pooled =
+            |i: usize| masses[i.saturating_sub(1)..masses.len().min(i + 2)].iter().sum::<f64>() / 3.0;
         attended.push((0..masses.len()).map(pooled).collect::<Vec<f64>>());
         orders.push((order, begin));
     }
     z_scores(&mut alone);
     z_scores(&mut attended);
-    let scores = alone.iter().zip(&attended).zip(orders);
-    let of_head = |((alone, attended), (order, begin)): ((&Vec<f64>, &Vec<f64>), (Vec<usize>, usize))| {
+    let mut all = Vec::new();
+    for ((order, begin), (alone, attended)) in orders.into_iter().zip(alone.iter().zip(&attended)) {
         let score = |(rank, entry): (usize, usize)| match rank.checked_sub(begin) {
             Some(i) if i < alone.len() => (entry, rule.blending * alone[i] + attended[i]),
             _ => (entry, f64::INFINITY),
         };
-        order.into_iter().enumerate().map(score).collect()
-    };
-    scores.map(of_head).collect()
+        all.push(order.into_iter().enumerate().map(score).collect());
+    }
+    all
 }
 
 #[test]
@@ -187,7 +187,8 @@ fn cuda_keys_are_judged_by_leverage_and_by_what_their_neighbours_look_at() {
     ];
     for specialisation in shapes {
         for rule in &rules {
-            let sequences = [Some((150, 150)), Some((1, 1)), None, Some((90, 40)), Some((0, 3)), Some((12, 12))];
+            let sequences =
+                [Some((150, 150)), Some((1, 1)), None, Some((90, 40)), Some((0, 3)), Some((12, 12))];
             let batch = Batch::random(random, specialisation, &sequences);
             let loaded = Loaded::new(&device, &batch);
             let Rule { first, last, chunk, columns, blending, seed } = *rule;
@@ -215,7 +216,8 @@ fn cuda_keys_are_judged_by_leverage_and_by_what_their_neighbours_look_at() {
                     let lane = &found[(span.slot as usize * 2 + LAYER) * lanes.len() + head];
                     for &(entry, expected) in expected {
                         let found = f64::from(score_of(&lane[entry]));
-                        let same = found == expected || (found - expected).abs() <= OFF * (1.0 + expected.abs());
+                        let same =
+                            found == expected || (found - expected).abs() <= OFF * (1.0 + expected.abs());
                         assert!(
                             same,
                             "{specialisation:?} chunks of {chunk}, {columns} columns, slot {}, head {head}, entry {entry}: \

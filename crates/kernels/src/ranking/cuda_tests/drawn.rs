@@ -1,9 +1,7 @@
 //! Entries that are drawn, and those that stay beside a budget because nobody has judged them yet.
 
 use super::select::{Case, better, choose, live};
-use super::{
-    LAYERS, gumbel, noise_at, score_of, set_score, set_statistic, settings, shape, statistic_of,
-};
+use super::{LAYERS, gumbel, noise_at, score_of, set_score, set_statistic, settings, shape, statistic_of};
 use crate::DType;
 use crate::cuda::Specialisation;
 use crate::cuda::testing::device;

@@ -3,11 +3,14 @@
 use super::{LAYER, LAYERS, score_of, settings, shape};
 use crate::attention::{DeviceAttention, ToldScores};
 use crate::cuda::testing::entries::read;
-use crate::cuda::testing::{decoded, device, encoded, first_pages, page_bytes};
-use crate::cuda::{Device, DeviceBuffer, DeviceLanes, DeviceSpan, DeviceStep, Row, Specialisation, StepSize};
+use crate::cuda::testing::device;
+use crate::cuda::testing::sequences::{
+    Sequences, fused_rows, place, random_queries, random_sequences, rows_of,
+};
+use crate::cuda::{Device, DeviceBuffer, DeviceLanes, DeviceSpan, DeviceStep, Specialisation, StepSize};
 use crate::ranking::{DeviceRanking, RankingSize, Score};
 use crate::testing::{Lane, Random};
-use crate::{AttentionRows, AttentionShape, DType, PageLayout, Team, attention_mass};
+use crate::{AttentionRows, AttentionShape, DType, Team, attention_mass};
 
 /// Sums of probabilities in another order, of f32 products; and of 16-bit ones, whose powers of two are approximate.
 const EXACT: f32 = 2e-5;
@@ -16,7 +19,7 @@ const HALF: f32 = 2e-4;
 /// Sequences with lanes and queries.
 pub(super) struct Batch {
     pub(super) specialisation: Specialisation,
-    pub(super) sequences: Vec<(Vec<Lane>, DeviceSpan)>,
+    pub(super) sequences: Sequences,
     /// `[rows, h d]`
     pub(super) query: Vec<f32>,
     pub(super) scale: f32,
@@ -31,34 +34,16 @@ impl Batch {
         specialisation: Specialisation,
         sequences: &[Option<(usize, usize)>],
     ) -> Self {
-        let Specialisation { cache, query_heads, kv_heads, groups, head_dim, .. } = specialisation;
-        let layout = PageLayout::new(kv_heads / groups, head_dim, vec![], cache).unwrap();
-        let (mut rows, mut sums) = (0, Vec::new());
-        let mut sequence = |(i, sequence): (usize, &Option<(usize, usize)>)| {
-            let (entries, queries) = sequence.unwrap_or((0, 1));
-            // A lane has no more entries than its sequence has tokens.
-            let first_position = (entries + random.below(4) * entries / 3).max(queries) - queries;
-            let slot = if sequence.is_some() { (sequences.len() - 1 - i) as u32 } else { u32::MAX };
-            let span = DeviceSpan {
-                slot,
-                first_row: rows as u32,
-                queries: queries as u32,
-                first_position: first_position as u32,
-            };
-            rows += queries;
-            let lanes: Vec<Lane> = (0..groups)
-                .map(|group| {
-                    let entries = if group > 0 { random.below(entries + 1) } else { entries };
-                    sums.push((0..entries).map(|_| random.real()).collect());
-                    Lane::random(random, layout.clone(), entries)
-                })
-                .collect();
-            (lanes, span)
+        // A lane has no more entries than its sequence has tokens.
+        let first = |random: &mut Random, entries: usize, queries: usize| {
+            (entries + random.below(4) * entries / 3).max(queries) - queries
         };
-        let sequences: Vec<_> = sequences.iter().enumerate().map(&mut sequence).collect();
-        let stored = |x: f32| decoded(cache, &encoded(cache, x))[0];
-        let query = (0..rows * query_heads * head_dim).map(|_| stored(3.0 * random.real())).collect();
-        Self { specialisation, sequences, query, scale: 1.0 / (head_dim as f32).sqrt(), sums }
+        let sequences = random_sequences(random, &specialisation, sequences, first);
+        let lanes = sequences.iter().flat_map(|(lanes, _)| lanes);
+        let sums = lanes.map(|lane| random.row(lane.positions.len())).collect();
+        let query = random_queries(random, &specialisation, rows_of(&sequences));
+        let scale = 1.0 / (specialisation.head_dim as f32).sqrt();
+        Self { specialisation, sequences, query, scale, sums }
     }
 
     /// The sums beside each lane's entries after the last `window` queries, where each multiplies what was there by `factor`;
@@ -110,46 +95,17 @@ pub(super) struct Loaded {
 
 impl Loaded {
     pub(super) fn new(device: &Device, batch: &Batch) -> Self {
-        let Specialisation { weights, query_heads, kv_heads, groups, head_dim, .. } = batch.specialisation;
-        let spans: Vec<_> = batch.sequences.iter().map(|&(_, span)| span).collect();
-        let rows: usize = spans.iter().map(|span| span.queries as usize).sum();
+        let spans = batch.sequences.len();
         let lengths = batch.sums.iter().map(Vec::len);
         let longest = lengths.clone().max().unwrap_or(0);
-        let pages: usize = lengths.clone().map(|length| length.div_ceil(32)).sum();
-        let lanes =
-            DeviceLanes::new(device, &batch.specialisation, LAYERS, spans.len(), longest + 32, pages + 1)
-                .unwrap();
-        let step = DeviceStep::new(device, LAYERS, groups, rows, spans.len()).unwrap();
-        let mut all = Vec::new();
-        for ((sequence, span), sums) in batch.sequences.iter().zip(batch.sums.chunks(groups)) {
-            for query in 0..span.queries {
-                all.push(Row { slot: span.slot, token: 0, position: span.first_position + query, back: 1 });
-            }
-            if span.slot == u32::MAX {
-                continue;
-            }
-            for (group, (lane, sums)) in sequence.iter().zip(sums).enumerate() {
-                let number = (span.slot as usize * LAYERS + LAYER) * groups + group;
-                let mut bytes = page_bytes(&batch.specialisation, &lane.view());
-                let page = batch.specialisation.page_bytes();
-                for (entry, sum) in sums.iter().enumerate() {
-                    let at = (entry / 32 + 1) * page - 128 + entry % 32 * 4;
-                    bytes[at..at + 4].copy_from_slice(&sum.to_le_bytes());
-                }
-                lanes.write_lane(number, sums.len() as u32, &bytes).unwrap();
-            }
-        }
-        step.rows.write(0, &all).unwrap();
-        step.spans.write(0, &spans).unwrap();
-        step.first_pages.write(LAYER * (spans.len() * groups + 1), &first_pages(lengths)).unwrap();
-        let nothing = encoded(weights, f32::NAN).repeat(2 * kv_heads * head_dim);
-        let row = |query: &[f32]| {
-            let query: Vec<u8> = query.iter().flat_map(|&x| encoded(weights, x)).collect();
-            [query, nothing.clone()].concat()
-        };
-        let qkv: Vec<u8> = batch.query.chunks(query_heads * head_dim).flat_map(row).collect();
+        let pages: usize = lengths.map(|length| length.div_ceil(32)).sum();
+        let lanes = DeviceLanes::new(device, &batch.specialisation, LAYERS, spans, longest + 32, pages + 1);
+        let (lanes, rows) = (lanes.unwrap(), rows_of(&batch.sequences));
+        let step = DeviceStep::new(device, LAYERS, batch.specialisation.groups, rows, spans).unwrap();
+        place(&lanes, &step, LAYER, &batch.sequences, Some(&batch.sums));
+        let qkv = fused_rows(&batch.specialisation, &batch.query);
         let qkv = DeviceBuffer::copy_of(device, "queries", &qkv).unwrap();
-        Self { lanes, step, size: StepSize { rows, spans: spans.len() }, qkv, pages }
+        Self { lanes, step, size: StepSize { rows, spans }, qkv, pages }
     }
 
     pub(super) fn ranking(&self, device: &Device, batch: &Batch, score: Score) -> DeviceRanking {
@@ -267,9 +223,7 @@ fn cuda_what_attention_tells_of_its_rows_spares_a_pass_and_changes_no_sum() {
             let (with, without) = (mixed(), mixed());
             let sums = DeviceBuffer::<f32>::zeroed(&device, "sums", heads).unwrap();
             let (lanes, step, scale, qkv) = (&loaded.lanes, &loaded.step, batch.scale, &loaded.qkv);
-            let told = attention
-                .prefill(lanes, step, &spans, LAYER, scale, qkv, &with, Some(&sums))
-                .unwrap();
+            let told = attention.prefill(lanes, step, &spans, LAYER, scale, qkv, &with, Some(&sums)).unwrap();
             attention.prefill(lanes, step, &spans, LAYER, scale, qkv, &without, None).unwrap();
             assert!(with.read().unwrap() == without.read().unwrap(), "telling changes nothing");
             served += usize::from(told);

@@ -71,7 +71,12 @@ impl Case {
     }
 
     /// The lanes after a choice.
-    pub(super) fn prune(&self, device: &Device, random: &mut Random, settings: RankingSettings) -> Vec<Vec<Entry>> {
+    pub(super) fn prune(
+        &self,
+        device: &Device,
+        random: &mut Random,
+        settings: RankingSettings,
+    ) -> Vec<Vec<Entry>> {
         let groups = self.specialisation.groups;
         let kept: Vec<u32> = self.kept.iter().flat_map(|&kept| std::iter::repeat_n(kept, groups)).collect();
         self.prune_each(device, random, settings, &kept)
@@ -350,7 +355,8 @@ fn cuda_windows_are_blended_in_the_order_of_positions() {
     {
         let mut case = Case::random(random, specialisation, &[0, 1, 33, 300, 1500, 7]);
         case.kept.iter_mut().for_each(|kept| *kept = 1 << 20);
-        let found = case.prune(&device, random, settings(Score::Window { window, kernel, largest, apart: false }));
+        let found =
+            case.prune(&device, random, settings(Score::Window { window, kernel, largest, apart: false }));
         let (mut before, mut first) = (case.contents.clone(), 0);
         case.each_layer(&mut before, |_, next, _, lanes| {
             for (head, lane) in lanes.iter().enumerate() {

@@ -41,13 +41,15 @@ fn expected(batch: &Batch, score: Score) -> Vec<Vec<f32>> {
                         if lane.positions[entry] > seen_by || seen_by >= lane.expires_at[entry] {
                             return f64::NEG_INFINITY;
                         }
-                        let key = lane.layout.read_key(&lane.pages[entry / 32], entry % 32, head / ratio).unwrap();
+                        let key =
+                            lane.layout.read_key(&lane.pages[entry / 32], entry % 32, head / ratio).unwrap();
                         let products = vector.iter().zip(&key).map(|(&q, &k)| f64::from(q) * f64::from(k));
                         let logit = f64::from(batch.scale) * products.sum::<f64>();
                         match score {
                             Score::Softened { temperature, seed } => {
                                 let place = (LAYER, of_layer);
-                                let noise = |seed| gumbel(noise_at(seed, place, query, lane.positions[entry]));
+                                let noise =
+                                    |seed| gumbel(noise_at(seed, place, query, lane.positions[entry]));
                                 (logit + f64::from(seed.map_or(0.0, noise))) / f64::from(temperature)
                             }
                             _ => logit,
