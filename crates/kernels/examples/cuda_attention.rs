@@ -157,7 +157,8 @@ fn decode(device: &Device, specialisation: &Specialisation, batch: usize, length
     step.first_pages.write(0, &firsts).unwrap();
     let launches = layers * 64usize.div_ceil(layers);
     let mut graph = Graph::record(device, || {
-        (0..launches).try_for_each(|i| attention.decode(&lanes, &step, size, i % layers, 0.1, &qkv, &mixed))
+        (0..launches)
+            .try_for_each(|i| attention.decode(&lanes, &step, size, i % layers, 0.1, &qkv, &mixed, None))
     })
     .unwrap();
     let time = seconds(device, 5, || graph.launch().unwrap()) / launches as f64;
@@ -207,8 +208,9 @@ fn prefill(device: &Device, specialisation: &Specialisation) {
         let first = prefix - chunk;
         let span = DeviceSpan { slot: 0, first_row: 0, queries: chunk as u32, first_position: first as u32 };
         step.spans.write(0, &[span]).unwrap();
-        let once =
-            || -> Result<(), KernelError> { attention.prefill(&lanes, &step, &[span], 0, 0.1, &qkv, &mixed) };
+        let once = || -> Result<(), KernelError> {
+            attention.prefill(&lanes, &step, &[span], 0, 0.1, &qkv, &mixed, None).map(drop)
+        };
         let time = seconds(device, 5, || once().unwrap());
         // Two products of d multiply-adds for every query, head and entry that it sees.
         let seen = chunk as f64 * (first as f64 + (chunk as f64 + 1.0) / 2.0);

@@ -26,6 +26,7 @@ pub mod reduce;
 pub mod rope;
 pub mod sampling;
 pub mod simd;
+pub mod similarity;
 pub mod team;
 #[cfg(test)]
 mod testing;

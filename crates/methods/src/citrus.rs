@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use dropcap_policy::PolicyError;
+use dropcap_policy::{PolicyError, Score};
 
 use crate::method::Ranks;
 use crate::ranked::{self, Layer, Recipe, Scorer};
@@ -21,8 +21,7 @@ This is the original's cache `standard`. Its `instruction_aware` caches run the 
 chunk, before its place in the text has come; ours reads a text once. Put the instruction last: when the prompt ends it \
 chooses what it needs. What was dropped is gone, in the original too.
 
-Costs: two f32 for each entry; the probabilities of every query of the prompt, one more pass over what is kept. It runs on the \
-processor.",
+Costs: two f32 for each entry, and a prompt goes through in steps of at most `chunk` tokens on a GPU; the probabilities of every query of the prompt, one more pass over what is kept.",
     source: "Bai et al. 2024, arXiv 2406.12018; ybai-nlp/CItruS",
     amount: Some("entries KEPT of each head beside the newest chunk: tokens, or a share of the text so far"),
     ranks: Ranks::Itself(|arguments, _| Ok(Recipe::new(Citrus { chunk: arguments.count("chunk")? }, 0, 0))),
@@ -87,6 +86,10 @@ impl Scorer for Citrus {
 
     fn settle(&self, statistics: &mut [f32]) {
         statistics.copy_from_slice(&[0.0, 1.0]);
+    }
+
+    fn data(&self) -> Option<Score> {
+        Some(Score::Since)
     }
 
     fn score(&self, layer: &Layer<'_>) -> Result<Vec<Vec<f32>>, PolicyError> {

@@ -1,6 +1,6 @@
 //! `compactor`: keys that stand alone, and those that their neighbours look at.
 
-use dropcap_policy::PolicyError;
+use dropcap_policy::{PolicyError, Score};
 
 use crate::method::Ranks;
 use crate::random::SEED;
@@ -21,7 +21,7 @@ All queries of the prompt must come in one step, so the prompt must not be longe
 is a function of seed, layer and head; kvpress draws it from torch's generator.
 
 Costs: one read of all keys and values when the prompt ends, `chunk` products per token and head, and a factorisation of \
-`[sketch, sketch]` per head; nothing is stored.",
+`[sketch, sketch]` per head; nothing is stored. On a GPU a sketch has at most 128 columns.",
     source: "Chari, Van Durme 2025, arXiv 2507.08143; as NVIDIA/kvpress CompactorPress",
     amount: Some(AMOUNT),
     ranks: Ranks::Itself(|arguments, _| {
@@ -94,6 +94,13 @@ struct Compactor {
 impl Scorer for Compactor {
     fn together(&self) -> usize {
         usize::MAX
+    }
+
+    fn data(&self) -> Option<Score> {
+        let Self { first, last, chunk, sketch, blending, seed } = *self;
+        // Fit: parameters are 32 bits wide.
+        let [first, last, chunk, columns] = [first, last, chunk, sketch].map(|number| number as u32);
+        Some(Score::Compact { first, last, chunk, columns, blending, seed })
     }
 
     fn score(&self, layer: &Layer<'_>) -> Result<Vec<Vec<f32>>, PolicyError> {

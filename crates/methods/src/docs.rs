@@ -69,17 +69,21 @@ fn write_markdown(out: &mut String) -> std::fmt::Result {
     )?;
     writeln!(
         out,
-        "number goes first. What is dropped is gone, and positions stay those of the text, but for `key_rerotation(...)`. They run on a GPU too, but for"
+        "number goes first. What is dropped is gone, and positions stay those of the text, but for `key_rerotation(...)`. They run on a GPU"
     )?;
     writeln!(
         out,
-        "`compactor`, `keyformer`, `nacl`, `citrus`, `squeeze` and `key_rerotation`, which a device refuses by name: there a score takes"
+        "too, where a score takes 4 bytes beside each entry, in the page, and attention's sums behind the prompt room for the scores of one"
     )?;
     writeln!(
         out,
-        "4 bytes beside each entry, in the page, and attention's sums behind the prompt room for the scores of one layer of a decode"
+        "layer of a decode step. A device refuses by name what it cannot carry out: two methods that rank behind `&`, one that ranks all heads"
     )?;
-    writeln!(out, "step.\n")?;
+    writeln!(
+        out,
+        "alike beside one that forgets per head, `ada` by the original's count, and `headkv` around `nacl`, of which each head draws from the"
+    )?;
+    writeln!(out, "mean of all.\n")?;
     writeln!(out, "| method | what it does | `@amount` |\n|---|---|---|")?;
     for method in METHODS {
         let amount = method.amount.unwrap_or("-");

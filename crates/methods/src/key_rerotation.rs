@@ -21,7 +21,7 @@ sinks and window. What goes behind the prompt (`when=every_query`) leaves gaps.
 
 Keys are turned as the cache holds them, so in 16 bits they are rounded once more.
 
-Costs: one read and one write of the keys that stay, when the prompt ends; nothing is stored. It runs on the processor.",
+Costs: one read and one write of the keys that stay, when the prompt ends; nothing is stored.",
     source: "as NVIDIA/kvpress KeyRerotationPress, and FinchPress (Corallo, Papotti 2024, arXiv 2408.00167), which turns keys alike",
     amount: Some(AMOUNT),
     ranks: Ranks::Around(|arguments, facts| {

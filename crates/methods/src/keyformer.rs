@@ -1,6 +1,6 @@
 //! `keyformer`: heavy hitters under noise.
 
-use dropcap_policy::PolicyError;
+use dropcap_policy::{PolicyError, Score};
 
 use crate::method::Ranks;
 use crate::random::SEED;
@@ -22,7 +22,7 @@ hides the token that has just left the recent ones before it can be chosen, so t
 key token: a slip of one column, which ours does not have. There the temperature rises with every generated token; here it \
 stays. Noise is a function of seed, layer, head, query and entry.
 
-Costs: one f32 for each entry; a product of every query with every key, and as many random numbers. It runs on the processor.",
+Costs: one f32 for each entry; a product of every query with every key, and as many random numbers.",
     source: "Adnan et al. 2024, arXiv 2403.09054; d-matrix-ai/keyformer-llm",
     amount: Some(AMOUNT),
     ranks: Ranks::Itself(|arguments, _| {
@@ -89,6 +89,11 @@ impl Scorer for Keyformer {
             scorers::keyformer_accumulate(sums, queries, &keys, shape, softness, sees, noise);
         }
         Ok(())
+    }
+
+    fn data(&self) -> Option<Score> {
+        let seed = self.noise.map(|noise| noise.seed);
+        Some(Score::Softened { temperature: self.temperature, seed })
     }
 
     fn score(&self, layer: &Layer<'_>) -> Result<Vec<Vec<f32>>, PolicyError> {

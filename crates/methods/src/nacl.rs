@@ -1,6 +1,6 @@
 //! `nacl`: what the prompt's last queries look at, and some by chance.
 
-use dropcap_policy::PolicyError;
+use dropcap_policy::{PolicyError, Score};
 
 use crate::method::Ranks;
 use crate::random::SEED;
@@ -24,7 +24,7 @@ of the group.
 
 The proxies must come in one step, and more than a step may hold are refused.
 
-Costs: `proxies` products with every key when the prompt ends; nothing is stored. It runs on the processor.",
+Costs: `proxies` products with every key when the prompt ends; nothing is stored.",
     source: "Chen et al. 2024, arXiv 2408.03675; PaddlePaddle/Research NACL",
     amount: Some(AMOUNT),
     ranks: Ranks::Itself(|arguments, _| {
@@ -75,6 +75,12 @@ impl Scorer for Nacl {
 
     fn draws(&self) -> bool {
         true
+    }
+
+    fn data(&self) -> Option<Score> {
+        // Fits: parameters are 32 bits wide.
+        let (proxies, seed) = (self.proxies as u32, self.noise.seed);
+        Some(Score::Drawn { proxies, chance: self.chance, seed })
     }
 
     fn score(&self, layer: &Layer<'_>) -> Result<Vec<Vec<f32>>, PolicyError> {

@@ -19,7 +19,7 @@ nothing.
 The window must come in one step: the prompt's last `window` tokens are never cut apart, and a window larger than a step \
 may hold is refused.
 
-The original pools by `max` for some models and by the mean for others; kvpress always takes the mean. With `group=max`, which KVCache-Factory offers, it runs on the processor.
+The original pools by `max` for some models and by the mean for others; kvpress always takes the mean. `group=max` is what KVCache-Factory offers.
 
 Costs: the probabilities of `window` queries when the prompt ends, one more pass over the keys for each 12 rows; nothing \
 is stored.",
@@ -89,9 +89,12 @@ impl Scorer for SnapKv {
     fn data(&self) -> Option<Score> {
         // Fit: parameters are 32 bits wide.
         let SnapKv(scorers::SnapKv { window, kernel, pooling, reduction }) = *self;
-        let score =
-            Score::Window { window: window as u32, kernel: kernel as u32, largest: pooling == Pooling::Max };
-        (reduction == Reduction::Mean).then_some(score)
+        Some(Score::Window {
+            window: window as u32,
+            kernel: kernel as u32,
+            largest: pooling == Pooling::Max,
+            apart: reduction == Reduction::Max,
+        })
     }
 
     fn score(&self, layer: &Layer<'_>) -> Result<Vec<Vec<f32>>, PolicyError> {

@@ -21,7 +21,7 @@ the original starts it at random. It states both groups' budgets as shares of th
 `least` is the paper's p, a share of the mean. Not around `citrus` and `nacl`, whose choices are not scores alone.
 
 Costs: one pass over the residual stream of the prompt for each layer, and one f32 for each entry beside those of the inner \
-method. It runs on the processor.",
+method; on a GPU the residual stream of a step a second time, and nothing beside the entries.",
     source: "Wang, Cui, Gan 2024, arXiv 2404.04793; hetailang/SqueezeAttention",
     amount: Some(AMOUNT),
     ranks: Ranks::Around(|arguments, facts| {

@@ -27,11 +27,12 @@ its position in the whole conversation.
 With `positions=text` a kept token stays where it was. With `positions=cache`, as in the paper, keys are turned by their place in \
 the cache. A window's keys are as far from a query either way; so with `when=rolling` it is the sinks that move on with every query, \
 and find themselves right before the window. With `when=prefill_end` all that stays is turned once, when the prompt ends, and what follows goes \
-on from n_kept, as `key_rerotation` does. It needs rotary embeddings, stands alone, and runs on the processor. The text is as long \
+on from n_kept, as `key_rerotation` does. It needs rotary embeddings and stands alone. The text is as long \
 as the model's positions allow all the same.
 
 Costs: nothing beyond the cache; no query, key or attention is looked at. With positions of the cache a rolling window keeps the keys of \
-the sinks a second time, in f32, writes them anew for every query, and prompts attend query by query behind the first window.",
+the sinks a second time, in f32 or on a GPU as the cache has them, and writes them anew for every query; prompts attend query by query \
+behind the first window, and on a GPU go through all layers so.",
     source: "Xiao, Tian, Chen, Han, Lewis 2023, arXiv 2309.17453; prefill_end follows NVIDIA/kvpress StreamingLLMPress, with positions=cache within KeyRerotationPress",
     amount: Some(
         "tokens: the budget sinks + recent; a share: of the prompt, KEPT when it ends (only with when=prefill_end)",

@@ -17,6 +17,8 @@ pub struct Ranking {
     pub per_head: bool,
     /// [`Cadence::Prompt`] or [`Cadence::Every`].
     pub cadence: Cadence,
+    /// Tokens of a prompt after which some go already, at every multiple of them; 0 where they wait for its end.
+    pub stride: u32,
     /// How many stay.
     pub budget: Arc<dyn RankingBudget>,
     /// The share of its budget that each head has for itself, where the rest goes to the best entries of all heads; otherwise
@@ -34,11 +36,16 @@ pub trait RankingBudget: Debug + Send + Sync {
     /// itself ([`crate::Span::budget`]); at least 1.
     fn kept(&self, next: u32, own: Option<u32>, layer: usize, layers: usize) -> u32;
 
-    /// Entries that stay of each lane, `[layers][heads]`, where lanes do not share: by default [`kept`](Self::kept) of each head.
-    fn kept_of_heads(&self, next: u32, own: Option<u32>, layers: usize, heads: usize) -> Vec<u32> {
-        let layer = |layer| std::iter::repeat_n(self.kept(next, own, layer, layers), heads);
-        (0..layers).flat_map(layer).collect()
-    }
+    /// Entries that stay of each lane, `[layers][heads]`, where lanes do not share. `similarities` `[layers]` say how little each
+    /// layer changes, as [`crate::Ended::similarities`] does, where [`crate::Needs::layers`] asks for it.
+    fn kept_of_heads(
+        &self,
+        next: u32,
+        own: Option<u32>,
+        similarities: &[f64],
+        layers: usize,
+        heads: usize,
+    ) -> Vec<u32>;
 }
 
 impl Ranking {

@@ -12,7 +12,7 @@ use dropcap_model::device::{DeviceDecoder, DeviceSegment, Wanted};
 use dropcap_policy::{EvictionPolicy, Stage};
 use dropcap_weights::TensorFile;
 
-use super::support::presses::{LOGITS, METHODS, MODELS, stays_as_there};
+use super::support::presses::{LOGITS, METHODS, MODELS, TURNED, stays_as_there};
 use super::support::{argmax, distance, floats, golden, ids, json};
 use super::{AGAINST_HOST, OnDevice, device, greedy};
 
@@ -37,7 +37,7 @@ fn cuda_what_stays_and_what_follows_is_what_kvpress_says() {
         let (context, question) = (ids(&vectors, "press.context"), ids(&vectors, "press.question"));
         let expected = json(&format!("{folder}/presses.json"));
         let vocabulary = model.host.checkpoint.config().vocabulary;
-        for (press, spec) in METHODS {
+        for (press, spec) in METHODS.into_iter().chain(TURNED) {
             for (removed, keep) in [("r0.25", "0.75"), ("r0.5", "0.5"), ("r0.8", "0.2")] {
                 let name = format!("{press}.{removed}");
                 let policy = model.host.method(&format!("{spec}{keep}"));
@@ -110,7 +110,7 @@ fn cuda_what_stays_and_what_follows_is_what_kvpress_says() {
             }
         }
     }
-    assert_eq!(served, MODELS.len() * (METHODS.len() * 3 - 1));
+    assert_eq!(served, MODELS.len() * ((METHODS.len() + TURNED.len()) * 3 - 1));
 }
 
 /// Whether entries end as on the processor, and the logits of every token are those there.
@@ -135,7 +135,7 @@ fn ends_as_on_the_host(model: &OnDevice, policy: &dyn EvictionPolicy, text: Text
 }
 
 /// Methods, each with the least chunk that it takes.
-const RANKED: [(&str, usize); 17] = [
+const RANKED: [(&str, usize); 29] = [
     ("lagkv(sinks=2, lag=9)@0.4", 1),
     ("ada(expected_attention(sinks=3, future=20, epsilon=0.02))@0.3", 97),
     ("h2o(recent=4, when=every_query)@0.4", 1),
@@ -153,6 +153,27 @@ const RANKED: [(&str, usize); 17] = [
     ("tova(when=every_query, every=8)@20", 1),
     ("knorm(when=every_query, every=3)@0.3", 1),
     ("streaming_llm(sinks=2, recent=50) & tova(when=every_query)@24", 1),
+    ("snapkv(window=8, group=max)@0.3", 16),
+    ("compactor(first=2, last=3, chunk=16, sketch=8)@0.3", 97),
+    ("ada(compactor(first=0, last=0, chunk=25, blending=0.5))@0.4", 97),
+    ("nacl(proxies=8, sinks=2, recent=3)@0.4", 16),
+    ("pyramid(nacl(proxies=16, chance=0.8))@0.3", 16),
+    ("keyformer(recent=4)@0.4", 1),
+    ("keyformer(recent=4, temperature=1.5, when=every_query)@0.3", 1),
+    ("keyformer(noise=false, when=every_query, every=6)@24", 1),
+    ("citrus(chunk=16)@12", 1),
+    ("citrus(chunk=7)@0.3", 1),
+    ("squeeze(h2o(recent=3))@0.4", 1),
+    ("squeeze(tova(when=every_query), least=0.5)@0.4", 1),
+];
+/// Methods that turn keys by their place in the cache, of models with rotary embeddings.
+const TURNING: [(&str, usize); 6] = [
+    ("key_rerotation(knorm)@0.3", 1),
+    ("key_rerotation(snapkv(window=8))@20", 16),
+    ("key_rerotation(tova(when=every_query))@0.3", 1),
+    ("streaming_llm(sinks=3, when=prefill_end, positions=cache)@0.3", 1),
+    ("streaming_llm(sinks=3, recent=9, positions=cache)", 1),
+    ("streaming_llm(sinks=1, recent=70, positions=cache)", 1),
 ];
 
 #[test]
@@ -169,6 +190,48 @@ fn cuda_rankings_end_entries_when_the_processor_does_however_a_text_is_cut() {
                 let text = Text { ids: &text, prompt: 60, chunk };
                 ends_as_on_the_host(&model, policy.as_ref(), text, &format!("{folder} {spec}"));
             }
+        }
+    }
+}
+
+#[test]
+fn cuda_keys_turned_by_their_place_are_those_of_the_processor_however_a_text_is_cut() {
+    let name = "cuda_keys_turned_by_their_place_are_those_of_the_processor_however_a_text_is_cut";
+    let Some(device) = device(name) else { return };
+    let text: Vec<u32> = (0..97).map(|i| (i * 29 + i / 7) % 97).collect();
+    for folder in ["llama_kvpress/llama", "llama_kvpress/llama31_rope"] {
+        let model = OnDevice::open(&device, folder, DType::F32);
+        for (spec, least) in TURNING {
+            let policy = model.host.method(spec);
+            assert!(serves(&model, policy.as_ref()), "{spec}");
+            for chunk in [1, 16, 97].into_iter().filter(|&chunk| chunk >= least) {
+                let text = Text { ids: &text, prompt: 60, chunk };
+                ends_as_on_the_host(&model, policy.as_ref(), text, &format!("{folder} {spec}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn cuda_a_text_that_begins_where_another_was_turned_begins_at_its_own_beginning() {
+    let name = "cuda_a_text_that_begins_where_another_was_turned_begins_at_its_own_beginning";
+    let Some(device) = device(name) else { return };
+    let model = OnDevice::open(&device, "llama_kvpress/llama", DType::F32);
+    for spec in
+        ["key_rerotation(tova)@0.3", "streaming_llm(sinks=3, recent=9, positions=cache)", "squeeze(h2o)@0.3"]
+    {
+        let policy = model.host.method(spec);
+        let requests = [3u32, 9, 4].map(|seed| greedy((0..40).map(|i| (i * 7 + seed) % 97).collect(), 12));
+        let options = EngineOptions { max_batch: 1, ..EngineOptions::default() };
+        let (decoder, team) = (model.host.decoder.clone(), model.host.team.clone());
+        let mut host = Engine::new(decoder, policy.clone(), team, options.clone()).unwrap();
+        let mut engine = model.engine(policy, EngineOptions { kv_limit: Some(64 << 20), ..options });
+        // One after the other in the only place, the first once more.
+        for request in [&requests[0], &requests[1], &requests[2], &requests[0]] {
+            let [found, expected] =
+                [&mut engine, &mut host].map(|engine| drain(engine, std::slice::from_ref(request)).unwrap());
+            assert_eq!(found[0].token_ids, expected[0].token_ids, "{spec}");
+            assert_eq!(found[0].report.live_entries, expected[0].report.live_entries, "{spec}");
         }
     }
 }
@@ -237,6 +300,9 @@ fn cuda_ragged_sequences_with_budgets_per_head_hold_what_they_hold_on_the_proces
         "ada(snapkv(window=8))@0.25",
         "h2o(when=every_query)@0.3",
         "ada(h2o(recent=4, when=every_query))@0.3",
+        "keyformer(recent=4, when=every_query)@0.3",
+        "citrus(chunk=24)@0.3",
+        "squeeze(tova(when=every_query))@0.3",
     ] {
         let policy = model.host.method(spec);
         let requests: Vec<Request> = (0..64u32)

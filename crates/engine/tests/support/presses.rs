@@ -22,7 +22,7 @@ pub const METHODS: [(&str, &str); 12] = [
     ("adakv_keydiff", "ada(keydiff, floor=0.3)@"),
 ];
 
-/// The same for those that turn keys to consecutive positions, which the processor does.
+/// The same for those that turn keys to consecutive positions.
 pub const TURNED: [(&str, &str); 2] = [
     ("key_rerotation_knorm", "key_rerotation(knorm)@"),
     ("key_rerotation_streaming", "streaming_llm(sinks=4, when=prefill_end, positions=cache)@"),

@@ -157,29 +157,13 @@ impl DeviceAttention {
     /// May start before the launches just before it have ended: those may write `qkv`, the last entry of each lane and
     /// any lifetimes, but neither `step`, tables and lengths nor other entries. Uses on one device are one at a time.
     ///
-    /// # Errors
-    /// Buffers that are too short, a failed device.
-    #[allow(clippy::too_many_arguments)]
-    pub fn decode(
-        &self,
-        lanes: &DeviceLanes,
-        step: &DeviceStep,
-        size: StepSize,
-        layer: usize,
-        scale: f32,
-        qkv: &DeviceBuffer<u8>,
-        mixed: &DeviceBuffer<u8>,
-    ) -> Result<(), KernelError> {
-        self.decode_and_tell(lanes, step, size, layer, scale, qkv, mixed, None)
-    }
-
-    /// The same, and `told` of the scores, if given; the lanes must have statistics then, and the pages of the step's lanes in
-    /// this layer must not be more than `told` was made for.
+    /// `told` hears of the scores, if given; the lanes must have statistics then, and the pages of the step's lanes in
+    /// this layer must not be more than it was made for.
     ///
     /// # Errors
-    /// As [`DeviceAttention::decode`]; lanes without statistics.
+    /// Buffers that are too short, lanes without statistics where scores are told, a failed device.
     #[allow(clippy::too_many_arguments)]
-    pub fn decode_and_tell(
+    pub fn decode(
         &self,
         lanes: &DeviceLanes,
         step: &DeviceStep,
@@ -235,30 +219,14 @@ impl DeviceAttention {
     /// `host_spans` is what `step.spans` holds, in its order. The rest is as for [`DeviceAttention::decode`], except
     /// that `first_pages` is not read.
     ///
-    /// # Errors
-    /// Buffers that are too short, a failed device.
-    #[allow(clippy::too_many_arguments)]
-    pub fn prefill(
-        &self,
-        lanes: &DeviceLanes,
-        step: &DeviceStep,
-        host_spans: &[DeviceSpan],
-        layer: usize,
-        scale: f32,
-        qkv: &DeviceBuffer<u8>,
-        mixed: &DeviceBuffer<u8>,
-    ) -> Result<(), KernelError> {
-        self.prefill_and_tell(lanes, step, host_spans, layer, scale, qkv, mixed, None).map(drop)
-    }
-
-    /// The same, and what each row's exponentials add up to, if `sums` are given, f32 `[rows, h]`: the logarithm to 2 of the sum of
+    /// `sums`, f32 `[rows, h]`, hear what each row's exponentials add up to, if given: the logarithm to 2 of the sum of
     /// 2 to the scores, as [`ToldScores`] has them; infinity where a row saw nothing. Says whether they are told: formats and widths
     /// that `prefill.cu` does not serve leave them as they are.
     ///
     /// # Errors
-    /// As [`DeviceAttention::prefill`].
+    /// Buffers that are too short, a failed device.
     #[allow(clippy::too_many_arguments)]
-    pub fn prefill_and_tell(
+    pub fn prefill(
         &self,
         lanes: &DeviceLanes,
         step: &DeviceStep,

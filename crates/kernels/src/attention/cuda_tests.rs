@@ -6,10 +6,13 @@ mod recorded;
 use super::cuda::DeviceAttention;
 use super::reference::attention as attention_reference;
 use super::{AttentionRows, AttentionShape};
-use crate::cuda::testing::{decoded, encoded, first_pages, page_bytes};
-use crate::cuda::{Device, DeviceBuffer, DeviceLanes, DeviceSpan, DeviceStep, Row, Specialisation, StepSize};
+use crate::cuda::testing::decoded;
+use crate::cuda::testing::sequences::{
+    Sequences, fused_rows, place, random_queries, random_sequences, rows_of,
+};
+use crate::cuda::{Device, DeviceBuffer, DeviceLanes, DeviceSpan, DeviceStep, Specialisation, StepSize};
 use crate::testing::{Lane, Random};
-use crate::{DType, PageLayout};
+use crate::DType;
 
 /// f32 sums over some thousand values in [-1, 1], and exponentials that are approximations.
 const SUMS: f32 = 3e-5;
@@ -52,7 +55,7 @@ fn shape(
 struct Batch {
     specialisation: Specialisation,
     /// Lanes and the span of each sequence; slots are in another order than spans.
-    sequences: Vec<(Vec<Lane>, DeviceSpan)>,
+    sequences: Sequences,
     rows: usize,
     query: Vec<f32>,
     scale: f32,
@@ -65,40 +68,13 @@ impl Batch {
         specialisation: &Specialisation,
         sequences: &[Option<(usize, usize)>],
     ) -> Self {
-        let Specialisation { weights, cache, query_heads, kv_heads, groups, head_dim, side_width, .. } =
-            *specialisation;
-        let sides = if side_width > 0 { vec![side_width] } else { vec![] };
-        let layout = PageLayout::new(kv_heads / groups, head_dim, sides, cache).unwrap();
-        let mut rows = 0;
-        let sequences: Vec<_> = sequences
-            .iter()
-            .enumerate()
-            .map(|(i, sequence)| {
-                let (entries, queries) = sequence.unwrap_or((0, 1));
-                let first_position = random.below(entries + 10).max(queries) - queries;
-                let slot = if sequence.is_some() { (sequences.len() - 1 - i) as u32 } else { NEVER };
-                let span = DeviceSpan {
-                    slot,
-                    first_row: rows as u32,
-                    queries: queries as u32,
-                    first_position: first_position as u32,
-                };
-                rows += queries;
-                let lanes = (0..groups).map(|group| {
-                    // Lanes of heads have lengths of their own.
-                    let entries = if group > 0 { random.below(entries + 1) } else { entries };
-                    Lane::random(random, layout.clone(), entries)
-                });
-                (lanes.collect(), span)
-            })
-            .collect();
-        // What both formats can hold, so that every side computes with the same queries.
-        let stored = |x: f32| {
-            let x = decoded(cache, &encoded(cache, x))[0];
-            decoded(weights, &encoded(weights, x))[0]
+        let first = |random: &mut Random, entries: usize, queries: usize| {
+            random.below(entries + 10).max(queries) - queries
         };
-        let query = (0..rows * query_heads * head_dim).map(|_| stored(3.0 * random.real())).collect();
-        let scale = 1.0 / (head_dim as f32).sqrt();
+        let sequences = random_sequences(random, specialisation, sequences, first);
+        let rows = rows_of(&sequences);
+        let query = random_queries(random, specialisation, rows);
+        let scale = 1.0 / (specialisation.head_dim as f32).sqrt();
         Self { specialisation: *specialisation, sequences, rows, query, scale }
     }
 
@@ -173,46 +149,24 @@ impl Loaded {
     }
 
     fn fill(&mut self, batch: &Batch) {
-        let Specialisation { weights, query_heads, kv_heads, groups, head_dim, .. } = self.specialisation;
-        let mut rows = vec![Row { slot: NEVER, token: 0, position: 0, back: 1 }; batch.rows];
-        let mut lengths = vec![0; self.step.max_spans * groups];
-        for (i, (lanes, span)) in batch.sequences.iter().enumerate() {
-            if span.slot == NEVER {
-                continue;
-            }
-            for query in 0..span.queries {
-                let row = &mut rows[(span.first_row + query) as usize];
-                (row.slot, row.position) = (span.slot, span.first_position + query);
-            }
-            for (group, lane) in lanes.iter().enumerate() {
-                let number = (span.slot as usize * LAYERS + LAYER) * groups + group;
-                let bytes = page_bytes(&self.specialisation, &lane.view());
-                self.lanes.write_lane(number, lane.positions.len() as u32, &bytes).unwrap();
-                lengths[i * groups + group] = lane.positions.len();
-            }
-        }
+        place(&self.lanes, &self.step, LAYER, &batch.sequences, None);
         self.spans = batch.sequences.iter().map(|&(_, span)| span).collect();
-        self.step.spans.write(0, &self.spans).unwrap();
-        self.step.rows.write(0, &rows).unwrap();
-        self.step.first_pages.write(LAYER * (lengths.len() + 1), &first_pages(lengths)).unwrap();
-        let nothing = encoded(weights, f32::NAN).repeat(2 * kv_heads * head_dim);
-        let mut qkv = Vec::new();
-        for query in batch.query.chunks(query_heads * head_dim) {
-            qkv.extend(query.iter().flat_map(|&x| encoded(weights, x)));
-            qkv.extend(&nothing);
-        }
-        self.qkv.write(0, &qkv).unwrap();
+        self.qkv.write(0, &fused_rows(&self.specialisation, &batch.query)).unwrap();
         self.scale = batch.scale;
     }
 
     fn decode(&self, attention: &DeviceAttention) {
         let lanes = &self.lanes;
-        attention.decode(lanes, &self.step, self.size, LAYER, self.scale, &self.qkv, &self.mixed).unwrap();
+        attention
+            .decode(lanes, &self.step, self.size, LAYER, self.scale, &self.qkv, &self.mixed, None)
+            .unwrap();
     }
 
     fn prefill(&self, attention: &DeviceAttention) {
         let lanes = &self.lanes;
-        attention.prefill(lanes, &self.step, &self.spans, LAYER, self.scale, &self.qkv, &self.mixed).unwrap();
+        attention
+            .prefill(lanes, &self.step, &self.spans, LAYER, self.scale, &self.qkv, &self.mixed, None)
+            .unwrap();
     }
 
     fn poison(&self) {

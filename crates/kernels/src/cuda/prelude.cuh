@@ -80,7 +80,7 @@ typedef Format<CACHE_TYPE>::type C;
 // ---- pages and lanes (Rust: cuda/lanes.rs) --------------------------------------------------------------------
 
 // A page: for each KV head of the lane its keys [32][d], then its values [32][d]; then the key gates [32][r]; then
-// positions, lifetimes and killers, u32 [32] each, and statistics, f32 [32]. Entry i of a lane is slot i % 32 of page i / 32.
+// positions, lifetimes and killers, u32 [32] each, and statistics, f32 [32] each. Entry i of a lane is slot i % 32 of page i / 32.
 constexpr u32 LANE_HEADS = KV_HEADS / GROUPS;
 constexpr u64 HEAD_BYTES = 2ull * PAGE_ENTRIES * HEAD_DIM * sizeof(C);
 constexpr u64 SIDE_OFFSET = LANE_HEADS * HEAD_BYTES;

@@ -1,6 +1,7 @@
 //! The device of the tests, and lanes in its layout.
 
 pub(crate) mod entries;
+pub(crate) mod sequences;
 
 use std::path::PathBuf;
 

@@ -239,7 +239,10 @@ __device__ __forceinline__ void compact(const Sweep& sweep, Shared& shared, u32 
             target.positions()[to_slot] = origin.positions()[from_slot];
             target.expires_at()[to_slot] = origin.expires_at()[from_slot];
             target.killers()[to_slot] = origin.killers()[from_slot];
-            if constexpr (STATISTICS > 0) target.statistics()[to_slot] = origin.statistics()[from_slot];
+#pragma unroll
+            for (u32 i = 0; i < STATISTICS; i++) {
+                target.statistics()[i * PAGE_ENTRIES + to_slot] = origin.statistics()[i * PAGE_ENTRIES + from_slot];
+            }
             shared.targets[threadIdx.x] = (u64)target.base;
             shared.origins[threadIdx.x] = (u64)origin.base;
             shared.slots[threadIdx.x] = to_slot | from_slot << 16;

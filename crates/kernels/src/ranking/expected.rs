@@ -6,6 +6,7 @@ use crate::cuda::{
     Specialisation, kernel_struct,
 };
 use crate::error::check_at_least;
+use crate::rope::Turning;
 use crate::{KernelError, PAGE_ENTRIES};
 
 pub(crate) const SOURCE: Source = Source {
@@ -24,14 +25,10 @@ const SLAB: usize = 16;
 /// How a layer's queries were turned by their positions, and how those to come will be.
 #[derive(Debug, Clone, Copy)]
 pub struct Turns<'a> {
-    /// Cosines and sines of every position, `[positions, pairs]`.
-    pub table: &'a DeviceBuffer<[f32; 2]>,
-    /// Pairs of numbers of a head that are turned.
-    pub pairs: usize,
-    /// The factor of all cosines and sines.
-    pub scaling: f32,
-    /// The mean rotation that queries to come will have, `[sequences, pairs]`.
-    pub coming: &'a DeviceBuffer<[f32; 2]>,
+    /// By the position of each token.
+    pub turning: Turning<'a>,
+    /// The mean rotation that queries to come will have, `[sequences, pairs]`; where they are expected it is there.
+    pub coming: Option<&'a DeviceBuffer<[f32; 2]>>,
     /// Which of the sequences it is.
     pub sequence: usize,
 }
@@ -136,14 +133,19 @@ impl Expected {
         // In a later turn of a conversation the queries of earlier ones are gone.
         let queries = span.queries.min(next.saturating_sub(rule.sinks));
         let (mut angles, mut coming, mut pairs, mut unscale) = (0, 0, 0, 1.0);
-        if let Some(turns) = turns {
-            pairs = turns.pairs;
-            check_at_least(OP, "angles", stride * pairs, turns.table.len())?;
-            check_at_least(OP, "rotations to come", (turns.sequence + 1) * pairs, turns.coming.len())?;
-            check_at_least(OP, "numbers of a head", 2 * pairs, head_dim)?;
-            angles = turns.table.pointer();
-            coming = turns.coming.pointer() + (turns.sequence * pairs * size_of::<[f32; 2]>()) as u64;
-            unscale = 1.0 / (turns.scaling * turns.scaling);
+        if let Some(Turns { turning, coming: rotations, sequence }) = turns {
+            pairs = turning.pairs;
+            turning.check(OP, stride, head_dim)?;
+            check_at_least(
+                OP,
+                "rotations to come",
+                (sequence + 1) * pairs,
+                rotations.map_or(0, DeviceBuffer::len),
+            )?;
+            angles = turning.table.pointer();
+            let first = rotations.map_or(0, DeviceBuffer::pointer);
+            coming = first + (sequence * pairs * size_of::<[f32; 2]>()) as u64;
+            unscale = 1.0 / (turning.scaling * turning.scaling);
         }
         let skipped = span.queries - queries;
         let argument = ExpectedArgs {

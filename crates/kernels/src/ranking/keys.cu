@@ -96,22 +96,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) key_differences(const __gr
     });
 }
 
-// One step of SplitMix64.
-__device__ __forceinline__ u64 mixed(u64 state) {
-    u64 bits = state + 0x9e3779b97f4a7c15ull;
-    bits = (bits ^ (bits >> 30)) * 0xbf58476d1ce4e5b9ull;
-    bits = (bits ^ (bits >> 27)) * 0x94d049bb133111ebull;
-    return bits ^ (bits >> 31);
-}
-
 // Uniform numbers, a function of seed, layer, head and position.
 extern "C" __global__ void __launch_bounds__(THREADS) key_noise(const __grid_constant__ KeyArgs a) {
     wait_for_previous();
     const u32 layer = blockIdx.x / GROUPS, group = blockIdx.x % GROUPS;
     if (kept_of(a.pruned, blockIdx.y, layer, group) == NEVER) return;
-    const u64 base = mixed(mixed(mixed(a.seed) ^ layer) ^ group);
+    const u64 of_head = noise_of(a.seed, layer, group);
     lane_of(a.pruned, blockIdx.y, layer, group).each_live([=](Page page, u32 slot, u32 position, u32) {
-        const u64 bits = mixed(base ^ position);
-        page.statistics()[slot] = (float)(((double)(bits >> 11) + 0.5) / 9007199254740992.0);
+        page.statistics()[slot] = (float)uniform(noise_at(of_head, 0, position));
     });
 }

@@ -15,7 +15,17 @@ struct MassArgs {
     float scale;
     float factor;        // what a query's share is multiplied by for each query that comes after it
     float keep;          // what the sums of before are multiplied by; 0 forgets them, whatever they are
+    float temperature;   // what scores are divided by, with their noise
+    u64 seed;            // of noise
+    u32 noisy;           // whether there is any
+    u32 everything;      // whether queries see what comes behind them too: whatever the next one will
+    u32 apart;           // whether the largest of a KV head's query heads counts, otherwise their sum
 };
+
+// The query of a row, as what it sees is decided.
+__device__ __forceinline__ u32 query_of(const MassArgs& a, u32 row) {
+    return a.first_position + (a.everything ? a.queries : row / RATIO);
+}
 
 // Where rows of scores are exponents: of 2 where the products are 16 bits, of e where every digit counts.
 __device__ __forceinline__ float power(float x) {
@@ -79,28 +89,38 @@ __device__ __forceinline__ void load_queries(const MassArgs& a, u32 head, u32 fi
     }
 }
 
-// This thread's scores of rows from `first` on, -infinity where a query does not see an entry.
-__device__ __forceinline__ void scores_of(const MassArgs& a, const Tiles& tiles, u32 first, u32 rows, float (&scores)[SIDE / 8][4]) {
+// This thread's scores of rows of a KV head from `first` on, -infinity where a query does not see an entry.
+template <bool SOFTENED>
+__device__ __forceinline__ void scores_of(const MassArgs& a, const Tiles& tiles, u32 head, u32 first, u32 rows, float (&scores)[SIDE / 8][4]) {
     clear(scores);
     add_scores<KEY_STRIDE, DP>(scores, tiles.queries, warp() * 16, tiles.keys);
     const float scale = a.scale * UNIT;
 #pragma unroll
     for (u32 half = 0; half < 2; half++) {
-        const u32 row = first + own_row(half), query = a.first_position + row / RATIO;
+        const u32 row = first + own_row(half), query = query_of(a, row);
+        u64 of_head = 0;
+        if constexpr (SOFTENED) of_head = noise_of(a.seed, a.layer, head * RATIO + row % RATIO);
 #pragma unroll
         for (u32 j = 0; j < SIDE / 8; j++) {
 #pragma unroll
             for (u32 c = 0; c < 2; c++) {
                 const u32 column = own_column(j, c);
                 const bool seen = row < rows && tiles.positions[column] <= query && query < tiles.ends[column];
-                scores[j][2 * half + c] = seen ? scores[j][2 * half + c] * scale : -infinity();
+                float& score = scores[j][2 * half + c];
+                if (!seen) {
+                    score = -infinity();
+                } else if constexpr (SOFTENED) {
+                    const float noise = a.noisy ? gumbel(noise_at(of_head, query, tiles.positions[column])) : 0.0f;
+                    score = (score * a.scale + noise) / a.temperature * UNIT;
+                } else {
+                    score *= scale;
+                }
             }
         }
     }
 }
 
-// x: tiles of rows, y: KV heads, z: which of the entries' tiles.
-extern "C" __global__ void __launch_bounds__(THREADS) mass_rows(const __grid_constant__ MassArgs a) {
+template <bool SOFTENED> __device__ __forceinline__ void add_up_rows(const MassArgs& a) {
     extern __shared__ __align__(128) u8 room[];
     __shared__ Tiles tiles;
     wait_for_previous();
@@ -109,8 +129,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) mass_rows(const __grid_con
     __syncthreads();
     const u32 head = blockIdx.y, first = blockIdx.x * SIDE, rows = a.queries * RATIO;
     const u32 lane_number = a.lanes.lane(a.slot, a.layer, head / LANE_HEADS), length = a.lanes.lengths[lane_number];
-    const u32 first_query = a.first_position + first / RATIO;
-    const u32 last_query = a.first_position + min(first + SIDE - 1, rows - 1) / RATIO;
+    const u32 first_query = query_of(a, first), last_query = query_of(a, min(first + SIDE - 1, rows - 1));
     load_queries(a, head, first, rows, tiles.queries);
     float largest[2] = {-infinity(), -infinity()}, sum[2] = {0.0f, 0.0f};
     for (u32 tile = blockIdx.z; tile * SIDE < length; tile += a.splits) {
@@ -121,7 +140,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) mass_rows(const __grid_con
         load_keys(a, lane_number, head % LANE_HEADS, tile, length, tiles.keys);
         __syncthreads();
         float scores[SIDE / 8][4];
-        scores_of(a, tiles, first, rows, scores);
+        scores_of<SOFTENED>(a, tiles, head, first, rows, scores);
 #pragma unroll
         for (u32 half = 0; half < 2; half++) {
             float top = largest[half];
@@ -151,6 +170,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) mass_rows(const __grid_con
     }
 }
 
+// x: tiles of rows, y: KV heads, z: which of the entries' tiles.
+extern "C" __global__ void __launch_bounds__(THREADS) mass_rows(const __grid_constant__ MassArgs a) { add_up_rows<false>(a); }
+// The same of scores that are noisy and divided by a temperature.
+extern "C" __global__ void __launch_bounds__(THREADS) soft_mass_rows(const __grid_constant__ MassArgs a) { add_up_rows<true>(a); }
+
 // What a row subtracts from its scores, and what it multiplies their powers by.
 struct RowFactor {
     float base, factor;
@@ -170,20 +194,13 @@ __device__ __forceinline__ RowFactor factor_of(const MassArgs& a, u32 head, u32 
     return RowFactor{base, sum == 0.0f ? 0.0f : weight / sum};
 }
 
-// x: tiles of entries, y: lanes of the layer. Of lanes of several heads the sums are over all of them.
-extern "C" __global__ void __launch_bounds__(THREADS) mass_entries(const __grid_constant__ MassArgs a) {
-    extern __shared__ __align__(128) u8 room[];
-    __shared__ Tiles tiles;
+// What the rows of a lane's heads give this thread's entry, of the first SIDE threads: those of one of the query heads that share
+// a KV head, or of all of them.
+template <bool SOFTENED>
+__device__ __forceinline__ float given(const MassArgs& a, Tiles& tiles, u32 lane_number, u32 length, u32 member) {
     __shared__ RowFactor factors[SIDE];
     __shared__ float columns[WARPS][SIDE];
-    wait_for_previous();
-    tiles.queries = (C*)room;
-    tiles.keys = tiles.queries + SIDE * KEY_STRIDE;
-    __syncthreads();
     const u32 tile = blockIdx.x, group = blockIdx.y, rows = a.queries * RATIO;
-    const u32 lane_number = a.lanes.lane(a.slot, a.layer, group), length = a.lanes.lengths[lane_number];
-    if (tile * SIDE >= length) return;
-    load_known(a, lane_number, tile, length, tiles);
     float sums[SIDE / 8][2];
 #pragma unroll
     for (u32 j = 0; j < SIDE / 8; j++) sums[j][0] = sums[j][1] = 0.0f;
@@ -193,16 +210,20 @@ extern "C" __global__ void __launch_bounds__(THREADS) mass_entries(const __grid_
         load_keys(a, lane_number, lane_head, tile, length, tiles.keys);
         for (u32 first = 0; first < rows; first += SIDE) {
             __syncthreads();
-            const u32 last_query = a.first_position + min(first + SIDE - 1, rows - 1) / RATIO;
-            if (!may_see(tiles, a.first_position + first / RATIO, last_query)) continue;
+            if (!may_see(tiles, query_of(a, first), query_of(a, min(first + SIDE - 1, rows - 1)))) continue;
             load_queries(a, head, first, rows, tiles.queries);
-            if (threadIdx.x < SIDE) factors[threadIdx.x] = factor_of(a, head, first + threadIdx.x, rows);
+            if (threadIdx.x < SIDE) {
+                const u32 row = first + threadIdx.x;
+                const bool counts = member == RATIO || row % RATIO == member;
+                factors[threadIdx.x] = counts ? factor_of(a, head, row, rows) : RowFactor{0.0f, 0.0f};
+            }
             __syncthreads();
             float scores[SIDE / 8][4];
-            scores_of(a, tiles, first, rows, scores);
+            scores_of<SOFTENED>(a, tiles, head, first, rows, scores);
 #pragma unroll
             for (u32 half = 0; half < 2; half++) {
                 const RowFactor by = factors[own_row(half)];
+                if (by.factor == 0.0f) continue;
 #pragma unroll
                 for (u32 j = 0; j < SIDE / 8; j++) {
 #pragma unroll
@@ -222,11 +243,36 @@ extern "C" __global__ void __launch_bounds__(THREADS) mass_entries(const __grid_
         }
     }
     __syncthreads();
+    float sum = 0.0f;
+    if (threadIdx.x < SIDE) {
+#pragma unroll
+        for (u32 w = 0; w < WARPS; w++) sum += columns[w][threadIdx.x];
+    }
+    return sum;
+}
+
+template <bool SOFTENED> __device__ __forceinline__ void add_up_entries(const MassArgs& a) {
+    extern __shared__ __align__(128) u8 room[];
+    __shared__ Tiles tiles;
+    wait_for_previous();
+    tiles.queries = (C*)room;
+    tiles.keys = tiles.queries + SIDE * KEY_STRIDE;
+    __syncthreads();
+    const u32 tile = blockIdx.x, lane_number = a.lanes.lane(a.slot, a.layer, blockIdx.y), length = a.lanes.lengths[lane_number];
+    if (tile * SIDE >= length) return;
+    load_known(a, lane_number, tile, length, tiles);
+    // The largest of what query heads give, NaN above all; or the sum.
+    float most = given<SOFTENED>(a, tiles, lane_number, length, a.apart ? 0 : RATIO);
+    for (u32 member = 1; a.apart && member < RATIO; member++) {
+        const float more = given<SOFTENED>(a, tiles, lane_number, length, member);
+        if (more > most || more != more) most = more;
+    }
     const u32 entry = tile * SIDE + threadIdx.x;
     if (threadIdx.x >= SIDE || entry >= length) return;
-    float sum = 0.0f;
-#pragma unroll
-    for (u32 w = 0; w < WARPS; w++) sum += columns[w][threadIdx.x];
     float* statistic = a.lanes.page(lane_number, entry / PAGE_ENTRIES).statistics() + entry % PAGE_ENTRIES;
-    *statistic = (a.keep == 0.0f ? 0.0f : a.keep * *statistic) + sum;
+    *statistic = (a.keep == 0.0f ? 0.0f : a.keep * *statistic) + most;
 }
+
+// x: tiles of entries, y: lanes of the layer. Of lanes of several heads the sums are over all of them.
+extern "C" __global__ void __launch_bounds__(THREADS) mass_entries(const __grid_constant__ MassArgs a) { add_up_entries<false>(a); }
+extern "C" __global__ void __launch_bounds__(THREADS) soft_mass_entries(const __grid_constant__ MassArgs a) { add_up_entries<true>(a); }

@@ -10,15 +10,25 @@
 //! found by the digits of a key of 64 bits that no two entries share, so nothing is sorted.
 
 mod columns;
+mod compactor;
 mod cuda;
 #[cfg(test)]
 mod cuda_tests;
 mod expected;
+mod mass;
+mod ordered;
 mod score;
+mod select;
+mod told;
 
 pub(crate) use columns::SOURCE as COLUMNS;
+pub(crate) use compactor::SOURCE as COMPACTOR;
+pub(crate) use cuda::KEYS;
 pub use cuda::{DeviceRanking, RankingSettings, RankingSize};
-pub(crate) use cuda::{KEYS, LAG, MASS, POOL, SELECT, TOLD};
 pub(crate) use expected::SOURCE as EXPECTED;
 pub use expected::Turns;
+pub(crate) use mass::SOURCE as MASS;
+pub(crate) use ordered::{LAG, POOL};
 pub use score::Score;
+pub(crate) use select::SOURCE as SELECT;
+pub(crate) use told::SOURCE as TOLD;

@@ -1,5 +1,5 @@
-// What the queries of a window gave becomes a score: the mean over them and over the query heads, blended with neighbours in
-// the order of positions, and the window's own entries worth more than any.
+// What the queries of a window gave becomes a score: the mean over them and over the query heads that are in the sum, blended with
+// neighbours in the order of positions, and the window's own entries worth more than any.
 
 struct PoolArgs {
     Pruned pruned;
@@ -7,9 +7,8 @@ struct PoolArgs {
     u32 stride;        // at least the tokens of every sequence that is pruned
     u32 lanes, spans;  // lanes of a sequence; spans of the step
     u32 window, reach, largest;  // queries; neighbours on each side; whether the largest counts, otherwise the mean
+    u32 members;       // query heads that a sum is over
 };
-
-constexpr u32 RATIO = QUERY_HEADS / KV_HEADS;
 
 extern "C" __global__ void __launch_bounds__(THREADS) pool(const __grid_constant__ PoolArgs a) {
     __shared__ u32 parts[THREADS / 32];
@@ -22,7 +21,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) pool(const __grid_constant
         const Lane lane = lane_of(a.pruned, span, layer, group);
         const u32 count = put_in_order(lane, order, a.stride, parts);
         for (u32 rank = threadIdx.x; rank < count; rank += THREADS) {
-            means[rank] = *score_of(lane, order[rank]) / (float)RATIO / (float)max(a.window, 1u);
+            means[rank] = *score_of(lane, order[rank]) / (float)a.members / (float)max(a.window, 1u);
         }
         __syncthreads();
         const u32 judged = count > a.window ? count - a.window : 0;

@@ -52,17 +52,79 @@ pub enum Score {
         kernel: u32,
         /// Whether the largest of them counts, otherwise their mean.
         largest: bool,
+        /// Whether the largest of the query heads that share a KV head counts, otherwise their mean.
+        apart: bool,
+    },
+    /// The probability that the entry would have got from every query, had scores been noisy and softer (`keyformer`).
+    Softened {
+        /// What scores are divided by, with their noise.
+        temperature: f32,
+        /// What tells one run's noise from another's; none is no noise.
+        seed: Option<u64>,
+    },
+    /// The probability that the entry gets from a prompt's last queries, which look at everything, also at what comes behind them;
+    /// part of what a budget leaves beside floors is drawn, the likelier the more they give (`nacl`).
+    Drawn {
+        /// Queries that count.
+        proxies: u32,
+        /// The share that is drawn.
+        chance: f64,
+        /// What tells one run from another.
+        seed: u64,
+    },
+    /// The probability that the entry got since some went for the last time; what has come since stays beside the budget
+    /// (`citrus`).
+    Since,
+    /// How alone a key stands among all, and how much its neighbours look at it (`compactor`).
+    Compact {
+        /// First entries, which are worth more than any.
+        first: u32,
+        /// Newest entries, which are too.
+        last: u32,
+        /// Entries that see each other; at least 1.
+        chunk: u32,
+        /// Columns of the random sketch of keys, 1 to [`Score::MOST_COLUMNS`].
+        columns: u32,
+        /// What the first weighs beside the second.
+        blending: f32,
+        /// What tells one sketch from another.
+        seed: u64,
     },
 }
 
 impl Score {
+    /// Most columns of a sketch of keys.
+    pub const MOST_COLUMNS: u32 = super::compactor::MOST_COLUMNS;
+
+    /// f32 numbers that it needs beside an entry.
+    #[must_use]
+    pub fn statistics(self) -> usize {
+        // The second says whether the entry has been there when some went.
+        if matches!(self, Self::Since) { 2 } else { 1 }
+    }
+
+    /// Whether it is made of what queries give entries, one after the other.
+    #[must_use]
+    pub fn attends(self) -> bool {
+        use Score::{Attention, Drawn, Since, Softened, Window};
+        matches!(self, Attention { .. } | Window { .. } | Softened { .. } | Drawn { .. } | Since)
+    }
+
+    /// Whether what attention tells of its rows in a prompt ([`crate::attention::DeviceAttention::prefill`]) is of use: it is the same
+    /// probability, summed over heads.
+    #[must_use]
+    pub fn hears(self) -> bool {
+        matches!(self, Self::Attention { .. } | Self::Window { apart: false, .. } | Self::Since)
+    }
+
     /// How many of the newest queries count: what older ones weigh together is below the rounding of an f32.
     #[must_use]
     pub fn horizon(self) -> u32 {
         match self {
             Self::KeyNorm | Self::KeyDifference | Self::Noise { .. } | Self::Lag { .. } => 0,
-            Self::Expected { .. } => u32::MAX,
+            Self::Expected { .. } | Self::Compact { .. } | Self::Softened { .. } | Self::Since => u32::MAX,
             Self::Window { window, .. } => window,
+            Self::Drawn { proxies, .. } => proxies,
             Self::Attention { factor, .. } if factor >= 1.0 => u32::MAX,
             Self::Attention { factor, .. } => {
                 let factor = f64::from(factor.max(0.0));
@@ -77,7 +139,7 @@ impl Score {
     /// Whether sums go on from step to step, so that steps of a prompt before its last count too.
     #[must_use]
     pub fn gathers(self) -> bool {
-        matches!(self, Self::Attention { .. }) && self.horizon() > 1
+        matches!(self, Self::Attention { .. } | Self::Softened { .. } | Self::Since) && self.horizon() > 1
     }
 }
 

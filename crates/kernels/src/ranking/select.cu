@@ -7,16 +7,29 @@ struct SelectArgs {
     Floors counted;      // what stays whatever it is worth, and counts
     Floors floors;       // what may not be taken away
     u32 by_queries;      // whether a score is the mean over the queries that came since the entry's own
+    u32 beside;          // whether what came since the last choice stays beside the budget
+    double chance;       // `draw`: of what is chosen, the share that is drawn
+    u64 seed;            // of noise
 };
+
+// Whether an entry has not been there when some went, where that is asked: its second statistic says.
+__device__ __forceinline__ bool fresh(const SelectArgs& a, Page page, u32 slot) {
+    if constexpr (STATISTICS > 1) return a.beside && page.statistics()[PAGE_ENTRIES + slot] == 0.0f;
+    return false;
+}
+// Whether a floor holds an entry, whatever it is worth.
+__device__ __forceinline__ bool counts_anyway(const SelectArgs& a, u32 position, u32 next) {
+    const u32 end = position + a.counted.recent;
+    return position < a.counted.sinks || end < position || end >= next;
+}
 
 // Larger is better; no two entries of a layer have the same. NaN is worth least, -0 is 0; of equals the later one stays, and
 // of several heads' at one position that of the higher head.
 __device__ __forceinline__ u64 key_of(const SelectArgs& a, Page page, u32 slot, u32 position, u32 next, u32 group) {
     float score = page.statistics()[slot];
     if (a.by_queries) score /= (float)max(next - position, 1u);
-    const u32 end = position + a.counted.recent;
-    if (position < a.counted.sinks || end < position || end >= next) score = infinity();
-    else if (score > 3.402823466e38f) score = 3.402823466e38f;
+    if (counts_anyway(a, position, next)) score = infinity();
+    else if (score > 3.402823466e38f || fresh(a, page, slot)) score = 3.402823466e38f;
     u32 order = 0;
     if (score == score) {
         const u32 bits = __float_as_uint(score + 0.0f);
@@ -72,18 +85,20 @@ extern "C" __global__ void __launch_bounds__(THREADS) keep_alike(const __grid_co
     __shared__ u64 leasts[THREADS / 32];
     wait_for_previous();
     const u32 layer = blockIdx.x / GROUPS, group = blockIdx.x % GROUPS;
-    const u32 kept = kept_of(a.pruned, blockIdx.y, layer, group);
+    u32 kept = kept_of(a.pruned, blockIdx.y, layer, group);
     if (kept == NEVER) return;
     const Lane lane = lane_of(a.pruned, blockIdx.y, layer, group);
     if (lane.length <= kept) return;
-    u32 count = 0, where = 0;
+    u32 count = 0, where = 0, beside = 0;
     u64 own = ~0ull;
     lane.each_live([&](Page page, u32 slot, u32 position, u32 entry) {
         const u64 key = key_of(a, page, slot, position, lane.next, group);
         count += 1;
+        beside += fresh(a, page, slot);
         if (key < own) own = key, where = entry;
     });
     count = block_total(count, parts);
+    if (a.beside) kept += block_total(beside, parts);
     if (count <= kept) return;
     if (count - kept == 1) {
         // After every query one goes: the least, which whoever has seen it ends.
@@ -161,5 +176,52 @@ extern "C" __global__ void __launch_bounds__(THREADS) keep_shared(const __grid_c
     });
     for (u32 group = 0; group < GROUPS; group++) {
         end_below(a, lane_of(a.pruned, blockIdx.y, layer, group), group, separates, safe[group]);
+    }
+}
+
+// The grid of `keep_alike`, before it: of what a budget leaves beside what floors hold, the best stay whatever comes, and the share
+// `chance` is drawn from the others, the likelier the higher their scores.
+extern "C" __global__ void __launch_bounds__(THREADS) draw(const __grid_constant__ SelectArgs a) {
+    __shared__ Histogram histogram;
+    __shared__ u32 parts[THREADS / 32];
+    wait_for_previous();
+    const u32 layer = blockIdx.x / GROUPS, group = blockIdx.x % GROUPS;
+    const u32 kept = kept_of(a.pruned, blockIdx.y, layer, group);
+    if (kept == NEVER) return;
+    const Lane lane = lane_of(a.pruned, blockIdx.y, layer, group);
+    u32 fixed = 0, others = 0;
+    lane.each_live([&](Page, u32, u32 position, u32) { counts_anyway(a, position, lane.next) ? fixed += 1 : others += 1; });
+    fixed = block_total(fixed, parts);
+    others = block_total(others, parts);
+    const u32 chosen = kept > fixed ? kept - fixed : 0, drawn = (u32)((double)chosen * a.chance), best = chosen - drawn;
+    if (drawn == 0) return;
+    u64 least = best >= others ? 0 : ~0ull;
+    if (best > 0 && best < others) {
+        least = least_kept(histogram, best, [&](auto take) {
+            lane.each_live([&](Page page, u32 slot, u32 position, u32) {
+                if (!counts_anyway(a, position, lane.next)) take(key_of(a, page, slot, position, lane.next, group));
+            });
+        });
+    }
+    const u64 of_head = noise_of(a.seed, layer, group);
+    lane.each_live([&](Page page, u32 slot, u32 position, u32) {
+        if (counts_anyway(a, position, lane.next)) return;
+        float& score = page.statistics()[slot];
+        const bool stays = key_of(a, page, slot, position, lane.next, group) >= least;
+        score = stays ? infinity() : score + gumbel(noise_at(of_head, 0, position));
+    });
+}
+
+// The grid of `keep_alike`, after it: sums begin anew, and what is there has been there.
+extern "C" __global__ void __launch_bounds__(THREADS) settle(const __grid_constant__ SelectArgs a) {
+    wait_for_previous();
+    const u32 layer = blockIdx.x / GROUPS, group = blockIdx.x % GROUPS;
+    if (kept_of(a.pruned, blockIdx.y, layer, group) == NEVER) return;
+    const Lane lane = lane_of(a.pruned, blockIdx.y, layer, group);
+    if constexpr (STATISTICS > 1) {
+        for (u32 entry = threadIdx.x; entry < lane.length; entry += THREADS) {
+            float* statistics = lane.lanes.page(lane.number, entry / PAGE_ENTRIES).statistics() + entry % PAGE_ENTRIES;
+            statistics[0] = 0.0f, statistics[PAGE_ENTRIES] = 1.0f;
+        }
     }
 }

@@ -39,6 +39,7 @@ struct Append {
     const float* key_norm;     // [d], or none
     const float2* angles;      // [positions][pairs], or none
     const float* gates;        // [rows][2 gate_heads r]: query gates, then key gates; or none
+    const u32* shifts;         // [slots]: how many positions before its own a token is turned; or none
     u32 layer, pairs, positions, gate_heads;
     float epsilon;
     Births births;
@@ -174,7 +175,8 @@ extern "C" __global__ void __launch_bounds__(32 * APPEND_WARPS) append(Append p)
             page.positions()[slot] = row.position;
             page.expires_at()[slot] = fate.expires_at;
             page.killers()[slot] = fate.killer;
-            if constexpr (STATISTICS > 0) page.statistics()[slot] = 0.0f;
+#pragma unroll
+            for (u32 i = 0; i < STATISTICS; i++) page.statistics()[i * PAGE_ENTRIES + slot] = 0.0f;
         }
         return;
     }
@@ -192,6 +194,7 @@ extern "C" __global__ void __launch_bounds__(32 * APPEND_WARPS) append(Append p)
     if (weight) head_norm(x, weight, p.epsilon, thread);
     if (p.angles) {
         u32 position = row.position < p.positions ? row.position : p.positions - 1;
+        if (p.shifts) position -= min(p.shifts[row.slot], position);
         const float2* angles = p.angles + (u64)position * p.pairs;
 #pragma unroll
         for (u32 i = 0; i < TWOS; i++) {

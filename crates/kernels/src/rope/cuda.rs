@@ -158,6 +158,7 @@ kernel_struct! {
         key_norm: u64,
         angles: u64,
         gates: u64,
+        shifts: u64,
         layer: u32,
         pairs: u32,
         positions: u32,
@@ -190,6 +191,7 @@ impl DeviceAppend {
     /// table and its pairs) in place, its keys on their way to the pages. `gates` is f32 `[rows, 2 gate_heads r]`,
     /// query gates first; the key gates go to the side channel, those of the only head or of the lane's own. A number
     /// that the cache's format holds only as infinity is told by the next reclaim: [`StepStatus`](crate::lifetimes::StepStatus).
+    /// `shifts`, u32 `[slots]`, say how many positions before its own a sequence's token is turned, if given.
     ///
     /// # Errors
     /// Lengths that do not agree, more than four rules, or a failed device.
@@ -208,6 +210,7 @@ impl DeviceAppend {
         gates: Option<&DeviceBuffer<f32>>,
         gate_heads: usize,
         births: &Births,
+        shifts: Option<&DeviceBuffer<u32>>,
     ) -> Result<(), KernelError> {
         let spec = &self.specialisation;
         lanes.check(OP, spec)?;
@@ -232,6 +235,9 @@ impl DeviceAppend {
             let numbers = checked_size(OP, &[size.rows, 2, gate_heads, spec.side_width])?;
             check_at_least(OP, "gates", numbers, gates.len())?;
         }
+        if let Some(shifts) = shifts {
+            check_at_least(OP, "shifts", lanes.slots(), shifts.len())?;
+        }
         let rope = rope.filter(|&(_, pairs)| pairs > 0);
         if let Some((table, pairs)) = rope
             && (2 * pairs > spec.head_dim || table.len() < pairs)
@@ -248,6 +254,7 @@ impl DeviceAppend {
             key_norm: pointer(key_norm),
             angles: rope.map_or(0, |(table, _)| table.pointer()),
             gates: pointer(gates),
+            shifts: shifts.map_or(0, DeviceBuffer::pointer),
             layer: layer as u32,
             pairs: rope.map_or(0, |(_, pairs)| pairs) as u32,
             positions: rope.map_or(0, |(table, pairs)| table.len() / pairs) as u32,

@@ -183,6 +183,9 @@ fn check(device: &Device, number: usize, case: &Case) {
         attention_scaling: 1.0,
     };
     let angles = DeviceRope::table(device, spec, &table.inv_freq, 1.0, 1000).unwrap();
+    // A token is turned by its place among what was kept of its text.
+    let back = [0, 0, 1, 40].map(|most| random.below(most + 1) as u32);
+    let shifts = DeviceBuffer::copy_of(device, "a test", &back).unwrap();
     let heads = case.gate_heads.unwrap_or(1);
     let gates = random.row(rows.len() * 2 * heads * r);
     let device_gates = copy(&gates);
@@ -201,6 +204,7 @@ fn check(device: &Device, number: usize, case: &Case) {
             case.gate_heads.map(|_| &device_gates),
             heads,
             &case.births,
+            Some(&shifts),
         )
         .unwrap();
 
@@ -354,7 +358,21 @@ fn cuda_the_first_number_that_the_pages_cannot_hold_is_told_until_its_slot_is_cl
             );
             let births = Births::default();
             append
-                .append(&lanes, &step, size, layer, &qkv, None, None, 1e-6, None, Some(&gates), 1, &births)
+                .append(
+                    &lanes,
+                    &step,
+                    size,
+                    layer,
+                    &qkv,
+                    None,
+                    None,
+                    1e-6,
+                    None,
+                    Some(&gates),
+                    1,
+                    &births,
+                    None,
+                )
                 .unwrap();
         }
         lifetimes.reclaim(&lanes, &step, size, None, &status).unwrap();

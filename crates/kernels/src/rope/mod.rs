@@ -1,23 +1,31 @@
 //! Rotary position embeddings (Su et al., 2021, arXiv 2104.09864) in the "rotate half" pairing of the published
 //! checkpoints: element i of a head turns with element i + rotary/2.
 
+mod anchor;
 mod cpu;
 mod cuda;
 #[cfg(test)]
 mod cuda_tests;
 #[cfg(test)]
 mod reference;
+mod renumber;
 #[cfg(test)]
 mod tests;
 mod train_cuda;
 #[cfg(test)]
 mod train_cuda_tests;
+#[cfg(test)]
+mod turned_cuda_tests;
 
 pub(crate) use train_cuda::TRAIN_SOURCE;
 pub use train_cuda::{HeadNorms, RopeTables, TrainTurn};
 
+pub use anchor::DeviceAnchor;
+pub(crate) use anchor::SOURCE as ANCHOR;
 pub(crate) use cuda::SOURCE;
 pub use cuda::{Birth, Births, DeviceAppend, DeviceRope};
+pub(crate) use renumber::SOURCE as RENUMBER;
+pub use renumber::{DeviceRenumber, Turning};
 
 use crate::error::check_length;
 use crate::simd::Isa;

@@ -91,11 +91,18 @@ impl RankingBudget for Budget {
         self.within_floors(kept, next)
     }
 
-    fn kept_of_heads(&self, next: u32, own: Option<u32>, layers: usize, heads: usize) -> Vec<u32> {
+    fn kept_of_heads(
+        &self,
+        next: u32,
+        own: Option<u32>,
+        similarities: &[f64],
+        layers: usize,
+        heads: usize,
+    ) -> Vec<u32> {
         let mut all = Vec::with_capacity(layers * heads);
         let mut last: Option<(u32, Vec<Vec<usize>>)> = None;
         for layer in 0..layers {
-            let kept = self.kept(next, own, layer, layers);
+            let kept = self.kept_knowing(next, own, (layer, layers), similarities);
             let Heads::Table(table) = &self.heads else {
                 all.extend(std::iter::repeat_n(kept, heads));
                 continue;
@@ -233,5 +240,20 @@ mod tests {
         };
         assert_eq!([kept(0.2, 1024), kept(0.5, 1024), kept(0.2, 97), kept(0.75, 97)], [204, 512, 19, 72]);
         assert_eq!([kept(0.01, 3), kept(1.0, 7)], [1, 7]);
+    }
+    #[test]
+    fn squeezed_layers_have_what_they_are_known_to_need() {
+        let budget = Budget {
+            amount: PromptBudget::Share(0.5),
+            floors: Floors::default(),
+            heads: Heads::Alike,
+            layers: Layers::Squeezed { least: 0.2 },
+        };
+        let similarities = [0.1, 0.95, 0.5, 0.97];
+        let kept = budget.kept_of_heads(100, None, &similarities, 4, 2);
+        // Those of the most similar group keep a fifth of the mean, and the others what is left of four times 50.
+        assert_eq!(kept, [90, 90, 10, 10, 90, 90, 10, 10]);
+        let each = |layer| budget.kept_knowing(100, None, (layer, 4), &similarities);
+        assert!((0..4).all(|layer| each(layer) == kept[2 * layer]));
     }
 }

@@ -43,17 +43,18 @@ impl Ranked {
     /// The policy of a scorer under a budget; `cadence` is never [`Cadence::Never`].
     pub(crate) fn new(scorer: Box<dyn Scorer>, budget: Budget, cadence: Cadence) -> Self {
         let share = match budget.heads {
+            // A draw is about the mean of all heads, and kernels know what each has.
+            Heads::Table(_) if scorer.draws() => None,
             Heads::Alike | Heads::Table(_) => Some(None),
-            Heads::Adaptive { floor } => Some(Some(floor)),
+            // One row for all heads has nobody to share with.
+            Heads::Adaptive { floor } => Some(scorer.per_head().then_some(floor)),
             Heads::Weighed { .. } => None,
         };
-        // What a layer changes is not known to the kernels.
-        let share = share.filter(|_| !matches!(budget.layers, Layers::Squeezed { .. }));
-        let sayable = scorer.data().zip(share).filter(|_| scorer.stride() == 0);
-        let data = sayable.map(|(score, share)| Ranking {
+        let data = scorer.data().zip(share).map(|(score, share)| Ranking {
             score,
             per_head: scorer.per_head(),
             cadence,
+            stride: scorer.stride(),
             budget: Arc::new(budget.clone()),
             share,
             counted: budget.floors,

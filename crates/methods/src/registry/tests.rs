@@ -115,6 +115,25 @@ fn combinations_conform() {
 }
 
 #[test]
+fn methods_say_as_data_what_a_device_carries_out() {
+    let (_folder, facts) = model();
+    let sayable = |spec: &str| {
+        let policy = build(&spec.parse().unwrap(), &facts).unwrap();
+        policy.rules().is_some() && policy.rankings().is_some()
+    };
+    for method in METHODS {
+        assert!(sayable(&usage(method)), "{}", method.name);
+    }
+    for around in ["ada(compactor)@0.2", "squeeze(keyformer)@0.2", "pyramid(nacl)@0.2", "snapkv(group=max)@9"]
+    {
+        assert!(sayable(around), "{around}");
+    }
+    for alone in ["ada(snapkv, rule=original)@0.2", "headkv(nacl, profile=retrieval_heads.json)@0.2"] {
+        assert!(!sayable(alone), "{alone}");
+    }
+}
+
+#[test]
 fn every_method_is_documented_and_its_defaults_are_allowed() {
     for (index, method) in METHODS.iter().enumerate() {
         assert!(METHODS[..index].iter().all(|other| other.name != method.name), "{} twice", method.name);

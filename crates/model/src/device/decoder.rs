@@ -21,7 +21,9 @@ use dropcap_kernels::sampling::{DeviceSampler, SlotSampling};
 use dropcap_kernels::vote::DeviceVotes;
 use dropcap_policy::{EvictionPolicy, Needs, Ranking, Score};
 
+use super::changes::Changes;
 use super::graph::DecodeGraph;
+use super::places::Places;
 use super::pool::{PoolShape, pages_for};
 use super::ranker::{self, Ranker};
 use super::rules::{DeviceRules, side_width};
@@ -56,6 +58,8 @@ pub struct DeviceDecoder {
     pub(super) weights: Arc<DeviceWeights>,
     pub(super) rules: DeviceRules,
     pub(super) ranker: Option<Ranker>,
+    pub(super) places: Places,
+    pub(super) changes: Option<Changes>,
     needs: Needs,
     pub(super) kernels: Kernels,
     pub(super) rope: Option<(DeviceBuffer<[f32; 2]>, usize)>,
@@ -129,7 +133,10 @@ impl DeviceDecoder {
             statistics: ranker::statistics(ranking.as_ref()),
         };
         let gate_heads = rules.gates.as_ref().map(|gates| gates.heads);
-        let kernels = Kernels::new(&device, &specialisation, config, &options, &rules, ranking.as_ref())?;
+        let needs = policy.needs();
+        let loaded = needed(&specialisation, &rules, ranking.as_ref(), needs);
+        Module::compile_missing(&device, &loaded)?;
+        let kernels = Kernels::new(&device, &specialisation, config, &options, &rules)?;
         // A sequence that decodes may share a step with a chunk.
         let rows = options.chunk + options.max_batch;
         let logit_rows = options.logit_rows.max(options.max_batch);
@@ -161,6 +168,9 @@ impl DeviceDecoder {
             .map(|ranking| Ranker::new(&device, &specialisation, ranking, size, most_pages, pairs))
             .transpose()?;
         let (per_slot, all) = (config.layers * groups, batch + options.kept);
+        let places = Places::new(&device, &specialisation, config, all, needs)?;
+        let changes =
+            needs.layers.then(|| Changes::new(&device, &specialisation, config, (rows, all))).transpose()?;
         let pool = PoolShape {
             page_bytes: specialisation.page_bytes(),
             lanes: all * per_slot,
@@ -175,7 +185,9 @@ impl DeviceDecoder {
         Ok(Self {
             rules,
             ranker,
-            needs: policy.needs(),
+            places,
+            changes,
+            needs,
             kernels,
             rope,
             scratch,
@@ -261,7 +273,10 @@ impl DeviceDecoder {
         self.clear_left()?;
         let slot = self.slots.take();
         if let Some(slot) = &slot {
-            self.states[slot.index() as usize] = SlotState::empty(self.lanes_per_slot());
+            let number = slot.index() as usize;
+            self.states[number] = SlotState::empty(self.lanes_per_slot());
+            self.forget_place(number)?;
+            self.forget_changes(number)?;
         }
         Ok(slot)
     }
@@ -373,10 +388,8 @@ impl Kernels {
         config: &DecoderConfig,
         options: &DeviceOptions,
         rules: &DeviceRules,
-        ranking: Option<&Ranking>,
     ) -> Result<Self, ModelError> {
         let gate_heads = rules.gates.as_ref().map(|gates| gates.heads);
-        Module::compile_missing(device, &needed(specialisation, rules, ranking))?;
         let (batch, positions) = (options.max_batch, config.max_positions);
         // Its kernel counts all slots of the lanes.
         let slots = batch + options.kept;
@@ -401,17 +414,24 @@ fn needed(
     specialisation: &Specialisation,
     rules: &DeviceRules,
     ranking: Option<&Ranking>,
+    needs: Needs,
 ) -> Vec<(Source, Specialisation)> {
     let score = ranking.map(|ranking| ranking.score);
     let unused = |file: &str| match file {
-        "ranking/mass.cu" => !matches!(score, Some(Score::Attention { .. } | Score::Window { .. })),
+        "ranking/mass.cu" => !score.is_some_and(Score::attends),
+        "ranking/columns.cu" => !score.is_some_and(Score::hears),
         "ranking/keys.cu" => {
             !matches!(score, Some(Score::KeyNorm | Score::KeyDifference | Score::Noise { .. }))
         }
+        "ranking/compactor.cu" => !matches!(score, Some(Score::Compact { .. })),
         "ranking/expected.cu" => !matches!(score, Some(Score::Expected { .. })),
         "ranking/lag.cu" => !matches!(score, Some(Score::Lag { .. })),
         "ranking/pool.cu" => !matches!(score, Some(Score::Window { .. })),
-        "ranking/select.cu" | "ranking/told.cu" => score.is_none(),
+        "ranking/select.cu" => score.is_none(),
+        "ranking/told.cu" => !matches!(score, Some(Score::Attention { .. } | Score::Softened { .. })),
+        "rope/anchor.cu" => needs.anchored.is_none(),
+        "rope/renumber.cu" => !needs.renumbers,
+        "similarity/similarity.cu" => !needs.layers,
         "vote/vote.cu" => rules.gates.is_none(),
         "lifetimes/inherit.cu" => rules.inherits.is_none(),
         _ => matches!(file, "matmul/random.cu" | "cuda/bandwidth.cu"),

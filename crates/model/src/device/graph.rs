@@ -58,7 +58,9 @@ impl DeviceDecoder {
             graph.set(i, segment);
             if let Some(ranker) = self.ranker.as_ref().filter(|ranker| ranker.every() > 0) {
                 let first = i * ranker.lanes();
-                (first..).zip(ranker.budgets(segment)).for_each(|(at, kept)| graph.kept.set(at, kept));
+                let similarities = segment.map_or(&[][..], |segment| self.similarities(segment));
+                let budgets = ranker.budgets(segment, similarities);
+                (first..).zip(budgets).for_each(|(at, kept)| graph.kept.set(at, kept));
             }
         }
         graph.graph.launch()?;

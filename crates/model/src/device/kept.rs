@@ -32,7 +32,9 @@ impl DeviceDecoder {
         if kept.state.pages > self.free_pages {
             return Ok(None);
         }
-        self.lanes.copy_slot(from, kept.slot.index() as usize, u32::MAX)?;
+        let to = kept.slot.index() as usize;
+        self.lanes.copy_slot(from, to, u32::MAX)?;
+        self.copy_beside(from, to)?;
         self.take_pages(kept.state.pages);
         Ok(Some(kept))
     }
@@ -43,7 +45,9 @@ impl DeviceDecoder {
     /// A slot of another decoder, a failed device.
     pub fn keep_all(&mut self, slot: &Slot) -> Result<Option<KeptCache>, ModelError> {
         let Some((from, kept)) = self.keep(slot)? else { return Ok(None) };
-        self.lanes.move_slot(from, kept.slot.index() as usize)?;
+        let to = kept.slot.index() as usize;
+        self.lanes.move_slot(from, to)?;
+        self.copy_beside(from, to)?;
         self.states[from] = SlotState::empty(self.lanes_per_slot());
         Ok(Some(kept))
     }
@@ -80,6 +84,7 @@ impl DeviceDecoder {
         }
         let entries = tokens.and_then(|tokens| u32::try_from(tokens).ok()).unwrap_or(u32::MAX);
         self.lanes.copy_slot(from, to, entries)?;
+        self.copy_beside(from, to)?;
         self.take_pages(state.pages);
         self.states[to] = state;
         Ok(Some(state))
@@ -91,6 +96,12 @@ impl DeviceDecoder {
         self.clear_left()?;
         let state = self.states[from];
         Ok(self.kept.take().map(|slot| (from, KeptCache { slot, state })))
+    }
+
+    /// Gives a slot what is known of another's text beside its entries.
+    fn copy_beside(&mut self, from: usize, to: usize) -> Result<(), ModelError> {
+        self.copy_place(from, to)?;
+        self.copy_changes(from, to)
     }
 
     fn take_pages(&mut self, pages: usize) {

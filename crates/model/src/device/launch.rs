@@ -35,6 +35,8 @@ impl DeviceDecoder {
     /// Grows the lanes and runs every layer; afterwards the residual stream is ready for the head.
     pub(super) fn run_layers(&self, size: StepSize, mode: Mode<'_>) -> Result<(), ModelError> {
         let lanes = &self.lanes;
+        // It looks at entries that are there, and grown lanes have some that nobody has written yet.
+        self.anchor_sinks(size.spans)?;
         self.kernels.lifetimes.grow(lanes, &self.inputs, size)?;
         let weights = &*self.weights;
         let positions = weights.positions.as_ref().map(|table| table.data());
@@ -70,22 +72,25 @@ impl DeviceDecoder {
             Mode::Decode => {
                 let told = self.ranker.as_ref().and_then(|ranker| ranker.told());
                 let (inputs, qkv, mixed) = (&self.inputs, &scratch.qkv, &scratch.mixed);
-                attention.decode_and_tell(lanes, inputs, size, index, scale, qkv, mixed, told)?;
+                attention.decode(lanes, inputs, size, index, scale, qkv, mixed, told)?;
                 self.observe_decoded(size, index)?;
             }
             Mode::Prefill { spans, observed } => {
                 let sums =
                     self.ranker.as_ref().filter(|_| !observed.is_empty()).and_then(|ranker| ranker.sums());
                 let (inputs, qkv, mixed) = (&self.inputs, &scratch.qkv, &scratch.mixed);
-                let told =
-                    attention.prefill_and_tell(lanes, inputs, spans, index, scale, qkv, mixed, sums)?;
+                let told = attention.prefill(lanes, inputs, spans, index, scale, qkv, mixed, sums)?;
                 self.observe(observed, index, told)?;
+                self.keep_before(rows)?;
             }
         }
         let (matmul, bias) = (&self.kernels.matmul, layer.output.bias.as_ref());
         let target = Target::Add(&scratch.residual);
         matmul.product(&scratch.mixed, &layer.output.weight, bias, size.rows, target)?;
-        Ok(())
+        match mode {
+            Mode::Decode => Ok(()),
+            Mode::Prefill { .. } => self.note_change(index, size),
+        }
     }
 
     /// Puts the new tokens of a step into a layer's lanes and lets the policy decide.
@@ -105,6 +110,7 @@ impl DeviceDecoder {
             self.scratch.gates.as_ref(),
             gates.map_or(1, |gates| gates.heads),
             &self.rules.births[index],
+            self.shifts(),
         )?;
         if let (Some(gates), Some(votes), Some(numbers)) = (gates, &self.kernels.votes, &self.scratch.gates) {
             let floors = (gates.floors.sinks, gates.floors.recent);

@@ -4,12 +4,14 @@
 //! ([`dropcap_policy::Rule`]), because nothing calls back from a kernel. A decode step is one CUDA graph per batch
 //! size; the host sends rows and random numbers, and gets tokens and the state of the pool back.
 
+mod changes;
 mod decoder;
 mod fill;
 mod graph;
 mod kept;
 mod launch;
 mod outcome;
+mod places;
 mod pool;
 mod ranker;
 mod rules;

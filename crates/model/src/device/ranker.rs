@@ -45,6 +45,10 @@ pub(super) fn accepted(
     match policy.rankings() {
         None => unsupported("ranks entries in code alone"),
         Some([]) => Ok(None),
+        Some([Ranking { score: Score::Compact { columns, .. }, .. }]) if *columns > Score::MOST_COLUMNS => {
+            let most = Score::MOST_COLUMNS;
+            unsupported(&format!("sketches keys in {columns} columns, where a device has room for {most}"))
+        }
         Some([ranking]) if !ranking.per_head && policy.per_head() && config.kv_heads > 1 => {
             unsupported("ranks for all heads alike beside one that forgets per head")
         }
@@ -55,7 +59,7 @@ pub(super) fn accepted(
 
 /// f32 numbers beside each entry.
 pub(super) fn statistics(ranking: Option<&Ranking>) -> usize {
-    usize::from(ranking.is_some())
+    ranking.map_or(0, |ranking| ranking.score.statistics())
 }
 
 impl Ranker {
@@ -75,8 +79,8 @@ impl Ranker {
             share: ranking.share,
         };
         let kernels = DeviceRanking::new(device, specialisation, settings, size)?;
-        let tells =
-            matches!(ranking.cadence, Cadence::Every(_)) && matches!(ranking.score, Score::Attention { .. });
+        let tells = matches!(ranking.cadence, Cadence::Every(_))
+            && matches!(ranking.score, Score::Attention { .. } | Score::Softened { .. });
         let told = tells
             .then(|| ToldScores::new(device, specialisation, kernels.told_pages(pages), size.spans))
             .transpose()?;
@@ -85,8 +89,9 @@ impl Ranker {
         let coming = matches!(ranking.score, Score::Expected { .. })
             .then(|| DeviceBuffer::zeroed(device, "rotations to come", size.spans * pairs))
             .transpose()?;
-        let attends = matches!(ranking.score, Score::Attention { .. } | Score::Window { .. });
-        let sums = attends
+        let sums = ranking
+            .score
+            .hears()
             .then(|| {
                 let rows = size.rows * specialisation.query_heads;
                 DeviceBuffer::uninitialized(device, "the sums of attention", rows)
@@ -127,17 +132,18 @@ impl Ranker {
         }
     }
 
-    /// How many entries of each lane stay behind a segment, `[layers][groups]`.
-    pub(super) fn budgets(&self, segment: Option<&DeviceSegment<'_>>) -> Vec<u32> {
+    /// How many entries of each lane stay behind a segment, `[layers][groups]`; `similarities` of its layers, where they are asked for.
+    pub(super) fn budgets(&self, segment: Option<&DeviceSegment<'_>>, similarities: &[f64]) -> Vec<u32> {
         // Fits: the step's positions have been checked.
         let next = |segment: &DeviceSegment<'_>| segment.first_position + segment.ids.len() as u32;
         let acts = |segment: &&DeviceSegment<'_>| match segment.stage {
-            Stage::Prompt => false,
+            Stage::Prompt => is_time(self.ranking.stride, next(segment)),
             Stage::PromptEnd => true,
-            Stage::Behind => self.every() > 0 && next(segment).is_multiple_of(self.every()),
+            Stage::Behind => is_time(self.every(), next(segment)),
         };
         let Some(segment) = segment.filter(acts) else { return vec![UNTOUCHED; self.lanes()] };
-        self.ranking.budget.kept_of_heads(next(segment), segment.budget, self.layers, self.groups)
+        let (layers, groups) = (self.layers, self.groups);
+        self.ranking.budget.kept_of_heads(next(segment), segment.budget, similarities, layers, groups)
     }
 
     /// Sends the budgets of a step.
@@ -161,6 +167,11 @@ impl Ranker {
         });
         Ok(coming.write(0, &means.collect::<Vec<_>>())?)
     }
+}
+
+/// Whether a text of so many tokens has a multiple of `every`; of 0 none has.
+fn is_time(every: u32, tokens: u32) -> bool {
+    every > 0 && tokens.is_multiple_of(every)
 }
 
 /// The mean over positions of the cosine and sine of each pair.
@@ -192,12 +203,8 @@ impl DeviceDecoder {
         let Some(ranker) = &self.ranker else { return Ok(()) };
         let scale = self.weights.config.attention_scale(layer);
         for (sequence, span) in spans.iter().enumerate() {
-            let turns = match (&self.rope, &self.weights.rope, &ranker.coming) {
-                (Some((table, pairs)), Some((_, scaling)), Some(coming)) => {
-                    Some(Turns { table, pairs: *pairs, scaling: *scaling, coming, sequence })
-                }
-                _ => None,
-            };
+            let turns =
+                self.turning().map(|turning| Turns { turning, coming: ranker.coming.as_ref(), sequence });
             let sums = ranker.sums().filter(|_| told);
             ranker.kernels.observe(&self.lanes, span, (layer, scale), &self.scratch.qkv, sums, turns)?;
         }

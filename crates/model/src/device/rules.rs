@@ -7,6 +7,7 @@ use dropcap_kernels::rope::{Birth, Births};
 use dropcap_policy::{Action, EvictionPolicy, Floors, HeadSet, PromptCut, Rule, VoteGates};
 
 use super::ranker;
+use crate::weights::rope_table;
 use crate::{DecoderConfig, ModelError};
 
 /// What the kernels need to know of a policy.
@@ -102,11 +103,8 @@ impl<'a> Accepted<'a> {
     fn new(config: &DecoderConfig, policy: &'a dyn EvictionPolicy) -> Result<Self, ModelError> {
         let unsupported = |what: &str| ModelError::DeviceMethod { what: what.to_owned() };
         let needs = policy.needs();
-        if needs.renumbers || needs.anchored.is_some() {
-            return Err(unsupported("turns keys by their place in the cache"));
-        }
-        if needs.layers {
-            return Err(unsupported("shares a budget among layers by what each changes"));
+        if (needs.renumbers || needs.anchored.is_some()) && rope_table(config).is_none() {
+            return Err(unsupported("turns keys of a model without rotary embeddings"));
         }
         let rules = policy.rules().ok_or_else(|| unsupported("decides in code"))?;
         let ranks = ranker::accepted(policy, config)?.is_some();

@@ -7,7 +7,6 @@ use dropcap_policy::Stage;
 
 use super::decoder::DeviceDecoder;
 use super::launch::Mode;
-use super::ranker::Ranker;
 use super::rules::{Cut, DeviceCut};
 use super::turns::{Turn, turns};
 use super::{DeviceOutcome, Slot};
@@ -108,8 +107,7 @@ impl DeviceDecoder {
             deaths.count.write(0, &[0])?;
         }
         let mut outcome = DeviceOutcome::of(segments.len());
-        let every = self.ranker.as_ref().map_or(0, Ranker::every);
-        for Turn { parts, numbers, firsts } in turns(segments, every) {
+        for Turn { parts, numbers, firsts } in turns(segments, self.needs()) {
             let taken = self.turn(&parts, &mut |of_part| {
                 let first_row = of_part.first_row + firsts[of_part.segment];
                 rows(DeviceRows { segment: numbers[of_part.segment], first_row, ..of_part });
@@ -164,6 +162,7 @@ impl DeviceDecoder {
             if segment.ids.is_empty() {
                 return Err(ModelError::EmptyInput);
             }
+            self.check_place(segment)?;
             let end = segment.first_position as usize + segment.ids.len();
             if end > config.max_positions {
                 return Err(ModelError::TooManyPositions { wanted: end, limit: config.max_positions });
@@ -264,17 +263,24 @@ impl DeviceDecoder {
                 })?;
             }
         }
-        self.cut(segments, chosen)?;
+        let chosen_segments: Vec<DeviceSegment<'_>> = chosen.iter().map(|&index| segments[index]).collect();
+        let ending: Vec<DeviceSegment<'_>> =
+            chosen_segments.iter().copied().filter(|segment| segment.stage == Stage::PromptEnd).collect();
+        self.cut(&ending)?;
+        self.learn_changes(&chosen_segments)?;
         if let Some(ranker) = self.ranker.as_ref().filter(|_| !observed.is_empty()) {
-            let budgets = chosen.iter().flat_map(|&index| ranker.budgets(Some(&segments[index])));
+            let of = |segment| ranker.budgets(Some(segment), self.similarities(segment));
+            let budgets = chosen_segments.iter().flat_map(of);
             ranker.send(&budgets.collect::<Vec<_>>())?;
             let tokens = spans.iter().map(|span| (span.first_position + span.queries) as usize).max();
             self.prune(size, tokens.unwrap_or(0))?;
         }
+        self.renumber(&ending)?;
         self.reclaim(size)?;
         let status = self.status.read()?;
         let slots: Vec<usize> = spans.iter().map(|span| span.slot as usize).collect();
         self.note(&slots, &status)?;
+        self.follow_on(&ending)?;
         for (&index, &slot) in chosen.iter().zip(&slots) {
             outcome.states[index] = self.states[slot];
         }
@@ -304,11 +310,9 @@ impl DeviceDecoder {
         Ok(())
     }
 
-    /// What the policy drops where a prompt ends.
-    fn cut(&self, segments: &[DeviceSegment<'_>], chosen: &[usize]) -> Result<(), ModelError> {
-        for segment in
-            chosen.iter().map(|&index| &segments[index]).filter(|segment| segment.stage == Stage::PromptEnd)
-        {
+    /// What the policy drops where prompts end.
+    fn cut(&self, ending: &[DeviceSegment<'_>]) -> Result<(), ModelError> {
+        for segment in ending {
             let n = segment.first_position + segment.ids.len() as u32;
             // One rule at a time: two may cut the same entry.
             for DeviceCut { cut, floors, heads } in &self.rules.cuts {

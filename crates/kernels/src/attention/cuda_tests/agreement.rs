@@ -102,7 +102,7 @@ fn cuda_attention_refuses_what_does_not_fit() {
     let loaded = Loaded::empty(&device, &specialisation, 4, 4, 1);
     let call = |size: StepSize, layer, mixed: &DeviceBuffer<u8>| {
         let lanes = &loaded.lanes;
-        attention.decode(lanes, &loaded.step, size, layer, 1.0, &loaded.qkv, mixed).is_err()
+        attention.decode(lanes, &loaded.step, size, layer, 1.0, &loaded.qkv, mixed, None).is_err()
     };
     let size = StepSize { rows: 2, spans: 2 };
     let short = DeviceBuffer::uninitialized(&device, "a test", 100).unwrap();

@@ -30,7 +30,7 @@ fn cuda_a_recorded_decode_follows_lanes_that_grew() {
             for _ in 0..2 {
                 let lanes = &loaded.lanes;
                 let (step, qkv, mixed) = (&loaded.step, &loaded.qkv, &loaded.mixed);
-                attention.decode(lanes, step, loaded.size, LAYER, loaded.scale, qkv, mixed)?;
+                attention.decode(lanes, step, loaded.size, LAYER, loaded.scale, qkv, mixed, None)?;
             }
             Ok::<(), crate::KernelError>(())
         })
@@ -115,8 +115,22 @@ fn cuda_a_recorded_decode_sees_what_its_step_appends() {
         let scale = 1.0 / (head_dim as f32).sqrt();
         let mut graph = Graph::record(&device, || {
             let births = Births::default();
-            append.append(tables, step, size, LAYER, &loaded.qkv, None, None, 0.0, None, None, 1, &births)?;
-            attention.decode(tables, step, size, LAYER, scale, &loaded.qkv, &loaded.mixed)
+            append.append(
+                tables,
+                step,
+                size,
+                LAYER,
+                &loaded.qkv,
+                None,
+                None,
+                0.0,
+                None,
+                None,
+                1,
+                &births,
+                None,
+            )?;
+            attention.decode(tables, step, size, LAYER, scale, &loaded.qkv, &loaded.mixed, None)
         })
         .unwrap();
         for time in 0..4 {

@@ -3,62 +3,47 @@
 use super::{LAYER, LAYERS, score_of, settings, shape};
 use crate::attention::{DeviceAttention, ToldScores};
 use crate::cuda::testing::entries::read;
-use crate::cuda::testing::{decoded, device, encoded, first_pages, page_bytes};
-use crate::cuda::{Device, DeviceBuffer, DeviceLanes, DeviceSpan, DeviceStep, Row, Specialisation, StepSize};
+use crate::cuda::testing::device;
+use crate::cuda::testing::sequences::{
+    Sequences, fused_rows, place, random_queries, random_sequences, rows_of,
+};
+use crate::cuda::{Device, DeviceBuffer, DeviceLanes, DeviceSpan, DeviceStep, Specialisation, StepSize};
 use crate::ranking::{DeviceRanking, RankingSize, Score};
 use crate::testing::{Lane, Random};
-use crate::{AttentionRows, AttentionShape, DType, PageLayout, Team, attention_mass};
+use crate::{AttentionRows, AttentionShape, DType, Team, attention_mass};
 
 /// Sums of probabilities in another order, of f32 products; and of 16-bit ones, whose powers of two are approximate.
 const EXACT: f32 = 2e-5;
 const HALF: f32 = 2e-4;
 
 /// Sequences with lanes and queries.
-struct Batch {
-    specialisation: Specialisation,
-    sequences: Vec<(Vec<Lane>, DeviceSpan)>,
+pub(super) struct Batch {
+    pub(super) specialisation: Specialisation,
+    pub(super) sequences: Sequences,
     /// `[rows, h d]`
-    query: Vec<f32>,
-    scale: f32,
+    pub(super) query: Vec<f32>,
+    pub(super) scale: f32,
     /// Of each lane in the order of the sequences, what stands beside its entries beforehand.
-    sums: Vec<Vec<f32>>,
+    pub(super) sums: Vec<Vec<f32>>,
 }
 
 impl Batch {
     /// One sequence for each `(entries, queries)`, `None` for padding; slots are in another order than spans.
-    fn random(
+    pub(super) fn random(
         random: &mut Random,
         specialisation: Specialisation,
         sequences: &[Option<(usize, usize)>],
     ) -> Self {
-        let Specialisation { cache, query_heads, kv_heads, groups, head_dim, .. } = specialisation;
-        let layout = PageLayout::new(kv_heads / groups, head_dim, vec![], cache).unwrap();
-        let (mut rows, mut sums) = (0, Vec::new());
-        let mut sequence = |(i, sequence): (usize, &Option<(usize, usize)>)| {
-            let (entries, queries) = sequence.unwrap_or((0, 1));
-            // A lane has no more entries than its sequence has tokens.
-            let first_position = (entries + random.below(4) * entries / 3).max(queries) - queries;
-            let slot = if sequence.is_some() { (sequences.len() - 1 - i) as u32 } else { u32::MAX };
-            let span = DeviceSpan {
-                slot,
-                first_row: rows as u32,
-                queries: queries as u32,
-                first_position: first_position as u32,
-            };
-            rows += queries;
-            let lanes: Vec<Lane> = (0..groups)
-                .map(|group| {
-                    let entries = if group > 0 { random.below(entries + 1) } else { entries };
-                    sums.push((0..entries).map(|_| random.real()).collect());
-                    Lane::random(random, layout.clone(), entries)
-                })
-                .collect();
-            (lanes, span)
+        // A lane has no more entries than its sequence has tokens.
+        let first = |random: &mut Random, entries: usize, queries: usize| {
+            (entries + random.below(4) * entries / 3).max(queries) - queries
         };
-        let sequences: Vec<_> = sequences.iter().enumerate().map(&mut sequence).collect();
-        let stored = |x: f32| decoded(cache, &encoded(cache, x))[0];
-        let query = (0..rows * query_heads * head_dim).map(|_| stored(3.0 * random.real())).collect();
-        Self { specialisation, sequences, query, scale: 1.0 / (head_dim as f32).sqrt(), sums }
+        let sequences = random_sequences(random, &specialisation, sequences, first);
+        let lanes = sequences.iter().flat_map(|(lanes, _)| lanes);
+        let sums = lanes.map(|lane| random.row(lane.positions.len())).collect();
+        let query = random_queries(random, &specialisation, rows_of(&sequences));
+        let scale = 1.0 / (specialisation.head_dim as f32).sqrt();
+        Self { specialisation, sequences, query, scale, sums }
     }
 
     /// The sums beside each lane's entries after the last `window` queries, where each multiplies what was there by `factor`;
@@ -100,66 +85,37 @@ impl Batch {
 }
 
 /// A batch on the device.
-struct Loaded {
-    lanes: DeviceLanes,
+pub(super) struct Loaded {
+    pub(super) lanes: DeviceLanes,
     step: DeviceStep,
     size: StepSize,
-    qkv: DeviceBuffer<u8>,
+    pub(super) qkv: DeviceBuffer<u8>,
     pages: usize,
 }
 
 impl Loaded {
-    fn new(device: &Device, batch: &Batch) -> Self {
-        let Specialisation { weights, query_heads, kv_heads, groups, head_dim, .. } = batch.specialisation;
-        let spans: Vec<_> = batch.sequences.iter().map(|&(_, span)| span).collect();
-        let rows: usize = spans.iter().map(|span| span.queries as usize).sum();
+    pub(super) fn new(device: &Device, batch: &Batch) -> Self {
+        let spans = batch.sequences.len();
         let lengths = batch.sums.iter().map(Vec::len);
         let longest = lengths.clone().max().unwrap_or(0);
-        let pages: usize = lengths.clone().map(|length| length.div_ceil(32)).sum();
-        let lanes =
-            DeviceLanes::new(device, &batch.specialisation, LAYERS, spans.len(), longest + 32, pages + 1)
-                .unwrap();
-        let step = DeviceStep::new(device, LAYERS, groups, rows, spans.len()).unwrap();
-        let mut all = Vec::new();
-        for ((sequence, span), sums) in batch.sequences.iter().zip(batch.sums.chunks(groups)) {
-            for query in 0..span.queries {
-                all.push(Row { slot: span.slot, token: 0, position: span.first_position + query, back: 1 });
-            }
-            if span.slot == u32::MAX {
-                continue;
-            }
-            for (group, (lane, sums)) in sequence.iter().zip(sums).enumerate() {
-                let number = (span.slot as usize * LAYERS + LAYER) * groups + group;
-                let mut bytes = page_bytes(&batch.specialisation, &lane.view());
-                let page = batch.specialisation.page_bytes();
-                for (entry, sum) in sums.iter().enumerate() {
-                    let at = (entry / 32 + 1) * page - 128 + entry % 32 * 4;
-                    bytes[at..at + 4].copy_from_slice(&sum.to_le_bytes());
-                }
-                lanes.write_lane(number, sums.len() as u32, &bytes).unwrap();
-            }
-        }
-        step.rows.write(0, &all).unwrap();
-        step.spans.write(0, &spans).unwrap();
-        step.first_pages.write(LAYER * (spans.len() * groups + 1), &first_pages(lengths)).unwrap();
-        let nothing = encoded(weights, f32::NAN).repeat(2 * kv_heads * head_dim);
-        let row = |query: &[f32]| {
-            let query: Vec<u8> = query.iter().flat_map(|&x| encoded(weights, x)).collect();
-            [query, nothing.clone()].concat()
-        };
-        let qkv: Vec<u8> = batch.query.chunks(query_heads * head_dim).flat_map(row).collect();
+        let pages: usize = lengths.map(|length| length.div_ceil(32)).sum();
+        let lanes = DeviceLanes::new(device, &batch.specialisation, LAYERS, spans, longest + 32, pages + 1);
+        let (lanes, rows) = (lanes.unwrap(), rows_of(&batch.sequences));
+        let step = DeviceStep::new(device, LAYERS, batch.specialisation.groups, rows, spans).unwrap();
+        place(&lanes, &step, LAYER, &batch.sequences, Some(&batch.sums));
+        let qkv = fused_rows(&batch.specialisation, &batch.query);
         let qkv = DeviceBuffer::copy_of(device, "queries", &qkv).unwrap();
-        Self { lanes, step, size: StepSize { rows, spans: spans.len() }, qkv, pages }
+        Self { lanes, step, size: StepSize { rows, spans }, qkv, pages }
     }
 
-    fn ranking(&self, device: &Device, batch: &Batch, score: Score) -> DeviceRanking {
+    pub(super) fn ranking(&self, device: &Device, batch: &Batch, score: Score) -> DeviceRanking {
         let size =
             RankingSize { rows: self.size.rows, spans: self.size.spans, layers: LAYERS, positions: 4096 };
         DeviceRanking::new(device, &batch.specialisation, settings(score), size).unwrap()
     }
 
     /// Compares what stands beside the entries.
-    fn check(&self, batch: &Batch, expected: &[Vec<f32>], case: &str) {
+    pub(super) fn check(&self, batch: &Batch, expected: &[Vec<f32>], case: &str) {
         let (groups, tolerance) = (
             batch.specialisation.groups,
             if batch.specialisation.cache == DType::F32 { EXACT } else { HALF },
@@ -218,7 +174,7 @@ fn cuda_entries_get_from_a_prompt_what_they_get_on_the_processor() {
             (Score::Attention { factor: 1.0, per_query: false }, u32::MAX, 1.0, true),
             (Score::Attention { factor: 0.5, per_query: false }, u32::MAX, 0.5, true),
             (Score::Attention { factor: 0.0, per_query: false }, u32::MAX, 0.0, true),
-            (Score::Window { window: 7, kernel: 5, largest: false }, 7, 1.0, false),
+            (Score::Window { window: 7, kernel: 5, largest: false, apart: false }, 7, 1.0, false),
         ] {
             let batch = Batch::random(random, specialisation, &sequences);
             let loaded = Loaded::new(&device, &batch);
@@ -254,7 +210,7 @@ fn cuda_what_attention_tells_of_its_rows_spares_a_pass_and_changes_no_sum() {
             (Score::Attention { factor: 1.0, per_query: false }, u32::MAX, 1.0, true),
             (Score::Attention { factor: 0.5, per_query: false }, u32::MAX, 0.5, true),
             (Score::Attention { factor: 0.0, per_query: false }, u32::MAX, 0.0, true),
-            (Score::Window { window: 64, kernel: 5, largest: false }, 64, 1.0, false),
+            (Score::Window { window: 64, kernel: 5, largest: false, apart: false }, 64, 1.0, false),
         ] {
             let batch = Batch::random(random, specialisation, &sequences);
             let loaded = Loaded::new(&device, &batch);
@@ -267,10 +223,8 @@ fn cuda_what_attention_tells_of_its_rows_spares_a_pass_and_changes_no_sum() {
             let (with, without) = (mixed(), mixed());
             let sums = DeviceBuffer::<f32>::zeroed(&device, "sums", heads).unwrap();
             let (lanes, step, scale, qkv) = (&loaded.lanes, &loaded.step, batch.scale, &loaded.qkv);
-            let told = attention
-                .prefill_and_tell(lanes, step, &spans, LAYER, scale, qkv, &with, Some(&sums))
-                .unwrap();
-            attention.prefill(lanes, step, &spans, LAYER, scale, qkv, &without).unwrap();
+            let told = attention.prefill(lanes, step, &spans, LAYER, scale, qkv, &with, Some(&sums)).unwrap();
+            attention.prefill(lanes, step, &spans, LAYER, scale, qkv, &without, None).unwrap();
             assert!(with.read().unwrap() == without.read().unwrap(), "telling changes nothing");
             served += usize::from(told);
             for span in spans.iter().filter(|span| span.slot != u32::MAX) {
@@ -282,6 +236,34 @@ fn cuda_what_attention_tells_of_its_rows_spares_a_pass_and_changes_no_sum() {
     assert_eq!(served, 4 * 6, "shapes that tensor cores serve");
 }
 
+/// Lets a decode step tell its scores, and a ranking add them to its own; being told changes nothing of the step.
+pub(super) fn told_by(
+    device: &Device,
+    attention: &DeviceAttention,
+    loaded: &Loaded,
+    batch: &Batch,
+    ranking: &DeviceRanking,
+) {
+    let specialisation = &batch.specialisation;
+    let mixed = || {
+        let numbers = loaded.size.rows * specialisation.query_heads * specialisation.head_dim;
+        DeviceBuffer::<u8>::zeroed(device, "mixed", numbers * specialisation.weights.bytes()).unwrap()
+    };
+    let told = ToldScores::new(device, specialisation, loaded.pages, batch.sequences.len()).unwrap();
+    // What is told is told anew.
+    told.scores.fill_bytes(0xff).unwrap();
+    told.stats.fill_bytes(0xff).unwrap();
+    let (lanes, step, size, scale) = (&loaded.lanes, &loaded.step, loaded.size, batch.scale);
+    let (with, without) = (mixed(), mixed());
+    let attend = |mixed, told| {
+        attention.decode(lanes, step, size, LAYER, scale, &loaded.qkv, mixed, told).unwrap();
+    };
+    attend(&without, None);
+    attend(&with, Some(&told));
+    ranking.observe_decoded(lanes, step, size, LAYER, &told).unwrap();
+    assert!(with.read().unwrap() == without.read().unwrap(), "telling changes nothing: {specialisation:?}");
+}
+
 #[test]
 fn cuda_decode_steps_tell_what_their_queries_give() {
     let Some(device) = device("cuda_decode_steps_tell_what_their_queries_give") else { return };
@@ -289,10 +271,6 @@ fn cuda_decode_steps_tell_what_their_queries_give() {
     for specialisation in shapes() {
         let lengths = [Some(70), Some(1), None, Some(3000), Some(33), Some(0), Some(128), Some(900), None];
         let sequences = lengths.map(|length| length.map(|length| (length, 1)));
-        let mixed = |rows: usize| {
-            let numbers = rows * specialisation.query_heads * specialisation.head_dim;
-            DeviceBuffer::<u8>::zeroed(&device, "mixed", numbers * specialisation.weights.bytes()).unwrap()
-        };
         for factor in [1.0, 0.25, 0.0] {
             let batch = Batch::random(random, specialisation, &sequences);
             let make = [DeviceAttention::new, DeviceAttention::slow];
@@ -301,28 +279,9 @@ fn cuda_decode_steps_tell_what_their_queries_give() {
                 let attention = make(&device, &specialisation, sequences.len()).unwrap();
                 let score = Score::Attention { factor, per_query: false };
                 let ranking = loaded.ranking(&device, &batch, score);
-                let told = ToldScores::new(&device, &specialisation, loaded.pages, sequences.len()).unwrap();
-                told.scores.fill_bytes(0xff).unwrap();
-                told.stats.fill_bytes(0xff).unwrap();
-                let (lanes, step, size, scale) = (&loaded.lanes, &loaded.step, loaded.size, batch.scale);
-                let (with, without) = (mixed(size.rows), mixed(size.rows));
-                let attend = |mixed, told| {
-                    attention
-                        .decode_and_tell(lanes, step, size, LAYER, scale, &loaded.qkv, mixed, told)
-                        .unwrap();
-                };
-                attend(&without, None);
-                attend(&with, Some(&told));
-                ranking.observe_decoded(lanes, step, size, LAYER, &told).unwrap();
-                loaded.check(
-                    &batch,
-                    &batch.expected(&team, u32::MAX, factor, true),
-                    &format!("{which} {factor}"),
-                );
-                assert!(
-                    with.read().unwrap() == without.read().unwrap(),
-                    "telling changes nothing: {specialisation:?}"
-                );
+                told_by(&device, &attention, &loaded, &batch, &ranking);
+                let expected = batch.expected(&team, u32::MAX, factor, true);
+                loaded.check(&batch, &expected, &format!("{which} {factor}"));
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::{LAYERS, score_of, set_score, settings, shape};
+use super::{LAYERS, noise_at, score_of, set_score, settings, shape, uniform};
 use crate::DType;
 use crate::cuda::testing::device;
 use crate::cuda::testing::entries::{Entry, PADDING, bytes_of, floats_of, read, step_over, write};
@@ -16,17 +16,17 @@ const SUMS: Score = Score::Attention { factor: 1.0, per_query: false };
 const ROUNDING: f64 = 1e-5;
 
 /// Lanes of several sequences, and the spans of a step.
-struct Case {
+pub(super) struct Case {
     specialisation: Specialisation,
     slots: usize,
-    contents: Vec<Vec<Entry>>,
+    pub(super) contents: Vec<Vec<Entry>>,
     spans: Vec<DeviceSpan>,
     /// `[spans][LAYERS]`
-    kept: Vec<u32>,
+    pub(super) kept: Vec<u32>,
 }
 
 impl Case {
-    fn random(random: &mut Random, specialisation: Specialisation, lengths: &[usize]) -> Self {
+    pub(super) fn random(random: &mut Random, specialisation: Specialisation, lengths: &[usize]) -> Self {
         let (slots, per_slot) = (lengths.len(), LAYERS * specialisation.groups);
         let mut contents = Vec::new();
         let mut spans = vec![PADDING];
@@ -71,7 +71,12 @@ impl Case {
     }
 
     /// The lanes after a choice.
-    fn prune(&self, device: &Device, random: &mut Random, settings: RankingSettings) -> Vec<Vec<Entry>> {
+    pub(super) fn prune(
+        &self,
+        device: &Device,
+        random: &mut Random,
+        settings: RankingSettings,
+    ) -> Vec<Vec<Entry>> {
         let groups = self.specialisation.groups;
         let kept: Vec<u32> = self.kept.iter().flat_map(|&kept| std::iter::repeat_n(kept, groups)).collect();
         self.prune_each(device, random, settings, &kept)
@@ -102,7 +107,7 @@ impl Case {
     }
 
     /// Calls `take` with the next query and the budget of every layer that is pruned, and its lanes.
-    fn each_layer(
+    pub(super) fn each_layer(
         &self,
         contents: &mut [Vec<Entry>],
         mut take: impl FnMut(usize, u32, u32, &mut [Vec<Entry>]),
@@ -135,21 +140,21 @@ fn score(random: &mut Random) -> f32 {
     }
 }
 
-fn live(entry: &Entry, next: u32) -> bool {
+pub(super) fn live(entry: &Entry, next: u32) -> bool {
     entry.position < next && next < entry.expires_at
 }
 
 /// An entry's score once floors have been seen to, its position, its head and its place.
-type Candidate = (f32, u32, usize, usize);
+pub(super) type Candidate = (f32, u32, usize, usize);
 
 /// By worth: NaN below all, of equals the later position, then the higher head.
-fn better(a: &Candidate, b: &Candidate) -> Ordering {
+pub(super) fn better(a: &Candidate, b: &Candidate) -> Ordering {
     let worth = a.0.partial_cmp(&b.0).unwrap_or_else(|| b.0.is_nan().cmp(&a.0.is_nan()));
     worth.then((a.1, a.2).cmp(&(b.1, b.2))).reverse()
 }
 
 /// Who stays: the slow twin.
-fn choose(lanes: &mut [Vec<Entry>], next: u32, kept: usize, settings: &RankingSettings) {
+pub(super) fn choose(lanes: &mut [Vec<Entry>], next: u32, kept: usize, settings: &RankingSettings) {
     let per_query = matches!(settings.score, Score::Attention { per_query: true, .. });
     let counted = settings.counted;
     let mut stay: Vec<Candidate> = Vec::new();
@@ -297,14 +302,9 @@ fn scores_of_keys(
             keys.iter().map(|key| -cosine(key)).collect()
         }
         Score::Noise { seed } => {
-            // Each step of SplitMix64 is a generator's first number.
-            let mixed = |state| Random(state).next();
-            let uniform = |entry: &&Entry| {
-                let parts = [layer as u64, head as u64, u64::from(entry.position)];
-                let bits = parts.iter().fold(mixed(seed), |state, part| mixed(state ^ part));
-                f64::from((((bits >> 11) as f64 + 0.5) / (1_u64 << 53) as f64) as f32)
-            };
-            lane.iter().map(uniform).collect()
+            let score =
+                |entry: &&Entry| f64::from(uniform(noise_at(seed, (layer, head), 0, entry.position)) as f32);
+            lane.iter().map(score).collect()
         }
         _ => panic!("says nothing of keys"),
     }
@@ -355,7 +355,8 @@ fn cuda_windows_are_blended_in_the_order_of_positions() {
     {
         let mut case = Case::random(random, specialisation, &[0, 1, 33, 300, 1500, 7]);
         case.kept.iter_mut().for_each(|kept| *kept = 1 << 20);
-        let found = case.prune(&device, random, settings(Score::Window { window, kernel, largest }));
+        let found =
+            case.prune(&device, random, settings(Score::Window { window, kernel, largest, apart: false }));
         let (mut before, mut first) = (case.contents.clone(), 0);
         case.each_layer(&mut before, |_, next, _, lanes| {
             for (head, lane) in lanes.iter().enumerate() {
