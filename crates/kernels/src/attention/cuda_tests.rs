@@ -6,13 +6,13 @@ mod recorded;
 use super::cuda::DeviceAttention;
 use super::reference::attention as attention_reference;
 use super::{AttentionRows, AttentionShape};
+use crate::DType;
 use crate::cuda::testing::decoded;
 use crate::cuda::testing::sequences::{
     Sequences, fused_rows, place, random_queries, random_sequences, rows_of,
 };
 use crate::cuda::{Device, DeviceBuffer, DeviceLanes, DeviceSpan, DeviceStep, Specialisation, StepSize};
 use crate::testing::{Lane, Random};
-use crate::DType;
 
 /// f32 sums over some thousand values in [-1, 1], and exponentials that are approximations.
 const SUMS: f32 = 3e-5;

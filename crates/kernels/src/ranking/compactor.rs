@@ -1,4 +1,4 @@
-//! Launches of the kernels in `compactor.cu`.
+//! Launches of the kernels in `leverage.cu`, `neighbours.cu` and `compactor.cu`.
 
 use super::cuda::OP;
 use super::expected::Turns;
@@ -16,6 +16,9 @@ pub(crate) const SOURCE: Source = Source {
         include_str!("lane.cuh"),
         include_str!("order.cuh"),
         include_str!("noise.cuh"),
+        include_str!("compactor.cuh"),
+        include_str!("leverage.cu"),
+        include_str!("neighbours.cu"),
         include_str!("compactor.cu")
     ),
     constants: |_, _| {

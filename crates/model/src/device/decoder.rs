@@ -7,7 +7,7 @@ use dropcap_kernels::DType;
 use dropcap_kernels::activation::DeviceActivation;
 use dropcap_kernels::attention::DeviceAttention;
 use dropcap_kernels::cuda::{
-    Device, DeviceBuffer, DeviceLanes, DeviceStep, Module, PinnedBuffer, SOURCES, Source, Specialisation,
+    Device, DeviceBuffer, DeviceLanes, DeviceStep, Module, PinnedBuffer, Specialisation,
 };
 use dropcap_kernels::embedding::DeviceEmbedding;
 use dropcap_kernels::lifetimes::{
@@ -19,7 +19,7 @@ use dropcap_kernels::ranking::RankingSize;
 use dropcap_kernels::rope::{DeviceAppend, DeviceRope};
 use dropcap_kernels::sampling::{DeviceSampler, SlotSampling};
 use dropcap_kernels::vote::DeviceVotes;
-use dropcap_policy::{EvictionPolicy, Needs, Ranking, Score};
+use dropcap_policy::{EvictionPolicy, Needs};
 
 use super::changes::Changes;
 use super::graph::DecodeGraph;
@@ -29,6 +29,7 @@ use super::ranker::{self, Ranker};
 use super::rules::{DeviceRules, side_width};
 use super::scratch::DeviceScratch;
 use super::slots::Slots;
+use super::sources::needed;
 use super::{DeviceWeights, Slot, SlotState};
 use crate::{DecoderConfig, ModelError};
 
@@ -407,39 +408,4 @@ impl Kernels {
             sampler: DeviceSampler::new(device, options.max_batch, config.vocabulary)?,
         })
     }
-}
-
-/// The kernel files that a decoder loads, each with what it is compiled for.
-fn needed(
-    specialisation: &Specialisation,
-    rules: &DeviceRules,
-    ranking: Option<&Ranking>,
-    needs: Needs,
-) -> Vec<(Source, Specialisation)> {
-    let score = ranking.map(|ranking| ranking.score);
-    let unused = |file: &str| match file {
-        "ranking/mass.cu" => !score.is_some_and(Score::attends),
-        "ranking/columns.cu" => !score.is_some_and(Score::hears),
-        "ranking/keys.cu" => {
-            !matches!(score, Some(Score::KeyNorm | Score::KeyDifference | Score::Noise { .. }))
-        }
-        "ranking/compactor.cu" => !matches!(score, Some(Score::Compact { .. })),
-        "ranking/expected.cu" => !matches!(score, Some(Score::Expected { .. })),
-        "ranking/lag.cu" => !matches!(score, Some(Score::Lag { .. })),
-        "ranking/pool.cu" => !matches!(score, Some(Score::Window { .. })),
-        "ranking/select.cu" => score.is_none(),
-        "ranking/told.cu" => !matches!(score, Some(Score::Attention { .. } | Score::Softened { .. })),
-        "rope/anchor.cu" => needs.anchored.is_none(),
-        "rope/renumber.cu" => !needs.renumbers,
-        "similarity/similarity.cu" => !needs.layers,
-        "vote/vote.cu" => rules.gates.is_none(),
-        "lifetimes/inherit.cu" => rules.inherits.is_none(),
-        _ => matches!(file, "matmul/random.cu" | "cuda/bandwidth.cu"),
-    };
-    let compiled_for = |source: &Source| match source.file {
-        "sampling/sample.cu" => Specialisation::NEUTRAL,
-        _ => *specialisation,
-    };
-    let files = SOURCES.iter().filter(|source| !unused(source.file));
-    files.map(|source| (*source, compiled_for(source))).collect()
 }

@@ -17,6 +17,7 @@ mod ranker;
 mod rules;
 mod scratch;
 mod slots;
+mod sources;
 mod step;
 mod turns;
 mod weights;

@@ -2,8 +2,8 @@
 
 use super::{LAYER, LAYERS, score_of, settings, shape};
 use crate::attention::{DeviceAttention, ToldScores};
-use crate::cuda::testing::entries::read;
 use crate::cuda::testing::device;
+use crate::cuda::testing::entries::read;
 use crate::cuda::testing::sequences::{
     Sequences, fused_rows, place, random_queries, random_sequences, rows_of,
 };
