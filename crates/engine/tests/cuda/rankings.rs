@@ -151,7 +151,7 @@ const RANKED: [(&str, usize); 29] = [
     ("ada(snapkv(window=8, pooling=max), floor=0.5)@0.3", 16),
     ("h2o(recent=4, when=every_query, every=5)@0.4", 1),
     ("tova(when=every_query, every=8)@20", 1),
-    ("knorm(when=every_query, every=3)@0.3", 1),
+    ("keydiff(when=every_query, every=3)@0.3", 1),
     ("streaming_llm(sinks=2, recent=50) & tova(when=every_query)@24", 1),
     ("snapkv(window=8, group=max)@0.3", 16),
     ("compactor(first=2, last=3, chunk=16, sketch=8)@0.3", 97),
@@ -168,7 +168,7 @@ const RANKED: [(&str, usize); 29] = [
 ];
 /// Methods that turn keys by their place in the cache, of models with rotary embeddings.
 const TURNING: [(&str, usize); 6] = [
-    ("key_rerotation(knorm)@0.3", 1),
+    ("key_rerotation(keydiff)@0.3", 1),
     ("key_rerotation(snapkv(window=8))@20", 16),
     ("key_rerotation(tova(when=every_query))@0.3", 1),
     ("streaming_llm(sinks=3, when=prefill_end, positions=cache)@0.3", 1),
@@ -262,7 +262,7 @@ fn cuda_heads_that_stream_keep_a_window_and_the_others_everything() {
         for spec in [
             format!("duo_attention(profile={path}, sinks=2, recent=9, when=prefill_end)"),
             format!("headkv(h2o(recent=3), profile={path})@0.3"),
-            format!("headkv(knorm(sinks=2, when=every_query, every=4), profile={path}, shared=1)@20"),
+            format!("headkv(keydiff(sinks=2, when=every_query, every=4), profile={path}, shared=1)@20"),
         ] {
             let policy = model.host.method(&spec);
             for chunk in [1, 16, 97] {
