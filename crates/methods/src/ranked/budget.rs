@@ -162,6 +162,15 @@ impl Budget {
         Budgets::new(Floors { sinks, recent: recent.max(1) }, kept.clamp(1, all.max(1)))
     }
 
+    /// Whether any lane of a layer has more entries than it may keep, `kept` on average.
+    pub(crate) fn is_exceeded(&self, layer: usize, counts: &[usize], kept: usize) -> bool {
+        let Heads::Table(table) = &self.heads else { return counts.iter().any(|&count| count > kept) };
+        let capacities = self.capacities(table, kept);
+        let of_layer = capacities.get(layer).map_or(&[][..], Vec::as_slice);
+        let capacity = |head: usize| of_layer.get(head).copied().unwrap_or(kept);
+        counts.iter().enumerate().any(|(head, &count)| count > capacity(head))
+    }
+
     /// Which entries of a layer stay, of each row of scores: `kept` on average, under the floors at the query `next`.
     pub(crate) fn share_out(
         &self,
@@ -240,6 +249,17 @@ mod tests {
         };
         assert_eq!([kept(0.2, 1024), kept(0.5, 1024), kept(0.2, 97), kept(0.75, 97)], [204, 512, 19, 72]);
         assert_eq!([kept(0.01, 3), kept(1.0, 7)], [1, 7]);
+    }
+    #[test]
+    fn a_head_that_has_more_than_its_own_share_is_seen_though_none_has_more_than_the_mean() {
+        let table = HeadTable { scores: vec![vec![1.0, 0.0]], kv_heads: 2, shared: 1.0 };
+        let (floors, layers) = (Floors { sinks: 2, recent: 0 }, Layers::Alike);
+        let budget = Budget { amount: PromptBudget::Tokens(10), floors, heads: Heads::Table(table), layers };
+        let capacities = budget.kept_of_heads(100, None, &[], 1, 2);
+        assert_eq!(capacities, [18, 2]);
+        // As behind a window that ends what the first head would keep.
+        assert!(budget.is_exceeded(0, &[9, 3], 10) && budget.is_exceeded(0, &[19, 0], 10));
+        assert!(!budget.is_exceeded(0, &[18, 2], 10) && !budget.is_exceeded(0, &[9, 2], 10));
     }
     #[test]
     fn squeezed_layers_have_what_they_are_known_to_need() {

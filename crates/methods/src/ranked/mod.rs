@@ -107,7 +107,8 @@ impl Ranked {
         let own = self.own(seen.first_statistic);
         let layer = Layer::all(seen, span, lanes, own).having(taken).next(self.scorer.ordered(), kept);
         let kept = kept + self.scorer.beside(&layer);
-        if (0..lanes.groups()).all(|group| layer.positions(group).len() <= kept) {
+        let counts: Vec<usize> = (0..lanes.groups()).map(|group| layer.positions(group).len()).collect();
+        if !self.budget.is_exceeded(seen.layer, &counts, kept) {
             return Ok(());
         }
         let scores = self.scorer.score(&layer)?;
