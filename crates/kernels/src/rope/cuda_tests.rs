@@ -213,8 +213,8 @@ fn check(device: &Device, number: usize, case: &Case) {
         rms_norm_heads(&team, &mut turned, width, 0, h, &query_norm, 1e-6).unwrap();
         rms_norm_heads(&team, &mut turned, width, h * d, g, &key_norm, 1e-6).unwrap();
     }
-    let place = |row: &Row| row.position.saturating_sub(back.get(row.slot as usize).copied().unwrap_or(0));
-    let positions: Vec<u32> = rows.iter().map(place).collect();
+    let shift = |row: &Row| back.get(row.slot as usize).copied().unwrap_or(0);
+    let positions: Vec<u32> = rows.iter().map(|row| row.position.saturating_sub(shift(row))).collect();
     rotate(&team, &mut turned, width, 0, h + g, d, &table.angles(&positions)).unwrap();
     let wide = |values: &[f32]| values.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
     let got = numbers_of(&device_qkv.read().unwrap(), spec.weights);
