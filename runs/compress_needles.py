@@ -3,8 +3,10 @@
     runs/compress_needles.py MODEL [DEVICE] [QUESTIONS]
 Each question of compress_needles.jsonl is asked about its file and others of this repository, 40,000 bytes together. A function
 survives where its first line and half of its bytes are kept. With a number of QUESTIONS only so many are asked, spread over all. `random` keeps lines at random up to the same share.
+On `cuda:N` four texts are read side by side, which the seconds of each then include.
 DROPCAP names the binary (default: target/release/dropcap). Prints a Markdown table."""
 import json, os, random, re, subprocess, sys, tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,15 +79,17 @@ def main():
     print("| method | compression | survive | tokens kept | s per text |\n|---|---|---|---|---|")
     for name, share in SHARES.items():
         for method in ("longcodezip", "perplexity", "random"):
-            found, kept, seconds = 0, 0.0, 0.0
-            for seed, needle in numbered:
+
+            def one(numbered):
+                seed, needle = numbered
                 text, place = haystack(needle, seed)
                 if method == "random":
-                    spans, kept = at_random(text, share, seed), kept + share
-                else:
-                    result = compress(text, needle["question"], share, method, model, device)
-                    spans, kept, seconds = result["spans"], kept + result["share"], seconds + result["seconds"]
-                found += survives(spans, place)
+                    return survives(at_random(text, share, seed), place), share, 0.0
+                result = compress(text, needle["question"], share, method, model, device)
+                return survives(result["spans"], place), result["share"], result["seconds"]
+
+            with ThreadPoolExecutor(4 if device.startswith("cuda") else 1) as pool:
+                found, kept, seconds = map(sum, zip(*pool.map(one, numbered)))
             n = len(numbered)
             print(f"| {method} | {name} | {found} of {n} | {100 * kept / n:.1f} % | {seconds / n:.1f} |", flush=True)
 

@@ -279,7 +279,7 @@ fn a_text_is_made_shorter_as_the_command_does_it() {
         assert_eq!(answer["tokens_after"], kept.tokens_after);
         assert_eq!(answer["judged"], kept.judged);
         assert!(kept.spans.len() > 1 && kept.tokens_after * 4 <= kept.tokens_before);
-        assert!(answer["usage"]["prompt_tokens"].as_u64().unwrap() as usize > kept.tokens_before);
+        assert!(answer["usage"]["prompt_tokens"].as_u64().unwrap() as usize >= kept.tokens_before);
     };
     let asked = server.ask(COMPRESS, &json!({"text": text, "budget": 0.25, "instruction": question}));
     same(&asked, &longcodezip(&mut judge, &text, question, Language::Text, budget).unwrap());

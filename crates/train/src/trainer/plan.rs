@@ -12,7 +12,7 @@ use super::adapter::layout;
 use super::start::{check_room, student, threads};
 use crate::TrainError;
 use crate::config::{Config, Trained};
-use crate::network::Group;
+use crate::network::{Group, Network};
 
 /// Memory and time of a run, estimated from shapes and from how fast this machine multiplies.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,15 +68,24 @@ impl Plan {
             }
             None => {
                 let network = student(config, source, form, &[])?;
+                let other = source.teacher().filter(|_| teacher);
+                let of_other = other
+                    .map(|other| Network::new(other.config(), other.plan(), None, &[]))
+                    .transpose()?
+                    .map(Network::forward_only);
                 let taught = match config.train {
                     _ if !teacher => 0,
+                    _ if of_other.is_some() => {
+                        2 * of_other.as_ref().map_or(0, |network| network.layout().len())
+                    }
                     Trained::All => 2 * weights,
                     Trained::Gates => 0,
                     Trained::Lora => weights,
                 };
                 let copies = 3 * layout.len() + 3 * trained + taught;
                 let (micro, recompute) = (config.batch.micro_sequences, config.checkpoint.activations);
-                let watching = if teacher { network.activations(micro, tokens, true).bytes() } else { 0 };
+                let watching = of_other.as_ref().unwrap_or(&network);
+                let watching = if teacher { watching.activations(micro, tokens, true).bytes() } else { 0 };
                 let activations = network.activations(micro, tokens, recompute).bytes() + watching;
                 (copies * size_of::<f32>(), activations, measure(threads(config))?)
             }
