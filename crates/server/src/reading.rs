@@ -32,7 +32,6 @@ pub(crate) struct ServedJudge {
     /// What stands before every text of the model.
     begin: Vec<u32>,
     salt: String,
-    arrived: Instant,
     gone: Arc<AtomicBool>,
     read: Read,
 }
@@ -57,15 +56,11 @@ impl Drop for Waiting {
 
 impl ServedJudge {
     /// A judge, and what tells it that its client waits.
-    pub(crate) fn new(
-        service: Service,
-        salt: String,
-        arrived: Instant,
-    ) -> Result<(Self, Waiting), CompressError> {
+    pub(crate) fn new(service: Service, salt: String) -> Result<(Self, Waiting), CompressError> {
         let begin = beginning(&service.model.tokenizer)?;
         let gone = Arc::new(AtomicBool::new(false));
         let waiting = Waiting(gone.clone());
-        Ok((Self { service, begin, salt, arrived, gone, read: Read::default() }, waiting))
+        Ok((Self { service, begin, salt, gone, read: Read::default() }, waiting))
     }
 
     /// What the readings cost.
@@ -87,7 +82,8 @@ impl ServedJudge {
             }
             let (sender, mut events) = unbounded_channel();
             let ended: Arc<[AtomicBool]> = places.iter().map(|_| AtomicBool::new(false)).collect();
-            let job = Job { requests: requests.clone(), events: sender, ended, arrived: self.arrived };
+            // Latencies are told of readings, not of the text that they are of.
+            let job = Job { requests: requests.clone(), events: sender, ended, arrived: Instant::now() };
             let refused = match self.service.inbox.send(job) {
                 Err(TrySendError::Closed(_)) => return Err(CompressError::Stopped("the engine has ended")),
                 Err(TrySendError::Full(_)) => EngineError::QueueFull { limit: crate::worker::CHANNEL },

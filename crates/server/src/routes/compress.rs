@@ -39,8 +39,7 @@ pub(super) async fn compress(
         ApiError::busy("as many texts as may be are being made shorter: try again when some are done")
     })?;
     let salt = asked.salt.clone();
-    let (mut judge, _waiting) =
-        ServedJudge::new(service.clone(), salt, account.began()).map_err(|error| refusal(&error))?;
+    let (mut judge, _waiting) = ServedJudge::new(service.clone(), salt).map_err(|error| refusal(&error))?;
     let shorten = move || {
         // The place is free when the thread is done, also where nobody waits for it any more.
         let _place = place;

@@ -10,6 +10,7 @@ use dropcap_kernels::{DType, Epilogue, KernelError, PackedMatrix, Team, matmul};
 use super::Source;
 use super::adapter::layout;
 use super::start::{check_room, student, threads};
+use super::teacher::check_teacher;
 use crate::TrainError;
 use crate::config::{Config, Trained};
 use crate::network::{Group, Network};
@@ -54,6 +55,7 @@ impl Plan {
     /// # Errors
     /// A configuration that does not fit the model or the device; too little memory even to look at it.
     pub fn of(config: &Config, source: &Source, device: Option<&Device>) -> Result<Self, TrainError> {
+        check_teacher(config, source, device)?;
         let model = source.config();
         let tokens = config.sequence_tokens(model.max_positions)?;
         let form = config.gates.as_ref().map(|gates| gates.form(model.kv_heads));

@@ -53,13 +53,13 @@ impl Source {
     }
 }
 
-/// Refuses a teacher that cannot read what the student reads, or a device for one.
+/// Refuses a teacher that cannot read what the student reads, or a device for one, where its predictions are imitated.
 pub(super) fn check_teacher(
     config: &Config,
     source: &Source,
     device: Option<&Device>,
 ) -> Result<(), TrainError> {
-    let Some(teacher) = source.teacher() else { return Ok(()) };
+    let Some(teacher) = source.teacher().filter(|_| config.distill > 0.0) else { return Ok(()) };
     let tokens = config.sequence_tokens(source.config().max_positions)?;
     let positions = teacher.config().max_positions;
     let problem = if device.is_some() {
