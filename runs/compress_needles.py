@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Whether the function that a question describes survives `dropcap compress`:
-    runs/compress_needles.py MODEL [DEVICE]
+    runs/compress_needles.py MODEL [DEVICE] [QUESTIONS]
 Each question of compress_needles.jsonl is asked about its file and others of this repository, 40,000 bytes together. A function
-survives where its first line and half of its bytes are kept. `random` keeps lines at random up to the same share.
+survives where its first line and half of its bytes are kept. With a number of QUESTIONS only so many are asked, spread over all. `random` keeps lines at random up to the same share.
+On `cuda:N` four texts are read side by side, which the seconds of each then include.
 DROPCAP names the binary (default: target/release/dropcap). Prints a Markdown table."""
 import json, os, random, re, subprocess, sys, tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,19 +74,23 @@ def compress(text, question, share, method, model, device):
 def main():
     model, device = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "auto"
     needles = [json.loads(line) for line in (ROOT / "runs/compress_needles.jsonl").read_text().splitlines()]
+    asked = int(sys.argv[3]) if len(sys.argv) > 3 else len(needles)
+    numbered = [(seed, needle) for seed, needle in enumerate(needles) if seed * asked % len(needles) < asked]
     print("| method | compression | survive | tokens kept | s per text |\n|---|---|---|---|---|")
     for name, share in SHARES.items():
         for method in ("longcodezip", "perplexity", "random"):
-            found, kept, seconds = 0, 0.0, 0.0
-            for seed, needle in enumerate(needles):
+
+            def one(numbered):
+                seed, needle = numbered
                 text, place = haystack(needle, seed)
                 if method == "random":
-                    spans, kept = at_random(text, share, seed), kept + share
-                else:
-                    result = compress(text, needle["question"], share, method, model, device)
-                    spans, kept, seconds = result["spans"], kept + result["share"], seconds + result["seconds"]
-                found += survives(spans, place)
-            n = len(needles)
+                    return survives(at_random(text, share, seed), place), share, 0.0
+                result = compress(text, needle["question"], share, method, model, device)
+                return survives(result["spans"], place), result["share"], result["seconds"]
+
+            with ThreadPoolExecutor(4 if device.startswith("cuda") else 1) as pool:
+                found, kept, seconds = map(sum, zip(*pool.map(one, numbered)))
+            n = len(numbered)
             print(f"| {method} | {name} | {found} of {n} | {100 * kept / n:.1f} % | {seconds / n:.1f} |", flush=True)
 
 

@@ -18,11 +18,11 @@ const LAYERS: &[(&str, u8)] = &[
     ("model", 4),
     ("engine", 5),
     ("train", 5),
-    ("server", 6),
     ("eval", 6),
     ("inspect", 6),
     ("compress", 6),
-    ("cli", 7),
+    ("server", 7),
+    ("cli", 8),
 ];
 
 /// Packages are named for their folder.

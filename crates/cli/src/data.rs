@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use dropcap_train::config::Config;
 use dropcap_train::disk::LocalDisk;
-use dropcap_train::trainer::score as score_examples;
+use dropcap_train::trainer::{confounders, score};
 
 use crate::progress;
 use crate::train::{Listener, device_for, source};
@@ -25,13 +25,18 @@ enum Verb {
     ///
     /// By the gradients of what the run would train (`train: lora` is the cheap way): `effort` is the norm of an example's
     /// gradient, `influence` that gradient times the mean of all.
-    Score(Score),
+    Score(Write),
+    /// Find the tokens of prompts that mislead a run's model and not its teacher, for `data.select: leaf(...)`.
+    ///
+    /// By the gradients of the answer's loss at the embeddings of the prompt's tokens, under the `model` and under the `teacher` of the
+    /// configuration.
+    Confounders(Write),
 }
 
-/// Flags of `dropcap data score`.
+/// Flags of both verbs.
 #[derive(Args)]
-struct Score {
-    /// The configuration of the run that the scores are for.
+struct Write {
+    /// The configuration of the run that the file is for.
     #[arg(short, long, value_name = "FILE")]
     config: PathBuf,
     /// Keys that replace those of the file, as for `dropcap train`.
@@ -47,18 +52,13 @@ struct Score {
 
 /// Runs the verb.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    match &arguments.verb {
-        Verb::Score(arguments) => score(arguments),
-    }
-}
-
-fn score(arguments: &Score) -> Result<ExitCode> {
-    // The scores that a run will want are not there yet.
-    let mut overrides = arguments.overrides.clone();
+    let (Verb::Score(write) | Verb::Confounders(write)) = &arguments.verb;
+    // What a run will want to read is not there yet.
+    let mut overrides = write.overrides.clone();
     overrides.extend(["data.select=".to_owned(), "data.scores=".to_owned()]);
-    let config = Config::resolve(&arguments.config, &overrides)?;
-    let path = &arguments.output;
-    if path.exists() && !arguments.force {
+    let config = Config::resolve(&write.config, &overrides)?;
+    let path = &write.output;
+    if path.exists() && !write.force {
         bail!(
             "{} is there already: give --force to replace it, or name another with --output",
             path.display()
@@ -73,10 +73,20 @@ fn score(arguments: &Score) -> Result<ExitCode> {
         bar.set_position(done);
         bar.set_message("gradients of examples");
     };
-    let scores = score_examples(&config, source, device.as_ref(), &mut listener, &mut progress);
+    let (device, listening) = (device.as_ref(), &mut listener);
+    let written = match &arguments.verb {
+        Verb::Score(_) => score(&config, source, device, listening, &mut progress).and_then(|scores| {
+            scores.write(&LocalDisk, path)?;
+            Ok(format!("{} examples scored in {}", scores.examples(), path.display()))
+        }),
+        Verb::Confounders(_) => {
+            confounders(&config, &source, device, listening, &mut progress).and_then(|found| {
+                found.write(&LocalDisk, path)?;
+                Ok(format!("{} prompts compared in {}", found.prompts.len(), path.display()))
+            })
+        }
+    };
     listener.finish();
-    let scores = scores?;
-    scores.write(&LocalDisk, path)?;
-    progress::note(&format!("{} examples scored in {}", scores.examples(), path.display()));
+    progress::note(&written?);
     Ok(ExitCode::SUCCESS)
 }

@@ -144,9 +144,16 @@ fn finite(perplexity: f64, evaluation: &Evaluation) -> Option<f64> {
 
 /// The model to start from; a hub id is downloaded.
 pub fn source(config: &Config) -> Result<Source> {
-    match &config.model {
-        Some(model) => Ok(Source::of_checkpoint(&loading::find(&model.to_string_lossy(), None, false)?)?),
-        None => Ok(Source::open(config)?),
+    let found = |model: &Path| -> Result<Source> {
+        Ok(Source::of_checkpoint(&loading::find(&model.to_string_lossy(), None, false)?)?)
+    };
+    let source = match &config.model {
+        Some(model) => found(model)?,
+        None => return Ok(Source::open(config)?),
+    };
+    match &config.teacher {
+        Some(teacher) => Ok(source.taught_by(found(teacher)?)?),
+        None => Ok(source),
     }
 }
 

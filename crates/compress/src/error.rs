@@ -13,11 +13,22 @@ pub enum CompressError {
     /// The tokenizer refused a text.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// Whoever reads for the method has stopped.
+    #[error("the text was not read to its end: {0}")]
+    Stopped(&'static str),
     /// A method that judges by an instruction, without one.
     #[error("{method} keeps what helps with an instruction, and there is none: say what the text is for")]
     NoInstruction {
         /// The method.
         method: &'static str,
+    },
+    /// A text that is larger than whoever asks allows.
+    #[error("the text has {given} tokens, and {limit} are the most: cut it into several texts")]
+    LongText {
+        /// Its tokens.
+        given: usize,
+        /// The most.
+        limit: usize,
     },
     /// An instruction that leaves no room for any text in front of it.
     #[error(

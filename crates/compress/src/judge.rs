@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use dropcap_engine::{LogProbs, PromptLogProbs, Request};
 use dropcap_model::Tokenizer;
 
 use crate::CompressError;
@@ -16,6 +17,17 @@ pub struct Reading {
     pub ids: Vec<u32>,
     /// The first token that is asked about, at least 1: nothing stands before the first.
     pub from: usize,
+}
+
+impl Reading {
+    /// What an engine is asked, `begin` before the tokens; none where nothing is asked about.
+    #[must_use]
+    pub fn request(self, begin: &[u32]) -> Option<Request> {
+        let from = begin.len() + self.from;
+        let prompt = [begin, &self.ids].concat();
+        let log_probs = LogProbs { prompt: Some(PromptLogProbs { from, top: 0 }), generated: None };
+        (from < prompt.len()).then(|| Request { prompt, log_probs, ..Request::default() })
+    }
 }
 
 /// What cuts text into tokens.

@@ -26,7 +26,7 @@ pub use fit::{Compressed, Span};
 pub use judge::{Judge, Reading, Token, Tokens};
 pub use language::Language;
 pub use longcodezip::longcodezip;
-pub use model::ModelJudge;
+pub use model::{ModelJudge, beginning};
 pub use perplexity::perplexity;
 pub use promptquine::{Evolution, ScoreAll, promptquine};
 pub use tapruning::{Answers, Cut, Example, Search, answers, tapruning};

@@ -1,16 +1,12 @@
 //! A model in an engine as the judge of texts.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use dropcap_engine::{Engine, LogProbs, Output, PromptLogProbs, Request, SequenceId};
+use dropcap_engine::{Engine, drive};
 use dropcap_model::Tokenizer;
 
 use crate::judge::ids;
 use crate::{CompressError, Judge, Reading, Token, Tokens};
-
-/// Requests that wait in the engine beside those that run, so that none that leaves is missed.
-const AHEAD: usize = 64;
 
 /// A model that reads many texts side by side.
 pub struct ModelJudge<'a> {
@@ -35,9 +31,7 @@ impl<'a> ModelJudge<'a> {
         positions: usize,
         read: impl FnMut(u64) + 'a,
     ) -> Result<Self, CompressError> {
-        // Text never becomes a control token, so these were put around it.
-        let sample = tokenizer.encode("a")?;
-        let begin = sample.into_iter().take_while(|&id| tokenizer.is_control(id)).collect();
+        let begin = beginning(&tokenizer)?;
         Ok(Self { engine, tokenizer, positions, begin, read: Box::new(read) })
     }
 }
@@ -51,44 +45,31 @@ impl Tokens for ModelJudge<'_> {
 impl Judge for ModelJudge<'_> {
     fn log_probs(&mut self, readings: Vec<Reading>) -> Result<Vec<Vec<f32>>, CompressError> {
         let mut found: Vec<Vec<f32>> = readings.iter().map(|_| Vec::new()).collect();
-        let mut under_way: HashMap<SequenceId, usize> = HashMap::new();
-        let mut waiting = readings.into_iter().enumerate();
-        loop {
-            while under_way.len() < self.engine.running() + AHEAD {
-                let Some((index, reading)) = waiting.next() else { break };
-                let from = self.begin.len() + reading.from;
-                let prompt = [&self.begin[..], &reading.ids].concat();
-                if from >= prompt.len() {
-                    continue;
-                }
-                let log_probs = LogProbs { prompt: Some(PromptLogProbs { from, top: 0 }), generated: None };
-                let request = Request { prompt, max_tokens: 0, log_probs, ..Request::default() };
-                under_way.insert(self.engine.submit(request)?, index);
-            }
-            if self.engine.is_idle() {
-                return Ok(found);
-            }
-            for output in self.engine.step()? {
-                match output {
-                    Output::Prompt { id, log_probs, .. } => {
-                        if let Some(&index) = under_way.get(&id) {
-                            found[index].extend(log_probs.iter().map(|token| token.log_prob));
-                        }
-                    }
-                    Output::Token { .. } => {}
-                    Output::Finished(finished) => {
-                        under_way.remove(&finished.id);
-                        (self.read)(finished.prompt_tokens as u64);
-                    }
-                    Output::Failed { error, .. } => return Err(error.into()),
-                }
-            }
-        }
+        let begin = &self.begin;
+        let requests = readings.into_iter().map(|reading| reading.request(begin)).enumerate();
+        let requests = requests.filter_map(|(index, request)| Some((index, request?)));
+        let read = &mut self.read;
+        drive(&mut self.engine, requests, |index, answered| {
+            found[index] = answered.log_probs.iter().map(|token| token.log_prob).collect();
+            read(answered.prompt_tokens as u64);
+            Ok::<(), CompressError>(())
+        })?;
+        Ok(found)
     }
 
     fn positions(&self) -> usize {
         self.positions - self.begin.len()
     }
+}
+
+/// What a tokenizer puts before every text.
+///
+/// # Errors
+/// A tokenizer that fails on any text.
+pub fn beginning(tokenizer: &Tokenizer) -> Result<Vec<u32>, CompressError> {
+    // Text never becomes a control token, so these were put around it.
+    let sample = tokenizer.encode("a")?;
+    Ok(sample.into_iter().take_while(|&id| tokenizer.is_control(id)).collect())
 }
 
 /// The ids of an instruction that leaves the model room for text.

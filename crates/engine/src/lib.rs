@@ -5,6 +5,7 @@
 
 mod backend;
 mod demand;
+mod drive;
 mod engine;
 mod error;
 mod evaluate;
@@ -25,6 +26,7 @@ mod stop;
 mod text;
 mod tracing;
 
+pub use drive::{Answered, drive};
 pub use engine::Engine;
 pub use error::EngineError;
 pub use evaluate::{

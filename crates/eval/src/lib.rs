@@ -5,7 +5,6 @@
 //! [`evaluate`] runs tasks under methods and hands every example to [`Results`] as a [`Record`]; all numbers are computed
 //! from those ([`summarize`]), so a run that was stopped goes on where it was, and anybody can compute others.
 
-mod drive;
 mod error;
 mod evaluate;
 mod likelihood;

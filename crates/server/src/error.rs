@@ -121,6 +121,13 @@ impl From<ChatError> for ApiError {
 
 impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
+        Self::from_engine(&error)
+    }
+}
+
+impl ApiError {
+    /// What the engine refuses or fails with.
+    pub(crate) fn from_engine(error: &EngineError) -> Self {
         let message = error.to_string();
         match error {
             EngineError::PromptTooLong { .. }
@@ -136,7 +143,7 @@ impl From<EngineError> for ApiError {
                 Self::parameter("kv_budget", message)
             }
             EngineError::NoTokensWanted => Self::parameter("max_tokens", message),
-            EngineError::Sampling { name, .. } => Self::parameter(name, message),
+            EngineError::Sampling { name, .. } => Self::parameter(*name, message),
             EngineError::QueueFull { .. } => Self::busy(message),
             EngineError::NonFiniteLogits { .. } => {
                 Self { code: Some("non_finite_logits"), ..Self::failed(message) }

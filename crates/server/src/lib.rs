@@ -16,6 +16,7 @@ mod metrics;
 mod model;
 mod options;
 mod parameters;
+mod reading;
 mod routes;
 mod server;
 mod service;

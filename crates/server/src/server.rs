@@ -17,6 +17,7 @@ use crate::body::Bodies;
 use crate::metrics::Metrics;
 use crate::service::Service;
 use crate::status::{State, Status};
+use crate::wire::MAX_COMPRESSING;
 use crate::worker::{self, Inbox, Job};
 use crate::{AccessLog, ServedModel, ServerOptions, connection, routes};
 
@@ -236,6 +237,7 @@ impl Parts {
             keys: self.keys.clone(),
             bodies: self.bodies.clone(),
             log: self.log.clone(),
+            compressing: Arc::new(Semaphore::new(MAX_COMPRESSING)),
             in_flight: self.in_flight.clone(),
         };
         self.router.get_or_init(|| routes::router(service));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use rand::RngExt;
+use tokio::sync::Semaphore;
 
 use crate::auth::Keys;
 use crate::body::Bodies;
@@ -23,6 +24,8 @@ pub(crate) struct Service {
     pub(crate) keys: Arc<Keys>,
     pub(crate) bodies: Arc<Bodies>,
     pub(crate) log: Arc<AccessLog>,
+    /// A place for each text that may be made shorter at once.
+    pub(crate) compressing: Arc<Semaphore>,
     /// Requests that are being answered.
     pub(crate) in_flight: Arc<AtomicUsize>,
 }

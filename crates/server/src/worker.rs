@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 use dispatch::{Reader, Told};
 
 /// Jobs that may wait for the end of a step; the engine's own queue is behind it.
-const CHANNEL: usize = 256;
+pub(crate) const CHANNEL: usize = 256;
 
 /// Several prompts of one request, which are taken together or not at all.
 #[derive(Debug)]

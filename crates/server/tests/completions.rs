@@ -190,9 +190,16 @@ fn what_changes_logits_changes_the_text() {
 fn the_description_names_every_route_and_texts_go_to_tokens_and_back() {
     let server = Setup::default().start();
     let described = server.get("/openapi.json").json();
-    for path in
-        [PATH, "/v1/chat/completions", "/v1/models", "/tokenize", "/detokenize", "/health", "/metrics"]
-    {
+    for path in [
+        PATH,
+        "/v1/chat/completions",
+        "/v1/compress",
+        "/v1/models",
+        "/tokenize",
+        "/detokenize",
+        "/health",
+        "/metrics",
+    ] {
         assert!(described["paths"][path].is_object(), "{path}");
     }
     let tokens = server.ask("/tokenize", &json!({"prompt": PROMPT}));
@@ -238,4 +245,145 @@ fn a_request_may_keep_less_than_the_server_and_is_told_so() {
     let (status, error) = Setup::default().start().refusal(PATH, &json!({"prompt": "a", "kv_budget": 9}));
     assert_eq!((status, error["param"].as_str()), (400, Some("kv_budget")), "{error}");
     assert!(error["message"].as_str().unwrap().contains("has no budget"), "{error}");
+}
+
+const COMPRESS: &str = "/v1/compress";
+
+/// Paragraphs of a few dozen tokens each.
+fn paragraphs(count: usize) -> String {
+    let of = |number: usize| {
+        let animal = ["cat", "dog", "bird", "frog", "bear"][number % 5];
+        format!("Once there was a {animal} with {number} friends. They went to the big park and played.\n\n")
+    };
+    (0..count).map(of).collect()
+}
+
+#[test]
+fn a_text_is_made_shorter_as_the_command_does_it() {
+    use dropcap_compress::{Compressed, Language, ModelJudge, longcodezip, perplexity};
+    let policy = support::carried().method("none");
+    let server = Setup { policy: policy.clone(), ..Setup::default() }.start();
+    let (text, question) = (paragraphs(30), "Who had a frog for a friend in the park?");
+    let model = support::carried();
+    let engine = EngineOptions::default();
+    let engine =
+        dropcap_engine::Engine::new(model.decoder.clone(), policy, model.team.clone(), engine).unwrap();
+    let positions = model.decoder.config().max_positions;
+    let mut judge = ModelJudge::new(engine, support::tokenizer(), positions, |_| {}).unwrap();
+    let budget = "0.25".parse().unwrap();
+    let same = |answer: &Value, kept: &Compressed| {
+        // Through text, where numbers of the wire come from too.
+        let spans: Value = serde_json::from_str(&serde_json::to_string(&kept.spans).unwrap()).unwrap();
+        assert_eq!((&answer["spans"], &answer["text"]), (&spans, &json!(kept.text(&text))));
+        assert_eq!(answer["tokens_before"], kept.tokens_before);
+        assert_eq!(answer["tokens_after"], kept.tokens_after);
+        assert_eq!(answer["judged"], kept.judged);
+        assert!(kept.spans.len() > 1 && kept.tokens_after * 4 <= kept.tokens_before);
+        assert!(answer["usage"]["prompt_tokens"].as_u64().unwrap() as usize >= kept.tokens_before);
+    };
+    let asked = server.ask(COMPRESS, &json!({"text": text, "budget": 0.25, "instruction": question}));
+    same(&asked, &longcodezip(&mut judge, &text, question, Language::Text, budget).unwrap());
+    assert_eq!((&asked["method"], &asked["budget"]), (&json!("longcodezip"), &json!("0.25")));
+    let asked = server.ask(COMPRESS, &json!({"text": text, "budget": "0.25"}));
+    same(&asked, &perplexity(&mut judge, &text, "", budget).unwrap());
+    server.settle();
+}
+
+#[test]
+fn sentences_stay_by_given_vectors_and_a_text_that_fits_stays_whole() {
+    let server = Setup::default().start();
+    let text = "Cats sleep. Dogs bark. Cats purr. Dogs run. Birds sing.\n\n";
+    let vector =
+        |text: &str| json!({"text": text, "vector": if text.contains("Cats") { [1, 0] } else { [0, 1] }});
+    let sentences =
+        ["Cats sleep.", "Dogs bark.", "Cats purr.", "Dogs run.", "Birds sing.", "What do Cats do?"];
+    let vectors: Vec<Value> = sentences.into_iter().map(vector).collect();
+    let mut body = json!({
+        "text": text, "budget": 0.6, "method": "context", "instruction": "What do Cats do?", "vectors": vectors, "percentile": 50,
+    });
+    let answer = server.ask(COMPRESS, &body);
+    assert_eq!(answer["text"], "Cats sleep. Cats purr. ");
+    assert_eq!(answer["spans"][0], json!({"start": 0, "end": 12, "score": 1.0}));
+    assert_eq!(answer["usage"]["prompt_tokens"], 0);
+    body["budget"] = json!("1K");
+    let answer = server.ask(COMPRESS, &body);
+    assert_eq!((&answer["text"], &answer["judged"]), (&json!(text), &json!(0)));
+    body["vectors"] = json!([vector("Cats sleep."), vector("What do Cats do?")]);
+    body["budget"] = json!(0.6);
+    let (status, error) = server.refusal(COMPRESS, &body);
+    assert_eq!((status, &error["param"]), (400, &json!("vectors")));
+    assert!(error["message"].as_str().unwrap().contains("Dogs bark."), "{error}");
+}
+
+#[test]
+fn what_cannot_be_made_shorter_is_refused_by_the_parameters_name() {
+    let server = Setup::default().start();
+    let text = paragraphs(4);
+    for (key, value, words) in [
+        ("budget", json!(0), "budget is 0"),
+        ("budget", json!(-1), "budget is -1"),
+        ("budget", json!(1.5), "budget is 1.5"),
+        ("budget", json!("half"), "budget is half"),
+        ("budget", json!([1]), "expected a number of tokens"),
+        ("instruction", json!(" "), "give one"),
+        ("instruction", json!("word ".repeat(2000)), "half of them"),
+        ("method", json!("tapruning"), "unknown variant"),
+        ("language", json!("cobol"), "cobol"),
+        ("vectors", json!([]), "for the method context"),
+        ("percentile", json!(50), "for the method context"),
+        ("model", json!("other"), "no model"),
+        ("prompt", json!("a"), "unknown field"),
+        ("text", json!("word ".repeat(200_000)), "131072"),
+    ] {
+        let mut body = json!({"text": text, "budget": 0.5, "instruction": "Who?", "method": "longcodezip"});
+        body[key] = value;
+        let (status, error) = server.refusal(COMPRESS, &body);
+        assert!(matches!(status, 400 | 404), "{key}: {status} {error}");
+        assert_eq!(error["param"], key, "{error}");
+        assert!(error["message"].as_str().unwrap().contains(words), "{error}");
+    }
+    let context = json!({"text": text, "budget": 0.5, "instruction": "Who?", "method": "context"});
+    for (key, value) in [
+        ("vectors", json!([{"text": "a", "vector": []}])),
+        ("vectors", json!([{"text": "a", "vector": [1]}, {"text": "b", "vector": [1, 2]}])),
+        ("vectors", Value::Null),
+        ("percentile", json!(101)),
+        ("floor", json!(-2)),
+        ("volume", json!(0)),
+    ] {
+        let mut body = context.clone();
+        body["vectors"] = json!([{"text": "a", "vector": [1]}]);
+        body[key] = value;
+        let (status, error) = server.refusal(COMPRESS, &body);
+        assert_eq!((status, &error["param"]), (400, &json!(key)), "{error}");
+    }
+}
+
+#[test]
+fn long_texts_hold_up_nobody_and_those_whose_clients_go_are_given_up() {
+    let policy = std::sync::Arc::new(support::Slow(std::time::Duration::from_millis(1)));
+    let server = Setup { policy, ..Setup::default() }.start();
+    let body =
+        json!({"text": paragraphs(1000), "budget": 0.5, "instruction": "Who had a frog for a friend?"});
+    let request = support::message(COMPRESS, "", body.to_string().as_bytes());
+    let begin = || {
+        let mut stream = server.connect();
+        std::io::Write::write_all(&mut stream, &request).unwrap();
+        stream
+    };
+    let short = || server.post(COMPRESS, &json!({"text": "Once.", "budget": 100}));
+    let mut texts = Vec::new();
+    // One that comes while the short one has a place may be turned away itself.
+    while short().status != 429 {
+        assert!(texts.len() < 100, "all places are free again");
+        texts.push(begin());
+    }
+    assert_eq!(short().json()["error"]["code"], "queue_full");
+    let answer = server.ask(PATH, &json!({"prompt": "Once", "max_tokens": 3, "ignore_eos": true}));
+    assert_eq!(answer["usage"]["completion_tokens"], 3);
+    // None of them has ended meanwhile.
+    assert_eq!(short().status, 429);
+    drop(texts);
+    server.wait_until("their places are free", || short().status == 200);
+    server.settle();
 }

@@ -15,9 +15,10 @@ use serde_json::{Value, json};
 use support::{Answer, Setup, Slow, message};
 
 const PATH: &str = "/v1/completions";
-const ROUTES: [(&str, &str); 9] = [
+const ROUTES: [(&str, &str); 10] = [
     ("POST", "/v1/completions"),
     ("POST", "/v1/chat/completions"),
+    ("POST", "/v1/compress"),
     ("GET", "/v1/models"),
     ("GET", "/v1/models/default"),
     ("POST", "/tokenize"),

@@ -316,8 +316,8 @@ fn main() -> Fallible<()> {
             let held = values[..border].to_vec();
             let dense = || Network::new(&config, &plan, None, &[]).map(Network::forward_only);
             let teacher = match teacher {
-                Some(values) => Some(DenseTeacher::apart(&team, dense()?, values, &network, room)?),
-                None if distill > 0.0 => Some(DenseTeacher::beneath(&team, dense()?, &held, &network, room)?),
+                Some(values) => Some(DenseTeacher::apart(&team, dense()?, values, room)?),
+                None if distill > 0.0 => Some(DenseTeacher::beneath(&team, dense()?, &held, room)?),
                 None => None,
             };
             Box::new(Processor::new(team, network, teacher, room, Vec::new(), held))

@@ -9,10 +9,9 @@ pub use examples::{Example, Kind, LikelihoodTask, Pair};
 
 use std::collections::BTreeMap;
 
-use dropcap_engine::{Engine, LogProbs, PromptLogProbs, Request};
+use dropcap_engine::{Answered, Engine, LogProbs, PromptLogProbs, Request, drive};
 
 use crate::EvalError;
-use crate::drive::{Answered, drive};
 use crate::record::{Likelihood, Memory, Outcome};
 use crate::subject::Subject;
 use pair::encode;

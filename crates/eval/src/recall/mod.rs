@@ -9,10 +9,9 @@ mod trial;
 
 pub use dialogue::{Recall, RecallKind, RecallTask};
 
-use dropcap_engine::{Engine, Request};
+use dropcap_engine::{Engine, Request, drive};
 
 use crate::EvalError;
-use crate::drive::drive;
 use crate::record::{Memory, Outcome};
 use crate::subject::Subject;
 use talk::Talk;

@@ -2,6 +2,7 @@
 
 mod chat;
 mod completions;
+mod compress;
 mod models;
 mod operation;
 mod tokens;
@@ -36,6 +37,7 @@ const MAX_ID: usize = 128;
     paths(
         completions::completions,
         chat::chat_completions,
+        compress::compress,
         models::list,
         models::retrieve,
         tokens::tokenize,
@@ -60,6 +62,7 @@ pub(crate) fn router(service: Service) -> Router {
     Router::new()
         .route("/v1/completions", post(completions::completions))
         .route("/v1/chat/completions", post(chat::chat_completions))
+        .route("/v1/compress", post(compress::compress))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::retrieve))
         .route("/tokenize", post(tokens::tokenize))

@@ -4,6 +4,10 @@
 pub const MAX_CHOICES: usize = 128;
 /// Most likeliest tokens told beside each token.
 pub const MAX_LOGPROBS: usize = 20;
+/// Most tokens of a text that is to be made shorter.
+pub const MAX_COMPRESS_TOKENS: usize = 128 << 10;
+/// Most texts that are made shorter at once.
+pub const MAX_COMPRESSING: usize = 4;
 /// Most stop strings.
 pub const MAX_STOPS: usize = 16;
 /// Longest stop string, in bytes.

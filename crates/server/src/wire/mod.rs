@@ -2,6 +2,7 @@
 
 mod chat;
 mod completion;
+mod compress;
 mod limits;
 mod logprobs;
 mod request;
@@ -13,8 +14,10 @@ pub use chat::{
     Message, Part, ResponseFormat, Role, ToolChoice,
 };
 pub use completion::{Completion, CompletionChoice, CompletionRequest, PromptInput};
+pub use compress::{Budget, CompressMethod, CompressRequest, CompressedText, KeptSpan, TextVector};
 pub use limits::{
-    MAX_BIASES, MAX_CHOICES, MAX_LOGPROBS, MAX_MESSAGES, MAX_STOP_BYTES, MAX_STOPS, MAX_TOOLS_BYTES,
+    MAX_BIASES, MAX_CHOICES, MAX_COMPRESS_TOKENS, MAX_COMPRESSING, MAX_LOGPROBS, MAX_MESSAGES,
+    MAX_STOP_BYTES, MAX_STOPS, MAX_TOOLS_BYTES,
 };
 pub use logprobs::{ChatLogprobs, ChatTokenLogprob, CompletionLogprobs, TopLogprob};
 pub use request::{Common, Stop, StreamOptions};

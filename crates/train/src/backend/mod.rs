@@ -168,6 +168,13 @@ pub trait Backend: fmt::Debug {
     /// A failed device.
     fn gradients(&mut self) -> Result<Cow<'_, [f32]>, TrainError>;
 
+    /// The gradient at the embedding of each row in the pass that was run last, f32 `[b, T, c]`: what a token means to the loss,
+    /// before the tables and the gradients of other rows with the same token.
+    ///
+    /// # Errors
+    /// A failed device.
+    fn input_gradients(&mut self) -> Result<Cow<'_, [f32]>, TrainError>;
+
     /// Moves the parameters of each range, and says whether the last move that it can tell of was large enough to see,
     /// of some thousand parameters of the first range.
     ///

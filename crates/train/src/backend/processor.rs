@@ -12,7 +12,7 @@ use crate::collective::Collective;
 use crate::network::{Activations, Distillation, Gradients, Layout, Network, Pressure, Pruning, Teacher};
 use crate::recipe::keep_ratio;
 
-/// The model as it was before training.
+/// The model as it was before training, or another.
 #[derive(Debug)]
 pub struct DenseTeacher {
     /// None where the student's is the same as long as nothing is forgotten.
@@ -27,14 +27,8 @@ impl DenseTeacher {
     ///
     /// # Errors
     /// Values that are not of the network's layout.
-    pub fn apart(
-        team: &Team,
-        dense: Network,
-        values: Vec<f32>,
-        student: &Network,
-        room: Room,
-    ) -> Result<Self, TrainError> {
-        let teacher = Self::beneath(team, dense, &values, student, room)?;
+    pub fn apart(team: &Team, dense: Network, values: Vec<f32>, room: Room) -> Result<Self, TrainError> {
+        let teacher = Self::beneath(team, dense, &values, room)?;
         Ok(Self { values: Some(values), ..teacher })
     }
 
@@ -42,15 +36,10 @@ impl DenseTeacher {
     ///
     /// # Errors
     /// Values that are not of the network's layout.
-    pub fn beneath(
-        team: &Team,
-        mut dense: Network,
-        held: &[f32],
-        student: &Network,
-        room: Room,
-    ) -> Result<Self, TrainError> {
+    pub fn beneath(team: &Team, mut dense: Network, held: &[f32], room: Room) -> Result<Self, TrainError> {
         dense.refill(team, held)?;
-        Ok(Self { network: Some(dense), ..Self::student(student, room) })
+        let activations = dense.activations(room.sequences, room.tokens, true);
+        Ok(Self { network: Some(dense), values: None, activations })
     }
 
     /// A student that is its own teacher as long as it forgets nothing: only gates are trained.
@@ -251,6 +240,10 @@ impl Backend for Processor {
 
     fn gradients(&mut self) -> Result<Cow<'_, [f32]>, TrainError> {
         Ok(Cow::Borrowed(&self.gradients))
+    }
+
+    fn input_gradients(&mut self) -> Result<Cow<'_, [f32]>, TrainError> {
+        Ok(Cow::Borrowed(self.activations.input_gradients()))
     }
 
     fn update(&mut self, rules: &[(Range<usize>, AdamW)]) -> Result<bool, TrainError> {

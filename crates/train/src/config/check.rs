@@ -96,15 +96,30 @@ pub(super) fn values(config: &Config) -> Vec<String> {
     let share = |value: f64| (0.0..=1.0).contains(&value);
     let positive = |value: f64| value > 0.0 && value.is_finite();
     say(config.data.train.is_empty(), "data.train is an empty list: name the files to train on".to_owned());
-    let chosen_by_scores = matches!(config.data.select, Some(Select::Coreset { .. }));
+    let is_coreset = matches!(config.data.select, Some(Select::Coreset { .. }));
+    let is_leaf = matches!(config.data.select, Some(Select::Leaf { .. }));
     say(
-        chosen_by_scores && config.data.scores.is_none(),
+        is_coreset && config.data.scores.is_none(),
         "data.select is a coreset, and data.scores names no scores: write some with `dropcap data score`"
             .to_owned(),
     );
     say(
-        !chosen_by_scores && config.data.scores.is_some(),
-        "data.scores goes with `data.select: coreset(...)`".to_owned(),
+        is_leaf && config.data.scores.is_none(),
+        "data.select is leaf, and data.scores names no confounders: write some with `dropcap data confounders`"
+            .to_owned(),
+    );
+    say(
+        is_leaf && config.teacher.is_none(),
+        "data.select is leaf, which compares with a `teacher`: name a model".to_owned(),
+    );
+    say(
+        config.teacher.is_some() && config.distill == 0.0,
+        "there is a teacher, and distill is 0: say what share of the loss is to imitate it, such as distill: 1"
+            .to_owned(),
+    );
+    say(
+        !is_coreset && !is_leaf && config.data.scores.is_some(),
+        "data.scores goes with `data.select: coreset(...)` or `leaf(...)`".to_owned(),
     );
     for file in config.data.train.iter().filter(|file| config.data.valid.contains(file)) {
         say(
@@ -184,7 +199,7 @@ pub(super) fn values(config: &Config) -> Vec<String> {
     );
     say(!share(config.distill), format!("distill is {}; from 0 to 1 is allowed", config.distill));
     say(
-        config.distill > 0.0 && config.init.is_some(),
+        config.distill > 0.0 && config.init.is_some() && config.teacher.is_none(),
         "distill goes with `model`: random weights have nothing to teach".to_owned(),
     );
     say(

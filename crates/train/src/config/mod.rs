@@ -91,8 +91,11 @@ pub struct Config {
     /// How much the gates are to forget, for `method: dcp`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sparsity: Option<Sparsity>,
-    /// The share of the loss that is the distance from the dense model's logits.
+    /// The share of the loss that is the distance from the teacher's predictions.
     pub distill: f64,
+    /// Whom to imitate; `None` is the model as it was before training, nothing forgotten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<PathBuf>,
     /// When states are saved, and what is kept.
     pub checkpoint: Checkpoint,
     /// When the hard policy is evaluated.

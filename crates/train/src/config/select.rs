@@ -30,6 +30,11 @@ pub enum Select {
         /// Weight of the effort beside the influence, 0 or more.
         lambda: f64,
     },
+    /// All of them, and beside them examples that lack what misleads the model and not its teacher (see [`crate::select::Leaf`]).
+    Leaf {
+        /// Share of a prompt's tokens that is taken for confounders, in (0, 1).
+        share: f64,
+    },
     /// Once, each example as likely as any other: what other choices are measured against.
     Random {
         /// Share of the examples that is kept, in (0, 1].
@@ -41,6 +46,7 @@ pub enum Select {
 const FORMS: &[(&str, &[&str])] = &[
     ("q_tuning", &["sample", "token", "lambda"]),
     ("coreset", &["share", "strata", "hardest", "lambda"]),
+    ("leaf", &["share"]),
     ("random", &["share"]),
 ];
 
@@ -91,6 +97,15 @@ impl FromStr for Select {
                 )?,
                 lambda: number(term, "lambda", 0.5, &|value| value >= 0.0 && value.is_finite(), "0 or more")?,
             },
+            "leaf" => Self::Leaf {
+                share: number(
+                    term,
+                    "share",
+                    0.05,
+                    &|value| value > 0.0 && value < 1.0,
+                    "above 0 and below 1",
+                )?,
+            },
             _ => Self::Random { share: share(term, "share", None)? },
         };
         Ok(select)
@@ -133,6 +148,7 @@ impl fmt::Display for Select {
             Self::Coreset { share, strata, hardest, lambda } => {
                 write!(f, "coreset(share={share}, strata={strata}, hardest={hardest}, lambda={lambda})")
             }
+            Self::Leaf { share } => write!(f, "leaf(share={share})"),
             Self::Random { share } => write!(f, "random(share={share})"),
         }
     }
@@ -163,6 +179,7 @@ mod tests {
             ("q_tuning(sample=0.125, lambda=0)", "q_tuning(sample=0.125, token=0.5, lambda=0)"),
             ("coreset(share=0.02, strata=50)", "coreset(share=0.02, strata=50, hardest=0.1, lambda=0.5)"),
             ("random(share=0.25)", "random(share=0.25)"),
+            ("leaf", "leaf(share=0.05)"),
         ] {
             let select: Select = text.parse().unwrap();
             assert_eq!(select.to_string(), written);
@@ -177,6 +194,7 @@ mod tests {
             ("coreset", "needs `share`"),
             ("coreset(share=0.1, strata=0)", "strata is 0, and a whole number from 1"),
             ("coreset(share=2)", "share is 2, and above 0 and at most 1"),
+            ("leaf(share=1)", "share is 1, and above 0 and below 1"),
             ("q_tuning(share=0.1)", "no parameter `share`: it has sample, token, lambda"),
             ("q_tuning(sample=nan)", "sample is nan"),
             ("q_tuning@0.2", "in parentheses and nothing else"),

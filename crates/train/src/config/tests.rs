@@ -33,6 +33,7 @@ fn all_kinds() -> Vec<Config> {
         good(SHORT, &["train=lora", "method=none"]),
         good(SHORT, &["device=cuda:0", "precision=bf16"]),
         good(SHORT, &["data.select=coreset(share=0.1)", "data.scores=scores.jsonl"]),
+        good(SHORT, &["data.select=leaf", "data.scores=confounders.jsonl", "teacher=large", "distill=1"]),
         good(SCRATCH, &[]),
         good(SCRATCH, &["method=dcp", "gates.per=kv_head", "sparsity.budgets=[0.5, 0.1]"]),
         good(

@@ -7,6 +7,7 @@
 mod answers;
 mod batches;
 mod borders;
+mod counterfactual;
 mod documents;
 mod examples;
 mod json_line;
@@ -20,6 +21,7 @@ mod tokens;
 pub use answers::Answers;
 pub use batches::{Batch, Batches, Learned};
 pub use borders::{Borders, END_OF_TEXT, named_end};
+pub(crate) use counterfactual::with_counterfactuals;
 pub use documents::{Document, Documents, Form, SEPARATOR, Said};
 pub use json_line::MAX_MESSAGES;
 pub use language::Language;

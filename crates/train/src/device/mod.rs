@@ -175,7 +175,9 @@ impl Cuda {
                 Taught::Apart(weights)
             }
         };
-        let first = places.of(&layout.trained()).start;
+        // A model that is only looked through trains nothing: what would, begins behind all of it.
+        let trained = layout.trained();
+        let first = if trained.is_empty() { places.len() } else { places.of(&trained).start };
         let weights = Weights::new(&kernels, &places, network.held_for_products(first))?;
         weights.load(&kernels, &places, 0, plan.held)?;
         let still = plan.still.iter().map(|range| places.of(range)).collect();

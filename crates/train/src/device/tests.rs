@@ -112,7 +112,7 @@ impl Twins {
         let team = Team::new(2).unwrap();
         let network = Network::new(config, &plan, gates, &scales).unwrap();
         let dense = Network::new(config, &plan, None, &[]).unwrap();
-        let taught = DenseTeacher::apart(&team, dense, teacher.clone(), &network, room).unwrap();
+        let taught = DenseTeacher::apart(&team, dense, teacher.clone(), room).unwrap();
         let mut processor = Processor::new(team, network, Some(taught), room, Vec::new(), Vec::new());
         let device_plan = Plan {
             config,
@@ -343,4 +343,57 @@ fn frozen_weights_have_no_gradients_and_stay() {
     backend.update(&[(layout.group(Group::Gates), rule(1, 1e-2, 0.9))]).unwrap();
     assert_ne!(backend.export().unwrap().values.to_vec(), gates);
     assert_eq!(backend.evaluate(&ids, &ids, &Pruning::Dense).unwrap(), before, "the dense model stays");
+}
+
+#[test]
+fn gradients_at_embeddings_are_the_twins_where_all_parameters_are_held() {
+    let Some(device) = device("gradients at embeddings") else { return };
+    for (name, config) in families() {
+        let plan = WeightPlan::of(&config, &|_| false);
+        let layout = Layout::new(&config, &plan, None).holding_weights();
+        let values = initialize(&config, &plan, &layout, 3).unwrap();
+        let room = Room { sequences: 1, tokens: TOKENS, recompute: false };
+        let held = Plan {
+            config: &config,
+            plan: &plan,
+            gates: None,
+            factors: None,
+            scales: &[],
+            dtype: DType::F32,
+            cache: DType::F32,
+            room,
+            layout,
+            held: &values,
+            still: Vec::new(),
+            teacher: Teacher::None,
+        };
+        let mut on_device = Cuda::new(&device, &held).unwrap();
+        let network = Network::new(&config, &plan, None, &[]).unwrap().with_held_weights();
+        let team = Team::new(2).unwrap();
+        let mut processor = Processor::new(team, network, None, room, Vec::new(), values.clone());
+        let ids: Vec<u32> = (0..TOKENS).map(|i| (i * 11 % VOCABULARY) as u32).collect();
+        let mut targets = ids.clone();
+        targets.rotate_left(1);
+        targets[..TOKENS / 2].fill(IGNORE);
+        let pass = Pass {
+            ids: &ids,
+            targets: &targets,
+            pruning: &Pruning::Dense,
+            pull: Pull::None,
+            scale: 1.0,
+            distill: 0.0,
+            part: 0,
+            parts: 1,
+        };
+        let [got, expected] = [&mut on_device as &mut dyn Backend, &mut processor].map(|backend| {
+            backend.pass(&pass).unwrap();
+            let loss = backend.gather(&[], &mut Alone).unwrap().loss;
+            (loss, backend.input_gradients().unwrap().into_owned())
+        });
+        close(name, got.0.mean(), expected.0.mean(), 1e-5);
+        assert_eq!(got.1.len(), expected.1.len(), "{name}");
+        let largest = expected.1.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+        let off = got.1.iter().zip(&expected.1).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(off <= TOLERANCE as f32 * largest && largest > 0.0, "{name}: {off} of {largest}");
+    }
 }

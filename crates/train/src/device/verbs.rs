@@ -162,6 +162,10 @@ impl Backend for Cuda {
         Ok(Cow::Owned(download(&self.places, trained, &self.gradients.numbers, first)?))
     }
 
+    fn input_gradients(&mut self) -> Result<Cow<'_, [f32]>, TrainError> {
+        Ok(Cow::Owned(self.room.back.d_residual.read().map_err(KernelError::from)?))
+    }
+
     fn update(&mut self, rules: &[(Range<usize>, AdamW)]) -> Result<bool, TrainError> {
         self.packed = false;
         let place = |range| self.gradients.trained(self.places.of(range));

@@ -35,13 +35,47 @@ struct Head {
 
 /// One file whose examples were scored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Scored {
+pub(super) struct Scored {
     /// Its name, for people.
     file: PathBuf,
     /// Digests of its bytes and of how they become tokens.
     source: String,
     tokenizer: String,
-    examples: u64,
+    pub(super) examples: u64,
+}
+
+/// What is written of files before their examples.
+///
+/// # Errors
+/// A file that holds texts.
+pub(super) fn scored(files: &[PathBuf], shards: &[TokenShard]) -> Result<Vec<Scored>, TrainError> {
+    let of_file = |(file, shard): (&PathBuf, &TokenShard)| {
+        let name = file.file_name().unwrap_or(file.as_os_str()).into();
+        Scored::of(name, shard).ok_or_else(|| TrainError::Data {
+            path: file.clone(),
+            reason: "holds texts, and examples are scored: write prompts with completions or conversations"
+                .to_owned(),
+        })
+    };
+    files.iter().zip(shards).map(of_file).collect()
+}
+
+/// What tells written files from those of a run, a line for each difference.
+pub(super) fn differences(files: &[Scored], shards: &[TokenShard]) -> Vec<String> {
+    let mut problems = Vec::new();
+    if files.len() != shards.len() {
+        let (scored, given) = (files.len(), shards.len());
+        problems.push(format!("the scores are of {scored} files, and data.train names {given}"));
+    }
+    for (scored, shard) in files.iter().zip(shards) {
+        if Scored::of(scored.file.clone(), shard).as_ref() != Some(scored) {
+            problems.push(format!(
+                "{} has changed since, is another file, or becomes other tokens",
+                scored.file.display()
+            ));
+        }
+    }
+    problems
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -59,15 +93,8 @@ impl Scores {
     /// # Errors
     /// A file that holds texts.
     pub(crate) fn of(model: String, files: &[PathBuf], shards: &[TokenShard]) -> Result<Self, TrainError> {
-        let mut scored = Vec::new();
-        for (file, shard) in files.iter().zip(shards) {
-            let name = file.file_name().unwrap_or(file.as_os_str()).into();
-            scored.push(Scored::of(name, shard).ok_or_else(|| TrainError::Data {
-                path: file.clone(),
-                reason: "holds texts, and examples are scored: write prompts with completions or conversations".to_owned(),
-            })?);
-        }
-        let head = Head { format: FORMAT.to_owned(), version: VERSION, model, files: scored };
+        let files = scored(files, shards)?;
+        let head = Head { format: FORMAT.to_owned(), version: VERSION, model, files };
         Ok(Self { head, influence: Vec::new(), effort: Vec::new() })
     }
 
@@ -171,18 +198,7 @@ impl Scores {
                 self.head.model
             ));
         }
-        if self.head.files.len() != shards.len() {
-            let (scored, given) = (self.head.files.len(), shards.len());
-            problems.push(format!("the scores are of {scored} files, and data.train names {given}"));
-        }
-        for (scored, shard) in self.head.files.iter().zip(shards) {
-            if Scored::of(scored.file.clone(), shard).as_ref() != Some(scored) {
-                problems.push(format!(
-                    "{} has changed since, is another file, or becomes other tokens",
-                    scored.file.display()
-                ));
-            }
-        }
+        problems.extend(differences(&self.head.files, shards));
         if problems.is_empty() {
             return Ok(());
         }

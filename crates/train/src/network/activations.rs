@@ -215,6 +215,12 @@ impl Activations {
         &self.normed
     }
 
+    /// Gradients of the last backward pass at the embedding of each row, before anything was added to it, `[t, c]`.
+    #[must_use]
+    pub fn input_gradients(&self) -> &[f32] {
+        &self.scratch.d_residual
+    }
+
     /// Gradients of the shares of the last backward pass under [`Pruning::Mixed`](super::Pruning::Mixed), `[L g]`.
     #[must_use]
     pub fn share_gradients(&self) -> &[f64] {

@@ -154,6 +154,7 @@ impl Network {
             let mut teacher_logits = None;
             if let Some(Distillation { teacher, share: s }) = distillation {
                 let taught = &mut taught[..targets.len() * vocabulary];
+                let width = teacher.network.config.hidden;
                 let x = &teacher.activations.normed[index * rows * width..][..targets.len() * width];
                 teacher.network.head.apply(team, teacher.values, x, Epilogue::Store, taught)?;
                 share = s;

@@ -1,4 +1,5 @@
 mod factors;
 mod families;
 mod golden;
+mod inputs;
 mod mixture;

@@ -19,7 +19,8 @@ impl Trainer {
             }
         };
         shown.data.cache = None;
-        shown.model.iter_mut().chain(&mut shown.tokenizer).for_each(name);
+        let models = shown.model.iter_mut().chain(&mut shown.tokenizer).chain(&mut shown.teacher);
+        models.for_each(name);
         shown.data.scores.iter_mut().for_each(name);
         shown.data.train.iter_mut().chain(&mut shown.data.valid).for_each(name);
         name(&mut shown.output);
@@ -67,8 +68,15 @@ impl Trainer {
 
     /// What of the data was learned, and why the rest was not.
     fn account_lines(&self) -> Vec<String> {
+        let teacher = self.config.teacher.as_deref().map(|teacher| {
+            let name = teacher.file_name().unwrap_or(teacher.as_os_str()).to_string_lossy();
+            format!(
+                "{:.0} % of the loss is the divergence from the predictions of {name}",
+                100.0 * self.config.distill
+            )
+        });
         let learned = self.batches.learned().map(|learned| learned.sentence(self.tokens));
-        self.subset.iter().cloned().chain(learned).chain(self.chosen_lines()).collect()
+        self.subset.iter().cloned().chain(learned).chain(teacher).chain(self.chosen_lines()).collect()
     }
 
     /// What was chosen batch by batch, of all files and of each.

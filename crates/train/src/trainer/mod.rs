@@ -6,6 +6,7 @@ mod card;
 mod choose;
 mod companions;
 mod company;
+mod confound;
 mod evaluate;
 mod examine;
 mod gates;
@@ -19,6 +20,7 @@ mod start;
 mod state;
 mod step;
 mod subset;
+mod teacher;
 #[cfg(test)]
 mod tests;
 mod vitals;
@@ -29,6 +31,7 @@ use std::time::Duration;
 use dropcap_kernels::AlphaSigmoid;
 use dropcap_policy::Floors;
 
+pub use confound::confounders;
 pub use evaluate::Evaluation;
 pub use examine::{Examined, examine};
 pub use plan::Plan;

@@ -10,9 +10,10 @@ use dropcap_kernels::{DType, Epilogue, KernelError, PackedMatrix, Team, matmul};
 use super::Source;
 use super::adapter::layout;
 use super::start::{check_room, student, threads};
+use super::teacher::check_teacher;
 use crate::TrainError;
 use crate::config::{Config, Trained};
-use crate::network::Group;
+use crate::network::{Group, Network};
 
 /// Memory and time of a run, estimated from shapes and from how fast this machine multiplies.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,6 +55,7 @@ impl Plan {
     /// # Errors
     /// A configuration that does not fit the model or the device; too little memory even to look at it.
     pub fn of(config: &Config, source: &Source, device: Option<&Device>) -> Result<Self, TrainError> {
+        check_teacher(config, source, device)?;
         let model = source.config();
         let tokens = config.sequence_tokens(model.max_positions)?;
         let form = config.gates.as_ref().map(|gates| gates.form(model.kv_heads));
@@ -68,15 +70,24 @@ impl Plan {
             }
             None => {
                 let network = student(config, source, form, &[])?;
+                let other = source.teacher().filter(|_| teacher);
+                let of_other = other
+                    .map(|other| Network::new(other.config(), other.plan(), None, &[]))
+                    .transpose()?
+                    .map(Network::forward_only);
                 let taught = match config.train {
                     _ if !teacher => 0,
+                    _ if of_other.is_some() => {
+                        2 * of_other.as_ref().map_or(0, |network| network.layout().len())
+                    }
                     Trained::All => 2 * weights,
                     Trained::Gates => 0,
                     Trained::Lora => weights,
                 };
                 let copies = 3 * layout.len() + 3 * trained + taught;
                 let (micro, recompute) = (config.batch.micro_sequences, config.checkpoint.activations);
-                let watching = if teacher { network.activations(micro, tokens, true).bytes() } else { 0 };
+                let watching = of_other.as_ref().unwrap_or(&network);
+                let watching = if teacher { watching.activations(micro, tokens, true).bytes() } else { 0 };
                 let activations = network.activations(micro, tokens, recompute).bytes() + watching;
                 (copies * size_of::<f32>(), activations, measure(threads(config))?)
             }

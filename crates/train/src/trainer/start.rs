@@ -15,9 +15,10 @@ use super::adapter::{draw_factors, factor_form, layout};
 use super::companions::companion;
 use super::gates::{Fitted, fit};
 use super::subset::subset;
+use super::teacher::{check_teacher, teacher};
 use super::{Pressure, Trainer};
 use crate::TrainError;
-use crate::backend::{Backend, DenseTeacher, Processor, Room};
+use crate::backend::{Backend, Processor, Room};
 use crate::collective::Alone;
 use crate::config::{Config, Family, GateRule, Init, Trained};
 use crate::data::{Batches, Borders, Language, Prepared, Preparing, named_end, prepare};
@@ -41,6 +42,8 @@ pub struct Source {
     stops: Vec<u32>,
     /// How the model writes conversations; what is wrong with it matters to those who train on some.
     template: Result<Option<ChatTemplate>, TemplateError>,
+    /// Another model that teaches this one.
+    pub(super) teacher: Option<Box<Source>>,
 }
 
 /// The training and held-out texts of a run, as batches.
@@ -60,10 +63,14 @@ impl Source {
     /// # Errors
     /// A checkpoint, shape or tokenizer that is refused.
     pub fn open(config: &Config) -> Result<Self, TrainError> {
-        match (&config.model, &config.init) {
+        let source = match (&config.model, &config.init) {
             (Some(directory), _) => Self::of_checkpoint(directory),
             (None, Some(init)) => Self::of_shape(init, config.tokenizer.as_deref()),
             (None, None) => Err(TrainError::Internal { what: "neither model nor init".into() }),
+        }?;
+        match &config.teacher {
+            None => Ok(source),
+            Some(directory) => source.taught_by(Self::of_checkpoint(directory)?),
         }
     }
 
@@ -95,6 +102,7 @@ impl Source {
             borders,
             stops,
             template,
+            teacher: None,
         })
     }
 
@@ -121,6 +129,7 @@ impl Source {
             borders,
             stops,
             template,
+            teacher: None,
         })
     }
 
@@ -217,7 +226,7 @@ impl Source {
         }
     }
 
-    /// What a saved state must have started from.
+    /// Which model it is.
     ///
     /// # Errors
     /// A file that became unreadable.
@@ -267,7 +276,7 @@ impl Source {
             prepare(&what, tell)
         };
         let train = shards(&config.data.train)?;
-        let (train, subset) = subset(config, &self.identity()?, train)?;
+        let (train, subset) = subset(config, self, train)?;
         let train = Batches::new("training", train, config.batch.sequences, tokens, config.seed)?;
         let valid = config.data.valid.iter().map(|file| {
             Batches::new("validation", shards(std::slice::from_ref(file))?, 1, tokens, config.seed)
@@ -293,6 +302,7 @@ fn backend(
 ) -> Result<Box<dyn Backend>, TrainError> {
     let tokens = config.sequence_tokens(source.config().max_positions)?;
     let room = room(config, tokens);
+    check_teacher(config, source, device)?;
     if let Some(device) = device {
         check_room(config, source, device)?;
         let dense = Layout::new(source.config(), source.plan(), None);
@@ -311,17 +321,7 @@ fn backend(
     }
     let team = Team::new(threads(config))?;
     let network = student(config, source, form, &[])?;
-    let dense = || Network::new(source.config(), source.plan(), None, &[]).map(Network::forward_only);
-    let teacher = match config.train {
-        _ if config.distill == 0.0 => None,
-        Trained::All => {
-            let dense = dense()?;
-            let values = source.weights(dense.layout(), config.seed)?;
-            Some(DenseTeacher::apart(&team, dense, values, &network, room)?)
-        }
-        Trained::Gates => Some(DenseTeacher::student(&network, room)),
-        Trained::Lora => Some(DenseTeacher::beneath(&team, dense()?, &held, &network, room)?),
-    };
+    let teacher = teacher(config, source, &team, &network, &held, room)?;
     let still = still(config, network.layout());
     Ok(Box::new(Processor::new(team, network, teacher, room, still, held)))
 }

@@ -30,7 +30,7 @@ impl Trainer {
         let facts = StateFacts {
             step: self.step,
             config: self.config.digest(),
-            model: self.source.identity()?,
+            model: self.source.lineage()?,
             extra: json!({
                 "updates": self.updates, "skipped": self.skipped, "chosen": numbers,
             }),
@@ -100,7 +100,7 @@ impl Trainer {
 
 /// Refuses a state of a run that started from another model.
 pub(super) fn check_model(source: &Source, state: &SavedState) -> Result<(), TrainError> {
-    let identity = source.identity()?;
+    let identity = source.lineage()?;
     if state.model() == identity {
         return Ok(());
     }

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
+use super::Source;
+use super::confound::counterfactual;
 use crate::TrainError;
 use crate::config::{Config, Select};
 use crate::data::TokenShard;
@@ -21,7 +23,7 @@ const STREAM: u64 = u64::MAX - (1 << 32);
 /// Texts, among which nothing can be chosen; scores of other examples.
 pub(super) fn subset(
     config: &Config,
-    model: &str,
+    source: &Source,
     shards: Vec<TokenShard>,
 ) -> Result<(Vec<TokenShard>, Option<String>), TrainError> {
     let Some(select) = config.data.select else { return Ok((shards, None)) };
@@ -37,6 +39,10 @@ pub(super) fn subset(
     let wanted = |share: f64| ((share * total as f64).floor() as usize).max(1);
     let chosen = match select {
         Select::QTuning { .. } => return Ok((shards, None)),
+        Select::Leaf { share } => {
+            let (shards, sentence) = counterfactual(config, source, &shards, share)?;
+            return Ok((shards, Some(sentence)));
+        }
         Select::Random { share } => {
             let mut order: Vec<usize> = (0..total).collect();
             order.sort_by_key(|&index| (draws[index], index));
@@ -46,7 +52,7 @@ pub(super) fn subset(
         Select::Coreset { share, strata, hardest, lambda } => {
             let path = config.data.scores.as_deref().unwrap_or(Path::new(""));
             let scores = Scores::read(path)?;
-            scores.check(path, model, &shards)?;
+            scores.check(path, &source.identity()?, &shards)?;
             let overall = overall(&scores.influence, &scores.effort, lambda);
             coverage(&Coverage { strata, hardest }, &overall, &draws, wanted(share))
         }

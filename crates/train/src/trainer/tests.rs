@@ -8,6 +8,7 @@ mod copy_task;
 mod device;
 mod examine;
 mod faults;
+mod leaf;
 mod result;
 mod resume;
 mod settle;

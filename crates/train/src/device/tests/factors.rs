@@ -29,7 +29,7 @@ impl Twins {
         let team = Team::new(2).unwrap();
         let network = Network::new(config, &plan, gates, &[]).unwrap().with_factors(form, &plan).unwrap();
         let dense = Network::new(config, &plan, None, &[]).unwrap();
-        let taught = DenseTeacher::beneath(&team, dense, &held, &network, room).unwrap();
+        let taught = DenseTeacher::beneath(&team, dense, &held, room).unwrap();
         let device_plan = Plan {
             config,
             plan: &plan,

@@ -3,33 +3,35 @@
 use std::collections::HashMap;
 
 use dropcap_cache::KvReport;
-use dropcap_engine::{Engine, Output, Request, SequenceId, TokenLogProb};
 
-use crate::EvalError;
+use crate::{Engine, EngineError, Output, Request, SequenceId, TokenLogProb};
 
 /// What came of one request.
 #[derive(Debug, Default)]
-pub(crate) struct Answered {
-    /// Of the prompt tokens that were asked about.
-    pub(crate) log_probs: Vec<TokenLogProb>,
+pub struct Answered {
+    /// Of the prompt tokens that were asked about, in their order.
+    pub log_probs: Vec<TokenLogProb>,
     /// What was generated.
-    pub(crate) tokens: Vec<u32>,
+    pub tokens: Vec<u32>,
     /// The cache at the end.
-    pub(crate) report: KvReport,
+    pub report: KvReport,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
 }
 
 /// Requests that wait in the engine beside those that run, so that none that leaves is missed.
 const AHEAD: usize = 64;
 
-/// Runs all requests, each under a key of the caller's, and hands over what came of them in the order in which they end.
+/// Runs all requests through an idle engine, each under a key of the caller's, and hands over what came of them in the order
+/// in which they end. Requests are taken from the iterator as the engine has room for them.
 ///
 /// # Errors
-/// A request that the engine refuses or gives up; a failure of `done`.
-pub(crate) fn drive<K>(
+/// A request that the engine refuses or gives up; a failure of `done`. What runs then stays in the engine.
+pub fn drive<K, E: From<EngineError>>(
     engine: &mut Engine,
     mut requests: impl Iterator<Item = (K, Request)>,
-    mut done: impl FnMut(K, Answered) -> Result<(), EvalError>,
-) -> Result<(), EvalError> {
+    mut done: impl FnMut(K, Answered) -> Result<(), E>,
+) -> Result<(), E> {
     let mut under_way: HashMap<SequenceId, (K, Answered)> = HashMap::new();
     loop {
         while under_way.len() < engine.running() + AHEAD {
@@ -51,6 +53,7 @@ pub(crate) fn drive<K>(
                     if let Some((key, mut answered)) = under_way.remove(&finished.id) {
                         answered.tokens = finished.token_ids;
                         answered.report = finished.report;
+                        answered.prompt_tokens = finished.prompt_tokens;
                         done(key, answered)?;
                     }
                 }
