@@ -10,6 +10,7 @@ struct SelectArgs {
     u32 beside;          // whether what came since the last choice stays beside the budget
     double chance;       // `draw`: of what is chosen, the share that is drawn
     u64 seed;            // of noise
+    double members;      // query heads in a score's sum: their mean is what is drawn by
 };
 
 // Whether an entry has not been there when some went, where that is asked: its second statistic says.
@@ -208,7 +209,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) draw(const __grid_constant
         if (counts_anyway(a, position, lane.next)) return;
         float& score = page.statistics()[slot];
         const bool stays = key_of(a, page, slot, position, lane.next, group) >= least;
-        score = stays ? infinity() : score + gumbel(noise_at(of_head, 0, position));
+        score = stays ? infinity() : score / (float)a.members + gumbel(noise_at(of_head, 0, position));
     });
 }
 

@@ -19,6 +19,8 @@ pub(crate) const SOURCE: Source = Source {
 #[derive(Debug)]
 pub(super) struct Select {
     settings: RankingSettings,
+    /// Query heads that are in a score's sum.
+    members: usize,
     draw: Option<Function>,
     keep: Keep,
     settle: Option<Function>,
@@ -43,6 +45,7 @@ kernel_struct! {
         beside: u32,
         chance: f64,
         seed: u64,
+        members: f64,
     }
 }
 
@@ -65,6 +68,7 @@ impl Select {
         let when = |asked: bool, name| asked.then(|| function(name)).transpose();
         Ok(Self {
             settings,
+            members: specialisation.query_heads / specialisation.groups.max(1),
             draw: when(matches!(settings.score, Score::Drawn { .. }), "draw")?,
             keep,
             settle: when(settings.score == Score::Since, "settle")?,
@@ -93,6 +97,7 @@ impl Select {
             beside: u32::from(score == Score::Since),
             chance,
             seed,
+            members: self.members.max(1) as f64,
         };
         let lanes = Grid::new(layers * groups, LANE_THREADS as u32).by(spans);
         let heads = Grid::new(layers, LANE_THREADS as u32).by(spans);

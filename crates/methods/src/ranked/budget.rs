@@ -254,7 +254,8 @@ mod tests {
     fn a_head_that_has_more_than_its_own_share_is_seen_though_none_has_more_than_the_mean() {
         let table = HeadTable { scores: vec![vec![1.0, 0.0]], kv_heads: 2, shared: 1.0 };
         let (floors, layers) = (Floors { sinks: 2, recent: 0 }, Layers::Alike);
-        let budget = Budget { amount: PromptBudget::Tokens(10), floors, heads: Heads::Table(table), layers };
+        let budget =
+            Budget { amount: PromptBudget::Tokens(10), floors, heads: Heads::Table(Arc::new(table)), layers };
         let capacities = budget.kept_of_heads(100, None, &[], 1, 2);
         assert_eq!(capacities, [18, 2]);
         // As behind a window that ends what the first head would keep.

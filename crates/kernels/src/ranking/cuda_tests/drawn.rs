@@ -40,7 +40,9 @@ fn cuda_part_of_what_is_chosen_is_drawn() {
                 others.sort_by(better);
                 for (rank, (_, position, _, place)) in others.into_iter().enumerate().filter(|_| drawn > 0) {
                     let noise = gumbel(noise_at(seed, (layer, head), 0, position));
-                    let score = score_of(&lane[place]);
+                    // The mean of the query heads that are in the sum.
+                    let members = (specialisation.query_heads / specialisation.groups) as f32;
+                    let score = score_of(&lane[place]) / members;
                     let best = rank < chosen - drawn;
                     set_score(&mut lane[place], if best { f32::INFINITY } else { score + noise });
                 }
