@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The adapter that lies in models/smollm2-135m-instruct-fifth, and its dense twin: chats that the model writes itself, then LoRA factors
+# An adapter as the one in models/smollm2-135m-instruct-fifth (whose card says what differed), and its dense twin: chats that the model writes itself, then LoRA factors
 # and gates on books, articles and those chats. Its steps took about eight minutes on an H200; interrupted, the same command goes on.
 #   runs/smollm2_fifth.sh MODEL DATA OUT
 # MODEL is a directory of SmolLM2-135M-Instruct. DATA holds train.{books,wiki}.txt.xz and valid.{books,wiki}.txt.xz, documents apart
@@ -34,7 +34,7 @@ data:
 output: $out/twin
 steps: 1800
 batch: {sequences: 16, tokens: 1024, micro_sequences: 16}
-optimizer: {learning_rate: 1e-3, gate_learning_rate: 1e-3, betas: [0.9, 0.99], warmup: 50, floor: 0.02}
+optimizer: {learning_rate: 1e-3, gate_learning_rate: 3e-4, betas: [0.9, 0.99], warmup: 50, floor: 0.02}
 train: lora
 lora: {rank: 7, alpha: 14}
 distill: 0.8
