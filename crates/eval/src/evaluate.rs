@@ -111,7 +111,9 @@ fn read_text(
     if windows.is_empty() {
         return Ok(());
     }
-    let mut readers = TextReaders::new(subject, dense, &others)?;
+    let longest = windows.iter().map(|&window| task.window(window).1.len() - 1).max().unwrap_or(0);
+    let prompt = if task.context == 0 { longest } else { task.context };
+    let mut readers = TextReaders::new(subject, dense, &others, prompt)?;
     for window in windows {
         let (document, ids, first) = task.window(window);
         let outcomes = readers.read(ids, first, task.context)?;

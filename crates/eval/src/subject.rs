@@ -120,8 +120,8 @@ impl Subject {
         Ok(template.encode(&[word.to_owned()])?.len().saturating_sub(self.piece(word)?.len()))
     }
 
-    /// What reads one text after the other under a method.
-    pub(crate) fn reader<'a>(&'a self, method: &'a Method) -> Result<Reader<'a>, EvalError> {
+    /// What reads one text after the other under a method, at most `chunk` tokens a step.
+    pub(crate) fn reader<'a>(&'a self, method: &'a Method, chunk: usize) -> Result<Reader<'a>, EvalError> {
         let policy = method.policy.as_ref();
         Ok(match &self.compute {
             Compute::Host(decoder) => {
@@ -132,7 +132,7 @@ impl Subject {
                 let options = DeviceOptions {
                     kv_dtype: self.kv_dtype,
                     kv_limit: self.kv_limit,
-                    chunk: TEXT_CHUNK,
+                    chunk,
                     max_batch: 1,
                     deaths: true,
                     logit_rows: DEVICE_ROWS,

@@ -27,14 +27,18 @@ pub(crate) struct TextReaders<'a> {
 }
 
 impl<'a> TextReaders<'a> {
-    /// Readers of `methods` beside the dense run, whose policy is `dense`.
+    /// Readers of `methods` beside the dense run, whose policy is `dense`, for prompts of at most so many tokens.
     pub(crate) fn new(
         subject: &'a Subject,
         dense: &'a Method,
         methods: &[&'a Method],
+        prompt: usize,
     ) -> Result<Self, EvalError> {
         let all = std::iter::once(dense).chain(methods.iter().copied());
-        let readers = all.map(|method| subject.reader(method)).collect::<Result<_, _>>()?;
+        let needs = all.clone().fold(Needs::default(), |all, method| all.and(method.policy.needs()));
+        // All read in the same steps, and what one must see together comes in one.
+        let chunk = TEXT_CHUNK.max(needs.together(prompt));
+        let readers = all.map(|method| subject.reader(method, chunk)).collect::<Result<_, _>>()?;
         Ok(Self { subject, readers })
     }
 
