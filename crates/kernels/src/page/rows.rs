@@ -1,7 +1,9 @@
 //! Rows of several entries of a page at once.
 
-use super::PageLayout;
-use crate::buffer::Elements;
+use std::ops::Range;
+
+use super::{CodedBlock, PageLayout};
+use crate::buffer::{Elements, ElementsMut};
 use crate::error::check_length;
 use crate::{Buffer, KernelError, PAGE_ENTRIES};
 
@@ -18,6 +20,10 @@ impl PageLayout {
         rows: &mut Vec<f32>,
     ) -> Result<(), KernelError> {
         slots.iter().try_for_each(|&slot| self.check_read(page, slot, head))?;
+        if let Some(keys) = self.coded_keys() {
+            decode(page, keys, self.key_range(head), slots, rows);
+            return Ok(());
+        }
         let start = self.key_offset(head);
         let places = |slot: usize| (0..self.head_dim).map(move |k| start + k * PAGE_ENTRIES + slot);
         widen(page, slots.iter().flat_map(|&slot| places(slot)), rows);
@@ -35,13 +41,17 @@ impl PageLayout {
         rows: &mut Vec<f32>,
     ) -> Result<(), KernelError> {
         slots.iter().try_for_each(|&slot| self.check_read(page, slot, head))?;
+        if let Some(values) = self.coded_values() {
+            decode(page, values, self.value_range(head), slots, rows);
+            return Ok(());
+        }
         let start = self.value_offset(head);
         let row = |slot: usize| start + slot * self.head_dim..start + (slot + 1) * self.head_dim;
         widen(page, slots.iter().flat_map(|&slot| row(slot)), rows);
         Ok(())
     }
 
-    /// Writes one entry's key for one head `[d]`, rounded to the page's dtype.
+    /// Writes one entry's key for one head `[d]`, rounded to the page's format.
     ///
     /// Errors: as [`PageLayout::read_value`]; a key of another length.
     pub fn write_key(
@@ -53,9 +63,24 @@ impl PageLayout {
     ) -> Result<(), KernelError> {
         self.check_read(page, slot, head)?;
         check_length("write key", "key", self.head_dim, key.len())?;
+        if let (Some(keys), ElementsMut::F16(all)) = (self.coded_keys(), page.elements_mut()) {
+            keys.write(&mut all[self.key_range(head)], slot, |k| key[k]);
+            return Ok(());
+        }
         let start = self.key_offset(head) + slot;
         key.iter().enumerate().for_each(|(k, &x)| page.set(start + k * PAGE_ENTRIES, x));
         Ok(())
+    }
+}
+
+/// Appends what the codes of some entries stand for, from a block of a page.
+fn decode(page: &Buffer, block: CodedBlock, place: Range<usize>, slots: &[usize], rows: &mut Vec<f32>) {
+    // A page of codes is made of f16; check_page held it to that.
+    if let Elements::F16(all) = page.elements() {
+        let codes = &all[place];
+        rows.extend(
+            slots.iter().flat_map(|&slot| (0..block.head_dim).map(move |k| block.number(codes, slot, k))),
+        );
     }
 }
 
