@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use dropcap_kernels::DType;
+use dropcap_kernels::{DType, KvFormat};
 use dropcap_weights::WeightsError;
 
 use crate::families::Family;
@@ -42,6 +42,14 @@ pub enum ModelError {
     DeviceMethod {
         /// What it does.
         what: String,
+    },
+    /// A format of the cache that the CUDA backend does not have.
+    #[error(
+        "a CUDA device stores keys and values as f32, bf16 or f16, not as {format}: choose one of those with --kv-dtype, or --device cpu"
+    )]
+    DeviceCache {
+        /// The format that was asked for.
+        format: KvFormat,
     },
     /// A method that turns keys to other positions, and a model for which that means nothing.
     #[error(

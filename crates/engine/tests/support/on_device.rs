@@ -38,7 +38,7 @@ impl OnDevice {
 
     pub fn decoder(&self, policy: &dyn EvictionPolicy, max_batch: usize) -> DeviceDecoder {
         let options = DeviceOptions {
-            kv_dtype: self.kv_dtype,
+            kv_dtype: self.kv_dtype.into(),
             kv_limit: Some(64 << 20),
             chunk: 256,
             max_batch,
@@ -54,7 +54,7 @@ impl OnDevice {
     }
 
     pub fn engine(&self, policy: Arc<dyn EvictionPolicy>, options: EngineOptions) -> Engine {
-        let options = EngineOptions { kv_dtype: self.kv_dtype, ..options };
+        let options = EngineOptions { kv_dtype: self.kv_dtype.into(), ..options };
         Engine::on_device(self.weights.clone(), policy, options, false).unwrap()
     }
 }

@@ -56,6 +56,11 @@ impl Specialisation {
         self.page_bytes() / crate::PAGE_ENTRIES
     }
 
+    /// Bytes of the keys and values of one entry.
+    pub fn key_value_bytes(&self) -> usize {
+        2 * self.kv_heads / self.groups * self.head_dim * self.cache.bytes()
+    }
+
     /// The definitions that the kernels read.
     pub(crate) fn defines(&self) -> Vec<String> {
         let code = |dtype| match dtype {
