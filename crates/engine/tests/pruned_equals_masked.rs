@@ -167,7 +167,9 @@ fn a_pruned_run_over_codes_equals_a_dense_run_of_what_they_stand_for() {
         let model = Model::open(folder);
         let mut naive = Naive::open(folder, model.checkpoint.config());
         let layers = model.checkpoint.config().layers;
-        for (per_head, format) in [(false, KvFormat::Q8), (true, KvFormat::Q8), (false, KvFormat::Q4), (true, KvFormat::Q4)] {
+        for (per_head, format) in
+            [(false, KvFormat::Q8), (true, KvFormat::Q8), (false, KvFormat::Q4), (true, KvFormat::Q4)]
+        {
             let exact = model.evaluate(&Arbitrary { per_head }, &text, 97);
             for chunk in [1, 33, 97] {
                 let policy = Recording::new(per_head);
@@ -191,7 +193,13 @@ fn codes_have_the_same_bits_and_lifetimes_however_a_text_is_cut() {
     for folder in support::WITHOUT_WINDOW {
         let model = Model::open(folder);
         for format in [KvFormat::Q8, KvFormat::Q4] {
-            for spec in ["none", "knorm@20", "snapkv(window=9, kernel=3)@0.3", "h2o@19", "pyramid(snapkv(window=2), beta=4)@0.3"] {
+            for spec in [
+                "none",
+                "knorm@20",
+                "snapkv(window=9, kernel=3)@0.3",
+                "h2o@19",
+                "pyramid(snapkv(window=2), beta=4)@0.3",
+            ] {
                 let policy = model.method(spec);
                 let pool = model.decoder.page_pool(policy.as_ref(), format, None).unwrap();
                 let run = |chunk: usize| {
@@ -202,7 +210,10 @@ fn codes_have_the_same_bits_and_lifetimes_however_a_text_is_cut() {
                 for chunk in [1, 31, 33] {
                     let cut = run(chunk);
                     assert!(cut.logits == whole.logits, "{folder} {format} {spec} chunks of {chunk}");
-                    assert_eq!(cut.expires_at, whole.expires_at, "{folder} {format} {spec} chunks of {chunk}");
+                    assert_eq!(
+                        cut.expires_at, whole.expires_at,
+                        "{folder} {format} {spec} chunks of {chunk}"
+                    );
                 }
             }
         }

@@ -74,7 +74,9 @@ impl Lane {
         for (entry, (&position, &expires_at)) in self.positions.iter().zip(&self.expires_at).enumerate() {
             let (page, slot) = (&self.pages[entry / PAGE_ENTRIES], entry % PAGE_ENTRIES);
             let read = |read: fn(&PageLayout, &Buffer, usize, usize) -> Result<Vec<f32>, KernelError>| {
-                (0..heads).flat_map(|head| read(&self.layout, page, slot, head).unwrap()).collect::<Vec<f32>>()
+                (0..heads)
+                    .flat_map(|head| read(&self.layout, page, slot, head).unwrap())
+                    .collect::<Vec<f32>>()
             };
             lane.push(position, expires_at, &read(PageLayout::read_key), &read(PageLayout::read_value));
         }

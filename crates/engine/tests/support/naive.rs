@@ -38,7 +38,14 @@ impl Naive {
         });
         let tensors: HashMap<_, _> = tensors.collect();
         let gpt2 = tensors.contains_key("wte.weight");
-        Naive { tensors, config: config.clone(), inverse_frequencies, gpt2, by_place: false, held: Vec::new() }
+        Naive {
+            tensors,
+            config: config.clone(),
+            inverse_frequencies,
+            gpt2,
+            by_place: false,
+            held: Vec::new(),
+        }
     }
 
     /// Logits f32 `[t, v]` of `ids` when the token at position j in KV head g of layer l is visible to query k

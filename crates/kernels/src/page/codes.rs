@@ -23,19 +23,17 @@ pub(crate) struct Steps {
 
 impl Steps {
     /// The original's: code 0 is the smallest number, the largest code the largest.
+    #[cfg(test)]
     pub(crate) fn of(numbers: &[f32], bits: CodeBits) -> Self {
-        // Comparisons and not `min` and `max`, whose rules for NaN are several instructions.
-        let least = numbers.iter().fold(f32::INFINITY, |a, &b| if b < a { b } else { a });
-        let most = numbers.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+        let (least, most) = bounds(numbers);
         Self { step: (most - least) / f32::from(bits.largest()), least }
     }
 
-    /// What a page stores, in the place of [`Steps::of`]: both numbers f16, rounded so that codes reach at least from
-    /// the smallest number to the largest.
+    /// The same with numbers that a page stores: both f16, rounded so that codes reach at least from the smallest number
+    /// to the largest.
     pub(crate) fn stored(numbers: &[f32], bits: CodeBits) -> Self {
-        let exact = Self::of(numbers, bits);
-        let least = below(exact.least);
-        let most = exact.step * f32::from(bits.largest()) + exact.least;
+        let (least, most) = bounds(numbers);
+        let least = below(least);
         Self { step: above((most - least) / f32::from(bits.largest())), least }
     }
 
@@ -54,6 +52,13 @@ impl Steps {
     pub(crate) fn number(self, code: u8) -> f32 {
         f32::from(code) * self.step + self.least
     }
+}
+
+/// The smallest and the largest number.
+fn bounds(numbers: &[f32]) -> (f32, f32) {
+    // Comparisons and not `min` and `max`, whose rules for NaN are several instructions.
+    let least = numbers.iter().fold(f32::INFINITY, |a, &b| if b < a { b } else { a });
+    (least, numbers.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a }))
 }
 
 /// The largest f16 that is not above a number, widened.

@@ -73,8 +73,7 @@ pub enum KvFormat {
 
 impl KvFormat {
     /// Every format, in the order of the docs.
-    pub const ALL: [KvFormat; 5] =
-        [KvFormat::F32, KvFormat::F16, KvFormat::Bf16, KvFormat::Q8, KvFormat::Q4];
+    pub const ALL: [KvFormat; 5] = [KvFormat::F32, KvFormat::F16, KvFormat::Bf16, KvFormat::Q8, KvFormat::Q4];
 
     /// How keys are stored.
     pub const fn keys(self) -> RowFormat {
@@ -177,7 +176,10 @@ mod tests {
         }
         for dtype in DType::ALL {
             let format = KvFormat::from(dtype);
-            assert_eq!((format.name(), format.numbers(), format.elements()), (dtype.name(), Some(dtype), dtype));
+            assert_eq!(
+                (format.name(), format.numbers(), format.elements()),
+                (dtype.name(), Some(dtype), dtype)
+            );
         }
         assert_eq!((KvFormat::Q8.numbers(), KvFormat::Q4.numbers()), (None, None));
         let message = "q5".parse::<KvFormat>().unwrap_err().to_string();

@@ -23,8 +23,11 @@ impl PageLayout {
         check_slots(op, to_slot, 1)?;
         match (from.elements(), to.elements_mut()) {
             (Elements::F16(from), ElementsMut::F16(to)) if self.format.numbers().is_none() => {
-                let (from, to): (&[u8], &mut [u8]) = (bytemuck::cast_slice(from), bytemuck::cast_slice_mut(to));
-                self.each_byte_run(from_slot, to_slot, |a, b, n| to[b..b + n].copy_from_slice(&from[a..a + n]));
+                let (from, to): (&[u8], &mut [u8]) =
+                    (bytemuck::cast_slice(from), bytemuck::cast_slice_mut(to));
+                self.each_byte_run(from_slot, to_slot, |a, b, n| {
+                    to[b..b + n].copy_from_slice(&from[a..a + n])
+                });
             }
             (Elements::F32(from), ElementsMut::F32(to)) => {
                 self.each_run(from_slot, to_slot, |a, b, n| to[b..b + n].copy_from_slice(&from[a..a + n]));
@@ -104,4 +107,3 @@ impl PageLayout {
         self.each_side_run(from_slot, to_slot, copy);
     }
 }
-

@@ -9,7 +9,9 @@ fn row(len: usize, seed: usize) -> Vec<f32> {
 
 fn layouts() -> impl Strategy<Value = PageLayout> {
     (1..4usize, prop_oneof![1..20usize, 30..140usize], prop::collection::vec(1..9usize, 0..3), 0..5usize)
-        .prop_map(|(heads, d, sides, format)| PageLayout::new(heads, d, sides, KvFormat::ALL[format]).unwrap())
+        .prop_map(|(heads, d, sides, format)| {
+            PageLayout::new(heads, d, sides, KvFormat::ALL[format]).unwrap()
+        })
 }
 
 /// Fills every slot of a page with rows that tell slots apart.

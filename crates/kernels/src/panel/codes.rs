@@ -117,7 +117,9 @@ const MOST_GROUPS: usize = 4;
 #[inline(always)]
 fn block_steps<S: Simd>(simd: S, steps: &[f16], groups: std::ops::Range<usize>) -> BlockSteps {
     let mut widened = BlockSteps([[[0.0; PAGE_ENTRIES]; 2]; MOST_GROUPS]);
-    for (to, from) in widened.0.iter_mut().zip(steps[groups.start * STEPS..groups.end * STEPS].chunks_exact(STEPS)) {
+    for (to, from) in
+        widened.0.iter_mut().zip(steps[groups.start * STEPS..groups.end * STEPS].chunks_exact(STEPS))
+    {
         for (to, from) in to.iter_mut().zip(from.chunks_exact(PAGE_ENTRIES)) {
             for (to, from) in to.chunks_exact_mut(S::LANES).zip(from.chunks_exact(S::LANES)) {
                 // SAFETY: `from` has LANES elements.
@@ -141,7 +143,8 @@ impl Block for Codes8<'_> {
     #[inline(always)]
     fn holds(self, head_dim: usize) -> bool {
         let lines = head_dim.div_ceil(LINE);
-        self.codes.len() >= PAGE_ENTRIES * lines * LINE && self.steps.len() >= head_dim.div_ceil(GROUP8) * STEPS
+        self.codes.len() >= PAGE_ENTRIES * lines * LINE
+            && self.steps.len() >= head_dim.div_ceil(GROUP8) * STEPS
     }
     #[inline(always)]
     fn start(self) -> *const u8 {
@@ -166,7 +169,8 @@ impl Block for Codes8<'_> {
         ahead: usize,
     ) -> S::V {
         // SAFETY: the caller's promise: the columns are below d, and the block holds d.
-        let codes = unsafe { simd.load_u8(self.codes.as_ptr().add(Self::place(head_dim, entry, column + ahead))) };
+        let codes =
+            unsafe { simd.load_u8(self.codes.as_ptr().add(Self::place(head_dim, entry, column + ahead))) };
         let [step, least] = &steps.0[ahead / GROUP8];
         simd.mul_add(codes, simd.splat(step[entry]), simd.splat(least[entry]))
     }
@@ -183,7 +187,8 @@ impl Block for Codes4<'_> {
     #[inline(always)]
     fn holds(self, head_dim: usize) -> bool {
         let lines = head_dim.div_ceil(LINE);
-        self.codes.len() >= PAGE_ENTRIES * lines * LINE / 2 && self.steps.len() >= head_dim.div_ceil(GROUP4) * STEPS
+        self.codes.len() >= PAGE_ENTRIES * lines * LINE / 2
+            && self.steps.len() >= head_dim.div_ceil(GROUP4) * STEPS
     }
     #[inline(always)]
     fn start(self) -> *const u8 {
@@ -210,7 +215,8 @@ impl Block for Codes4<'_> {
         let at = column + ahead;
         let shift = (at % LINE / (LINE / 2) * 4) as u32;
         // SAFETY: the caller's promise: the columns are below d, and the block holds d in whole lines.
-        let codes = unsafe { simd.load_nibbles(self.codes.as_ptr().add(Self::place(head_dim, entry, at)), shift) };
+        let codes =
+            unsafe { simd.load_nibbles(self.codes.as_ptr().add(Self::place(head_dim, entry, at)), shift) };
         let [step, least] = &steps.0[ahead / GROUP4];
         simd.mul_add(codes, simd.splat(step[entry]), simd.splat(least[entry]))
     }

@@ -1,8 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{DType, KvFormat, PageLayout};
 use crate::testing::{Lane, Random};
+use crate::{DType, KvFormat, PageLayout};
 
 /// Largest difference to f64 of a sum over up to 40 queries, each of which gives at most 1, in f32.
 const TOLERANCE: f64 = 5e-5;
