@@ -85,6 +85,7 @@ fn main() {
         let specialisation = Specialisation {
             weights: DType::Bf16,
             cache: DType::Bf16,
+            codes: None,
             query_heads,
             kv_heads,
             groups: 1,

@@ -1,6 +1,6 @@
 //! Random lanes for the tests of attention and votes.
 
-use crate::{Buffer, KernelError, KvFormat, LaneView, PAGE_ENTRIES, PageLayout};
+use crate::{Buffer, KvFormat, LaneView, PAGE_ENTRIES, PageLayout};
 
 /// A small generator (Steele, Lea and Flood 2014, "SplitMix"), so that a case is one seed.
 pub(crate) struct Random(pub(crate) u64);
@@ -73,12 +73,12 @@ impl Lane {
         let mut lane = Self::new(PageLayout::new(heads, width, vec![], format).unwrap());
         for (entry, (&position, &expires_at)) in self.positions.iter().zip(&self.expires_at).enumerate() {
             let (page, slot) = (&self.pages[entry / PAGE_ENTRIES], entry % PAGE_ENTRIES);
-            let read = |read: fn(&PageLayout, &Buffer, usize, usize) -> Result<Vec<f32>, KernelError>| {
-                (0..heads)
-                    .flat_map(|head| read(&self.layout, page, slot, head).unwrap())
-                    .collect::<Vec<f32>>()
-            };
-            lane.push(position, expires_at, &read(PageLayout::read_key), &read(PageLayout::read_value));
+            let (mut key, mut value) = (Vec::new(), Vec::new());
+            for head in 0..heads {
+                key.extend(self.layout.read_key(page, slot, head).unwrap());
+                value.extend(self.layout.read_value(page, slot, head).unwrap());
+            }
+            lane.push(position, expires_at, &key, &value);
         }
         lane
     }

@@ -43,13 +43,15 @@ pub enum ModelError {
         /// What it does.
         what: String,
     },
-    /// A format of the cache that the CUDA backend does not have.
+    /// A method that the CUDA backend cannot decide over codes.
     #[error(
-        "a CUDA device stores keys and values as f32, bf16 or f16, not as {format}: choose one of those with --kv-dtype, or --device cpu"
+        "the method {does}, which a CUDA device cannot do over a cache of {format}: use --kv-dtype f32, bf16 or f16, or --device cpu"
     )]
     DeviceCache {
         /// The format that was asked for.
         format: KvFormat,
+        /// What the method does.
+        does: &'static str,
     },
     /// A method that turns keys to other positions, and a model for which that means nothing.
     #[error(

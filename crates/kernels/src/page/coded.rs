@@ -108,6 +108,28 @@ impl CodedBlock {
         found.number(get(&codes[line..], place, self.bits))
     }
 
+    /// An entry's codes as a page of a device has them: a byte each, or of 4 bits even dimensions in the low halves of bytes.
+    #[cfg(test)]
+    pub(crate) fn row_of_codes(self, block: &[f16], slot: usize) -> Vec<u8> {
+        let (codes, _) = self.split(block);
+        let code = |k: usize| {
+            let (line, place) = self.place(slot, k);
+            get(&codes[line..], place, self.bits)
+        };
+        match self.bits {
+            CodeBits::Eight => (0..self.head_dim).map(code).collect(),
+            CodeBits::Four => (0..self.head_dim / 2).map(|i| code(2 * i) | code(2 * i + 1) << 4).collect(),
+        }
+    }
+
+    /// An entry's steps as a page of a device has them: of each group the step, then the least number, f16.
+    #[cfg(test)]
+    pub(crate) fn row_of_steps(self, block: &[f16], slot: usize) -> Vec<u8> {
+        let (_, steps) = self.split(block);
+        let group = |steps: &[f16]| [steps[slot], steps[PAGE_ENTRIES + slot]].map(f16::to_le_bytes);
+        steps.chunks_exact(STEPS).flat_map(group).flatten().collect()
+    }
+
     /// Calls `run(from, to, length)` for every run of bytes that an entry has in the block, codes and steps.
     pub(crate) fn each_run(self, from: usize, to: usize, mut run: impl FnMut(usize, usize, usize)) {
         let (stride, codes, element) = (self.stride(), self.code_bytes(), size_of::<f16>());

@@ -26,6 +26,7 @@ fn shape(
     Specialisation {
         weights: cache,
         cache,
+        codes: None,
         query_heads,
         kv_heads,
         groups,

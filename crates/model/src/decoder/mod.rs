@@ -21,7 +21,7 @@ pub use step::{DeathSink, Logits, Segment};
 use std::sync::Arc;
 
 use dropcap_cache::PagePool;
-use dropcap_kernels::{DType, KvFormat, PageLayout, RopeTable, Team};
+use dropcap_kernels::{KvFormat, PageLayout, RopeTable, Team};
 use dropcap_policy::EvictionPolicy;
 
 use self::host::HostMemory;

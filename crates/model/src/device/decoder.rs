@@ -121,12 +121,13 @@ impl DeviceDecoder {
         let (device, config) = (weights.device.clone(), &weights.config);
         let rules = DeviceRules::new(&device, config, policy)?;
         let ranking = ranker::accepted(policy, config)?;
-        let format = options.kv_dtype;
-        let cache = format.numbers().ok_or(ModelError::DeviceCache { format })?;
+        check_cache(options.kv_dtype, ranking.is_some(), policy.needs())?;
+        let (cache, codes) = Specialisation::of_cache(options.kv_dtype);
         let groups = if policy.per_head() { config.kv_heads } else { 1 };
         let specialisation = Specialisation {
             weights: weights.dtype,
             cache,
+            codes,
             query_heads: config.heads,
             kv_heads: config.kv_heads,
             groups,
@@ -416,4 +417,14 @@ impl Kernels {
             sampler: DeviceSampler::new(device, options.max_batch, config.vocabulary)?,
         })
     }
+}
+
+/// Refuses what the kernels read of keys and values themselves where those are codes.
+fn check_cache(format: KvFormat, ranks: bool, needs: Needs) -> Result<(), ModelError> {
+    let does = match (format.numbers(), ranks, needs.renumbers || needs.anchored.is_some()) {
+        (Some(_), _, _) | (None, false, false) => return Ok(()),
+        (None, true, _) => "ranks entries",
+        (None, false, true) => "turns keys to other positions",
+    };
+    Err(ModelError::DeviceCache { format, does })
 }
