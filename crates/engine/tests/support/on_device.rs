@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use dropcap_engine::{Engine, EngineOptions, Evaluation, evaluate_on_device};
-use dropcap_kernels::DType;
 use dropcap_kernels::cuda::{CudaError, Device};
+use dropcap_kernels::{DType, KvFormat};
 use dropcap_model::device::{DeviceDecoder, DeviceOptions, DeviceWeights};
 use dropcap_policy::EvictionPolicy;
 
@@ -26,19 +26,19 @@ pub fn device(test: &str) -> Option<Device> {
 pub struct OnDevice {
     pub host: Model,
     pub weights: Arc<DeviceWeights>,
-    pub kv_dtype: DType,
+    pub kv_dtype: KvFormat,
 }
 
 impl OnDevice {
     pub fn open(device: &Device, folder: &str, dtype: DType) -> Self {
         let host = Model::open_as(folder, dtype);
         let weights = Arc::new(DeviceWeights::load(device, &host.team, &host.checkpoint, dtype).unwrap());
-        Self { host, weights, kv_dtype: dtype }
+        Self { host, weights, kv_dtype: dtype.into() }
     }
 
     pub fn decoder(&self, policy: &dyn EvictionPolicy, max_batch: usize) -> DeviceDecoder {
         let options = DeviceOptions {
-            kv_dtype: self.kv_dtype.into(),
+            kv_dtype: self.kv_dtype,
             kv_limit: Some(64 << 20),
             chunk: 256,
             max_batch,
@@ -54,7 +54,7 @@ impl OnDevice {
     }
 
     pub fn engine(&self, policy: Arc<dyn EvictionPolicy>, options: EngineOptions) -> Engine {
-        let options = EngineOptions { kv_dtype: self.kv_dtype.into(), ..options };
+        let options = EngineOptions { kv_dtype: self.kv_dtype, ..options };
         Engine::on_device(self.weights.clone(), policy, options, false).unwrap()
     }
 }
