@@ -355,8 +355,8 @@ impl PageLayout {
         for head in 0..self.heads {
             for (i, slot) in slots.clone().enumerate() {
                 let row = i * stride + head * d;
-                key.write(&mut all[self.key_range(head)], slot, |k| keys[row + k]);
-                value.write(&mut all[self.value_range(head)], slot, |k| values[row + k]);
+                key.write(&mut all[self.key_range(head)], slot, &keys[row..][..d]);
+                value.write(&mut all[self.value_range(head)], slot, &values[row..][..d]);
             }
         }
     }

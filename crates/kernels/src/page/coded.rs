@@ -74,22 +74,23 @@ impl CodedBlock {
     }
 
     /// Codes an entry's row `[d]`.
-    pub(crate) fn write(self, block: &mut [f16], slot: usize, row: impl Fn(usize) -> f32) {
+    pub(crate) fn write(self, block: &mut [f16], slot: usize, row: &[f32]) {
         let (codes, steps) = block.split_at_mut(self.code_bytes() / size_of::<f16>());
         let codes: &mut [u8] = bytemuck::cast_slice_mut(codes);
-        let mut held = [0.0; CodeBits::Eight.group()];
-        for (group, steps) in steps.chunks_exact_mut(STEPS).enumerate() {
-            let first = group * self.bits.group();
-            let count = self.bits.group().min(self.head_dim - first);
-            let numbers = &mut held[..count];
-            numbers.iter_mut().zip(first..).for_each(|(number, k)| *number = row(k));
+        let groups = row.chunks(self.bits.group()).zip(steps.chunks_exact_mut(STEPS));
+        for (group, (numbers, steps)) in groups.enumerate() {
             let found = Steps::stored(numbers, self.bits);
             // Exact: both are f16 already.
             steps[slot] = f16::from_f32(found.step);
             steps[PAGE_ENTRIES + slot] = f16::from_f32(found.least);
-            for (&number, k) in numbers.iter().zip(first..) {
+            // Apart from where they go, so that this is vector arithmetic.
+            let mut found_codes = [0; CodeBits::Eight.group()];
+            for (code, &number) in found_codes.iter_mut().zip(numbers) {
+                *code = found.code(number, self.bits);
+            }
+            for (&code, k) in found_codes[..numbers.len()].iter().zip(group * self.bits.group()..) {
                 let (line, place) = self.place(slot, k);
-                set(&mut codes[line..], place, found.code(number, self.bits), self.bits);
+                set(&mut codes[line..], place, code, self.bits);
             }
         }
     }

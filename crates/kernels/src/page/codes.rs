@@ -37,15 +37,15 @@ impl Steps {
         Self { step: above((most - least) / f32::from(bits.largest())), least }
     }
 
-    /// The code that is nearest to a number, ties to even.
+    /// The code that is nearest to a number, ties to even; 0 for all of a constant group, where the original divides 0 by 0.
+    #[inline]
     pub(crate) fn code(self, number: f32, bits: CodeBits) -> u8 {
-        // The original divides by a step of 0 where a group is constant.
-        if self.step == 0.0 {
-            return 0;
-        }
-        let code = ((number - self.least) / self.step).round_ties_even();
-        // A cast takes what is outside to the nearest end, and NaN to 0.
-        (code as u8).min(bits.largest())
+        // What is outside goes to the nearest end, and NaN to 0.
+        let code = ((number - self.least) / self.step).max(0.0).min(f32::from(bits.largest()));
+        // From here on floats are 1 apart, so the sum rounds and its lowest byte is the code; a call of the C library would
+        // do the same for one number at a time.
+        const ONES: f32 = 12_582_912.0;
+        (code + ONES).to_bits() as u8
     }
 
     /// What a code stands for. Code times step is exact (8 and 11 bits), so this rounds once, fused or not.
@@ -56,9 +56,19 @@ impl Steps {
 
 /// The smallest and the largest number.
 fn bounds(numbers: &[f32]) -> (f32, f32) {
-    // Comparisons and not `min` and `max`, whose rules for NaN are several instructions.
-    let least = numbers.iter().fold(f32::INFINITY, |a, &b| if b < a { b } else { a });
-    (least, numbers.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a }))
+    // Comparisons and not `min` and `max`, whose rules for NaN are several instructions; eight at a time, so that they are
+    // vector comparisons.
+    let smaller = |a: f32, b: f32| if b < a { b } else { a };
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let (eights, rest) = numbers.as_chunks::<8>();
+    let (mut least, mut most) = ([f32::INFINITY; 8], [f32::NEG_INFINITY; 8]);
+    for eight in eights {
+        for ((least, most), &number) in least.iter_mut().zip(&mut most).zip(eight) {
+            (*least, *most) = (smaller(*least, number), larger(*most, number));
+        }
+    }
+    let least = least.iter().chain(rest).copied().fold(f32::INFINITY, smaller);
+    (least, most.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger))
 }
 
 /// The largest f16 that is not above a number, widened.

@@ -64,7 +64,7 @@ impl PageLayout {
         self.check_read(page, slot, head)?;
         check_length("write key", "key", self.head_dim, key.len())?;
         if let (Some(keys), ElementsMut::F16(all)) = (self.coded_keys(), page.elements_mut()) {
-            keys.write(&mut all[self.key_range(head)], slot, |k| key[k]);
+            keys.write(&mut all[self.key_range(head)], slot, key);
             return Ok(());
         }
         let start = self.key_offset(head) + slot;
