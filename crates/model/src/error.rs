@@ -45,13 +45,11 @@ pub enum ModelError {
     },
     /// A method that the CUDA backend cannot decide over codes.
     #[error(
-        "the method {does}, which a CUDA device cannot do over a cache of {format}: use --kv-dtype f32, bf16 or f16, or --device cpu"
+        "the method turns keys to other positions, which a CUDA device cannot do over a cache of {format}: use --kv-dtype f32, bf16 or f16, or --device cpu"
     )]
     DeviceCache {
         /// The format that was asked for.
         format: KvFormat,
-        /// What the method does.
-        does: &'static str,
     },
     /// A method that turns keys to other positions, and a model for which that means nothing.
     #[error(

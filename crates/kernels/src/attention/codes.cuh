@@ -45,3 +45,7 @@ template <u32 BITS> __device__ __forceinline__ uint4 chunk_of_codes(const u8* ro
     return numbers_of<BITS>(codes, ((const u32*)steps)[entry * OF_ENTRY + chunk * 8 / GROUP]);
 }
 constexpr u32 VALUE_BITS = CODED ? CODE_BITS : 8;
+
+__device__ __forceinline__ void store_shared(u32 address, uint4 x) {
+    asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
+}

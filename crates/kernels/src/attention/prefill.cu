@@ -154,10 +154,6 @@ __device__ __forceinline__ void gather(u32 tile, const u32* sources, const u8* p
     }
 }
 
-__device__ __forceinline__ void store_shared(u32 address, uint4 x) {
-    asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
-}
-
 // The same two for pages of codes, which become numbers on the way. Keys or values of `head`.
 template <bool VALUES> __device__ __forceinline__ uint4 number_chunk(u8* page, u32 head, u32 slot, u32 chunk) {
     const Page from{page};

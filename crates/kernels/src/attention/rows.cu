@@ -55,14 +55,6 @@ __device__ __forceinline__ float dot_codes(const float* query, const u8* codes, 
     return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
-// A number of an entry's value.
-__device__ __forceinline__ float value_of(const Page& page, u32 head, u32 entry, u32 column) {
-    if constexpr (!CODED) return widen(page.values(head)[entry * HEAD_DIM + column]);
-    const u8* row = page.value_codes(head) + entry * VALUE_ROW;
-    const u32 code = CODE_BITS == 4 ? row[column / 2] >> (column % 2 * 4) & 15 : row[column];
-    return decoded(code, page.value_steps(head)[entry * VALUE_GROUPS + column / VALUE_GROUP]);
-}
-
 extern "C" __global__ void __launch_bounds__(32 * WARPS) attention_rows(const __grid_constant__ RowsArgs a) {
     __shared__ float query[HEAD_DIM];
     __shared__ float mixed[WARPS][HEAD_DIM];
@@ -122,7 +114,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) attention_rows(const __
 #pragma unroll
             for (u32 i = 0; i < COLUMNS; i++) {
                 u32 column = i * 32 + thread;
-                if (column < HEAD_DIM) total[i] = fmaf(x, value_of(page, lane_head, entry, column), total[i]);
+                if (column < HEAD_DIM) total[i] = fmaf(x, page.value(lane_head, entry, column), total[i]);
             }
         }
     }

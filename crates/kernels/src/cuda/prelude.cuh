@@ -105,6 +105,11 @@ constexpr u64 PAGE_BYTES = STATISTIC_OFFSET + 128 * STATISTICS;
 static_assert(PAGE_BYTES == BYTES_OF_PAGE, "the host's pages are laid out otherwise");
 static_assert(!CODED || HEAD_DIM % 8 == 0, "rows of codes are whole words");
 
+// What a code stands for; code times step is exact, so this is the host's number.
+__device__ __forceinline__ float decoded(u32 code, u32 steps) {
+    return fmaf((float)code, widen(f16{(u16)steps}), widen(f16{(u16)(steps >> 16)}));
+}
+
 struct Page {
     u8* base;
     // Of a page of numbers.
@@ -115,17 +120,23 @@ struct Page {
     __device__ __forceinline__ u8* value_codes(u32 head) const { return key_codes(head) + PAGE_ENTRIES * KEY_ROW; }
     __device__ __forceinline__ u32* key_steps(u32 head) const { return (u32*)(base + STEP_OFFSET + head * HEAD_STEPS); }
     __device__ __forceinline__ u32* value_steps(u32 head) const { return key_steps(head) + PAGE_ENTRIES * KEY_GROUPS; }
+    // One number of an entry's key or value, whatever it is stored as.
+    __device__ __forceinline__ float key(u32 head, u32 slot, u32 column) const {
+        if constexpr (!CODED) return widen(keys(head)[slot * HEAD_DIM + column]);
+        else return decoded(key_codes(head)[slot * KEY_ROW + column], key_steps(head)[slot * KEY_GROUPS + column / KEY_GROUP]);
+    }
+    __device__ __forceinline__ float value(u32 head, u32 slot, u32 column) const {
+        if constexpr (!CODED) return widen(values(head)[slot * HEAD_DIM + column]);
+        const u8* row = value_codes(head) + slot * VALUE_ROW;
+        const u32 code = CODE_BITS == 4 ? row[column / 2] >> (column % 2 * 4) & 15 : row[column];
+        return decoded(code, value_steps(head)[slot * VALUE_GROUPS + column / VALUE_GROUP]);
+    }
     __device__ __forceinline__ C* side() const { return (C*)(base + SIDE_OFFSET); }
     __device__ __forceinline__ u32* positions() const { return (u32*)(base + POSITION_OFFSET); }
     __device__ __forceinline__ u32* expires_at() const { return (u32*)(base + LIFETIME_OFFSET); }
     __device__ __forceinline__ u32* killers() const { return (u32*)(base + KILLER_OFFSET); }
     __device__ __forceinline__ float* statistics() const { return (float*)(base + STATISTIC_OFFSET); }
 };
-
-// What a code stands for; code times step is exact, so this is the host's number.
-__device__ __forceinline__ float decoded(u32 code, u32 steps) {
-    return fmaf((float)code, widen(f16{(u16)steps}), widen(f16{(u16)(steps >> 16)}));
-}
 
 // The pages that no lane holds: `free + owed` of them lie on the stack. Those owed are what lanes were refused in this
 // step: they were taken off `free`, because a counter that blocks take from together cannot be mended before all have.

@@ -121,7 +121,7 @@ impl DeviceDecoder {
         let (device, config) = (weights.device.clone(), &weights.config);
         let rules = DeviceRules::new(&device, config, policy)?;
         let ranking = ranker::accepted(policy, config)?;
-        check_cache(options.kv_dtype, ranking.is_some(), policy.needs())?;
+        check_cache(options.kv_dtype, policy.needs())?;
         let (cache, codes) = Specialisation::of_cache(options.kv_dtype);
         let groups = if policy.per_head() { config.kv_heads } else { 1 };
         let specialisation = Specialisation {
@@ -419,12 +419,10 @@ impl Kernels {
     }
 }
 
-/// Refuses what the kernels read of keys and values themselves where those are codes.
-fn check_cache(format: KvFormat, ranks: bool, needs: Needs) -> Result<(), ModelError> {
-    let does = match (format.numbers(), ranks, needs.renumbers || needs.anchored.is_some()) {
-        (Some(_), _, _) | (None, false, false) => return Ok(()),
-        (None, true, _) => "ranks entries",
-        (None, false, true) => "turns keys to other positions",
-    };
-    Err(ModelError::DeviceCache { format, does })
+/// Refuses methods that turn keys where those are codes: what is turned would be coded a second time.
+fn check_cache(format: KvFormat, needs: Needs) -> Result<(), ModelError> {
+    if format.numbers().is_none() && (needs.renumbers || needs.anchored.is_some()) {
+        return Err(ModelError::DeviceCache { format });
+    }
+    Ok(())
 }
