@@ -76,7 +76,7 @@ fn expected(batch: &Batch, score: Score) -> Vec<Vec<f32>> {
     all
 }
 
-fn shapes() -> [Specialisation; 5] {
+fn shapes() -> [Specialisation; 6] {
     use DType::{Bf16, F16, F32};
     [
         shape(F32, (4, 2), 2, 8),
