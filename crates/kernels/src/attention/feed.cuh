@@ -93,7 +93,8 @@ struct Feed {
             count = place.length - page * PAGE_ENTRIES;
             u32 tile = ring + slot * TILE_BYTES;
             const u8* known = page_base + POSITION_OFFSET;
-            if constexpr (CODED) copy_codes<KEY_ROW, KEY_GROUPS>(tile, Page{(u8*)page_base}.key_codes(head), Page{(u8*)page_base}.key_steps(head));
+            const Page from{(u8*)page_base};
+            if constexpr (CODED) copy_codes<KEY_ROW, KEY_GROUPS>(tile, from.key_codes(head), from.key_steps(head));
             else copy<EARLY>(tile, page_base + head * HEAD_BYTES, lack);
             if constexpr (EARLY) {
                 lack.known = known;
@@ -107,7 +108,8 @@ struct Feed {
     template <bool EARLY> __device__ __forceinline__ void values(const DecodeArgs& a, u32 ring, Lack& lack) {
         if (left > 0) {
             u32 tile = ring + slot * TILE_BYTES;
-            if constexpr (CODED) copy_codes<VALUE_ROW, VALUE_GROUPS>(tile, Page{(u8*)page_base}.value_codes(head), Page{(u8*)page_base}.value_steps(head));
+            const Page from{(u8*)page_base};
+            if constexpr (CODED) copy_codes<VALUE_ROW, VALUE_GROUPS>(tile, from.value_codes(head), from.value_steps(head));
             else copy<EARLY>(tile, page_base + head * HEAD_BYTES + PAGE_ENTRIES * D * 2, lack);
             left -= 1;
             page += 1;
