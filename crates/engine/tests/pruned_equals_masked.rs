@@ -109,12 +109,14 @@ fn streaming_llm_equals_its_mask_in_any_chunks() {
     }
 }
 
+/// Key and value by layer, position and KV head.
+type Held = BTreeMap<(usize, u32, usize), [Vec<f32>; 2]>;
+
 /// [`Arbitrary`], and what the cache holds of the tokens that it was shown.
 #[derive(Debug)]
 struct Recording {
     arbitrary: Arbitrary,
-    /// Key and value by layer, position and KV head.
-    held: Mutex<BTreeMap<(usize, u32, usize), [Vec<f32>; 2]>>,
+    held: Mutex<Held>,
 }
 
 impl Recording {
