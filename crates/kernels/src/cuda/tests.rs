@@ -33,21 +33,8 @@ fn specialisations() -> Vec<Specialisation> {
             ..base
         },
         Specialisation { weights: DType::F32, kv_heads: 32, head_dim: 256, side_width: 0, ..base },
-        Specialisation {
-            cache: DType::F16,
-            codes: Some(CodeBits::Eight),
-            head_dim: 128,
-            statistics: 1,
-            ..base
-        },
-        Specialisation { cache: DType::F16, codes: Some(CodeBits::Four), groups: 8, ..base },
-        Specialisation {
-            codes: Some(CodeBits::Four),
-            cache: DType::F16,
-            head_dim: 40,
-            side_width: 0,
-            ..base
-        },
+        // Keys have 8 bits here, as values do where those have.
+        Specialisation { cache: DType::F16, codes: Some(CodeBits::Four), groups: 8, statistics: 1, ..base },
         Specialisation {
             query_heads: 4,
             kv_heads: 2,
