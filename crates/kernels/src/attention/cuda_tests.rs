@@ -52,6 +52,19 @@ fn shape(
     }
 }
 
+/// The same with codes in the place of numbers, and values of so many bits.
+fn coded(bits: CodeBits, shape: Specialisation) -> Specialisation {
+    Specialisation { codes: Some(bits), ..shape }
+}
+
+/// What the tensor cores' format takes of values below 1.
+fn narrowing(specialisation: &Specialisation) -> f32 {
+    // A weight between two powers of two may be off by twice as much, relative to itself; what codes stand for is rounded once
+    // more.
+    let times = if specialisation.codes.is_some() { 4.0 } else { 2.0 };
+    times * rounding(specialisation.cache)
+}
+
 /// Sequences with lanes and queries, some of them padding.
 struct Batch {
     specialisation: Specialisation,
@@ -190,7 +203,7 @@ fn assert_close(what: &str, got: &[f32], expected: &[f32], tolerance: f32) {
 
 /// Checks a kernel, that it repeats itself, and its slow twin; `run` is decode or prefill.
 fn check(device: &Device, batch: &Batch, fast: &DeviceAttention, run: fn(&Loaded, &DeviceAttention)) {
-    let Specialisation { weights, cache, .. } = batch.specialisation;
+    let weights = batch.specialisation.weights;
     let lengths: Vec<_> =
         batch.sequences.iter().map(|(lanes, span)| (lanes[0].positions.len(), span)).collect();
     let what = format!("{:?} {lengths:?}", batch.specialisation);
@@ -201,10 +214,7 @@ fn check(device: &Device, batch: &Batch, fast: &DeviceAttention, run: fn(&Loaded
     loaded.poison();
     run(&loaded, fast);
     let first = loaded.mixed();
-    // A weight between two powers of two may be off by twice as much, relative to itself.
-    let codes = batch.specialisation.codes;
-    // What codes stand for is rounded once more.
-    let fast_tolerance = slow_tolerance + if codes.is_some() { 4.0 } else { 2.0 } * rounding(cache);
+    let fast_tolerance = slow_tolerance + narrowing(&batch.specialisation);
     assert_close(&what, &first, &expected, fast_tolerance);
     loaded.poison();
     run(&loaded, fast);
@@ -220,7 +230,6 @@ fn check(device: &Device, batch: &Batch, fast: &DeviceAttention, run: fn(&Loaded
 fn specialisations() -> Vec<Specialisation> {
     use CodeBits::{Eight, Four};
     use DType::{Bf16, F16, F32};
-    let coded = |bits, shape| Specialisation { codes: Some(bits), ..shape };
     vec![
         shape(F32, F16, (8, 2), 1, 64),
         shape(F32, F16, (8, 2), 2, 128),

@@ -1,6 +1,6 @@
 //! Decoding as a recorded step does it: lanes that grow, entries that the launch before writes.
 
-use super::{Batch, LAYER, LAYERS, Loaded, NEVER, SUMS, assert_close, rounding, shape};
+use super::{Batch, LAYER, LAYERS, Loaded, NEVER, SUMS, assert_close, coded, narrowing, rounding, shape};
 use crate::attention::cuda::DeviceAttention;
 use crate::attention::reference::attention as attention_reference;
 use crate::attention::{AttentionRows, AttentionShape};
@@ -9,7 +9,7 @@ use crate::cuda::{DeviceSpan, Graph, Row, Specialisation};
 use crate::lifetimes::DeviceLifetimes;
 use crate::rope::{Births, DeviceAppend};
 use crate::testing::{Lane, Random};
-use crate::{DType, PageLayout};
+use crate::{CodeBits, DType, PageLayout};
 
 #[test]
 fn cuda_a_recorded_decode_follows_lanes_that_grew() {
@@ -19,6 +19,7 @@ fn cuda_a_recorded_decode_follows_lanes_that_grew() {
         shape(DType::F32, DType::F16, (8, 2), 1, 64),
         shape(DType::F32, DType::F16, (8, 2), 2, 128),
         shape(DType::F32, DType::F32, (4, 2), 1, 16),
+        coded(CodeBits::Four, shape(DType::F32, DType::F16, (8, 2), 2, 128)),
     ] {
         let spans = 5;
         let attention = DeviceAttention::new(&device, &specialisation, spans).unwrap();
@@ -43,7 +44,7 @@ fn cuda_a_recorded_decode_follows_lanes_that_grew() {
         for _ in 0..3 {
             loaded.poison();
             graph.launch().unwrap();
-            let tolerance = SUMS + 2.0 * rounding(specialisation.cache);
+            let tolerance = SUMS + narrowing(&specialisation);
             assert_close(&format!("{specialisation:?}"), &loaded.mixed(), &expected, tolerance);
         }
     }
@@ -76,10 +77,12 @@ fn cuda_a_recorded_decode_sees_what_its_step_appends() {
         shape(DType::Bf16, DType::Bf16, (8, 2), 2, 128),
         shape(DType::F16, DType::Bf16, (4, 4), 1, 80),
         shape(DType::Bf16, DType::Bf16, (4, 1), 1, 256),
+        coded(CodeBits::Eight, shape(DType::Bf16, DType::F16, (8, 2), 2, 128)),
+        coded(CodeBits::Four, shape(DType::F32, DType::F16, (8, 2), 1, 64)),
     ] {
         let Specialisation { weights, cache, query_heads, kv_heads, groups, head_dim, .. } = specialisation;
         let width = kv_heads / groups * head_dim;
-        let layout = PageLayout::new(kv_heads / groups, head_dim, vec![], cache).unwrap();
+        let layout = PageLayout::new(kv_heads / groups, head_dim, vec![], specialisation.format()).unwrap();
         let stored = |x: f32| {
             let x = decoded(cache, &encoded(cache, x))[0];
             decoded(weights, &encoded(weights, x))[0]
@@ -166,7 +169,7 @@ fn cuda_a_recorded_decode_sees_what_its_step_appends() {
             let mut expected = vec![f32::NAN; queries.len()];
             let shape = AttentionShape { query_heads, kv_heads, head_dim, scale };
             attention_reference(&shape, &asked, &queries, query_heads * head_dim, &mut expected).unwrap();
-            let tolerance = SUMS + rounding(weights) + 2.0 * rounding(cache);
+            let tolerance = SUMS + rounding(weights) + narrowing(&specialisation);
             assert_close(
                 &format!("step {time} of {specialisation:?}"),
                 &loaded.mixed(),
