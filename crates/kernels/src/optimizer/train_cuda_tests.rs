@@ -138,8 +138,9 @@ fn cuda_stretches_are_set_to_zero_and_nothing_else() {
     for ranges in [vec![], vec![3..4, 99_999..100_000, 17..50_017], vec![0..100_000]] {
         let numbers = DeviceBuffer::copy_of(&device, "a test", &ones).unwrap();
         optimizer.clear(&numbers, &Stretches::new(&device, &ranges).unwrap()).unwrap();
-        let expected: Vec<f32> =
-            (0..ones.len()).map(|at| if ranges.iter().any(|range| range.contains(&at)) { 0.0 } else { 1.0 }).collect();
+        let expected: Vec<f32> = (0..ones.len())
+            .map(|at| if ranges.iter().any(|range| range.contains(&at)) { 0.0 } else { 1.0 })
+            .collect();
         assert!(numbers.read().unwrap() == expected, "{ranges:?}");
     }
     let short = DeviceBuffer::copy_of(&device, "a test", &ones[1..]).unwrap();
