@@ -21,7 +21,7 @@ def prompt_of(model, path, tokens):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
-    return tokenizer.decode(tokenizer.encode(text_of(path), add_special_tokens=False)[:tokens])
+    return tokenizer.decode(tokenizer.encode(text_of(path)[: 8 * tokens], add_special_tokens=False)[:tokens])
 
 
 def ours(dropcap, model, prompt, generated, device, method):
