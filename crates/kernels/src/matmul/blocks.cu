@@ -16,7 +16,6 @@ struct Blocks {
     void* out;           // [rows][out_width], f32 or bf16
     u32 outputs, inputs;
     u32 out_width;       // outputs, or half of them where they are gates and ups
-    u32 depth;           // steps of the ring
     u32 pitch;           // vectors from one row of x to the next in shared memory; 0 where x stays where it is
     u32 kind, activation, rows;
 };
@@ -38,12 +37,18 @@ __device__ __forceinline__ void mma_more(float (&d)[4], const u32 (&a)[4], u32 b
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// (a & b) | c at once: of two constants in one expression the compiler makes two operations.
+__device__ __forceinline__ u32 and_or(u32 a, u32 b, u32 c) {
+    u32 d;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
 // Pair i of a word of 4-bit codes: 128 more than each.
-__device__ __forceinline__ u32 nibbles(u32 word, u32 i) { return (word >> (4 * i) & 0x000f000fu) | 0x43004300u; }
+__device__ __forceinline__ u32 nibbles(u32 word, u32 i) { return and_or(word >> (4 * i), 0x000f000fu, 0x43004300u); }
 // Pair i of a word of signed bytes: 128 and the low seven bits, then -128 or, of a negative one, -256.
 __device__ __forceinline__ u32 bytes(u32 word, u32 i) {
     word >>= 8 * i;
-    const u32 low = (word & 0x007f007fu) | 0x43004300u, high = (word & 0x00800080u) | 0xc300c300u;
+    const u32 low = and_or(word, 0x007f007fu, 0x43004300u), high = and_or(word, 0x00800080u, 0xc300c300u);
     u32 sum;
     asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(low), "r"(0x3f803f80u), "r"(high));
     return sum;
@@ -51,16 +56,17 @@ __device__ __forceinline__ u32 bytes(u32 word, u32 i) {
 __device__ __forceinline__ float low_half(u32 word) { return widen(f16{(u16)word}); }
 __device__ __forceinline__ float high_half(u32 word) { return widen(f16{(u16)(word >> 16)}); }
 
-// BOTH: more than 8 rows.
-template <u32 F, bool BOTH> __device__ __forceinline__ void stream_blocks(const Blocks& p) {
-    constexpr u32 V = Tile<F>::VECTORS, TILES = 2 / V, HEADS = Tile<F>::HEADS;
+// ROWS: 1, or up to 8 or 16.
+template <u32 F, u32 ROWS> __device__ __forceinline__ void stream_blocks(const Blocks& p) {
+    constexpr u32 V = Tile<F>::VECTORS, TILES = 2 / V, CODES = Tile<F>::CODES, HEADS = Tile<F>::HEADS;
     constexpr u32 PANEL_HEADS = TILES * HEADS / 16;          // vectors of a panel's heads in a step
     constexpr u32 SLOT = (4 * 32 + 2 * PANEL_HEADS) * 16;    // bytes of a warp's step
-    constexpr u32 N = BOTH ? 2 : 1;
+    constexpr u32 N = ROWS > 8 ? 2 : 1;
+    constexpr u32 E = ROWS > 1 ? 1 : 2;                      // of the four sums of a lane, those of rows that are there
     constexpr u32 OFFSET = F == Q4_0 ? 0xc308c308u : 0xc300c300u;   // -136 or -128, twice
     extern __shared__ uint4 shared[];   // the ring, then x
     __shared__ float sums[WARPS][N * 8 * PITCH];
-    static_assert(sizeof(sums) == (BOTH ? 2 : 1) * SUM_BYTES && SLOT == (F == Q8_0 ? SLOT_Q8_0 : F == Q4_0 ? SLOT_Q4_0 : SLOT_Q4_1),
+    static_assert(sizeof(sums) == N * SUM_BYTES && SLOT == (F == Q8_0 ? SLOT_Q8_0 : F == Q4_0 ? SLOT_Q4_0 : SLOT_Q4_1),
                   "the host counts shared memory otherwise");
     let_next_start();
     const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = lane / 4, quarter = lane % 4;
@@ -72,46 +78,54 @@ template <u32 F, bool BOTH> __device__ __forceinline__ void stream_blocks(const 
     const u32 units = (high - low + span - 1) / span;
     const u32 far = gated ? panels : 1;   // panels from a unit's first to its second
 
-    // The next step to copy: its unit, and its first tile.
+    // The next step to copy: its unit, its first tile, and where the lane's vectors of both panels and its vector of heads are.
+    // What is not there is not copied, but for heads past the end of the inputs: x is zero there, and zeros are these.
     const u32 first = warp * TILES;
     u32 next_unit = first < tiles ? 0 : units, next = first;
+    const u8 *codes[2], *heads_from;
+    bool second;
+    const u32 head_panel = lane / PANEL_HEADS, head_rest = lane % PANEL_HEADS * 16;
+    auto start_unit = [&]() {
+        const u32 panel = low + next_unit * span;
+        second = gated || panel + 1 < high;
+        codes[0] = p.codes + ((u64)panel * tiles + first) * CODES + lane * 16;
+        codes[1] = codes[0] + (u64)far * tiles * CODES;
+        heads_from = p.heads + ((u64)(panel + head_panel * far) * tiles + first) * HEADS + head_rest;
+    };
+    start_unit();
     u8* const ring = (u8*)shared + warp * SLOT;
     auto copy_step = [&](u32 slot) {
         if (next_unit < units) {
-            const u32 panel = low + next_unit * span;
-            const bool second = gated || panel + 1 < high;
-            const u64 tile[2] = {(u64)panel * tiles + next, (u64)(panel + far) * tiles + next};
-            const u32 to = shared_address(ring + slot * (WARPS * SLOT));
+            const u32 to = shared_address(ring + slot * (WARPS * SLOT)) + lane * 16;
 #pragma unroll
             for (u32 i = 0; i < 2; i++) {
 #pragma unroll
-                for (u32 q = 0; q < TILES; q++) {
-                    const bool wanted = (i == 0 || second) && next + q < tiles;
-                    const u8* from = p.codes + (wanted ? (tile[i] + q) * Tile<F>::CODES + lane * 16 : 0);
-#pragma unroll
-                    for (u32 v = 0; v < V; v++)
-                        copy_weights(to + ((i * TILES + q) * V + v) * 512 + lane * 16, wanted ? from + v * 512 : from, wanted);
+                for (u32 j = 0; j < 2; j++) {
+                    // Of a tile of 8-bit codes both vectors, of 4-bit codes those of two tiles.
+                    const bool wanted = (i == 0 || second) && (V == 2 || j == 0 || next + 1 < tiles);
+                    if (wanted) copy_weights(to + (i * 2 + j) * 512, codes[i] + j * 512, true);
                 }
+                codes[i] += WARPS * TILES * CODES;
             }
-            if (lane < 2 * PANEL_HEADS) {
-                const u32 i = lane / PANEL_HEADS, rest = lane % PANEL_HEADS * 16;
-                const bool wanted = (i == 0 || second) && next + rest / HEADS < tiles;
-                const u8* from = p.heads + (wanted ? (i == 0 ? tile[0] : tile[1]) * HEADS + rest : 0);
-                copy_weights(to + 4 * 512 + lane * 16, from, wanted);
-            }
+            if (head_panel == 0 || (head_panel == 1 && second))
+                copy_weights(to + 4 * 512, heads_from, V == 2 || next + head_rest / HEADS < tiles);
+            heads_from += WARPS * TILES * HEADS;
             next += WARPS * TILES;
-            if (next >= tiles) next = first, next_unit++;
+            if (next >= tiles) {
+                next = first, next_unit++;
+                start_unit();
+            }
         }
         commit_copies();
     };
 #pragma unroll 1
-    for (u32 slot = 0; slot < p.depth; slot++) copy_step(slot);
+    for (u32 slot = 0; slot < DEPTH; slot++) copy_step(slot);
     wait_for_previous();
 
     const uint4* x = p.x;
     u32 stride = p.inputs / 8;
     if (p.pitch) {
-        uint4* const stage = shared + p.depth * (WARPS * SLOT / 16);
+        uint4* const stage = shared + DEPTH * (WARPS * SLOT / 16);
         const u32 count = p.rows * stride, more = p.pitch - stride;
         for (u32 start = threadIdx.x; start < count; start += 8 * BLOCK_THREADS) {
             uint4 held[8];
@@ -161,13 +175,21 @@ template <u32 F, bool BOTH> __device__ __forceinline__ void stream_blocks(const 
 #pragma unroll 1
         for (u32 tile = first; tile < tiles; tile += WARPS * TILES) {
             uint4 v[N][2 * TILES];
+            if (tile * 2 + 2 * TILES <= blocks) {
 #pragma unroll
-            for (u32 b = 0; b < 2 * TILES; b++) {
-                const u32 block = tile * 2 + b;
+                for (u32 b = 0; b < 2 * TILES; b++) {
 #pragma unroll
-                for (u32 n = 0; n < N; n++) v[n][b] = block < blocks ? rows[n][block * EIGHTS] : make_uint4(0, 0, 0, 0);
+                    for (u32 n = 0; n < N; n++) v[n][b] = rows[n][(tile * 2 + b) * EIGHTS];
+                }
+            } else {
+#pragma unroll
+                for (u32 b = 0; b < 2 * TILES; b++) {
+                    const u32 block = tile * 2 + b;
+#pragma unroll
+                    for (u32 n = 0; n < N; n++) v[n][b] = block < blocks ? rows[n][block * EIGHTS] : make_uint4(0, 0, 0, 0);
+                }
             }
-            wait_steps(p.depth - 1);
+            wait_copies<DEPTH - 1>();
             // Heads were copied by other lanes of the warp.
             __syncwarp();
             const u8* from = ring + slot * (WARPS * SLOT);
@@ -187,20 +209,22 @@ template <u32 F, bool BOTH> __device__ __forceinline__ void stream_blocks(const 
             }
             __syncwarp();
             copy_step(slot);
-            slot = slot + 1 == p.depth ? 0 : slot + 1;
+            slot = slot + 1 == DEPTH ? 0 : slot + 1;
 #pragma unroll
             for (u32 b = 0; b < 2 * TILES; b++) {
                 const u32 q = b / 2;
                 const bool later = b % 2;
-                // What the offset of the codes adds, less than nothing: by row, the same for every output.
-                float base[N][4];
+                // What the offset of the codes adds, less than nothing: by row, the same for every output; and the sum of x.
+                float base[N][4], sum_of_x[N][2];
 #pragma unroll
                 for (u32 n = 0; n < N; n++) {
                     base[n][0] = base[n][1] = 0.0f;
+                    sum_of_x[n][0] = sum_of_x[n][1] = 0.0f;
                     if constexpr (F != Q8_0) {
                         const u32 equal[4] = {OFFSET, OFFSET, OFFSET, OFFSET};
                         mma_from(base[n], 0.0f, 0.0f, equal, v[n][b].x, v[n][b].y);
                         mma_more(base[n], equal, v[n][b].z, v[n][b].w);
+                        sum_of_x[n][0] = base[n][0] * -0.0078125f, sum_of_x[n][1] = base[n][1] * -0.0078125f;
                     }
                 }
 #pragma unroll
@@ -221,8 +245,7 @@ template <u32 F, bool BOTH> __device__ __forceinline__ void stream_blocks(const 
                     if constexpr (F == Q4_1) {
                         const u32 here = later ? head.z : head.x, up = later ? head.w : head.y;
                         scale[0] = low_half(here), scale[1] = low_half(up);
-                        // Of the sum of x: the base is -128 times that.
-                        least[0] = high_half(here) * -0.0078125f, least[1] = high_half(up) * -0.0078125f;
+                        least[0] = high_half(here), least[1] = high_half(up);
                     } else {
                         const u32 both = later ? head.y : head.x;
                         scale[0] = low_half(both), scale[1] = high_half(both);
@@ -234,10 +257,10 @@ template <u32 F, bool BOTH> __device__ __forceinline__ void stream_blocks(const 
                         mma_from(d, base[n][0], base[n][1], one, v[n][b].x, v[n][b].y);
                         mma_more(d, two, v[n][b].z, v[n][b].w);
 #pragma unroll
-                        for (u32 e = 0; e < 4; e++) {
+                        for (u32 e = 0; e < 4; e += E) {
                             float& sum = acc[i][n][e];
                             sum = fmaf(scale[e / 2], d[e], sum);
-                            if constexpr (F == Q4_1) sum = fmaf(least[e / 2], base[n][e % 2], sum);
+                            if constexpr (F == Q4_1) sum = fmaf(least[e / 2], sum_of_x[n][e % 2], sum);
                         }
                     }
                 }
@@ -277,15 +300,18 @@ template <u32 F, bool BOTH> __device__ __forceinline__ void stream_blocks(const 
 }
 
 // Two blocks share a multiprocessor: one that runs, and one of the next kernel with a full ring.
-#define STREAM(NAME, F, BOTH) \
-    extern "C" __global__ void __launch_bounds__(BLOCK_THREADS, 2) NAME(Blocks p) { stream_blocks<F, BOTH>(p); }
+#define STREAM(NAME, F, ROWS) \
+    extern "C" __global__ void __launch_bounds__(BLOCK_THREADS, 2) NAME(Blocks p) { stream_blocks<F, ROWS>(p); }
 
-STREAM(blocks_q8_0_8, Q8_0, false)
-STREAM(blocks_q4_0_8, Q4_0, false)
-STREAM(blocks_q4_1_8, Q4_1, false)
-STREAM(blocks_q8_0_16, Q8_0, true)
-STREAM(blocks_q4_0_16, Q4_0, true)
-STREAM(blocks_q4_1_16, Q4_1, true)
+STREAM(blocks_q8_0_1, Q8_0, 1)
+STREAM(blocks_q4_0_1, Q4_0, 1)
+STREAM(blocks_q4_1_1, Q4_1, 1)
+STREAM(blocks_q8_0_8, Q8_0, 8)
+STREAM(blocks_q4_0_8, Q4_0, 8)
+STREAM(blocks_q4_1_8, Q4_1, 8)
+STREAM(blocks_q8_0_16, Q8_0, 16)
+STREAM(blocks_q4_0_16, Q4_0, 16)
+STREAM(blocks_q4_1_16, Q4_1, 16)
 
 // Some outputs as bf16, row-major: for what only multiplies numbers.
 struct Numbers {

@@ -25,6 +25,7 @@ pub(crate) const SOURCE: Source = Source {
         let own = [
             ("BLOCK_THREADS", THREADS as usize),
             ("SUM_BYTES", SUMS),
+            ("DEPTH", DEPTH),
             ("SLOT_Q8_0", slot(BlockFormat::Q8_0)),
             ("SLOT_Q4_0", slot(BlockFormat::Q4_0)),
             ("SLOT_Q4_1", slot(BlockFormat::Q4_1)),
@@ -44,9 +45,8 @@ const THREADS: u32 = 256;
 const WARPS: usize = 8;
 /// Sums of 8 rows of all warps, in bytes: 36 numbers from one row to the next.
 const SUMS: usize = WARPS * 8 * 36 * 4;
-/// Steps of a ring: as many as are on their way at once, of which few do not hide what the memory takes.
-const DEPTH: std::ops::RangeInclusive<usize> = 2..=6;
-const ENOUGH: usize = 4;
+/// Steps of a ring: what is on its way at once, some 70 to 80 KB.
+const DEPTH: usize = 4;
 
 /// Bytes of a warp's step in the ring: 4 vectors of numbers for each lane, and the heads that go with them.
 const fn slot(format: BlockFormat) -> usize {
@@ -67,7 +67,6 @@ kernel_struct! {
         outputs: u32,
         inputs: u32,
         out_width: u32,
-        depth: u32,
         pitch: u32,
         kind: u32,
         activation: u32,
@@ -89,8 +88,8 @@ kernel_struct! {
 /// The kernels for blocks of a device, and room for weights as numbers.
 #[derive(Debug)]
 pub(super) struct BlockProducts {
-    /// By format; of up to 8 rows, and of more.
-    functions: [[Function; 2]; 3],
+    /// By format; of one row, of up to 8, and of more.
+    functions: [[Function; 3]; 3],
     /// By format.
     numbers: [Function; 3],
     scratch: DeviceBuffer<u8>,
@@ -109,12 +108,14 @@ impl BlockProducts {
         let module = Module::load(device, &SOURCE, specialisation)?;
         let facts = device.facts();
         let shared = facts.shared_memory as usize;
-        let both = |format: &str| -> Result<[Function; 2], KernelError> {
-            let load = |rows: usize| module.function(&format!("blocks_{format}_{rows}"), (shared - SUMS * rows / 8) as u32);
-            Ok([load(8)?, load(16)?])
+        let load = |format: &str| -> Result<[Function; 3], KernelError> {
+            let load = |rows: usize| {
+                module.function(&format!("blocks_{format}_{rows}"), (shared - sums(rows)) as u32)
+            };
+            Ok([load(1)?, load(8)?, load(16)?])
         };
         Ok(Self {
-            functions: [both("q8_0")?, both("q4_0")?, both("q4_1")?],
+            functions: [load("q8_0")?, load("q4_0")?, load("q4_1")?],
             numbers: [
                 module.function("numbers_q8_0", 0)?,
                 module.function("numbers_q4_0", 0)?,
@@ -176,9 +177,11 @@ impl BlockProducts {
     unsafe fn launch(&self, product: &Product, heads: u64, format: BlockFormat) -> Result<(), KernelError> {
         let Product { rows, outputs, inputs, kind, .. } = *product;
         let width = if kind == Kind::SiluMul { outputs / 2 } else { outputs };
-        let (both, step) = (usize::from(rows > 8), WARPS * slot(format));
-        let blocks = width.div_ceil(TILE_OUTPUTS).min(self.multiprocessors);
-        let plan = plan(self.shared, step, SUMS << both, rows, inputs);
+        let (span, step) = (if kind == Kind::SiluMul { 1 } else { 2 }, WARPS * slot(format));
+        let panels = width.div_ceil(TILE_OUTPUTS);
+        let blocks = panels.min(self.multiprocessors);
+        let units = panels.div_ceil(blocks).div_ceil(span);
+        let pitch = pitch(self.shared, DEPTH * step + sums(rows), rows, inputs, units);
         // As the other streams: no three share a multiprocessor.
         let least = if blocks == self.multiprocessors { (self.shared + KEPT) / 3 } else { 0 };
         let arguments = Arguments {
@@ -190,14 +193,18 @@ impl BlockProducts {
             outputs: outputs as u32,
             inputs: inputs as u32,
             out_width: width as u32,
-            depth: plan.depth as u32,
-            pitch: plan.pitch as u32,
+            pitch: pitch as u32,
             kind: kind as u32,
             activation: product.activation,
             rows: rows as u32,
         };
-        let bytes = (plan.depth * step + rows * plan.pitch * 16).max(least);
-        let function = self.functions[format.code() as usize][both].with_shared(bytes as u32);
+        let bytes = (DEPTH * step + rows * pitch * 16).max(least);
+        let which = match rows {
+            1 => 0,
+            2..=8 => 1,
+            _ => 2,
+        };
+        let function = self.functions[format.code() as usize][which].with_shared(bytes as u32);
         // SAFETY: the layout of `Blocks`; the caller's promise.
         unsafe { function.launch(Grid::new(blocks, THREADS).early(), &arguments) }?;
         Ok(())
@@ -268,55 +275,47 @@ impl BlockProducts {
     }
 }
 
-/// How a product uses shared memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Plan {
-    /// Steps of the ring.
-    depth: usize,
-    /// Vectors of 16 bytes from one row of x to the next, or 0 where x stays in the device's memory.
-    pitch: usize,
+/// Bytes of the sums that a block's warps share.
+fn sums(rows: usize) -> usize {
+    if rows > 8 { 2 * SUMS } else { SUMS }
 }
 
-/// The plan of `rows` rows: x is in shared memory if it leaves room for a ring, in half of a multiprocessor where that is enough, so
-/// that a block of the next kernel finds room beside this one. `shared` is the most that a block has, `statics` what it
-/// takes anyway, `step` the bytes of the ring's step.
-fn plan(shared: usize, step: usize, statics: usize, rows: usize, inputs: usize) -> Plan {
-    let half = (shared + KEPT) / 2 - KEPT;
-    // Rows of neighbouring lanes lie in different banks.
+/// Vectors of 16 bytes from one row of x to the next in shared memory, or 0 where x stays in the device's memory: because a block has
+/// one unit of outputs and reads x once, or because it does not fit beside `taken` bytes. One row has half of a multiprocessor,
+/// so that a block of the next kernel finds room beside this one; `shared` is the most that a block has.
+fn pitch(shared: usize, taken: usize, rows: usize, inputs: usize, units: usize) -> usize {
+    let room = if rows == 1 { (shared + KEPT) / 2 - KEPT } else { shared };
     let vectors = inputs / 8;
+    // Rows of neighbouring lanes lie in different banks.
     let pitch = if vectors.is_multiple_of(8) { vectors + 4 } else { vectors };
-    let depth = |room: usize, pitch: usize| {
-        (room.saturating_sub(statics + rows * pitch * 16) / step).min(*DEPTH.end())
-    };
-    let candidates = [(half, pitch), (shared, pitch), (half, 0)];
-    let enough = candidates.into_iter().find(|&(room, pitch)| depth(room, pitch) >= ENOUGH);
-    let (room, pitch) = enough.unwrap_or((shared, 0));
-    Plan { depth: depth(room, pitch).max(*DEPTH.start()), pitch }
+    if units > 1 && taken + rows * pitch * 16 <= room { pitch } else { 0 }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{BlockFormat, DEPTH, ENOUGH, Plan, SUMS, WARPS, plan, slot};
+    use super::{BlockFormat, DEPTH, WARPS, pitch, slot, sums};
 
     #[test]
     fn rings_and_rows_fit_what_there_is() {
         // Of an H100 and of a GPU with 100 KB.
         for shared in [232_448, 101_376] {
             for format in BlockFormat::ALL {
-                for (rows, inputs) in [(1, 4096), (1, 14336), (8, 4096), (8, 14336), (16, 4096), (16, 14336), (16, 32)] {
-                    let (step, statics) = (WARPS * slot(format), if rows > 8 { 2 * SUMS } else { SUMS });
-                    let Plan { depth, pitch } = plan(shared, step, statics, rows, inputs);
-                    assert!(DEPTH.contains(&depth), "{depth}");
-                    let bytes = depth * step + rows * pitch * 16 + statics;
+                for (rows, inputs) in
+                    [(1, 4096), (1, 14336), (8, 4096), (8, 14336), (16, 4096), (16, 14336), (16, 32)]
+                {
+                    let taken = DEPTH * WARPS * slot(format) + sums(rows);
+                    let pitch = pitch(shared, taken, rows, inputs, 2);
+                    let bytes = taken + rows * pitch * 16;
                     assert!(bytes <= shared, "{format} {rows} rows of {inputs}: {bytes}");
                     // Eight lanes read 4 vectors of two rows at once: all 32 banks.
                     assert!(pitch == 0 || (pitch >= inputs / 8 && pitch % 8 == 4), "{pitch}");
                 }
             }
         }
-        let large = |rows, inputs| plan(232_448, WARPS * slot(BlockFormat::Q4_1), SUMS, rows, inputs);
-        assert_eq!(large(1, 4096), Plan { depth: ENOUGH, pitch: 516 });
-        assert_eq!(large(8, 4096), Plan { depth: 6, pitch: 516 });
-        assert_eq!(large(8, 14336).pitch, 0);
+        let large = |rows, inputs, units| {
+            pitch(232_448, DEPTH * WARPS * slot(BlockFormat::Q4_1) + sums(rows), rows, inputs, units)
+        };
+        assert_eq!((large(1, 4096, 2), large(1, 4096, 1), large(8, 4096, 4)), (516, 0, 516));
+        assert_eq!((large(8, 14336, 2), large(16, 4096, 2)), (0, 516));
     }
 }
