@@ -186,7 +186,11 @@ impl WeightPlan {
     /// Every matrix, and whether it has an output per token or position.
     pub(crate) fn matrices(&self) -> impl Iterator<Item = (&MatrixPlan, bool)> {
         let tables = [Some(&self.embedding), self.positions.as_ref(), self.head.as_ref()];
-        tables.into_iter().flatten().map(|table| (table, true)).chain(self.products().map(|plan| (plan, false)))
+        tables
+            .into_iter()
+            .flatten()
+            .map(|table| (table, true))
+            .chain(self.products().map(|plan| (plan, false)))
     }
 
     /// The linear layers between the residual stream and itself, in the order of the decoder: what adapters change.

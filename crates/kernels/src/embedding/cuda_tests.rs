@@ -2,12 +2,14 @@
 
 use super::DeviceEmbedding;
 use crate::DType;
+use crate::Team;
 use crate::cuda::rounding::{bytes_of, plain, poisoned_f32, rounded};
 use crate::cuda::testing::device;
 use crate::cuda::{Device, DeviceStep, Row, StepSize};
-use crate::matmul::{BlockFormat, DeviceMatrix, DeviceRandom, Orientation, Part, QuantisedMatrix, TensorBytes};
+use crate::matmul::{
+    BlockFormat, DeviceMatrix, DeviceRandom, Orientation, Part, QuantisedMatrix, TensorBytes,
+};
 use crate::testing::Random;
-use crate::Team;
 
 fn matrix(device: &Device, values: &[f32], c: usize, dtype: DType) -> DeviceMatrix {
     let matrix = DeviceMatrix::uninitialized(device, values.len() / c, c, dtype).unwrap();

@@ -332,11 +332,11 @@ template <u32 F> __device__ __forceinline__ void numbers(const Numbers& p) {
 #pragma unroll
     for (u32 upper = 0; upper < 2; upper++) {
         const u32 output = blockIdx.x * TILE_OUTPUTS + upper * 8 + lane / 4;
-        if (output >= p.count) return;
+        if (output >= p.count) continue;
 #pragma unroll
         for (u32 b = 0; b < 2; b++) {
             const u32 block = tile * 2 + b;
-            if (block >= blocks) return;
+            if (block >= blocks) continue;
             float y[8];
             eight<F>(y, w, p.first + output, block, lane % 4);
             *(uint4*)(p.to + (u64)output * p.inputs + block * BLOCK + lane % 4 * 8) =

@@ -219,7 +219,8 @@ impl BlockProducts {
     ) -> Result<bool, KernelError> {
         let (w, rows) = (product.w, product.rows);
         let (shape, operands) = product.for_library();
-        let slice = self.scratch.len() / checked_size(super::cuda::OP, &[2, w.inputs()])? / TILE_OUTPUTS * TILE_OUTPUTS;
+        let slice = self.scratch.len() / checked_size(super::cuda::OP, &[2, w.inputs()])? / TILE_OUTPUTS
+            * TILE_OUTPUTS;
         let wide = shape.out == DType::F32;
         let element = if wide { 4 } else { 2 };
         let part = |first: usize| {

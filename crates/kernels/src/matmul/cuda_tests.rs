@@ -120,7 +120,9 @@ fn cuda_products_with_blocks_agree_with_their_numbers() {
                     let want = sums(&x, &weights.values, bias, k);
                     let what = format!("{format} [{rows}, {k}] x [{n}], bias {biased}");
                     let dtype = DType::Bf16;
-                    check_targets(&device, &matmul, &weights, biased, &device_x, rows, dtype, exact, &want, &what);
+                    check_targets(
+                        &device, &matmul, &weights, biased, &device_x, rows, dtype, exact, &want, &what,
+                    );
                 }
             }
         }
@@ -166,7 +168,9 @@ fn cuda_recorded_products_with_blocks_are_still_right() {
     let mut random = Random(29);
     let (n, k) = (512, 1024);
     let matmul = with_blocks(&device, n * k);
-    for (format, rows) in BlockFormat::ALL.into_iter().flat_map(|format| [(format, 1), (format, 12), (format, 100)]) {
+    for (format, rows) in
+        BlockFormat::ALL.into_iter().flat_map(|format| [(format, 1), (format, 12), (format, 100)])
+    {
         let weights = Weights::in_blocks(&device, &mut random, n, k, format);
         let x = rounded(&random.row(rows * k), DType::Bf16);
         let (device_x, bias) = (upload(&device, &x, DType::Bf16), Some(&weights.device_bias));
@@ -193,7 +197,8 @@ fn cuda_blocks_come_in_parts_and_random_ones_are_those_of_the_cpu() {
     let filler = DeviceRandom::new(&device, &plain_bf16()).unwrap();
     for (format, k) in BlockFormat::ALL.into_iter().flat_map(|format| [(format, 96), (format, 256)]) {
         let (n, seed, scale) = (75, 0x1234_5678_9abc_u64, 0.37);
-        let number = |at: usize| (hash(at as u64 ^ seed.wrapping_mul(0xd129_0de2_6b53_4f35)) * 2.0 - 1.0) * scale;
+        let number =
+            |at: usize| (hash(at as u64 ^ seed.wrapping_mul(0xd129_0de2_6b53_4f35)) * 2.0 - 1.0) * scale;
         let values: Vec<f32> = (0..n * k).map(number).collect();
         let random = DeviceMatrix::random_blocks(&filler, &device, n, k, format, scale, seed).unwrap();
         let parts = DeviceMatrix::zeroed_blocks(&device, n, k, format).unwrap();
@@ -250,7 +255,9 @@ fn cuda_products_agree_with_the_reference() {
                     let want = sums(&x, &weights.values, bias, k);
                     let what = format!("{dtype} [{rows}, {k}] x [{n}], bias {biased}");
                     let exact = SUM_TOLERANCE;
-                    check_targets(&device, &matmul, &weights, biased, &device_x, rows, dtype, exact, &want, &what);
+                    check_targets(
+                        &device, &matmul, &weights, biased, &device_x, rows, dtype, exact, &want, &what,
+                    );
                 }
             }
         }

@@ -41,9 +41,9 @@ pub use gradient::{Columns, column_sums, transposed_product, transposed_product_
 pub use matrix::{DeviceMatrix, MatrixFormat};
 pub use packed::{Orientation, PANEL, PackedMatrix, Part, TensorBytes};
 
+pub(crate) use blocks::SOURCE as BLOCKS;
 pub use quantised::{BlockFormat, QuantisedMatrix, quantised_matmul};
 pub use random::DeviceRandom;
-pub(crate) use blocks::SOURCE as BLOCKS;
 pub(crate) use random::SOURCE as RANDOM;
 pub(crate) use stream::SOURCE as GEMV;
 

@@ -1,9 +1,9 @@
 //! Random numbers on the device, and the other kernel that fills weights.
 
+use super::quantised::{BLOCK, BlockFormat};
 use crate::cuda::{
     Argument, Device, DeviceBuffer, Function, Grid, Module, Source, Specialisation, kernel_struct,
 };
-use super::quantised::{BLOCK, BlockFormat};
 use crate::error::{check_at_least, checked_size};
 use crate::{DType, KernelError};
 

@@ -60,8 +60,7 @@ impl DeviceWeights {
     ) -> Result<Self, ModelError> {
         let format = format.into();
         let blocks = checkpoint.plan().matrices().any(|(plan, table)| {
-            let parts: Vec<_> =
-                plan.parts.iter().map(|part| checkpoint.stored_as(&part.tensor)).collect();
+            let parts: Vec<_> = plan.parts.iter().map(|part| checkpoint.stored_as(&part.tensor)).collect();
             matches!(format.held(plan.inputs, table, &parts), Held::Blocks(_))
         });
         let dtype = if blocks { DType::Bf16 } else { format.dtype().unwrap_or(checkpoint.stored_dtype()) };
@@ -202,9 +201,7 @@ impl Storage for DeviceMemory {
                 matrix.data().fill_bytes(0)?;
                 Ok(matrix)
             }
-            Held::Blocks(format) => {
-                Ok(DeviceMatrix::zeroed_blocks(&self.device, outputs, inputs, format)?)
-            }
+            Held::Blocks(format) => Ok(DeviceMatrix::zeroed_blocks(&self.device, outputs, inputs, format)?),
         }
     }
 
@@ -239,9 +236,7 @@ impl Storage for DeviceMemory {
     ) -> Result<DeviceMatrix, ModelError> {
         let (random, device) = (&self.random, &self.device);
         Ok(match held {
-            Held::Plain(dtype) => {
-                DeviceMatrix::random(random, device, outputs, inputs, dtype, scale, seed)?
-            }
+            Held::Plain(dtype) => DeviceMatrix::random(random, device, outputs, inputs, dtype, scale, seed)?,
             Held::Blocks(format) => {
                 DeviceMatrix::random_blocks(random, device, outputs, inputs, format, scale, seed)?
             }

@@ -168,8 +168,9 @@ impl Tiles {
                 }
             } else {
                 // Each shift by 4 bits gives a pair: bits 0 to 3 and 16 to 19.
-                let word = (numbers.iter().enumerate())
-                    .fold(0u32, |word, (i, &number)| word | u32::from(number) << (4 * (i / 2) + 16 * (i % 2)));
+                let word = (numbers.iter().enumerate()).fold(0u32, |word, (i, &number)| {
+                    word | u32::from(number) << (4 * (i / 2) + 16 * (i % 2))
+                });
                 to[..4].copy_from_slice(&word.to_le_bytes());
             }
         }
@@ -186,11 +187,15 @@ impl Tiles {
         let mut block = Block::ZERO;
         for (eighth, numbers) in block.numbers.as_chunks_mut::<EIGHT>().0.iter_mut().enumerate() {
             let from = &codes[self.word(output, at, eighth)..];
-            let word = |i: usize| u32::from_le_bytes([from[4 * i], from[4 * i + 1], from[4 * i + 2], from[4 * i + 3]]);
+            let word = |i: usize| {
+                u32::from_le_bytes([from[4 * i], from[4 * i + 1], from[4 * i + 2], from[4 * i + 3]])
+            };
             for (i, number) in numbers.iter_mut().enumerate() {
                 *number = match self.format {
                     BlockFormat::Q8_0 => (word(i / 4) >> (8 * (i % 4 / 2) + 16 * (i % 2))) as u8,
-                    BlockFormat::Q4_0 | BlockFormat::Q4_1 => (word(0) >> (4 * (i / 2) + 16 * (i % 2)) & 15) as u8,
+                    BlockFormat::Q4_0 | BlockFormat::Q4_1 => {
+                        (word(0) >> (4 * (i / 2) + 16 * (i % 2)) & 15) as u8
+                    }
                 };
             }
         }

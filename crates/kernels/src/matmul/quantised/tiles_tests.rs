@@ -47,7 +47,11 @@ fn lane(format: BlockFormat, codes: &[u8], heads: &[u8], tile: usize, lane: usiz
     let group = lane / 4;
     for block in 0..2 {
         let operands = |words: [u32; 2], i: u32| -> [f32; 2] {
-            if format == BlockFormat::Q8_0 { bytes(words[i as usize / 2], i % 2) } else { nibbles(words[0], i) }
+            if format == BlockFormat::Q8_0 {
+                bytes(words[i as usize / 2], i % 2)
+            } else {
+                nibbles(words[0], i)
+            }
         };
         let words = |upper: usize| -> [u32; 2] {
             if format == BlockFormat::Q8_0 {
@@ -109,7 +113,8 @@ fn product(tiles: Tiles, codes: &[u8], heads: &[u8], x: &[f32], inputs: usize) -
     for panel in 0..tiles.panels() {
         let mut sums = [[0f64; 8]; OUTPUTS];
         for tile in 0..per_panel {
-            let lanes: Vec<Lane> = (0..32).map(|at| lane(format, codes, heads, panel * per_panel + tile, at)).collect();
+            let lanes: Vec<Lane> =
+                (0..32).map(|at| lane(format, codes, heads, panel * per_panel + tile, at)).collect();
             for block in 0..2 {
                 let first = tile * 64 + block * BLOCK;
                 // The vector of a lane: 8 inputs of row lane / 4, or zeros past the end.
