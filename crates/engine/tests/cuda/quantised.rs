@@ -45,18 +45,20 @@ fn cuda_blocks_of_a_file_stay_as_they_are_and_compute_what_their_numbers_compute
 fn cuda_a_model_is_quantised_while_it_is_loaded_as_on_the_processor() {
     let name = "cuda_a_model_is_quantised_while_it_is_loaded_as_on_the_processor";
     let Some(device) = device(name) else { return };
-    // One with rotated keys and gates, one with learned positions, biases and turned matrices.
-    for folder in ["llama_kvpress/llama", "gpt2_dcp"] {
+    // Gates, biases, turned matrices and learned positions in blocks; and a model 48 wide, of which one matrix is whole blocks.
+    for folder in ["llama_kvpress/llama", "llama_kvpress/qwen2", "llama_kvpress/gpt2m", "gpt2_dcp"] {
         for format in [WeightFormat::Q8, WeightFormat::Q4] {
             let model = OnDevice::open(&device, folder, format);
-            assert_eq!(model.weights.formats(), model.host.decoder.formats(), "{folder} {format}");
+            // What is no whole blocks has the dtype of activations.
+            let held = model.host.decoder.formats().replace("f32", "bf16");
+            assert!(held.contains('Q') && model.weights.formats() == held, "{folder} {format}: {held}");
             let text: Vec<u32> = (0..80).map(|i| i * 31 % 97).collect();
             // The processor's products round activations to 8 bits, an error of its own.
             let expected = model.host.evaluate(&KeepAll, &text, 80);
             for chunk in [1, 20, 80] {
                 let found = model.evaluate(&KeepAll, &text, chunk);
                 let off = off(&found.logits, &expected.logits);
-                assert!(off <= 2.0 * BF16, "{folder} {format} in chunks of {chunk}: off by {off}");
+                assert!(off <= 3.0 * BF16, "{folder} {format} in chunks of {chunk}: off by {off}");
             }
             // Steps of one token and of a batch, recorded.
             let mut engine = model.engine(Arc::new(KeepAll), EngineOptions::default());

@@ -23,6 +23,7 @@ struct Blocks {
 constexpr u32 WARPS = BLOCK_THREADS / 32, UNIT = 2 * TILE_OUTPUTS;
 constexpr u32 PITCH = UNIT + 4;   // of sums: rows of a warp's lanes lie in different banks
 constexpr u32 EIGHTS = 4;         // vectors of a block's inputs in x
+constexpr u32 LATER = 4;          // steps after the ring's that the second-level cache fetches beside x
 
 // d = a b + c, where c is the same for outputs 8 apart.
 __device__ __forceinline__ void mma_from(float (&d)[4], float c0, float c1, const u32 (&a)[4], u32 b0, u32 b1) {
@@ -121,6 +122,22 @@ template <u32 F, u32 ROWS> __device__ __forceinline__ void stream_blocks(const B
 #pragma unroll 1
     for (u32 slot = 0; slot < DEPTH; slot++) copy_step(slot);
     wait_for_previous();
+    // While x comes, the memory brings the steps after the ring's as far as the second-level cache: codes and heads of both panels.
+    // Not before the wait: what the kernel before still reads would drive them out again.
+    if (lane < 4) {
+        u32 unit = next_unit, tile = next;
+#pragma unroll 1
+        for (u32 step = 0; step < LATER && unit < units; step++) {
+            const u32 panel = low + unit * span + lane % 2 * far, count = min(TILES, tiles - tile);
+            const u64 at = (u64)panel * tiles + tile;
+            if (lane % 2 == 0 || gated || panel < high) {
+                if (lane < 2) prefetch(p.codes + at * CODES, count * CODES);
+                else prefetch(p.heads + at * HEADS, count * HEADS);
+            }
+            tile += WARPS * TILES;
+            if (tile >= tiles) tile = first, unit++;
+        }
+    }
 
     const uint4* x = p.x;
     u32 stride = p.inputs / 8;

@@ -221,6 +221,9 @@ impl BlockProducts {
         let (shape, operands) = product.for_library();
         let slice = self.scratch.len() / checked_size(super::cuda::OP, &[2, w.inputs()])? / TILE_OUTPUTS
             * TILE_OUTPUTS;
+        if slice == 0 {
+            return Ok(false);
+        }
         let wide = shape.out == DType::F32;
         let element = if wide { 4 } else { 2 };
         let part = |first: usize| {
@@ -230,10 +233,9 @@ impl BlockProducts {
             (shape, Operands { weights: self.scratch.pointer(), bias: 0, out, ..operands })
         };
         // Of all parts only the last has another shape.
-        let last = if slice == 0 { 0 } else { (w.outputs() - 1) / slice * slice };
-        for first in [0, last] {
+        for first in [0, (w.outputs() - 1) / slice * slice] {
             let (shape, operands) = part(first);
-            if slice == 0 || !library.takes(shape, operands)? {
+            if !library.takes(shape, operands)? {
                 return Ok(false);
             }
         }
