@@ -42,7 +42,7 @@ impl Compute {
     pub fn formats(&self) -> String {
         match self {
             Self::Host { decoder, .. } => decoder.formats(),
-            Self::Device(weights) => weights.dtype().to_string(),
+            Self::Device(weights) => weights.formats(),
         }
     }
 }
@@ -141,7 +141,7 @@ impl Found {
                 &device,
                 &team,
                 &self.checkpoint,
-                arguments.dtype.dtype(self.checkpoint.stored_dtype())?,
+                arguments.dtype,
             )?)),
             None => {
                 let decoder = Arc::new(Decoder::load(&team, &self.checkpoint, arguments.dtype)?);

@@ -6,6 +6,8 @@
     reason = "a test that cannot go on should fail"
 )]
 
+#[path = "cuda/quantised.rs"]
+mod quantised;
 #[path = "cuda/rankings.rs"]
 mod rankings;
 mod support;

@@ -135,9 +135,9 @@ impl DeviceDecoder {
         };
         let gate_heads = rules.gates.as_ref().map(|gates| gates.heads);
         let needs = policy.needs();
-        let loaded = needed(&specialisation, &rules, ranking.as_ref(), needs);
+        let loaded = needed(&specialisation, &rules, ranking.as_ref(), needs, &weights);
         Module::compile_missing(&device, &loaded)?;
-        let kernels = Kernels::new(&device, &specialisation, config, &options, &rules)?;
+        let kernels = Kernels::new(&device, &specialisation, &weights, &options, &rules)?;
         // A sequence that decodes may share a step with a chunk.
         let rows = options.chunk + options.max_batch;
         let logit_rows = options.logit_rows.max(options.max_batch);
@@ -386,21 +386,26 @@ impl Kernels {
     fn new(
         device: &Device,
         specialisation: &Specialisation,
-        config: &DecoderConfig,
+        weights: &DeviceWeights,
         options: &DeviceOptions,
         rules: &DeviceRules,
     ) -> Result<Self, ModelError> {
+        let config = &weights.config;
         let gate_heads = rules.gates.as_ref().map(|gates| gates.heads);
         let (batch, positions) = (options.max_batch, config.max_positions);
         // Its kernel counts all slots of the lanes.
         let slots = batch + options.kept;
         let inherit = rules.inherits.map(|_| DeviceInherit::new(device, specialisation, slots, positions));
+        let mut matmul = DeviceMatmul::new(device, specialisation)?;
+        if let Some(most) = weights.largest_in_blocks() {
+            matmul = matmul.with_blocks(specialisation, most)?;
+        }
         Ok(Self {
             embedding: DeviceEmbedding::new(device, specialisation)?,
             norm: DeviceNorm::new(device, specialisation)?,
             append: DeviceAppend::new(device, specialisation)?,
             activation: DeviceActivation::new(device, specialisation)?,
-            matmul: DeviceMatmul::new(device, specialisation)?,
+            matmul,
             attention: DeviceAttention::new(device, specialisation, options.max_batch)?,
             lifetimes: DeviceLifetimes::new(device, specialisation)?,
             votes: gate_heads.map(|heads| DeviceVotes::new(device, specialisation, heads)).transpose()?,
