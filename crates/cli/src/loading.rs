@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow};
 use dropcap_engine::{Engine, EngineOptions};
 use dropcap_kernels::cuda::{Device, DeviceChoice};
-use dropcap_kernels::{DType, Team};
+use dropcap_kernels::{KvFormat, Team};
 use dropcap_methods::{GATES_FILE, MethodSpec, ModelFacts};
 use dropcap_model::chat::{ChatTemplate, template_of};
 use dropcap_model::device::{DeviceWeights, check_method};
@@ -230,10 +230,10 @@ pub fn load_as(
 }
 
 /// Warns of gates that are run with another cache than their biases were settled for.
-pub fn say_other_cache(policy: &dyn EvictionPolicy, kv_dtype: DType) {
+pub fn say_other_cache(policy: &dyn EvictionPolicy, kv_dtype: KvFormat) {
     for rule in policy.rules().into_iter().flatten() {
         if let Action::Vote { gates, .. } = &rule.action
-            && let Some(settled) = gates.kv_dtype().filter(|&settled| settled != kv_dtype)
+            && let Some(settled) = gates.kv_dtype().filter(|&settled| KvFormat::from(settled) != kv_dtype)
         {
             warn(&format!(
                 "the gates were settled for a cache in {settled}, and this one is in {kv_dtype}: they may keep another \

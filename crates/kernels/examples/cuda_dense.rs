@@ -128,6 +128,7 @@ fn specialisation(hidden: usize) -> Specialisation {
     Specialisation {
         weights: DTYPE,
         cache: DTYPE,
+        codes: None,
         query_heads: 32,
         kv_heads: 8,
         groups: 1,

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use dropcap_engine::{Engine, EngineOptions, Evaluation, evaluate_on_device};
-use dropcap_kernels::DType;
 use dropcap_kernels::cuda::{CudaError, Device};
 use dropcap_model::WeightFormat;
+use dropcap_kernels::{DType, KvFormat};
 use dropcap_model::device::{DeviceDecoder, DeviceOptions, DeviceWeights};
 use dropcap_policy::EvictionPolicy;
 
@@ -27,7 +27,7 @@ pub fn device(test: &str) -> Option<Device> {
 pub struct OnDevice {
     pub host: Model,
     pub weights: Arc<DeviceWeights>,
-    pub kv_dtype: DType,
+    pub kv_dtype: KvFormat,
 }
 
 impl OnDevice {
@@ -36,7 +36,7 @@ impl OnDevice {
         let format = format.into();
         let host = Model::open_as(folder, format);
         let weights = Arc::new(DeviceWeights::load(device, &host.team, &host.checkpoint, format).unwrap());
-        let kv_dtype = weights.dtype();
+        let kv_dtype = weights.dtype().into();
         Self { host, weights, kv_dtype }
     }
 
