@@ -1,9 +1,11 @@
 //! What a policy does, as data: carried out by [`crate::Rules`] on the processor, by kernels on a device.
 
+mod birth_gates;
 mod head_set;
 mod prompt_cut;
 mod vote_gates;
 
+pub use birth_gates::{BirthGates, BirthLayer};
 pub use head_set::HeadSet;
 pub use prompt_cut::{PromptBudget, PromptCut};
 pub use vote_gates::{VoteGates, VoteLayer};
@@ -55,6 +57,12 @@ pub enum Action {
         /// Whether the first refusal ends an entry at the query that refuses; otherwise the votes are computed and
         /// dropped, for benchmarks.
         decides: bool,
+    },
+    /// A new entry at position p ends at `p + 1` if its token's gate says so; nothing later changes that. Under floors, this
+    /// is a choice between a window and all that follows.
+    BirthGate {
+        /// The gates of all layers.
+        gates: Arc<BirthGates>,
     },
     /// The entry of a token that died in the layer below during this step, in every lane there, ends likewise.
     Inherit,
@@ -116,7 +124,7 @@ impl Rule {
                 Peak { least: stay.clamp(tokens.min(1), tokens), most: stay.saturating_add(1).min(tokens) }
             }
             Action::Vote { decides: false, .. } => Peak::exactly(tokens),
-            Action::Vote { .. } | Action::Inherit => Peak::unknown(tokens),
+            Action::Vote { .. } | Action::BirthGate { .. } | Action::Inherit => Peak::unknown(tokens),
             Action::PromptCut(cut) => {
                 let n = u32::try_from(prompt).unwrap_or(u32::MAX);
                 let kept = cut.budget.within(n, cut.sinks, budget).kept(n, cut.sinks) as usize;
@@ -136,7 +144,9 @@ impl Rule {
                 let n = u32::try_from(tokens).unwrap_or(u32::MAX);
                 (cut.sinks, cut.budget.kept(n, cut.sinks))
             }
-            Action::Share { .. } | Action::Vote { .. } | Action::Inherit => return None,
+            Action::Share { .. } | Action::Vote { .. } | Action::BirthGate { .. } | Action::Inherit => {
+                return None;
+            }
         };
         let budgets = Budgets::new(Floors { sinks, recent: 1 }, most).under(self.floors);
         self.heads.is_none().then_some(budgets)

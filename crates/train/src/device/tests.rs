@@ -93,7 +93,7 @@ struct Twins {
 impl Twins {
     fn new(device: &Device, config: &DecoderConfig, heads: usize, recompute: bool) -> Self {
         let plan = WeightPlan::of(config, &|_| false);
-        let gates = Some(GateForm { heads, width: 5 });
+        let gates = Some(GateForm::votes(heads, 5));
         let scales = vec![(0..config.hidden).map(|i| 0.5 + 0.02 * i as f32).collect(); config.layers];
         let room = Room { sequences: SEQUENCES / PARTS, tokens: TOKENS, recompute };
         let layout = Layout::new(config, &plan, gates);
@@ -300,7 +300,7 @@ fn frozen_weights_have_no_gradients_and_stay() {
     let Some(device) = device("frozen weights") else { return };
     let (_, config) = families().remove(3);
     let plan = WeightPlan::of(&config, &|_| false);
-    let gates = Some(GateForm { heads: 2, width: 5 });
+    let gates = Some(GateForm::votes(2, 5));
     let layout = Layout::new(&config, &plan, gates).holding_weights();
     let room = Room { sequences: 1, tokens: TOKENS, recompute: false };
     let values = initialize(&config, &plan, &layout, 3).unwrap();

@@ -55,7 +55,7 @@ pub(super) struct Scene {
 impl Scene {
     pub(super) fn new(config: &DecoderConfig, heads: usize) -> Self {
         let plan = WeightPlan::of(config, &|_| false);
-        let form = GateForm { heads, width: 3 };
+        let form = GateForm::votes(heads, 3);
         let scales = vec![(0..config.hidden).map(|i| 0.5 + 0.1 * i as f32).collect(); config.layers];
         let network = Network::new(config, &plan, Some(form), &scales).unwrap();
         let mut values = initialize(config, &plan, network.layout(), 3).unwrap();
