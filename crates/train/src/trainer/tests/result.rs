@@ -6,7 +6,7 @@ use dropcap_methods::ModelFacts;
 use dropcap_model::{Checkpoint, Decoder, Logits, Scratch, Segment};
 use dropcap_policy::{Action, Stage};
 
-use super::{Workshop, begin};
+use super::{BIRTH, Workshop, begin};
 use crate::metrics::Quiet;
 use crate::recipe::keep_ratio;
 use crate::signals::Stop;
@@ -131,6 +131,13 @@ fn so_does_one_with_a_gate_for_the_layer_in_half_precision() {
         "optimizer.clip=0",
     ];
     inference_agrees(&changes, DType::F32);
+}
+
+#[test]
+fn so_does_one_whose_tokens_decide_about_their_own_entries() {
+    let changes = [&BIRTH[..], &["sparsity.ramp={from: 0.0, until: 0.1}", "steps=30"]].concat();
+    inference_agrees(&changes, DType::F32);
+    inference_agrees(&[&changes[..], &["gates.per=layer", "kv_dtype=bf16"]].concat(), DType::Bf16);
 }
 
 #[test]
