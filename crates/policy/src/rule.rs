@@ -12,6 +12,8 @@ pub use vote_gates::{VoteGates, VoteLayer};
 
 use std::sync::Arc;
 
+use dropcap_kernels::DType;
+
 use crate::{Budgets, Floors, Peak, TextSize};
 
 /// One thing that a policy does in every layer; copies share what is large.
@@ -68,6 +70,18 @@ pub enum Action {
     Inherit,
     /// When a prompt ends after n tokens, entries at the positions that the cut drops end at n, and n - 1 decided so.
     PromptCut(PromptCut),
+}
+
+impl Action {
+    /// The format of the cache that the biases of its gates were settled for, where there are gates that say so.
+    #[must_use]
+    pub fn settled_for(&self) -> Option<DType> {
+        match self {
+            Self::Vote { gates, .. } => gates.kv_dtype(),
+            Self::BirthGate { gates } => gates.kv_dtype(),
+            _ => None,
+        }
+    }
 }
 
 impl Rule {

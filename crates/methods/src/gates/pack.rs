@@ -22,7 +22,7 @@ impl Gates {
                 for layer in &self.layers {
                     packed.push(&team, &layer.key, &layer.bias, self.hidden)?;
                 }
-                Action::BirthGate { gates: Arc::new(packed) }
+                Action::BirthGate { gates: Arc::new(packed.settled_for(self.kv_dtype)) }
             }
         })
     }

@@ -12,6 +12,7 @@ use dropcap_kernels::{DType, KernelError, Team};
 pub struct BirthGates {
     heads: usize,
     layers: Vec<BirthLayer>,
+    kv_dtype: Option<DType>,
 }
 
 /// The gates of one layer.
@@ -26,7 +27,13 @@ impl BirthGates {
     /// G gate heads (1, or one per lane), without layers.
     #[must_use]
     pub fn new(heads: usize) -> Self {
-        Self { heads, layers: Vec::new() }
+        Self { heads, layers: Vec::new(), kv_dtype: None }
+    }
+
+    /// The same gates, with biases that were settled for a cache of this format, if it is known.
+    #[must_use]
+    pub fn settled_for(self, kv_dtype: Option<DType>) -> Self {
+        Self { kv_dtype, ..self }
     }
 
     /// Adds the next layer: row-major f32 `[G, c]`, and what is added to every score, `[G]`.
@@ -59,6 +66,13 @@ impl BirthGates {
     #[must_use]
     pub fn heads(&self) -> usize {
         self.heads
+    }
+
+    /// The format of the cache that the biases were settled for, where it is known. In another format the layers below
+    /// round differently, and scores that lie at the threshold fall on its other side.
+    #[must_use]
+    pub fn kv_dtype(&self) -> Option<DType> {
+        self.kv_dtype
     }
 
     /// One element per layer, from the embedding on.

@@ -4,7 +4,7 @@ use dropcap_cache::{Death, KvCache, NEVER, PagePool};
 use dropcap_kernels::{DType, Team};
 use dropcap_methods::ModelFacts;
 use dropcap_model::{Checkpoint, Decoder, Logits, Scratch, Segment};
-use dropcap_policy::{Action, Stage};
+use dropcap_policy::Stage;
 
 use super::{BIRTH, Workshop, begin};
 use crate::metrics::Quiet;
@@ -50,10 +50,8 @@ pub(super) fn infer_with(
         directory: Some(gates.to_path_buf()),
     };
     let policy = dropcap_methods::build(&"dcp".parse().unwrap(), &facts).unwrap();
-    for rule in policy.rules().unwrap() {
-        let Action::Vote { gates, .. } = &rule.action else { continue };
-        assert_eq!(gates.kv_dtype(), Some(kv_dtype), "the file names the cache that it was settled for");
-    }
+    let settled_for = policy.rules().unwrap().first().and_then(|rule| rule.action.settled_for());
+    assert_eq!(settled_for, Some(kv_dtype), "the file names the cache that it was settled for");
     let team = Team::new(2).unwrap();
     let decoder = Decoder::load(&team, checkpoint, DType::F32).unwrap();
     let pool: PagePool = decoder.page_pool(policy.as_ref(), kv_dtype, None).unwrap();
