@@ -113,7 +113,7 @@ fn an_entry_ends_behind_its_window_iff_its_own_score_says_so() {
                     let scaled = input.iter().enumerate().map(|(i, &x)| f64::from(x) * (0.5 + 0.1 * i as f64));
                     let weights = &map[head * config.hidden..][..config.hidden];
                     let product: f64 = scaled.zip(weights).map(|(x, &w)| x * f64::from(w)).sum();
-                    let score = product + f64::from(bias[head]) - shift;
+                    let score = product + f64::from(bias[head]) - f64::from(shift);
                     if score.abs() < 1e-5 {
                         continue;
                     }
