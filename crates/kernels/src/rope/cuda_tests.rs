@@ -31,13 +31,7 @@ fn cuda_angles_are_those_of_the_cpu() {
 }
 
 /// What an entry's births leave it, of which its gate says whether it is `refused`.
-fn end_at_birth(
-    births: &Births,
-    position: u32,
-    lane: usize,
-    in_prompt: bool,
-    refused: bool,
-) -> (u32, u32) {
+fn end_at_birth(births: &Births, position: u32, lane: usize, in_prompt: bool, refused: bool) -> (u32, u32) {
     let mut life = Lifetime::ENDLESS;
     let rules = births.rules[..births.count as usize].iter();
     for rule in rules.filter(|rule| rule.lanes[lane / 32] >> (lane % 32) & 1 == 1) {
@@ -225,9 +219,7 @@ fn check(device: &Device, number: usize, case: &Case) {
     let (device_gates, device_bias) = (copy(&gates), copy(&bias));
     let step_gates = match case.gate_heads {
         None => StepGates::None,
-        Some(_) if case.at_birth => {
-            StepGates::Birth { numbers: &device_gates, bias: &device_bias, heads }
-        }
+        Some(_) if case.at_birth => StepGates::Birth { numbers: &device_gates, bias: &device_bias, heads },
         Some(_) => StepGates::Votes { numbers: &device_gates, heads },
     };
     DeviceAppend::new(device, spec)
@@ -347,10 +339,16 @@ fn ends_at_birth_are_those_of_windows_and_shares_and_gates() {
     assert_eq!(end_at_birth(&births(&[never, share]), 8, 1, false, false), (9, 9));
     assert_eq!(end_at_birth(&births(&[never, share]), 11, 1, false, false), (21, 21));
     // Other lanes have nothing to do with it.
-    assert_eq!([32, 2, 33].map(|lane| end_at_birth(&window, 4, lane, false, false).0), [14, u32::MAX, u32::MAX]);
+    assert_eq!(
+        [32, 2, 33].map(|lane| end_at_birth(&window, 4, lane, false, false).0),
+        [14, u32::MAX, u32::MAX]
+    );
     // A window behind prompts leaves prompts alone.
     let behind = births(&[Birth { kind: Birth::WINDOW_BEHIND, ..never }]);
-    assert_eq!([false, true].map(|in_prompt| end_at_birth(&behind, 4, 1, in_prompt, false).0), [14, u32::MAX]);
+    assert_eq!(
+        [false, true].map(|in_prompt| end_at_birth(&behind, 4, 1, in_prompt, false).0),
+        [14, u32::MAX]
+    );
     // A gate's refusal is put off by floors, and is none of other lanes' business.
     let gate = Birth { kind: Birth::GATE, floor_recent: 6, ..never };
     let of = |position, lane, refused| end_at_birth(&births(&[gate]), position, lane, false, refused);

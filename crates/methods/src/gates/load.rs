@@ -90,8 +90,7 @@ fn check_fingerprint(file: &TensorFile, model: &Fingerprint) -> Result<(), Metho
 /// When gates of our own layout decide; those that say nothing vote.
 fn kind_of(file: &TensorFile, layout: GateLayout) -> Result<GateKind, MethodError> {
     let expected = "birth, or no such entry for gates that vote";
-    let stated =
-        stated(file, layout, "rule", expected, |text| (text == BIRTH).then_some(GateKind::Birth))?;
+    let stated = stated(file, layout, "rule", expected, |text| (text == BIRTH).then_some(GateKind::Birth))?;
     Ok(stated.unwrap_or(GateKind::Votes))
 }
 

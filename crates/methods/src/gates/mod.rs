@@ -7,8 +7,8 @@ mod pack;
 mod random;
 mod save;
 
-pub use layout::{GateKind, GateLayout};
 pub(crate) use layout::PUBLISHED_EXAMPLE;
+pub use layout::{GateKind, GateLayout};
 
 use dropcap_kernels::DType;
 use dropcap_policy::Floors;

@@ -102,12 +102,18 @@ fn gates_at_birth_are_saved_and_loaded_and_never_taken_for_votes() {
     };
     assert_eq!(with(Some("birth"), &[]).unwrap().kind(), GateKind::Birth);
     let message = message(with(None, &[]));
-    assert!(message.contains("layers.0.gate.query.weight: expected [0, 4], found no such tensor"), "{message}");
+    assert!(
+        message.contains("layers.0.gate.query.weight: expected [0, 4], found no such tensor"),
+        "{message}"
+    );
     let message = self::message(with(Some("death"), &[]));
     assert!(message.contains("metadata `rule`: expected birth, or no such entry"), "{message}");
     let query = GateLayout::Dropcap.names(0)[0].clone();
     let message = self::message(with(Some("birth"), &[(&query, &[1, 4])]));
-    assert!(message.contains("not a gate of a model of 1 layers whose entries are judged at birth"), "{message}");
+    assert!(
+        message.contains("not a gate of a model of 1 layers whose entries are judged at birth"),
+        "{message}"
+    );
     let layer = LayerGates { query: vec![0.0; 4], key: vec![0.0; 4], bias: vec![0.0] };
     let message = self::message(Gates::at_birth(4, vec![layer]));
     assert!(message.contains("the query gate of layer 0 must hold 0 numbers, got 4"), "{message}");

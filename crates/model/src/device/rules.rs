@@ -192,11 +192,7 @@ impl<'a> Accepted<'a> {
 }
 
 impl DeviceGates {
-    fn new(
-        device: &Device,
-        config: &DecoderConfig,
-        gates: &AcceptedGates<'_>,
-    ) -> Result<Self, ModelError> {
+    fn new(device: &Device, config: &DecoderConfig, gates: &AcceptedGates<'_>) -> Result<Self, ModelError> {
         let layer = |rows: &[f32], bias: &[f32]| {
             let outputs = rows.len() / config.hidden;
             let weights = DeviceMatrix::uninitialized(device, outputs, config.hidden, DType::F32)?;

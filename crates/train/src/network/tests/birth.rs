@@ -39,7 +39,7 @@ fn twins(heads: usize) -> [Scene; 2] {
         }
         // Scores on both sides of the threshold.
         if slot.name.ends_with("gate.bias") {
-            values.iter_mut().enumerate().for_each(|(head, bias)| *bias = 0.1 - 0.2 * head as f32);
+            values.iter_mut().enumerate().for_each(|(head, bias)| *bias = -0.1 - 0.2 * head as f32);
         }
     }
     for slot in birth.network.layout().slots().to_vec() {
@@ -78,7 +78,7 @@ fn they_are_votes_with_constant_queries_bit_for_bit() {
             assert_eq!(got, expected);
             assert_eq!(met_at_birth, met);
             let ends = got.iter().flatten().filter(|&&end| end < TOKENS as u32).count();
-            assert!(ends > 10 && ends < got[0].len() * got.len() * 2 / 3, "{ends}");
+            assert!(ends > 4 && ends < got[0].len() * got.len() * 2 / 3, "{ends}");
             for slot in birth.network.layout().slots() {
                 let of = votes.network.layout().range(&slot.name).unwrap();
                 // What is learned of the constant channel itself is another thing.
@@ -86,7 +86,8 @@ fn they_are_votes_with_constant_queries_bit_for_bit() {
                 let (judged, voted) = (&judged[slot.range.clone()][held..], &voted[of][held..]);
                 assert!(judged == voted, "{}: {judged:?} {voted:?}", slot.name);
             }
-            let moved = |name: &str| judged[birth.network.layout().range(name).unwrap()].iter().any(|&g| g != 0.0);
+            let moved =
+                |name: &str| judged[birth.network.layout().range(name).unwrap()].iter().any(|&g| g != 0.0);
             assert!(moved("layers.0.gate.key.weight") && moved("layers.1.gate.key.weight"));
         }
     }
@@ -105,12 +106,14 @@ fn an_entry_ends_behind_its_window_iff_its_own_score_says_so() {
         network.forward(team, &values, &pruning, ids, &mut activations).unwrap();
         let (mut kept, mut ended) = (0, 0);
         for (layer, shift) in shifts.into_iter().enumerate() {
-            let of = |part: &str| &values[network.layout().range(&format!("layers.{layer}.gate.{part}")).unwrap()];
+            let of =
+                |part: &str| &values[network.layout().range(&format!("layers.{layer}.gate.{part}")).unwrap()];
             let (map, bias) = (of("key.weight"), of("bias"));
             for (row, input) in activations.attention_input(layer).chunks_exact(config.hidden).enumerate() {
                 let (sequence, token) = (row / TOKENS, row % TOKENS);
                 for head in 0..heads {
-                    let scaled = input.iter().enumerate().map(|(i, &x)| f64::from(x) * (0.5 + 0.1 * i as f64));
+                    let scaled =
+                        input.iter().enumerate().map(|(i, &x)| f64::from(x) * (0.5 + 0.1 * i as f64));
                     let weights = &map[head * config.hidden..][..config.hidden];
                     let product: f64 = scaled.zip(weights).map(|(x, &w)| x * f64::from(w)).sum();
                     let score = product + f64::from(bias[head]) - f64::from(shift);
@@ -121,9 +124,13 @@ fn an_entry_ends_behind_its_window_iff_its_own_score_says_so() {
                     let end = activations.expires_at(layer)[(sequence * heads + head) * TOKENS + token];
                     let keeps = score > 0.0 || token < FLOORS.sinks as usize;
                     let due = token as u32 + FLOORS.recent;
-                    let window = config.sliding_window[layer].map_or(u32::MAX, |window| token as u32 + window);
+                    let window =
+                        config.sliding_window[layer].map_or(u32::MAX, |window| token as u32 + window);
                     if keeps {
-                        assert!(end >= window.min(TOKENS as u32), "{name}, layer {layer}, token {token}: {end}");
+                        assert!(
+                            end >= window.min(TOKENS as u32),
+                            "{name}, layer {layer}, token {token}: {end}"
+                        );
                         kept += 1;
                     } else if due < TOKENS as u32 {
                         assert_eq!(end, due.min(window), "{name}, layer {layer}, token {token}");

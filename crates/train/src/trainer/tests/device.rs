@@ -28,7 +28,8 @@ fn outcomes(workshop: &Workshop, changes: &[&str], device: Option<&Device>, step
 fn twenty_steps_on_the_device_are_those_of_the_processor() {
     let Some(device) = device("twenty steps of a training") else { return };
     let workshop = Workshop::new();
-    let kinds = [&["init.family=gpt2"][..], &["init.family=llama"], &["init.family=llama", BIRTH[0], BIRTH[1]]];
+    let kinds =
+        [&["init.family=gpt2"][..], &["init.family=llama"], &["init.family=llama", BIRTH[0], BIRTH[1]]];
     for kind in kinds {
         let changes = [kind, &["steps=100", "precision=f32"]].concat();
         let on_device = outcomes(&workshop, &changes, Some(&*device), 20);
