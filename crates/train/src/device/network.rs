@@ -146,6 +146,12 @@ impl Network {
         self.products().filter_map(|matrix| matrix.factors.as_ref())
     }
 
+    /// The weights whose gradients a product makes, or a product before anything else.
+    pub(super) fn made_by_products(&self) -> Vec<Range<usize>> {
+        let whole = self.products().filter(|matrix| matrix.factors.is_none());
+        whole.chain([&self.head]).map(|matrix| matrix.weight.clone()).collect()
+    }
+
     /// The weights that products read and nothing else does.
     pub(super) fn only_products_read(&self) -> Vec<Range<usize>> {
         let head = Some(&self.head).filter(|head| head.weight != self.embedding);
