@@ -26,7 +26,7 @@ use super::graph::DecodeGraph;
 use super::places::Places;
 use super::pool::{PoolShape, pages_for};
 use super::ranker::{self, Ranker};
-use super::rules::{DeviceRules, side_width};
+use super::rules::{DeviceGates, DeviceRules, side_width};
 use super::scratch::DeviceScratch;
 use super::slots::Slots;
 use super::sources::needed;
@@ -136,7 +136,6 @@ impl DeviceDecoder {
             side_width: side_width(policy),
             statistics: ranker::statistics(ranking.as_ref()),
         };
-        let gate_heads = rules.gates.as_ref().map(|gates| gates.heads);
         let needs = policy.needs();
         let loaded = needed(&specialisation, &rules, ranking.as_ref(), needs, &weights);
         Module::compile_missing(&device, &loaded)?;
@@ -144,7 +143,7 @@ impl DeviceDecoder {
         // A sequence that decodes may share a step with a chunk.
         let rows = options.chunk + options.max_batch;
         let logit_rows = options.logit_rows.max(options.max_batch);
-        let gate_width = gate_heads.map_or(0, |heads| 2 * heads * specialisation.side_width);
+        let gate_width = rules.gates.as_ref().map_or(0, DeviceGates::outputs);
         let logits = (logit_rows, weights.head().outputs());
         let scratch = DeviceScratch::new(&device, config, weights.dtype, rows, logits, gate_width)?;
         let rope = match &weights.rope {
@@ -400,7 +399,7 @@ impl Kernels {
         rules: &DeviceRules,
     ) -> Result<Self, ModelError> {
         let config = &weights.config;
-        let gate_heads = rules.gates.as_ref().map(|gates| gates.heads);
+        let voters = rules.gates.as_ref().filter(|gates| gates.voting.is_some()).map(|gates| gates.heads);
         let (batch, positions) = (options.max_batch, config.max_positions);
         // Its kernel counts all slots of the lanes.
         let slots = batch + options.kept;
@@ -417,7 +416,7 @@ impl Kernels {
             matmul,
             attention: DeviceAttention::new(device, specialisation, options.max_batch)?,
             lifetimes: DeviceLifetimes::new(device, specialisation)?,
-            votes: gate_heads.map(|heads| DeviceVotes::new(device, specialisation, heads)).transpose()?,
+            votes: voters.map(|heads| DeviceVotes::new(device, specialisation, heads)).transpose()?,
             inherit: inherit.transpose()?,
             sampler: DeviceSampler::new(device, options.max_batch, config.vocabulary)?,
         })

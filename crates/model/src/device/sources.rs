@@ -31,7 +31,7 @@ pub(super) fn needed(
         "rope/renumber.cu" => !needs.renumbers,
         "similarity/similarity.cu" => !needs.layers,
         "matmul/blocks.cu" => weights.largest_in_blocks().is_none(),
-        "vote/vote.cu" => rules.gates.is_none(),
+        "vote/vote.cu" => rules.gates.as_ref().is_none_or(|gates| gates.voting.is_none()),
         "lifetimes/inherit.cu" => rules.inherits.is_none(),
         _ => matches!(file, "matmul/random.cu" | "cuda/bandwidth.cu"),
     };
