@@ -232,7 +232,9 @@ pub fn load_as(
 /// Warns of gates that are run with another cache than their biases were settled for.
 pub fn say_other_cache(policy: &dyn EvictionPolicy, kv_dtype: KvFormat) {
     for rule in policy.rules().into_iter().flatten() {
-        if let Some(settled) = rule.action.settled_for().filter(|&settled| KvFormat::from(settled) != kv_dtype) {
+        if let Some(settled) =
+            rule.action.settled_for().filter(|&settled| KvFormat::from(settled) != kv_dtype)
+        {
             warn(&format!(
                 "the gates were settled for a cache in {settled}, and this one is in {kv_dtype}: they may keep another \
                  share than they were trained to; --kv-dtype {settled} keeps it"
