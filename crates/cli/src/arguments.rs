@@ -38,8 +38,7 @@ pub struct SourceArguments {
 pub struct ModelArguments {
     #[command(flatten)]
     pub source: SourceArguments,
-    /// How weights are held in memory: auto (as they are stored), f32, bf16 or f16, or on the processor in blocks of 8 or 4
-    /// bits, q8 or q4.
+    /// How weights are held in memory: auto (as they are stored), f32, bf16 or f16, or in blocks of 8 or 4 bits, q8 or q4.
     #[arg(long, value_name = "DTYPE", default_value = "auto", env = "DROPCAP_DTYPE", help_heading = "Model")]
     pub dtype: WeightFormat,
     #[command(flatten)]

@@ -12,7 +12,7 @@ use dropcap_model::chat::{ChatTemplate, template_of};
 use dropcap_model::device::{DeviceWeights, check_method};
 use dropcap_model::hub::{self, Freshness, HubOptions, HubProgress, OfflineCause, Origin};
 use dropcap_model::{Adapter, Checkpoint, Decoder, DecoderConfig, GenerationConfig, ModelError, Tokenizer};
-use dropcap_policy::{Action, EvictionPolicy};
+use dropcap_policy::EvictionPolicy;
 use dropcap_weights::Fingerprint;
 
 use crate::arguments::{MachineArguments, ModelArguments, SourceArguments};
@@ -42,7 +42,7 @@ impl Compute {
     pub fn formats(&self) -> String {
         match self {
             Self::Host { decoder, .. } => decoder.formats(),
-            Self::Device(weights) => weights.dtype().to_string(),
+            Self::Device(weights) => weights.formats(),
         }
     }
 }
@@ -141,7 +141,7 @@ impl Found {
                 &device,
                 &team,
                 &self.checkpoint,
-                arguments.dtype.dtype(self.checkpoint.stored_dtype())?,
+                arguments.dtype,
             )?)),
             None => {
                 let decoder = Arc::new(Decoder::load(&team, &self.checkpoint, arguments.dtype)?);
@@ -232,8 +232,8 @@ pub fn load_as(
 /// Warns of gates that are run with another cache than their biases were settled for.
 pub fn say_other_cache(policy: &dyn EvictionPolicy, kv_dtype: KvFormat) {
     for rule in policy.rules().into_iter().flatten() {
-        if let Action::Vote { gates, .. } = &rule.action
-            && let Some(settled) = gates.kv_dtype().filter(|&settled| KvFormat::from(settled) != kv_dtype)
+        if let Some(settled) =
+            rule.action.settled_for().filter(|&settled| KvFormat::from(settled) != kv_dtype)
         {
             warn(&format!(
                 "the gates were settled for a cache in {settled}, and this one is in {kv_dtype}: they may keep another \

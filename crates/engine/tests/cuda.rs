@@ -8,6 +8,8 @@
 
 #[path = "cuda/codes.rs"]
 mod codes;
+#[path = "cuda/quantised.rs"]
+mod quantised;
 #[path = "cuda/rankings.rs"]
 mod rankings;
 mod support;
@@ -20,7 +22,7 @@ use dropcap_engine::{
 use dropcap_kernels::{DType, KvFormat};
 use dropcap_methods::{Gates, LayerGates, dcp};
 use dropcap_model::device::{DeviceDecoder, DeviceSegment, Slot, Wanted};
-use dropcap_policy::{EvictionPolicy, KeepAll, Rules, Stage};
+use dropcap_policy::{EvictionPolicy, Floors, KeepAll, Rules, Stage};
 use dropcap_weights::TensorFile;
 use support::naive::Naive;
 use support::on_device::{OnDevice, device};
@@ -205,6 +207,19 @@ fn gates_per_head(model: &Model) -> Rules {
     dcp(&Gates::new(config.hidden, width, layers).unwrap(), false).unwrap()
 }
 
+/// The same for gates that decide at birth, one per KV head or one for all, under floors.
+fn gates_at_birth(model: &Model, heads: usize, recent: u32) -> Rules {
+    let config = model.checkpoint.config();
+    let random = Gates::random(config.layers, config.hidden, heads, 5).unwrap();
+    let layers = random.layers().iter().map(|layer| LayerGates {
+        query: Vec::new(),
+        key: layer.key.clone(),
+        bias: vec![0.1; heads],
+    });
+    let gates = Gates::at_birth(config.hidden, layers.collect()).unwrap();
+    dcp(&gates.under(Floors { sinks: 2, recent }), false).unwrap()
+}
+
 #[test]
 fn cuda_pruned_runs_equal_dense_runs_under_the_mask_of_their_lifetimes() {
     let name = "cuda_pruned_runs_equal_dense_runs_under_the_mask_of_their_lifetimes";
@@ -213,10 +228,13 @@ fn cuda_pruned_runs_equal_dense_runs_under_the_mask_of_their_lifetimes() {
     for folder in MODELS {
         let model = OnDevice::open(&device, folder, DType::F32);
         let naive = Naive::open(folder, model.host.checkpoint.config());
-        let policies: [Arc<dyn EvictionPolicy>; 3] = [
+        let heads = model.host.checkpoint.config().kv_heads;
+        let policies: [Arc<dyn EvictionPolicy>; 5] = [
             model.host.method("streaming_llm(sinks=3, recent=17)"),
             model.host.method("simulate(keep=0.3, width=5)"),
             Arc::new(gates_per_head(&model.host)),
+            Arc::new(gates_at_birth(&model.host, heads, 0)),
+            Arc::new(gates_at_birth(&model.host, 1, 11)),
         ];
         for policy in policies {
             for chunk in [1, 32, 33, 97] {
@@ -241,8 +259,10 @@ fn cuda_batches_give_the_greedy_ids_of_the_processor_and_free_everything() {
     for folder in ["gpt2_dcp", "llama_kvpress/llama", "llama_kvpress/qwen3", "llama_kvpress/mistral_sw24"] {
         let model = OnDevice::open(&device, folder, DType::F32);
         let specs = ["none", "streaming_llm(sinks=2, recent=9)", "dcp(gates=pruning.safetensors)"];
-        for spec in specs.iter().filter(|spec| folder == "gpt2_dcp" || !spec.starts_with("dcp")) {
-            let policy = model.host.method(spec);
+        let specs = specs.iter().filter(|spec| folder == "gpt2_dcp" || !spec.starts_with("dcp"));
+        let named = specs.map(|spec| (*spec, model.host.method(spec)));
+        let birth: Arc<dyn EvictionPolicy> = Arc::new(gates_at_birth(&model.host, 1, 4));
+        for (spec, policy) in named.chain([("gates at birth", birth)]) {
             let requests: Vec<Request> = (0..11u32)
                 .map(|seed| greedy((0..1 + seed * 7).map(|i| (i * 7 + seed) % 97).collect(), 25))
                 .collect();

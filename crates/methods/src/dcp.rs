@@ -23,6 +23,10 @@ names the floors that it was trained under, and they hold; sinks and recent can 
 
 The key gate W_k h_j is stored with the entry, in the dtype of the cache; the gates themselves are f32.
 
+Gates that were trained with `gates.rule: birth` (ours too, as in DMS and KVzap) let the token itself decide when its \
+entry is made: raw = W_k h_j + bias, and an entry with raw <= 0 is seen by the recent tokens alone, whatever comes \
+later. Their file says so; they store nothing with an entry and take one product with `[G, c]` for each layer.
+
 Gates come from a file in the published layout (`transformer.h.{i}.attn.q_int.weight`, checked by its shapes) or in \
 our own (docs/formats.md), which names the model that it was trained for.
 
@@ -81,15 +85,14 @@ fn build(arguments: &Arguments<'_>, facts: &ModelFacts) -> Result<Arc<dyn Evicti
 }
 
 /// Dynamic context pruning with hard gates (Anagnostidis et al. 2023, arXiv 2305.15805, section 3), under the floors of
-/// the gates.
+/// the gates; or the same with gates that decide at birth ([`Action::BirthGate`]).
 ///
-/// One side channel of the gates' width r; lanes per KV head where the gates are per head.
+/// One side channel of the width r of gates that vote; lanes per KV head where the gates are per head.
 ///
 /// # Errors
 /// Gates too large for memory.
 pub fn dcp(gates: &Gates, propagate_in_depth: bool) -> Result<Rules, MethodError> {
-    let vote = Action::Vote { gates: gates.pack()?, decides: true };
-    let actions = [vote].into_iter().chain(propagate_in_depth.then_some(Action::Inherit));
+    let actions = [gates.action()?].into_iter().chain(propagate_in_depth.then_some(Action::Inherit));
     Ok(Rules::new(actions.map(|action| Rule::new(action).under(gates.floors())).collect()))
 }
 

@@ -53,7 +53,7 @@ pub use arguments::Arguments;
 pub use dcp::dcp;
 pub use error::MethodError;
 pub use facts::ModelFacts;
-pub use gates::{GATES_FILE, GateLayout, Gates, LayerGates, MAX_GATE_WIDTH};
+pub use gates::{GATES_FILE, GateKind, GateLayout, Gates, LayerGates, MAX_GATE_WIDTH};
 pub use method::{Build, Method, Parameter, ParameterKind};
 pub use nearest::nearest;
 pub use profile::{HeadProfile, MeasuredHeads, PROFILE_VERSION, ProfileKind};

@@ -1,14 +1,18 @@
 //! What a policy does, as data: carried out by [`crate::Rules`] on the processor, by kernels on a device.
 
+mod birth_gates;
 mod head_set;
 mod prompt_cut;
 mod vote_gates;
 
+pub use birth_gates::{BirthGates, BirthLayer};
 pub use head_set::HeadSet;
 pub use prompt_cut::{PromptBudget, PromptCut};
 pub use vote_gates::{VoteGates, VoteLayer};
 
 use std::sync::Arc;
+
+use dropcap_kernels::DType;
 
 use crate::{Budgets, Floors, Peak, TextSize};
 
@@ -56,10 +60,28 @@ pub enum Action {
         /// dropped, for benchmarks.
         decides: bool,
     },
+    /// A new entry at position p ends at `p + 1` if its token's gate says so; nothing later changes that. Under floors, this
+    /// is a choice between a window and all that follows.
+    BirthGate {
+        /// The gates of all layers.
+        gates: Arc<BirthGates>,
+    },
     /// The entry of a token that died in the layer below during this step, in every lane there, ends likewise.
     Inherit,
     /// When a prompt ends after n tokens, entries at the positions that the cut drops end at n, and n - 1 decided so.
     PromptCut(PromptCut),
+}
+
+impl Action {
+    /// The format of the cache that the biases of its gates were settled for, where there are gates that say so.
+    #[must_use]
+    pub fn settled_for(&self) -> Option<DType> {
+        match self {
+            Self::Vote { gates, .. } => gates.kv_dtype(),
+            Self::BirthGate { gates } => gates.kv_dtype(),
+            _ => None,
+        }
+    }
 }
 
 impl Rule {
@@ -116,7 +138,7 @@ impl Rule {
                 Peak { least: stay.clamp(tokens.min(1), tokens), most: stay.saturating_add(1).min(tokens) }
             }
             Action::Vote { decides: false, .. } => Peak::exactly(tokens),
-            Action::Vote { .. } | Action::Inherit => Peak::unknown(tokens),
+            Action::Vote { .. } | Action::BirthGate { .. } | Action::Inherit => Peak::unknown(tokens),
             Action::PromptCut(cut) => {
                 let n = u32::try_from(prompt).unwrap_or(u32::MAX);
                 let kept = cut.budget.within(n, cut.sinks, budget).kept(n, cut.sinks) as usize;
@@ -136,7 +158,9 @@ impl Rule {
                 let n = u32::try_from(tokens).unwrap_or(u32::MAX);
                 (cut.sinks, cut.budget.kept(n, cut.sinks))
             }
-            Action::Share { .. } | Action::Vote { .. } | Action::Inherit => return None,
+            Action::Share { .. } | Action::Vote { .. } | Action::BirthGate { .. } | Action::Inherit => {
+                return None;
+            }
         };
         let budgets = Budgets::new(Floors { sinks, recent: 1 }, most).under(self.floors);
         self.heads.is_none().then_some(budgets)

@@ -1,5 +1,7 @@
 //! The policy that is nothing but rules: how the processor carries them out.
 
+mod birth;
+mod gate_rows;
 mod vote;
 
 use dropcap_cache::Death;
@@ -38,7 +40,11 @@ impl Rules {
 impl EvictionPolicy for Rules {
     /// One gate for all KV heads needs no lane of their own for them; a rule for some heads does.
     fn per_head(&self) -> bool {
-        self.votes().any(|gates| gates.heads() > 1) || self.rules.iter().any(|rule| rule.heads.is_some())
+        self.rules.iter().any(|rule| match &rule.action {
+            Action::Vote { gates, .. } if gates.heads() > 1 => true,
+            Action::BirthGate { gates } if gates.heads() > 1 => true,
+            _ => rule.heads.is_some(),
+        })
     }
 
     fn side_channels(&self) -> Vec<SideChannel> {
@@ -94,6 +100,7 @@ impl EvictionPolicy for Rules {
                     vote::vote(gates, *decides, &seen, &mut guarded)?;
                     seen.first_channel += 1;
                 }
+                Action::BirthGate { gates } => birth::judge(gates, &seen, &mut guarded)?,
                 Action::Inherit => {
                     seen.died_below.iter().zip(&mut guarded).for_each(|(died, lanes)| inherit(died, lanes));
                 }

@@ -225,7 +225,7 @@ fn main() -> Fallible<()> {
     let (layers, hidden) = (config.layers, config.hidden);
     let (tokens, sequences): (usize, usize) = (arguments.get("tokens")?, arguments.get("sequences")?);
     let method = arguments.text("method");
-    let form = GateForm { heads: arguments.get("gates")?, width: arguments.get("width")? };
+    let form = GateForm::votes(arguments.get("gates")?, arguments.get("width")?);
     let gates = (method != "dense").then_some(form);
     let plan = WeightPlan::of(&config, &|_| false);
     let layout = Layout::new(&config, &plan, gates);

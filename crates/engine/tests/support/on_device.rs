@@ -5,6 +5,7 @@ use std::sync::Arc;
 use dropcap_engine::{Engine, EngineOptions, Evaluation, evaluate_on_device};
 use dropcap_kernels::cuda::{CudaError, Device};
 use dropcap_kernels::{DType, KvFormat};
+use dropcap_model::WeightFormat;
 use dropcap_model::device::{DeviceDecoder, DeviceOptions, DeviceWeights};
 use dropcap_policy::EvictionPolicy;
 
@@ -30,10 +31,13 @@ pub struct OnDevice {
 }
 
 impl OnDevice {
-    pub fn open(device: &Device, folder: &str, dtype: DType) -> Self {
-        let host = Model::open_as(folder, dtype);
-        let weights = Arc::new(DeviceWeights::load(device, &host.team, &host.checkpoint, dtype).unwrap());
-        Self { host, weights, kv_dtype: dtype.into() }
+    /// With a cache in the dtype of its activations.
+    pub fn open(device: &Device, folder: &str, format: impl Into<WeightFormat>) -> Self {
+        let format = format.into();
+        let host = Model::open_as(folder, format);
+        let weights = Arc::new(DeviceWeights::load(device, &host.team, &host.checkpoint, format).unwrap());
+        let kv_dtype = weights.dtype().into();
+        Self { host, weights, kv_dtype }
     }
 
     pub fn decoder(&self, policy: &dyn EvictionPolicy, max_batch: usize) -> DeviceDecoder {

@@ -8,7 +8,7 @@ mod train_cuda;
 mod train_cuda_tests;
 
 pub(crate) use train_cuda::TRAIN_SOURCE;
-pub use train_cuda::{Parameters, TrainOptimizer};
+pub use train_cuda::{Parameters, Stretches, TrainOptimizer};
 
 use crate::error::check_length;
 use crate::simd::Isa;

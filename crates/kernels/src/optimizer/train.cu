@@ -81,3 +81,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) add_scaled(AddScaled p) {
     u64 at = (u64)blockIdx.x * THREADS + threadIdx.x;
     if (at < p.count) p.to[at] += p.from[at] * p.scale[at % HIDDEN];
 }
+
+// Zeros where a pass adds: stretches of the gradients, each short enough for one block.
+struct Clear {
+    float* numbers;
+    const u64* stretches;   // [n][2]: begin, end
+};
+extern "C" __global__ void __launch_bounds__(THREADS) clear(Clear p) {
+    u64 end = p.stretches[2 * blockIdx.x + 1];
+    for (u64 at = p.stretches[2 * blockIdx.x] + threadIdx.x; at < end; at += THREADS) p.numbers[at] = 0.0f;
+}

@@ -1,8 +1,11 @@
 //! AdamW on the device, and the copies of parameters that products read.
 
+use std::ops::Range;
+
 use super::AdamW;
 use crate::cuda::{
-    Argument, Device, DeviceSlice, Function, Grid, Marks, Module, Source, Specialisation, kernel_struct,
+    Argument, Device, DeviceBuffer, DeviceSlice, Function, Grid, Marks, Module, Source, Specialisation,
+    kernel_struct,
 };
 use crate::error::{check_at_least, check_length};
 use crate::{DType, KernelError};
@@ -11,11 +14,13 @@ pub(crate) const TRAIN_SOURCE: Source = Source {
     file: "optimizer/train.cu",
     text: concat!(include_str!("../cuda/vectors.cuh"), include_str!("train.cu")),
     constants: |_, _| vec![("THREADS", THREADS as usize), ("STRETCH", Marks::STRETCH)],
-    arguments: &[Step::LAYOUT, Narrow::LAYOUT, Split::LAYOUT, AddScaled::LAYOUT],
+    arguments: &[Step::LAYOUT, Narrow::LAYOUT, Split::LAYOUT, AddScaled::LAYOUT, Clear::LAYOUT],
 };
 
 const OP: &str = "adamw on the device";
 const THREADS: u32 = 256;
+/// Numbers that one block sets to zero at most.
+const CLEARED: usize = 16 << 10;
 
 /// A range of parameters with what a step changes beside them, all of one length.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +44,7 @@ pub struct TrainOptimizer {
     narrow: Function,
     split: Function,
     add_scaled: Function,
+    clear: Function,
     width: usize,
     weights: DType,
 }
@@ -90,6 +96,37 @@ kernel_struct! {
     }
 }
 
+kernel_struct! {
+    struct Clear as Clear {
+        numbers: u64,
+        stretches: u64,
+    }
+}
+
+/// Stretches of an array on the device that are set to zero together.
+#[derive(Debug)]
+pub struct Stretches {
+    /// `[n, 2]`, where each begins and ends.
+    bounds: DeviceBuffer<u64>,
+    end: usize,
+}
+
+impl Stretches {
+    /// These `ranges`, in any order.
+    ///
+    /// # Errors
+    /// A failed device.
+    pub fn new(device: &Device, ranges: &[Range<usize>]) -> Result<Self, KernelError> {
+        let pieces = ranges.iter().flat_map(|range| {
+            let end = range.end;
+            range.clone().step_by(CLEARED).map(move |start| [start, end.min(start + CLEARED)])
+        });
+        let bounds: Vec<u64> = pieces.flatten().map(|bound| bound as u64).collect();
+        let end = ranges.iter().map(|range| range.end).max().unwrap_or_default();
+        Ok(Self { bounds: DeviceBuffer::copy_of(device, "what is set to zero", &bounds)?, end })
+    }
+}
+
 impl TrainOptimizer {
     /// Compiles the kernels, or takes them from the cache.
     ///
@@ -102,6 +139,7 @@ impl TrainOptimizer {
             narrow: module.function("narrow_copy", 0)?,
             split: module.function("split", 0)?,
             add_scaled: module.function("add_scaled", 0)?,
+            clear: module.function("clear", 0)?,
             width: specialisation.hidden,
             weights: specialisation.weights,
         })
@@ -200,6 +238,18 @@ impl TrainOptimizer {
         };
         // SAFETY: the layout of `Split`; lengths as just checked.
         unsafe { self.split.launch(Grid::new(count.div_ceil(THREADS as usize), THREADS), &arguments) }?;
+        Ok(())
+    }
+
+    /// Sets these stretches of `numbers` to zero.
+    ///
+    /// # Errors
+    /// Stretches beyond the end of `numbers`, or a failed device.
+    pub fn clear(&self, numbers: &DeviceBuffer<f32>, stretches: &Stretches) -> Result<(), KernelError> {
+        check_at_least("clearing", "what is set to zero", numbers.len(), stretches.end)?;
+        let arguments = Clear { numbers: numbers.pointer(), stretches: stretches.bounds.pointer() };
+        // SAFETY: the layout of `Clear`; every stretch ends inside `numbers`.
+        unsafe { self.clear.launch(Grid::new(stretches.bounds.len() / 2, THREADS), &arguments) }?;
         Ok(())
     }
 

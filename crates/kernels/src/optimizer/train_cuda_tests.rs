@@ -1,6 +1,6 @@
 //! AdamW on the device against the processor's.
 
-use super::{AdamW, Parameters, TrainOptimizer, adamw};
+use super::{AdamW, Parameters, Stretches, TrainOptimizer, adamw};
 use crate::cuda::rounding::{assert_close, last_bits, numbers_of, plain, poisoned};
 use crate::cuda::testing::device;
 use crate::cuda::{DeviceBuffer, DeviceSlice, Marks};
@@ -128,4 +128,22 @@ fn cuda_split_maps_keep_what_rounding_takes() {
     optimizer.add_scaled((&device_x).into(), (&device_scale).into(), (&to).into()).unwrap();
     let want: Vec<f64> = want.iter().map(|x| 1.0 + x).collect();
     assert_close("scaled gradient", &to.read().unwrap(), &want, 1e-6);
+}
+
+#[test]
+fn cuda_stretches_are_set_to_zero_and_nothing_else() {
+    let Some(device) = device("cuda_stretches_are_set_to_zero_and_nothing_else") else { return };
+    let optimizer = TrainOptimizer::new(&device, &plain(DType::Bf16, 8)).unwrap();
+    let ones = vec![1.0; 100_000];
+    for ranges in [vec![], vec![3..4, 99_999..100_000, 17..50_017], vec![0..100_000]] {
+        let numbers = DeviceBuffer::copy_of(&device, "a test", &ones).unwrap();
+        optimizer.clear(&numbers, &Stretches::new(&device, &ranges).unwrap()).unwrap();
+        let expected: Vec<f32> = (0..ones.len())
+            .map(|at| if ranges.iter().any(|range| range.contains(&at)) { 0.0 } else { 1.0 })
+            .collect();
+        assert!(numbers.read().unwrap() == expected, "{ranges:?}");
+    }
+    let short = DeviceBuffer::copy_of(&device, "a test", &ones[1..]).unwrap();
+    let whole = [0..100_000];
+    assert!(optimizer.clear(&short, &Stretches::new(&device, &whole).unwrap()).is_err());
 }

@@ -20,7 +20,7 @@ extern "C" __global__ void __launch_bounds__(TABLE_THREADS) rope_table(Angles p)
 
 // A rule by which an entry's end is known when it is born.
 struct Birth {
-    u32 kind;   // SHARE: a share of all positions; WINDOW_BEHIND: a window behind prompts; else a window
+    u32 kind;   // SHARE: a share of all positions; GATE: what the lane's gate refuses; WINDOW_BEHIND: a window behind prompts; else a window
     u32 sinks, recent;
     u32 floor_sinks, floor_recent;
     u32 lanes[4];   // a bit for each lane of the layer
@@ -38,7 +38,8 @@ struct Append {
     const float* query_norm;   // [d], or none
     const float* key_norm;     // [d], or none
     const float2* angles;      // [positions][pairs], or none
-    const float* gates;        // [rows][2 gate_heads r]: query gates, then key gates; or none
+    const float* gates;        // [rows][2 gate_heads r]: query gates, then key gates; with a bias [rows][gate_heads]: scores; or none
+    const float* bias;         // [gate_heads]: added to scores; or none
     const u32* shifts;         // [slots]: how many positions before its own a token is turned; or none
     u32 layer, pairs, positions, gate_heads;
     float epsilon;
@@ -74,15 +75,18 @@ __device__ __noinline__ void tell_overflow(const Lanes& lanes, const Row& row, u
 
 __device__ __forceinline__ u32 saturating_add(u32 a, u32 b) { return a > NEVER - b ? NEVER : a + b; }
 
-// What the rules give to an entry at `position` of a lane.
-__device__ Fate fate_at_birth(const Births& births, u32 position, u32 group, bool in_prompt) {
+// What the rules give to an entry at `position` of a lane; `refused` is what the lane's gate says of it.
+__device__ Fate fate_at_birth(const Births& births, u32 position, u32 group, bool in_prompt, bool refused) {
     Fate fate{NEVER, NEVER};
     for (u32 i = 0; i < births.count; i++) {
         const Birth& rule = births.rules[i];
         if ((rule.lanes[group / 32 % 4] >> group % 32 & 1) == 0) continue;
         if (rule.kind == WINDOW_BEHIND && in_prompt) continue;
         u32 wished;
-        if (rule.kind == SHARE) {
+        if (rule.kind == GATE) {
+            if (!refused) continue;
+            wished = position + 1;
+        } else if (rule.kind == SHARE) {
             const double share = rule.keep;
             // Rounded products, as the host computes them: a fused one would decide some positions otherwise.
             if (floor(__dmul_rn((double)position + 1.0, share)) > floor(__dmul_rn((double)position, share))) continue;
@@ -204,9 +208,9 @@ extern "C" __global__ void __launch_bounds__(32 * APPEND_WARPS) append(Append p)
     }
 
     if (task >= FIRST_LANE) {
+        const u32 gate = p.gate_heads == 1 ? 0 : group;
         if constexpr (SIDE_WIDTH > 0) {
-            if (p.gates) {
-                u32 gate = p.gate_heads == 1 ? 0 : group;
+            if (p.gates && !p.bias) {
                 const float* from = p.gates + ((u64)blockIdx.x * 2 * p.gate_heads + p.gate_heads + gate) * SIDE_WIDTH;
                 C* to = page.side() + slot * SIDE_WIDTH;
                 for (u32 i = thread; i < SIDE_WIDTH; i += 32) {
@@ -216,7 +220,9 @@ extern "C" __global__ void __launch_bounds__(32 * APPEND_WARPS) append(Append p)
             }
         }
         if (thread == 0) {
-            const Fate fate = fate_at_birth(p.births, row.position, group, row.back >> 31);
+            // A score that is no number refuses.
+            const bool refused = p.bias && !(p.gates[(u64)blockIdx.x * p.gate_heads + gate] + p.bias[gate] > 0.0f);
+            const Fate fate = fate_at_birth(p.births, row.position, group, row.back >> 31, refused);
             page.positions()[slot] = row.position;
             page.expires_at()[slot] = fate.expires_at;
             page.killers()[slot] = fate.killer;

@@ -17,6 +17,7 @@ pub(crate) const SOURCE: Source = Source {
             ("APPEND_WARPS", WARPS),
             ("MOST_RULES", MOST_RULES),
             ("SHARE", Birth::SHARE as usize),
+            ("GATE", Birth::GATE as usize),
             ("WINDOW_BEHIND", Birth::WINDOW_BEHIND as usize),
             ("INFINITE_FROM", of.cache.infinite_from() as usize),
             ("ROWS_INFINITE_FROM", of.format().infinite_from() as usize),
@@ -88,7 +89,8 @@ kernel_struct! {
     #[derive(PartialEq)]
     pub struct Birth as Birth {
         /// [`Birth::WINDOW`]: the entry ends at `position + recent`; [`Birth::SHARE`]: it ends at once unless the share of positions
-        /// `keep` gains a whole one with it; [`Birth::WINDOW_BEHIND`]: a window for what is born behind a prompt.
+        /// `keep` gains a whole one with it; [`Birth::WINDOW_BEHIND`]: a window for what is born behind a prompt;
+        /// [`Birth::GATE`]: it ends at once where its lane's gate refuses it.
         pub kind: u32,
         /// Of a window: positions below it do not end.
         pub sinks: u32,
@@ -123,6 +125,8 @@ impl Birth {
     pub const SHARE: u32 = 1;
     /// A window for tokens behind prompts, [`Row::IN_PROMPT`](crate::cuda::Row::IN_PROMPT) being clear.
     pub const WINDOW_BEHIND: u32 = 2;
+    /// What gates refuse that score entries at birth: [`StepGates::Birth`].
+    pub const GATE: u32 = 3;
     /// [`Birth::lanes`] of a rule for all.
     pub const ALL: [u32; 4] = [u32::MAX; 4];
 }
@@ -143,6 +147,29 @@ impl Default for Births {
     }
 }
 
+/// What gates have made of a step's tokens.
+#[derive(Debug, Clone, Copy)]
+pub enum StepGates<'a> {
+    /// There are none.
+    None,
+    /// Query gates, then key gates: the key gates go to the side channel, those of the only head or of the lane's own.
+    Votes {
+        /// f32 `[rows, 2 heads r]`.
+        numbers: &'a DeviceBuffer<f32>,
+        /// Gate heads: 1, or one for each lane.
+        heads: usize,
+    },
+    /// What rules of the kind [`Birth::GATE`] ask: an entry is refused unless its score and the bias are positive together.
+    Birth {
+        /// f32 `[rows, heads]`.
+        numbers: &'a DeviceBuffer<f32>,
+        /// `[heads]`.
+        bias: &'a DeviceBuffer<f32>,
+        /// Gate heads: 1, or one for each lane.
+        heads: usize,
+    },
+}
+
 /// Turns queries and keys, and writes a step's keys, values, key gates, positions and lifetimes into the lanes.
 #[derive(Debug, Clone)]
 pub struct DeviceAppend {
@@ -159,6 +186,7 @@ kernel_struct! {
         key_norm: u64,
         angles: u64,
         gates: u64,
+        bias: u64,
         shifts: u64,
         layer: u32,
         pairs: u32,
@@ -189,8 +217,7 @@ impl DeviceAppend {
     /// Writes the entries of the step's rows into the lanes of `layer`, which have grown already.
     ///
     /// `qkv` is W `[rows, (h + 2g) d]`; its queries are normalised by `query_norm`, f32 `[d]`, and turned by `rope` (a
-    /// table and its pairs) in place, its keys on their way to the pages. `gates` is f32 `[rows, 2 gate_heads r]`,
-    /// query gates first; the key gates go to the side channel, those of the only head or of the lane's own. A number
+    /// table and its pairs) in place, its keys on their way to the pages. A number
     /// that the cache's format holds only as infinity is told by the next reclaim: [`StepStatus`](crate::lifetimes::StepStatus).
     /// `shifts`, u32 `[slots]`, say how many positions before its own a sequence's token is turned, if given.
     ///
@@ -208,8 +235,7 @@ impl DeviceAppend {
         key_norm: Option<&DeviceBuffer<f32>>,
         epsilon: f32,
         rope: Option<(&DeviceBuffer<[f32; 2]>, usize)>,
-        gates: Option<&DeviceBuffer<f32>>,
-        gate_heads: usize,
+        gates: StepGates<'_>,
         births: &Births,
         shifts: Option<&DeviceBuffer<u32>>,
     ) -> Result<(), KernelError> {
@@ -228,13 +254,19 @@ impl DeviceAppend {
         if layer >= lanes.layers() {
             return Err(invalid(format!("a layer below {}", lanes.layers()), layer.to_string()));
         }
+        let (gates, bias, gate_heads, row) = match gates {
+            StepGates::None => (None, None, 1, 0),
+            StepGates::Votes { numbers, heads } => (Some(numbers), None, heads, 2 * heads * spec.side_width),
+            StepGates::Birth { numbers, bias, heads } => (Some(numbers), Some(bias), heads, heads),
+        };
+        if gate_heads != 1 && gate_heads != spec.groups {
+            return Err(invalid(format!("gate heads: 1 or {}", spec.groups), gate_heads.to_string()));
+        }
         if let Some(gates) = gates {
-            if gate_heads != 1 && gate_heads != spec.groups {
-                let expected = format!("gate heads: 1 or {}", spec.groups);
-                return Err(invalid(expected, gate_heads.to_string()));
-            }
-            let numbers = checked_size(OP, &[size.rows, 2, gate_heads, spec.side_width])?;
-            check_at_least(OP, "gates", numbers, gates.len())?;
+            check_at_least(OP, "gates", checked_size(OP, &[size.rows, row])?, gates.len())?;
+        }
+        if let Some(bias) = bias {
+            check_length(OP, "the bias of gates", gate_heads, bias.len())?;
         }
         if let Some(shifts) = shifts {
             check_at_least(OP, "shifts", lanes.slots(), shifts.len())?;
@@ -255,6 +287,7 @@ impl DeviceAppend {
             key_norm: pointer(key_norm),
             angles: rope.map_or(0, |(table, _)| table.pointer()),
             gates: pointer(gates),
+            bias: pointer(bias),
             shifts: shifts.map_or(0, DeviceBuffer::pointer),
             layer: layer as u32,
             pairs: rope.map_or(0, |(_, pairs)| pairs) as u32,

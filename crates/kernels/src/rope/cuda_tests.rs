@@ -1,6 +1,6 @@
 //! The table of angles, and what an append leaves in the pages, against the CPU's operations.
 
-use super::{Birth, Births, DeviceAppend, DeviceRope, RopeTable, rotate};
+use super::{Birth, Births, DeviceAppend, DeviceRope, RopeTable, StepGates, rotate};
 use crate::cuda::rounding::{assert_close, bytes_of, last_bits, numbers_of, plain, rounded, upload};
 use crate::cuda::testing::device;
 use crate::cuda::{Device, DeviceBuffer, DeviceLanes, DeviceSpan, DeviceStep, Row, Specialisation, StepSize};
@@ -30,8 +30,8 @@ fn cuda_angles_are_those_of_the_cpu() {
     }
 }
 
-/// What an entry's births leave it.
-fn end_at_birth(births: &Births, position: u32, lane: usize, in_prompt: bool) -> (u32, u32) {
+/// What an entry's births leave it, of which its gate says whether it is `refused`.
+fn end_at_birth(births: &Births, position: u32, lane: usize, in_prompt: bool, refused: bool) -> (u32, u32) {
     let mut life = Lifetime::ENDLESS;
     let rules = births.rules[..births.count as usize].iter();
     for rule in rules.filter(|rule| rule.lanes[lane / 32] >> (lane % 32) & 1 == 1) {
@@ -39,6 +39,8 @@ fn end_at_birth(births: &Births, position: u32, lane: usize, in_prompt: bool) ->
             (position >= rule.sinks).then(|| position.saturating_add(rule.recent))
         } else if rule.kind == Birth::WINDOW_BEHIND {
             None
+        } else if rule.kind == Birth::GATE {
+            refused.then_some(position + 1)
         } else {
             let share = |position: u32| (f64::from(position) * rule.keep).floor();
             (share(position + 1) <= share(position)).then_some(position + 1)
@@ -55,6 +57,8 @@ struct Case {
     pairs: usize,
     norms: bool,
     gate_heads: Option<usize>,
+    /// Whether gates score entries at birth instead of voting.
+    at_birth: bool,
     births: Births,
 }
 
@@ -90,6 +94,7 @@ fn cuda_appended_entries_are_those_of_the_cpu() {
     let share = Birth { kind: 1, sinks: 0, recent: 0, floor_sinks: 1, floor_recent: 6, lanes, keep: 0.37 };
     let some = Birth { lanes: [0b1010, 0, 0, 0], ..window };
     let behind = Birth { kind: Birth::WINDOW_BEHIND, sinks: 1, recent: 7, ..some };
+    let gate = Birth { kind: Birth::GATE, floor_sinks: 2, floor_recent: 9, ..window };
     let endless = Birth { recent: u32::MAX, ..window };
     let births = |rules: &[Birth]| {
         let mut births = Births { count: rules.len() as u32, ..Births::default() };
@@ -102,6 +107,7 @@ fn cuda_appended_entries_are_those_of_the_cpu() {
             pairs: 32,
             norms: false,
             gate_heads: Some(1),
+            at_birth: false,
             births: births(&[window]),
         },
         Case {
@@ -115,6 +121,7 @@ fn cuda_appended_entries_are_those_of_the_cpu() {
             pairs: 32,
             norms: true,
             gate_heads: Some(4),
+            at_birth: false,
             births: births(&[some, share, behind]),
         },
         Case {
@@ -122,6 +129,7 @@ fn cuda_appended_entries_are_those_of_the_cpu() {
             pairs: 64,
             norms: true,
             gate_heads: Some(1),
+            at_birth: false,
             births: births(&[share, endless, window, share]),
         },
         Case {
@@ -129,6 +137,7 @@ fn cuda_appended_entries_are_those_of_the_cpu() {
             pairs: 0,
             norms: false,
             gate_heads: None,
+            at_birth: false,
             births: Births::default(),
         },
         Case {
@@ -136,6 +145,7 @@ fn cuda_appended_entries_are_those_of_the_cpu() {
             pairs: 48,
             norms: true,
             gate_heads: Some(1),
+            at_birth: false,
             births: births(&[window]),
         },
         Case {
@@ -164,7 +174,24 @@ fn cuda_appended_entries_are_those_of_the_cpu() {
             pairs: 3,
             norms: false,
             gate_heads: None,
+            at_birth: false,
             births: births(&[share]),
+        },
+        Case {
+            specialisation: Specialisation { side_width: 0, ..base },
+            pairs: 32,
+            norms: false,
+            gate_heads: Some(1),
+            at_birth: true,
+            births: births(&[gate]),
+        },
+        Case {
+            specialisation: Specialisation { side_width: 0, groups: 4, ..base },
+            pairs: 32,
+            norms: false,
+            gate_heads: Some(4),
+            at_birth: true,
+            births: births(&[Birth { lanes: [0b0111, 0, 0, 0], floor_recent: 0, ..gate }, window]),
         },
     ];
     for (number, case) in cases.iter().enumerate() {
@@ -221,8 +248,14 @@ fn check(device: &Device, number: usize, case: &Case) {
     let back = [0, 0, 1, 40].map(|most| random.below(most + 1) as u32);
     let shifts = DeviceBuffer::copy_of(device, "a test", &back).unwrap();
     let heads = case.gate_heads.unwrap_or(1);
-    let gates = random.row(rows.len() * 2 * heads * r);
-    let device_gates = copy(&gates);
+    let gates = random.row(rows.len() * if case.at_birth { heads } else { 2 * heads * r });
+    let bias: Vec<f32> = (0..heads).map(|head| 0.2 - 0.3 * head as f32).collect();
+    let (device_gates, device_bias) = (copy(&gates), copy(&bias));
+    let step_gates = match case.gate_heads {
+        None => StepGates::None,
+        Some(_) if case.at_birth => StepGates::Birth { numbers: &device_gates, bias: &device_bias, heads },
+        Some(_) => StepGates::Votes { numbers: &device_gates, heads },
+    };
     DeviceAppend::new(device, spec)
         .unwrap()
         .append(
@@ -235,8 +268,7 @@ fn check(device: &Device, number: usize, case: &Case) {
             case.norms.then_some(&device_key_norm),
             1e-6,
             Some((&angles, case.pairs)),
-            case.gate_heads.map(|_| &device_gates),
-            heads,
+            step_gates,
             &case.births,
             Some(&shifts),
         )
@@ -319,13 +351,15 @@ fn check(device: &Device, number: usize, case: &Case) {
                 let at = at + PAGE_ENTRIES * d * element;
                 meet(at, &bytes_of(&qkv[from + g * d..][..d], spec.cache), None);
             }
-            if case.gate_heads.is_some() {
+            if case.gate_heads.is_some() && !case.at_birth {
                 let from = (i * 2 * heads + heads + group % heads) * r;
                 let at = PAGE_ENTRIES * spec.key_value_bytes() + entry * r * element;
                 meet(at, &bytes_of(&gates[from..from + r], spec.cache), None);
             }
-            let (expires, killer) =
-                end_at_birth(&case.births, row.position, group, row.back & Row::IN_PROMPT != 0);
+            let head = group % heads;
+            let refused = case.at_birth && gates[i * heads + head] + bias[head] <= 0.0;
+            let in_prompt = row.back & Row::IN_PROMPT != 0;
+            let (expires, killer) = end_at_birth(&case.births, row.position, group, in_prompt, refused);
             for (array, value) in [row.position, expires, killer].into_iter().enumerate() {
                 meet(tail + (array * PAGE_ENTRIES + entry) * 4, &value.to_le_bytes(), None);
             }
@@ -339,7 +373,7 @@ fn check(device: &Device, number: usize, case: &Case) {
 
 /// The twin that the device is held against, where the answers are plain.
 #[test]
-fn ends_at_birth_are_those_of_windows_and_shares() {
+fn ends_at_birth_are_those_of_windows_and_shares_and_gates() {
     let lanes = [0b11, 1, 0, 0];
     let never = Birth { kind: 0, sinks: 4, recent: 10, floor_sinks: 0, floor_recent: 0, lanes, keep: 0.0 };
     let births = |rules: &[Birth]| {
@@ -347,28 +381,40 @@ fn ends_at_birth_are_those_of_windows_and_shares() {
         births.rules[..rules.len()].copy_from_slice(rules);
         births
     };
-    assert_eq!(end_at_birth(&Births::default(), 7, 1, false), (u32::MAX, u32::MAX));
+    assert_eq!(end_at_birth(&Births::default(), 7, 1, false, false), (u32::MAX, u32::MAX));
     let window = births(&[never]);
-    assert_eq!(end_at_birth(&window, 3, 1, false), (u32::MAX, u32::MAX));
-    assert_eq!(end_at_birth(&window, 4, 1, false), (14, 14));
+    assert_eq!(end_at_birth(&window, 3, 1, false, false), (u32::MAX, u32::MAX));
+    assert_eq!(end_at_birth(&window, 4, 1, false, false), (14, 14));
     // A floor puts the end off, not the decision.
-    assert_eq!(end_at_birth(&births(&[Birth { floor_recent: 30, ..never }]), 4, 1, false), (34, 14));
+    assert_eq!(end_at_birth(&births(&[Birth { floor_recent: 30, ..never }]), 4, 1, false, false), (34, 14));
     assert_eq!(
-        end_at_birth(&births(&[Birth { floor_sinks: 5, ..never }]), 4, 1, false),
+        end_at_birth(&births(&[Birth { floor_sinks: 5, ..never }]), 4, 1, false, false),
         (u32::MAX, u32::MAX)
     );
     let share = Birth { kind: 1, keep: 0.25, ..never };
     let kept: Vec<u32> =
-        (0..12).filter(|&i| end_at_birth(&births(&[share]), i, 1, false).0 == u32::MAX).collect();
+        (0..12).filter(|&i| end_at_birth(&births(&[share]), i, 1, false, false).0 == u32::MAX).collect();
     assert_eq!(kept, [3, 7, 11]);
     // The lowest end counts.
-    assert_eq!(end_at_birth(&births(&[never, share]), 8, 1, false), (9, 9));
-    assert_eq!(end_at_birth(&births(&[never, share]), 11, 1, false), (21, 21));
+    assert_eq!(end_at_birth(&births(&[never, share]), 8, 1, false, false), (9, 9));
+    assert_eq!(end_at_birth(&births(&[never, share]), 11, 1, false, false), (21, 21));
     // Other lanes have nothing to do with it.
-    assert_eq!([32, 2, 33].map(|lane| end_at_birth(&window, 4, lane, false).0), [14, u32::MAX, u32::MAX]);
+    assert_eq!(
+        [32, 2, 33].map(|lane| end_at_birth(&window, 4, lane, false, false).0),
+        [14, u32::MAX, u32::MAX]
+    );
     // A window behind prompts leaves prompts alone.
     let behind = births(&[Birth { kind: Birth::WINDOW_BEHIND, ..never }]);
-    assert_eq!([false, true].map(|in_prompt| end_at_birth(&behind, 4, 1, in_prompt).0), [14, u32::MAX]);
+    assert_eq!(
+        [false, true].map(|in_prompt| end_at_birth(&behind, 4, 1, in_prompt, false).0),
+        [14, u32::MAX]
+    );
+    // A gate's refusal is put off by floors, and is none of other lanes' business.
+    let gate = Birth { kind: Birth::GATE, floor_recent: 6, ..never };
+    let of = |position, lane, refused| end_at_birth(&births(&[gate]), position, lane, false, refused);
+    assert_eq!(of(9, 0, false), (u32::MAX, u32::MAX));
+    assert_eq!(of(9, 0, true), (15, 10));
+    assert_eq!(of(9, 2, true), (u32::MAX, u32::MAX));
     // As the kernel file lays them out.
     assert_eq!((size_of::<Birth>(), size_of::<Births>()), (48, 200));
 }
@@ -430,8 +476,7 @@ fn cuda_the_first_number_that_the_pages_cannot_hold_is_told_until_its_slot_is_cl
                     None,
                     1e-6,
                     None,
-                    Some(&gates),
-                    1,
+                    StepGates::Votes { numbers: &gates, heads: 1 },
                     &births,
                     None,
                 )

@@ -23,7 +23,7 @@ pub use train_cuda::{HeadNorms, RopeTables, TrainTurn};
 pub use anchor::DeviceAnchor;
 pub(crate) use anchor::SOURCE as ANCHOR;
 pub(crate) use cuda::SOURCE;
-pub use cuda::{Birth, Births, DeviceAppend, DeviceRope};
+pub use cuda::{Birth, Births, DeviceAppend, DeviceRope, StepGates};
 pub(crate) use renumber::SOURCE as RENUMBER;
 pub use renumber::{DeviceRenumber, Turning};
 

@@ -188,3 +188,78 @@ fn another_model_is_refused_with_both_numbers() {
     let message = check(&policy, &deeper).unwrap_err().to_string();
     assert!(message.contains("number of layers in layer 3: expected 3, got 4"), "{message}");
 }
+
+/// Gates that decide at birth, for the layer or per head, under floors.
+fn birth_gates(heads: usize, bias: f32, floors: Floors) -> Gates {
+    let random = Gates::random(SCENE.layers, SCENE.hidden, heads, 31).unwrap();
+    let layers = random.layers().iter().map(|layer| LayerGates {
+        query: Vec::new(),
+        key: layer.key.clone(),
+        bias: (0..heads).map(|head| bias + 0.4 * head as f32).collect(),
+    });
+    Gates::at_birth(SCENE.hidden, layers.collect()).unwrap().under(floors)
+}
+
+#[test]
+fn gates_at_birth_decide_by_the_token_alone_and_floors_are_their_window() {
+    for heads in [1, SCENE.kv_heads] {
+        for floors in [Floors::default(), Floors { sinks: 3, recent: 9 }] {
+            let gates = birth_gates(heads, -0.3, floors);
+            let policy = dcp(&gates, false).unwrap();
+            assert!(policy.side_channels().is_empty(), "nothing is kept with an entry");
+            assert_eq!(policy.per_head(), heads > 1);
+            let lives = lifetimes(&policy, &SCENE).unwrap();
+            let (mut compared, mut died) = (0, 0);
+            for (&(sequence, layer, lane, position), &life) in &lives {
+                let maps = &gates.layers()[layer];
+                let state = SCENE.hidden_state(sequence, layer, position as usize);
+                let row = &maps.key[lane * SCENE.hidden..][..SCENE.hidden];
+                let product: f64 = row.iter().zip(&state).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+                let score = product + f64::from(maps.bias[lane]);
+                let last = tokens_of(&lives, sequence) as u32;
+                // The run ends before the last ones would be gone.
+                if score.abs() < UNDECIDABLE || position + 1 >= last {
+                    continue;
+                }
+                let expected = if score > 0.0 || position < floors.sinks {
+                    (NEVER, NEVER)
+                } else {
+                    (position + floors.recent.max(1), position + 1)
+                };
+                assert_eq!(life, expected, "layer {layer}, lane {lane}, position {position}");
+                compared += 1;
+                died += usize::from(expected.0 != NEVER);
+            }
+            assert!(died > compared / 4 && died < compared * 9 / 10, "{died} of {compared} died");
+        }
+    }
+}
+
+#[test]
+fn gates_at_birth_conform_alone_and_beside_others() {
+    let floors = Floors { sinks: 2, recent: 7 };
+    for bias in [-1e30, -0.3, 0.4, 1e30, f32::NAN] {
+        for heads in [1, SCENE.kv_heads] {
+            let policy = dcp(&birth_gates(heads, bias, floors), false).unwrap();
+            check(&policy, &SCENE).unwrap_or_else(|violation| panic!("bias {bias}: {violation}"));
+        }
+    }
+    let policy = dcp(&birth_gates(SCENE.kv_heads, -0.3, Floors::default()), true).unwrap();
+    check(&policy, &SCENE).unwrap();
+    check(&Both::new(&policy, dcp(&gates(0.4), false).unwrap()), &SCENE).unwrap();
+    let window = StreamingLlm { sinks: 4, when: When::Rolling { recent: 40 } }.rules();
+    check(&Both::new(window, &policy), &SCENE).unwrap();
+}
+
+#[test]
+fn gates_at_birth_of_another_model_are_refused_with_both_numbers() {
+    let policy = dcp(&birth_gates(SCENE.kv_heads, 0.0, Floors::default()), false).unwrap();
+    for (scene, words) in [
+        (Scene { hidden: 32, ..SCENE }, "hidden states"),
+        (Scene { layers: 4, ..SCENE }, "number of layers in layer 3: expected 3, got 4"),
+        (Scene { kv_heads: 3, ..SCENE }, "gate heads in layer 0: expected 2, got 3"),
+    ] {
+        let message = check(&policy, &scene).unwrap_err().to_string();
+        assert!(message.contains(words), "{message}");
+    }
+}

@@ -6,8 +6,8 @@ use dropcap_kernels::DType;
 use dropcap_policy::Floors;
 use dropcap_weights::{Fingerprint, StoredType, TensorFile};
 
-use super::layout::{FORMAT, VERSION, is_published_gate};
-use super::{GateLayout, Gates, LayerGates, MAX_GATE_WIDTH};
+use super::layout::{BIRTH, FORMAT, VERSION, is_published_gate};
+use super::{GateKind, GateLayout, Gates, LayerGates, MAX_GATE_WIDTH};
 use crate::{MAX_COUNT, MethodError};
 
 /// Differences shown in one message; a file for another model differs in every tensor.
@@ -22,7 +22,7 @@ impl Gates {
     /// harms nobody.
     ///
     /// # Errors
-    /// What [`TensorFile`] refuses; neither layout; another version; missing, unknown or misshapen tensors, all at
+    /// What [`TensorFile`] refuses; neither layout; another version or rule; missing, unknown or misshapen tensors, all at
     /// once; another model, field by field; NaN or infinity, with tensor and index.
     pub fn load(
         path: &Path,
@@ -36,21 +36,23 @@ impl Gates {
         if let (GateLayout::Dropcap, Some(model)) = (layout, model) {
             check_fingerprint(&file, model)?;
         }
-        let width = check_shapes(&file, layout, layers, kv_heads, hidden)?;
+        let kind = kind_of(&file, layout)?;
+        let width = check_shapes(&file, layout, kind, [layers, kv_heads, hidden])?;
         let floors = floors_of(&file, layout)?;
         let kv_dtype = kv_dtype_of(&file, layout)?;
         let mut gates = Vec::with_capacity(layers);
         for index in 0..layers {
             let [query, key, bias] = layout.names(index);
-            for name in [&query, &key, &bias] {
+            let queries = Some(&query).filter(|_| kind.votes());
+            for name in queries.into_iter().chain([&key, &bias]) {
                 if let Some(found) = file.first_non_finite(name)? {
                     return Err(MethodError::GateNotFinite { path: path.into(), found });
                 }
             }
-            let [query, key, bias] = [query, key, bias].map(|name| file.read_f32(&name));
-            gates.push(LayerGates { query: query?, key: key?, bias: bias? });
+            let query = if kind.votes() { file.read_f32(&query)? } else { Vec::new() };
+            gates.push(LayerGates { query, key: file.read_f32(&key)?, bias: file.read_f32(&bias)? });
         }
-        Ok(Self { kv_dtype, ..Self::new(hidden, width, gates)?.under(floors) })
+        Ok(Self { kv_dtype, ..Self::checked(kind, hidden, width, gates)?.under(floors) })
     }
 }
 
@@ -83,6 +85,13 @@ fn check_fingerprint(file: &TensorFile, model: &Fingerprint) -> Result<(), Metho
         return Ok(());
     }
     Err(MethodError::GateFingerprint { path: file.path().into(), differences })
+}
+
+/// When gates of our own layout decide; those that say nothing vote.
+fn kind_of(file: &TensorFile, layout: GateLayout) -> Result<GateKind, MethodError> {
+    let expected = "birth, or no such entry for gates that vote";
+    let stated = stated(file, layout, "rule", expected, |text| (text == BIRTH).then_some(GateKind::Birth))?;
+    Ok(stated.unwrap_or(GateKind::Votes))
 }
 
 /// The floors that a file of our own layout names; none without.
@@ -123,9 +132,8 @@ fn stated<T>(
 fn check_shapes(
     file: &TensorFile,
     layout: GateLayout,
-    layers: usize,
-    kv_heads: usize,
-    hidden: usize,
+    kind: GateKind,
+    [layers, kv_heads, hidden]: [usize; 3],
 ) -> Result<usize, MethodError> {
     let mut differences = Vec::new();
     let first = layout.names(0);
@@ -136,14 +144,18 @@ fn check_shapes(
         differences.push(format!("{}: expected {one} gate heads, found {heads}", first[2]));
         heads = 1;
     }
-    let width = first_size(&first[0]).unwrap_or_default() / heads;
+    let width = match kind {
+        GateKind::Votes => first_size(&first[0]).unwrap_or_default() / heads,
+        GateKind::Birth => 1,
+    };
     if !(1..=MAX_GATE_WIDTH).contains(&width) && file.info(&first[0]).is_some() {
         differences
             .push(format!("{}: expected a gate width from 1 to {MAX_GATE_WIDTH}, found {width}", first[0]));
     }
+    let absent = usize::from(!kind.votes());
     let mut expected_names = std::collections::HashSet::new();
     for layer in 0..layers {
-        for (part, name) in layout.names(layer).into_iter().enumerate() {
+        for (part, name) in layout.names(layer).into_iter().enumerate().skip(absent) {
             let shape = if part == 2 { vec![heads] } else { vec![heads * width, hidden] };
             match file.info(&name) {
                 None => differences.push(format!("{name}: expected {shape:?}, found no such tensor")),
@@ -159,7 +171,8 @@ fn check_shapes(
         }
     }
     for name in file.names().filter(|name| layout.claims(name) && !expected_names.contains(*name)) {
-        differences.push(format!("{}: not a gate of a model of {layers} layers", quoted(name)));
+        let when = if kind.votes() { "" } else { " whose entries are judged at birth" };
+        differences.push(format!("{}: not a gate of a model of {layers} layers{when}", quoted(name)));
     }
     if differences.is_empty() {
         return Ok(width);

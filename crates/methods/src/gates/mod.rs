@@ -1,4 +1,5 @@
-//! The parameters of the learned method: two linear maps and a bias per layer, or per KV head of each layer.
+//! The parameters of the learned method: two linear maps and a bias per layer, or per KV head of each layer; one map where
+//! entries are judged at birth.
 
 mod layout;
 mod load;
@@ -6,8 +7,8 @@ mod pack;
 mod random;
 mod save;
 
-pub use layout::GateLayout;
 pub(crate) use layout::PUBLISHED_EXAMPLE;
+pub use layout::{GateKind, GateLayout};
 
 use dropcap_kernels::DType;
 use dropcap_policy::Floors;
@@ -24,6 +25,7 @@ pub const MAX_GATE_WIDTH: usize = 4096;
 /// The gates of all layers, in f32.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gates {
+    kind: GateKind,
     hidden: usize,
     width: usize,
     heads: usize,
@@ -33,10 +35,11 @@ pub struct Gates {
 }
 
 /// The gates of one layer (arXiv 2305.15805, section 3): `raw[n, j] = (W_q h_n) . (W_k h_j) / sqrt(r) + bias`, once
-/// for the whole layer (G = 1) as in the paper, or for each KV head with its own r rows and its own bias (G = g).
+/// for the whole layer (G = 1) as in the paper, or for each KV head with its own r rows and its own bias (G = g). Gates
+/// that decide at birth have `raw[j] = W_k h_j + bias`, which is the same with r = 1 and 1 for every `W_q h_n`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerGates {
-    /// W_q, row-major f32 `[G r, c]`.
+    /// W_q, row-major f32 `[G r, c]`; empty for gates that decide at birth.
     pub query: Vec<f32>,
     /// W_k, row-major f32 `[G r, c]`.
     pub key: Vec<f32>,
@@ -51,6 +54,24 @@ impl Gates {
     /// # Errors
     /// A matrix that is not `[G r, c]`, biases that are not `[G]`, or a width outside `1 ..= MAX_GATE_WIDTH`.
     pub fn new(hidden: usize, width: usize, layers: Vec<LayerGates>) -> Result<Self, MethodError> {
+        Self::checked(GateKind::Votes, hidden, width, layers)
+    }
+
+    /// Gates that decide at birth, over hidden states of width c, one [`LayerGates`] without queries per layer. How many
+    /// biases the first layer has says how many gate heads G there are.
+    ///
+    /// # Errors
+    /// A key map that is not `[G, c]`, biases that are not `[G]`, or a query map.
+    pub fn at_birth(hidden: usize, layers: Vec<LayerGates>) -> Result<Self, MethodError> {
+        Self::checked(GateKind::Birth, hidden, 1, layers)
+    }
+
+    fn checked(
+        kind: GateKind,
+        hidden: usize,
+        width: usize,
+        layers: Vec<LayerGates>,
+    ) -> Result<Self, MethodError> {
         if !(1..=MAX_GATE_WIDTH).contains(&width) {
             return Err(MethodError::OutOfRange {
                 key: "width".into(),
@@ -60,8 +81,9 @@ impl Gates {
         }
         let heads = layers.first().map_or(1, |layer| layer.bias.len().max(1));
         let matrix = hidden.saturating_mul(width).saturating_mul(heads);
+        let queries = if kind.votes() { matrix } else { 0 };
         for (index, layer) in layers.iter().enumerate() {
-            let parts = [("query gate", &layer.query, matrix), ("key gate", &layer.key, matrix)];
+            let parts = [("query gate", &layer.query, queries), ("key gate", &layer.key, matrix)];
             for (name, numbers, expected) in parts.into_iter().chain([("bias", &layer.bias, heads)]) {
                 if numbers.len() != expected {
                     let what = format!("the {name} of layer {index}");
@@ -69,7 +91,7 @@ impl Gates {
                 }
             }
         }
-        Ok(Self { hidden, width, heads, layers, floors: Floors::default(), kv_dtype: None })
+        Ok(Self { kind, hidden, width, heads, layers, floors: Floors::default(), kv_dtype: None })
     }
 
     /// The same gates, trained under these floors and so meant to be used under them.
@@ -84,13 +106,19 @@ impl Gates {
         Self { kv_dtype: Some(kv_dtype), ..self }
     }
 
+    /// When they decide.
+    #[must_use]
+    pub fn kind(&self) -> GateKind {
+        self.kind
+    }
+
     /// Width c of the hidden states that the gates read.
     #[must_use]
     pub fn hidden(&self) -> usize {
         self.hidden
     }
 
-    /// Gate width r of each gate head.
+    /// Gate width r of each gate head; 1 where they decide at birth.
     #[must_use]
     pub fn width(&self) -> usize {
         self.width

@@ -5,7 +5,7 @@ use std::path::Path;
 use dropcap_files::{Existing, publish};
 use dropcap_weights::{Fingerprint, NewTensor, NewTensorFile};
 
-use super::layout::{FORMAT, VERSION};
+use super::layout::{BIRTH, FORMAT, VERSION};
 use super::{GateLayout, Gates};
 use crate::MethodError;
 
@@ -19,7 +19,9 @@ impl Gates {
         let mut tensors = Vec::with_capacity(3 * self.layers.len());
         for (index, layer) in self.layers.iter().enumerate() {
             let [query, key, bias] = GateLayout::Dropcap.names(index);
-            tensors.push(NewTensor::f32(query, &matrix, &layer.query));
+            if self.kind.votes() {
+                tensors.push(NewTensor::f32(query, &matrix, &layer.query));
+            }
             tensors.push(NewTensor::f32(key, &matrix, &layer.key));
             tensors.push(NewTensor::f32(bias, &[self.heads], &layer.bias));
         }
@@ -33,6 +35,9 @@ impl Gates {
             ("sinks", &sinks),
             ("recent", &recent),
         ];
+        if !self.kind.votes() {
+            metadata.push(("rule", BIRTH));
+        }
         metadata.extend(self.kv_dtype.map(|dtype| ("kv_dtype", dtype.name())));
         let file = NewTensorFile::new(&tensors, &metadata).map_err(MethodError::Layout)?;
         Ok(publish(path, Existing::Replace, |out| file.write(out))?)

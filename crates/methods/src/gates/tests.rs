@@ -67,6 +67,58 @@ fn gates_per_head_their_floors_and_their_cache_are_saved_and_loaded() {
     assert!(message.contains("layers.0.gate.bias: expected 1 or 4 gate heads, found 2"), "{message}");
 }
 
+/// Gates that decide at birth, in a file.
+fn birth(heads: usize) -> Gates {
+    let random = Gates::random(2, 8, heads, 3).unwrap();
+    let layers = random.layers().iter().map(|layer| LayerGates {
+        query: Vec::new(),
+        bias: (0..heads).map(|head| 0.5 - head as f32).collect(),
+        ..layer.clone()
+    });
+    Gates::at_birth(8, layers.collect()).unwrap().under(Floors { sinks: 4, recent: 16 })
+}
+
+#[test]
+fn gates_at_birth_are_saved_and_loaded_and_never_taken_for_votes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gates.safetensors");
+    for heads in [1, 2] {
+        let gates = birth(heads).settled_for(DType::F16);
+        gates.save(&path, &fingerprint(2, 8)).unwrap();
+        let loaded = Gates::load(&path, 2, 2, 8, Some(&fingerprint(2, 8))).unwrap();
+        assert_eq!(loaded, gates);
+        assert_eq!((loaded.kind(), loaded.width(), loaded.heads()), (GateKind::Birth, 1, heads));
+        assert!(message(Gates::load(&path, 3, 2, 8, None)).contains("layers.2.gate.key.weight"));
+        let message = message(Gates::load(&path, 2, 2, 9, None));
+        assert!(message.contains(&format!("layers.0.gate.key.weight: expected [{heads}, 9]")), "{message}");
+        assert!(!message.contains("query"), "{message}");
+    }
+    let [_, key, bias] = GateLayout::Dropcap.names(0);
+    let tensors: [(&str, &[usize]); 2] = [(&key, &[1, 4]), (&bias, &[1])];
+    let with = |rule: Option<&str>, more: &[(&str, &[usize])]| {
+        let metadata = [("format", "dropcap-gates"), ("version", "1"), ("rule", rule.unwrap_or_default())];
+        let metadata = &metadata[..if rule.is_some() { 3 } else { 2 }];
+        Gates::load(&file(folder.path(), &[&tensors[..], more].concat(), metadata), 1, 1, 4, None)
+    };
+    assert_eq!(with(Some("birth"), &[]).unwrap().kind(), GateKind::Birth);
+    let message = message(with(None, &[]));
+    assert!(
+        message.contains("layers.0.gate.query.weight: expected [0, 4], found no such tensor"),
+        "{message}"
+    );
+    let message = self::message(with(Some("death"), &[]));
+    assert!(message.contains("metadata `rule`: expected birth, or no such entry"), "{message}");
+    let query = GateLayout::Dropcap.names(0)[0].clone();
+    let message = self::message(with(Some("birth"), &[(&query, &[1, 4])]));
+    assert!(
+        message.contains("not a gate of a model of 1 layers whose entries are judged at birth"),
+        "{message}"
+    );
+    let layer = LayerGates { query: vec![0.0; 4], key: vec![0.0; 4], bias: vec![0.0] };
+    let message = self::message(Gates::at_birth(4, vec![layer]));
+    assert!(message.contains("the query gate of layer 0 must hold 0 numbers, got 4"), "{message}");
+}
+
 #[test]
 fn floors_that_are_no_counts_are_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -240,10 +292,12 @@ proptest! {
     #[test]
     fn a_damaged_gate_file_is_refused_or_still_finite(
         cut in 0_usize..2000, changes in proptest::collection::vec((0_usize..2000, any::<u8>()), 0..4),
+        at_birth in any::<bool>(),
     ) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("gates");
-        Gates::random(2, 8, 3, 0).unwrap().save(&path, &fingerprint(2, 8)).unwrap();
+        let gates = if at_birth { birth(2) } else { Gates::random(2, 8, 3, 0).unwrap() };
+        gates.save(&path, &fingerprint(2, 8)).unwrap();
         let mut bytes = fs::read(&path).unwrap();
         for (at, byte) in changes {
             let at = at % bytes.len();

@@ -26,7 +26,7 @@ use super::graph::DecodeGraph;
 use super::places::Places;
 use super::pool::{PoolShape, pages_for};
 use super::ranker::{self, Ranker};
-use super::rules::{DeviceRules, side_width};
+use super::rules::{DeviceGates, DeviceRules, side_width};
 use super::scratch::DeviceScratch;
 use super::slots::Slots;
 use super::sources::needed;
@@ -136,15 +136,14 @@ impl DeviceDecoder {
             side_width: side_width(policy),
             statistics: ranker::statistics(ranking.as_ref()),
         };
-        let gate_heads = rules.gates.as_ref().map(|gates| gates.heads);
         let needs = policy.needs();
-        let loaded = needed(&specialisation, &rules, ranking.as_ref(), needs);
+        let loaded = needed(&specialisation, &rules, ranking.as_ref(), needs, &weights);
         Module::compile_missing(&device, &loaded)?;
-        let kernels = Kernels::new(&device, &specialisation, config, &options, &rules)?;
+        let kernels = Kernels::new(&device, &specialisation, &weights, &options, &rules)?;
         // A sequence that decodes may share a step with a chunk.
         let rows = options.chunk + options.max_batch;
         let logit_rows = options.logit_rows.max(options.max_batch);
-        let gate_width = gate_heads.map_or(0, |heads| 2 * heads * specialisation.side_width);
+        let gate_width = rules.gates.as_ref().map_or(0, DeviceGates::outputs);
         let logits = (logit_rows, weights.head().outputs());
         let scratch = DeviceScratch::new(&device, config, weights.dtype, rows, logits, gate_width)?;
         let rope = match &weights.rope {
@@ -395,24 +394,29 @@ impl Kernels {
     fn new(
         device: &Device,
         specialisation: &Specialisation,
-        config: &DecoderConfig,
+        weights: &DeviceWeights,
         options: &DeviceOptions,
         rules: &DeviceRules,
     ) -> Result<Self, ModelError> {
-        let gate_heads = rules.gates.as_ref().map(|gates| gates.heads);
+        let config = &weights.config;
+        let voters = rules.gates.as_ref().filter(|gates| gates.voting.is_some()).map(|gates| gates.heads);
         let (batch, positions) = (options.max_batch, config.max_positions);
         // Its kernel counts all slots of the lanes.
         let slots = batch + options.kept;
         let inherit = rules.inherits.map(|_| DeviceInherit::new(device, specialisation, slots, positions));
+        let mut matmul = DeviceMatmul::new(device, specialisation)?;
+        if let Some(most) = weights.largest_in_blocks() {
+            matmul = matmul.with_blocks(specialisation, most)?;
+        }
         Ok(Self {
             embedding: DeviceEmbedding::new(device, specialisation)?,
             norm: DeviceNorm::new(device, specialisation)?,
             append: DeviceAppend::new(device, specialisation)?,
             activation: DeviceActivation::new(device, specialisation)?,
-            matmul: DeviceMatmul::new(device, specialisation)?,
+            matmul,
             attention: DeviceAttention::new(device, specialisation, options.max_batch)?,
             lifetimes: DeviceLifetimes::new(device, specialisation)?,
-            votes: gate_heads.map(|heads| DeviceVotes::new(device, specialisation, heads)).transpose()?,
+            votes: voters.map(|heads| DeviceVotes::new(device, specialisation, heads)).transpose()?,
             inherit: inherit.transpose()?,
             sampler: DeviceSampler::new(device, options.max_batch, config.vocabulary)?,
         })

@@ -3,8 +3,10 @@
 use dropcap_kernels::cuda::{DeviceBuffer, DeviceSpan, StepSize};
 use dropcap_kernels::matmul::Target;
 use dropcap_kernels::norm::NormParameters;
+use dropcap_kernels::rope::StepGates;
 
 use super::decoder::DeviceDecoder;
+use super::rules::{DeviceGates, Voting};
 use super::weights::{DeviceLinear, DeviceNormWeights};
 use crate::{Mlp, ModelError};
 
@@ -39,9 +41,9 @@ impl DeviceDecoder {
         self.anchor_sinks(size.spans)?;
         self.kernels.lifetimes.grow(lanes, &self.inputs, size)?;
         let weights = &*self.weights;
-        let positions = weights.positions.as_ref().map(|table| table.data());
+        let positions = weights.positions.as_ref();
         let residual = &self.scratch.residual;
-        self.kernels.embedding.embed(&self.inputs, size, weights.embedding.data(), positions, residual)?;
+        self.kernels.embedding.embed(&self.inputs, size, &weights.embedding, positions, residual)?;
         for layer in 0..weights.layers.len() {
             self.attention_block(layer, size, mode)?;
             self.mlp_block(layer, size.rows)?;
@@ -52,7 +54,7 @@ impl DeviceDecoder {
     fn attention_block(&self, index: usize, size: StepSize, mode: Mode<'_>) -> Result<(), ModelError> {
         let (layer, scratch) = (&self.weights.layers[index], &self.scratch);
         let rows = size.rows;
-        let gates = self.rules.gates.as_ref().map(|gates| &gates.layers[index].both);
+        let gates = self.rules.gates.as_ref().map(|gates| &gates.layers[index].weights);
         let target = Target::Store(&scratch.qkv);
         self.project(&layer.attention_norm, &layer.qkv, rows, gates.is_some(), target)?;
         if let (Some(gates), Some(normed), Some(out)) = (gates, &scratch.normed_f32, &scratch.gates) {
@@ -96,7 +98,6 @@ impl DeviceDecoder {
     /// Puts the new tokens of a step into a layer's lanes and lets the policy decide.
     pub(super) fn enter(&self, index: usize, size: StepSize) -> Result<(), ModelError> {
         let (layer, lanes) = (&self.weights.layers[index], &self.lanes);
-        let gates = self.rules.gates.as_ref();
         self.kernels.append.append(
             lanes,
             &self.inputs,
@@ -107,20 +108,34 @@ impl DeviceDecoder {
             layer.key_norm.as_ref(),
             self.epsilon(),
             self.rope.as_ref().map(|(table, pairs)| (table, *pairs)),
-            self.scratch.gates.as_ref(),
-            gates.map_or(1, |gates| gates.heads),
+            self.step_gates(index),
             &self.rules.births[index],
             self.shifts(),
         )?;
-        if let (Some(gates), Some(votes), Some(numbers)) = (gates, &self.kernels.votes, &self.scratch.gates) {
-            let floors = (gates.floors.sinks, gates.floors.recent);
-            let bias = &gates.layers[index].bias;
-            votes.vote(lanes, &self.inputs, size, index, numbers, bias, floors, gates.decides)?;
+        if let (Some(gates), Some(votes), Some(numbers)) =
+            (&self.rules.gates, &self.kernels.votes, &self.scratch.gates)
+            && let Some(Voting { decides, floors }) = gates.voting
+        {
+            let (floors, bias) = ((floors.sinks, floors.recent), &gates.layers[index].bias);
+            votes.vote(lanes, &self.inputs, size, index, numbers, bias, floors, decides)?;
         }
         if let (Some(floors), Some(inherit)) = (self.rules.inherits, &self.kernels.inherit) {
             inherit.inherit(lanes, &self.inputs, size, index, (floors.sinks, floors.recent))?;
         }
         Ok(())
+    }
+
+    /// What a layer's gates have made of the step's tokens.
+    fn step_gates(&self, index: usize) -> StepGates<'_> {
+        match (&self.rules.gates, &self.scratch.gates) {
+            (Some(DeviceGates { heads, voting: Some(_), .. }), Some(numbers)) => {
+                StepGates::Votes { numbers, heads: *heads }
+            }
+            (Some(DeviceGates { heads, voting: None, layers }), Some(numbers)) => {
+                StepGates::Birth { numbers, bias: &layers[index].bias, heads: *heads }
+            }
+            _ => StepGates::None,
+        }
     }
 
     fn mlp_block(&self, index: usize, rows: usize) -> Result<(), ModelError> {
@@ -175,7 +190,7 @@ impl DeviceDecoder {
     fn is_fused(&self, linear: &DeviceLinear, rows: usize) -> bool {
         let gates = self.rules.gates.as_ref().and_then(|gates| gates.layers.first());
         let matmul = &self.kernels.matmul;
-        matmul.norms(&linear.weight, rows) && gates.is_none_or(|gates| matmul.norms(&gates.both, rows))
+        matmul.norms(&linear.weight, rows) && gates.is_none_or(|gates| matmul.norms(&gates.weights, rows))
     }
 
     fn epsilon(&self) -> f32 {
@@ -246,7 +261,7 @@ impl DeviceDecoder {
         let Some(layer) = self.weights.layers.first() else { return Ok(()) };
         let gates = self.rules.gates.as_ref().and_then(|gates| gates.layers.first());
         if let (Some(gates), Some(normed), Some(out)) = (gates, &scratch.normed_f32, &scratch.gates) {
-            matmul.tune_f32(normed, &gates.both, rows, out)?;
+            matmul.tune_f32(normed, &gates.weights, rows, out)?;
         }
         // Ours start before the kernel before them has ended, which a measurement of one product does not see.
         if matmul.gates(&layer.qkv.weight, rows) {

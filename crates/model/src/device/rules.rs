@@ -4,7 +4,7 @@ use dropcap_kernels::DType;
 use dropcap_kernels::cuda::{Device, DeviceBuffer};
 use dropcap_kernels::matmul::DeviceMatrix;
 use dropcap_kernels::rope::{Birth, Births};
-use dropcap_policy::{Action, EvictionPolicy, Floors, HeadSet, PromptCut, Rule, VoteGates};
+use dropcap_policy::{Action, BirthGates, EvictionPolicy, Floors, HeadSet, PromptCut, Rule, VoteGates};
 
 use super::ranker;
 use crate::weights::rope_table;
@@ -42,15 +42,22 @@ pub(super) enum Cut {
 #[derive(Debug)]
 pub(super) struct DeviceGates {
     pub(super) heads: usize,
+    /// How they vote; nothing where they score entries at birth, and a rule for new entries ends those that they refuse.
+    pub(super) voting: Option<Voting>,
+    pub(super) layers: Vec<DeviceGateLayer>,
+}
+
+/// What votes come to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Voting {
     pub(super) decides: bool,
     pub(super) floors: Floors,
-    pub(super) layers: Vec<DeviceGateLayer>,
 }
 
 #[derive(Debug)]
 pub(super) struct DeviceGateLayer {
-    /// f32 `[2 G r, c]`
-    pub(super) both: DeviceMatrix,
+    /// f32 `[2 G r, c]`, or `[G, c]` at birth
+    pub(super) weights: DeviceMatrix,
     /// `[G]`
     pub(super) bias: DeviceBuffer<f32>,
 }
@@ -64,9 +71,15 @@ pub(super) fn side_width(policy: &dyn EvictionPolicy) -> usize {
 #[derive(Default)]
 struct Accepted<'a> {
     births: Vec<Births>,
-    vote: Option<(&'a VoteGates, bool, Floors)>,
+    gates: Option<AcceptedGates<'a>>,
     inherits: Option<Floors>,
     cuts: Vec<(Cut, Floors, Option<&'a HeadSet>)>,
+}
+
+/// The gates of a policy's only rule that has some.
+enum AcceptedGates<'a> {
+    Votes(&'a VoteGates, Voting),
+    Birth(&'a BirthGates),
 }
 
 /// Whether a device can carry out `policy` for a model of this configuration; nothing is built.
@@ -83,10 +96,8 @@ impl DeviceRules {
         config: &DecoderConfig,
         policy: &dyn EvictionPolicy,
     ) -> Result<Self, ModelError> {
-        let Accepted { births, vote, inherits, cuts } = Accepted::new(config, policy)?;
-        let gates = vote
-            .map(|(gates, decides, floors)| DeviceGates::new(device, config, gates, decides, floors))
-            .transpose()?;
+        let Accepted { births, gates, inherits, cuts } = Accepted::new(config, policy)?;
+        let gates = gates.map(|gates| DeviceGates::new(device, config, &gates)).transpose()?;
         let cut = |(cut, floors, heads): (Cut, Floors, Option<&HeadSet>)| {
             let words = |heads: &HeadSet| {
                 let words: Vec<u32> = (0..config.layers).flat_map(|layer| bits(heads.of(layer))).collect();
@@ -142,10 +153,17 @@ impl<'a> Accepted<'a> {
                     return Err(unsupported("spreads deaths between layers beside one that ranks entries"));
                 }
                 Action::Inherit => accepted.inherits = Some(*floors),
-                Action::Vote { gates, decides } if accepted.vote.is_none() => {
-                    accepted.vote = Some((gates, *decides, *floors));
+                Action::Vote { .. } | Action::BirthGate { .. } if accepted.gates.is_some() => {
+                    return Err(unsupported("has two sets of gates"));
                 }
-                Action::Vote { .. } => return Err(unsupported("has two sets of gates")),
+                Action::Vote { gates, decides } => {
+                    let voting = Voting { decides: *decides, floors: *floors };
+                    accepted.gates = Some(AcceptedGates::Votes(gates, voting));
+                }
+                Action::BirthGate { gates } => {
+                    births.push((Birth { kind: Birth::GATE, ..window(0, 0, *floors) }, heads));
+                    accepted.gates = Some(AcceptedGates::Birth(gates));
+                }
             }
         }
         if rules.iter().any(|rule| rule.heads.is_some()) && config.kv_heads > 32 * Birth::ALL.len() {
@@ -174,25 +192,29 @@ impl<'a> Accepted<'a> {
 }
 
 impl DeviceGates {
-    fn new(
-        device: &Device,
-        config: &DecoderConfig,
-        gates: &VoteGates,
-        decides: bool,
-        floors: Floors,
-    ) -> Result<Self, ModelError> {
-        let outputs = 2 * gates.heads() * gates.width();
-        let layers = gates
-            .layers()
-            .iter()
-            .map(|layer| {
-                let both = DeviceMatrix::uninitialized(device, outputs, config.hidden, DType::F32)?;
-                both.upload_rows(0, &bytes_of(&layer.rows()))?;
-                let bias = DeviceBuffer::copy_of(device, "gate biases", layer.bias())?;
-                Ok(DeviceGateLayer { both, bias })
-            })
-            .collect::<Result<_, ModelError>>()?;
-        Ok(Self { heads: gates.heads(), decides, floors, layers })
+    fn new(device: &Device, config: &DecoderConfig, gates: &AcceptedGates<'_>) -> Result<Self, ModelError> {
+        let layer = |rows: &[f32], bias: &[f32]| {
+            let outputs = rows.len() / config.hidden;
+            let weights = DeviceMatrix::uninitialized(device, outputs, config.hidden, DType::F32)?;
+            weights.upload_rows(0, &bytes_of(rows))?;
+            Ok(DeviceGateLayer { weights, bias: DeviceBuffer::copy_of(device, "gate biases", bias)? })
+        };
+        let (heads, voting, layers) = match gates {
+            AcceptedGates::Votes(gates, voting) => {
+                let layers = gates.layers().iter().map(|gates| layer(&gates.rows(), gates.bias()));
+                (gates.heads(), Some(*voting), layers.collect::<Result<_, ModelError>>()?)
+            }
+            AcceptedGates::Birth(gates) => {
+                let layers = gates.layers().iter().map(|gates| layer(&gates.rows(), gates.bias()));
+                (gates.heads(), None, layers.collect::<Result<_, ModelError>>()?)
+            }
+        };
+        Ok(Self { heads, voting, layers })
+    }
+
+    /// Numbers that the gates make of a token.
+    pub(super) fn outputs(&self) -> usize {
+        self.layers.first().map_or(0, |layer| layer.weights.outputs())
     }
 }
 

@@ -14,7 +14,7 @@ pub(super) struct DeviceScratch {
     pub(super) normed: DeviceBuffer<u8>,
     /// Norm output in f32 `[t, c]`, where gates read it.
     pub(super) normed_f32: Option<DeviceBuffer<f32>>,
-    /// Gates of the new tokens, f32 `[t, 2 G r]`.
+    /// Gates of the new tokens, f32 `[t, 2 G r]`, or `[t, G]` where they score entries at birth.
     pub(super) gates: Option<DeviceBuffer<f32>>,
     /// Fused projections, W `[t, (h + 2g) d]`.
     pub(super) qkv: DeviceBuffer<u8>,
@@ -33,7 +33,8 @@ pub(super) struct DeviceScratch {
 }
 
 impl DeviceScratch {
-    /// Room for `rows` tokens, of which `logit_rows` give logits, `logit_stride` numbers apart; `gate_width` is `2 G r`, or 0 without gates.
+    /// Room for `rows` tokens, of which `logit_rows` give logits, `logit_stride` numbers apart; `gate_width` is how many numbers
+    /// gates make of a token, 0 without gates.
     pub(super) fn new(
         device: &Device,
         config: &DecoderConfig,

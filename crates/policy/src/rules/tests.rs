@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::conformance::{Scene, check, lifetimes};
-use crate::{Both, Floors, HeadSet, PromptBudget, Protected, Stage, VoteGates};
+use crate::{BirthGates, Both, Floors, HeadSet, PromptBudget, Protected, Stage, VoteGates};
 
 const SCENE: Scene =
     Scene { layers: 2, kv_heads: 2, hidden: 3, sequences: 1, prompt: 70, decoded: 20, seed: 4 };
@@ -20,12 +20,23 @@ fn gates(bias: f32) -> Action {
     Action::Vote { gates: Arc::new(gates), decides: true }
 }
 
+/// One gate for the layer, or one per head.
+fn birth_gates(bias: f32, heads: usize) -> Action {
+    let (team, mut gates) = (Team::new(1).unwrap(), BirthGates::new(heads));
+    let matrix = [0.3, -0.5, 0.2, 0.7, 0.1, -0.4];
+    for _ in 0..SCENE.layers {
+        gates.push(&team, &matrix[..heads * SCENE.hidden], &vec![bias; heads], SCENE.hidden).unwrap();
+    }
+    Action::BirthGate { gates: Arc::new(gates) }
+}
+
 fn some_rules() -> impl Strategy<Value = Vec<Rule>> {
     let action = prop_oneof![
         (0..9_u32, 0..40_u32).prop_map(|(sinks, recent)| Action::Window { sinks, recent }),
         (0..9_u32, 0..40_u32).prop_map(|(sinks, recent)| Action::WindowBehind { sinks, recent }),
         (0.0..=1.0).prop_map(|keep| Action::Share { keep }),
         (-0.5..0.5_f32).prop_map(gates),
+        (-0.5..0.5_f32, 1..3_usize).prop_map(|(bias, heads)| birth_gates(bias, heads)),
         Just(Action::Inherit),
         (0..9_u32, 1..90_u32).prop_map(|(sinks, tokens)| {
             Action::PromptCut(PromptCut { sinks, budget: PromptBudget::Tokens(tokens) })
@@ -75,7 +86,9 @@ proptest! {
 
     #[test]
     fn every_entry_ends_where_the_first_of_the_rules_says(rules in some_rules()) {
-        let blind = |rule: &Rule| !matches!(rule.action, Action::Vote { .. } | Action::Inherit);
+        let blind = |rule: &Rule| {
+            !matches!(rule.action, Action::Vote { .. } | Action::BirthGate { .. } | Action::Inherit)
+        };
         let rules: Vec<Rule> = rules.into_iter().filter(blind).collect();
         for (&(_, layer, head, position), life) in &lifetimes(&Rules::new(rules.clone()), &SCENE).unwrap() {
             prop_assert_eq!(life.0, end_by_hand(&rules, layer, head, position), "layer {}, head {}, position {}", layer, head, position);

@@ -66,7 +66,7 @@ pub(super) fn presence(root: &Map<String, Value>, problems: &mut Vec<String>) {
         gamma && has("sparsity.target_keep"),
         "both `sparsity.gamma` and `sparsity.target_keep` are given: a target finds its own pressure, so choose one",
     );
-    for name in ["ramp", "budgets"] {
+    for name in ["ramp", "budgets", "trained_keep"] {
         let path = format!("sparsity.{name}");
         say(gamma && has(&path), &format!("`{path}` goes with `sparsity.target_keep`, not with gamma"));
     }
@@ -74,9 +74,14 @@ pub(super) fn presence(root: &Map<String, Value>, problems: &mut Vec<String>) {
         !gamma && has("sparsity.form"),
         "`sparsity.form` says how gamma's term is normalised, and there is no `sparsity.gamma`",
     );
-    let soft = root.get("gates").and_then(|gates| gates.get("rule")).and_then(Value::as_str) == Some("soft");
+    let rule = root.get("gates").and_then(|gates| gates.get("rule")).and_then(Value::as_str);
+    let soft = rule == Some("soft");
     say(!soft && has("gates.alpha"), "`gates.alpha` goes with `gates.rule: soft`; hard gates do not sharpen");
-    say(soft && has("gates.noise"), "`gates.noise` goes with `gates.rule: hard`");
+    say(soft && has("gates.noise"), "`gates.noise` goes with `gates.rule: hard` or `birth`");
+    say(
+        rule == Some("birth") && has("gates.width"),
+        "`gates.width` goes with gates that vote (`gates.rule: hard` or `soft`); at birth a token has one number for each gate head",
+    );
     let constant = root.get("optimizer").and_then(|section| section.get("schedule")).and_then(Value::as_str)
         == Some("constant");
     // A resolved configuration has every key of the section, so only a floor that is not the default can be meant.
@@ -274,8 +279,8 @@ fn forgetting(config: &Config) -> Vec<String> {
     }
     if let Some(gates) = &config.gates {
         say(
-            !(1..=MAX_GATE_WIDTH).contains(&gates.width),
-            format!("gates.width is {}; from 1 to {MAX_GATE_WIDTH} is allowed", gates.width),
+            !(1..=MAX_GATE_WIDTH).contains(&gates.width()),
+            format!("gates.width is {}; from 1 to {MAX_GATE_WIDTH} is allowed", gates.width()),
         );
         say(!gates.bias.is_finite(), format!("gates.bias is {}; a finite number is needed", gates.bias));
         if let Some(noise) = &gates.noise {
@@ -302,6 +307,14 @@ fn forgetting(config: &Config) -> Vec<String> {
             !(keep > 0.0 && keep <= 1.0),
             format!("sparsity.target_keep is {keep}; above 0 and up to 1 is allowed"),
         );
+        if let Some(trained) = sparsity.trained_keep {
+            say(
+                !(trained > 0.0 && trained <= keep),
+                format!(
+                    "sparsity.trained_keep is {trained}; above 0 and up to target_keep, {keep}, is allowed"
+                ),
+            );
+        }
     }
     if let Some(ramp) = sparsity.ramp {
         let fine = 0.0 <= ramp.from && ramp.from <= ramp.until && ramp.until <= 1.0;

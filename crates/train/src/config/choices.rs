@@ -56,7 +56,7 @@ pub enum GateGroup {
     KvHead,
 }
 
-/// How gates act while they are trained.
+/// Who decides what is forgotten, and how gates act while they are trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GateRule {
@@ -64,6 +64,8 @@ pub enum GateRule {
     Soft,
     /// As in inference, with a gradient straight through the threshold.
     Hard,
+    /// As hard, but each token decides about its own entry when that is made, and later ones have no say.
+    Birth,
 }
 
 /// How the gates' input is scaled.

@@ -6,6 +6,9 @@ use super::choices::{GateGroup, GateRule, Scale};
 use crate::network::GateForm;
 use crate::schedule::AlphaSchedule;
 
+/// The width of gates that vote, unless one is given.
+const WIDTH: usize = 16;
+
 /// A fixed window.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -20,15 +23,16 @@ pub struct Window {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Gates {
-    /// Width of a gate, r.
-    pub width: usize,
+    /// Width of a gate, r; none where tokens decide about their own entries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub width: Option<usize>,
     /// Which KV heads share a gate.
     pub per: GateGroup,
     /// First tokens that are never forgotten.
     pub sinks: u32,
     /// Latest tokens that are never forgotten.
     pub recent: u32,
-    /// How gates act while they are trained.
+    /// Who decides, and how gates act while they are trained.
     pub rule: GateRule,
     /// The bias that gates start with.
     pub bias: f64,
@@ -47,7 +51,15 @@ impl Gates {
     #[must_use]
     pub fn form(&self, kv_heads: usize) -> GateForm {
         let heads = if self.per == GateGroup::KvHead { kv_heads } else { 1 };
-        GateForm { heads, width: self.width }
+        match self.rule {
+            GateRule::Soft | GateRule::Hard => GateForm::votes(heads, self.width()),
+            GateRule::Birth => GateForm::at_birth(heads),
+        }
+    }
+
+    /// The width of gates that vote.
+    pub(super) fn width(&self) -> usize {
+        self.width.unwrap_or(WIDTH)
     }
 }
 
@@ -78,7 +90,7 @@ impl Default for Window {
 impl Default for Gates {
     fn default() -> Self {
         Self {
-            width: 16,
+            width: None,
             per: GateGroup::KvHead,
             sinks: 4,
             recent: 16,

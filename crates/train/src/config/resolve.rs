@@ -151,11 +151,14 @@ fn fill(config: &mut Config) {
         Method::Dcp => {
             let steps = config.steps;
             let gates = config.gates.get_or_insert_default();
+            if gates.rule != GateRule::Birth {
+                gates.width = Some(gates.width());
+            }
             match gates.rule {
                 GateRule::Soft if gates.alpha.is_none() => {
                     gates.alpha = format!("cosine_1.5_8_{}", steps.max(1)).parse().ok();
                 }
-                GateRule::Hard => {
+                GateRule::Hard | GateRule::Birth => {
                     gates.noise.get_or_insert_default();
                 }
                 GateRule::Soft => {}

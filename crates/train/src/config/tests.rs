@@ -1,4 +1,7 @@
+use dropcap_methods::GateKind;
+
 use super::*;
+use crate::network::GateForm;
 
 const SHORT: &str = "model: m\ndata: {train: [a.txt]}\noutput: out\n";
 const SCRATCH: &str = "
@@ -29,6 +32,7 @@ fn all_kinds() -> Vec<Config> {
     vec![
         good(SHORT, &[threads]),
         good(SHORT, &["gates.rule=soft", "sparsity.gamma=0.3", "batch.tokens=512"]),
+        good(SHORT, &["gates.rule=birth", "gates.noise.start=0.5"]),
         good(SHORT, &["method=window", "dtype=bf16", "kv_dtype=f16"]),
         good(SHORT, &["train=lora", "method=none"]),
         good(SHORT, &["device=cuda:0", "precision=bf16"]),
@@ -51,7 +55,8 @@ fn three_keys_make_a_run() {
     assert_eq!(config.optimizer.warmup, 50);
     let ramp = Ramp { from: 0.05, until: 0.6 };
     let pressure = config.sparsity.as_ref().unwrap().pressure();
-    assert_eq!(pressure, Pressure::Target { keep: 0.2, ramp, budgets: Budgets::Word(BudgetWord::Probe) });
+    let budgets = Budgets::Word(BudgetWord::Probe);
+    assert_eq!(pressure, Pressure::Target { keep: 0.2, trained: 0.2, ramp, budgets });
     assert_eq!(config.cache(), Path::new("out/cache"));
     let scratch = good(SCRATCH, &["steps=40"]);
     assert_eq!((scratch.method, scratch.optimizer.learning_rate), (Method::None, 1e-3));
@@ -62,6 +67,10 @@ fn three_keys_make_a_run() {
     assert_eq!(good(SHORT, &["window.recent=8"]).method, Method::Window);
     let soft = good(SHORT, &["gates.rule=soft", "steps=70", "sparsity.gamma=1"]).gates.unwrap();
     assert_eq!(soft.alpha.unwrap().to_string(), "cosine_1.5_8_70");
+    let birth = good(SHORT, &["gates.rule=birth"]).gates.unwrap();
+    assert_eq!((birth.width, birth.noise.clone()), (None, Some(Noise::default())));
+    assert_eq!((birth.form(3), birth.form(3).kind), (GateForm::at_birth(3), GateKind::Birth));
+    assert_eq!(good(SHORT, &[]).gates.unwrap().form(3), GateForm::votes(3, 16));
 }
 
 #[test]
@@ -143,7 +152,7 @@ fn unknown_keys_are_refused_with_the_nearest_known_one() {
 
 #[test]
 fn keys_that_contradict_each_other_are_refused() {
-    let cases: [(&str, &[&str], &str); 25] = [
+    let cases: [(&str, &[&str], &str); 28] = [
         (SHORT, &["init.layers=2"], "both `model` and `init`"),
         (SHORT, &["model="], "neither `model` nor `init`"),
         (SHORT, &["tokenizer=t"], "`tokenizer` goes with `init`"),
@@ -157,6 +166,9 @@ fn keys_that_contradict_each_other_are_refused() {
         (SHORT, &["window.recent=3", "gates.width=3"], "choose a `method`"),
         (SHORT, &["gates.alpha=cosine_1_8_10"], "`gates.rule: soft`"),
         (SHORT, &["gates.rule=soft", "gates.noise.start=1"], "`gates.rule: hard`"),
+        (SHORT, &["gates.rule=birth", "gates.width=16"], "`gates.width` goes with gates that vote"),
+        (SHORT, &["gates.rule=birth", "gates.alpha=cosine_1_8_10"], "`gates.rule: soft`"),
+        (SHORT, &["method=none", "gates.rule=birth"], "`gates` goes with `method: dcp`"),
         (SHORT, &["optimizer.schedule=constant", "optimizer.floor=0.1"], "`optimizer.floor` goes with"),
         (SHORT, &["method=none", "train=gates"], "`train: gates` goes with"),
         (SHORT, &["lora.rank=4"], "`lora` goes with `train: lora`, and train is all"),
@@ -190,6 +202,8 @@ fn values_out_of_range_are_refused_with_key_and_value() {
         "optimizer.floor=2",
         "sparsity.target_keep=0",
         "sparsity.target_keep=1.5",
+        "sparsity.trained_keep=0",
+        "sparsity.trained_keep=0.21",
         "sparsity.gamma=-1",
         "sparsity.ramp.from=0.7",
         "sparsity.budgets=[0.5, 2]",

@@ -15,7 +15,7 @@ use super::room::{LayerRoom, Room};
 use super::sums::Sums;
 use super::weights::Weights;
 use super::windows::Windows;
-use crate::network::{Pruning, gated_shape};
+use crate::network::{GateForm, Pruning, gated_shape};
 
 /// One model at work on some sequences.
 #[derive(Debug, Clone, Copy)]
@@ -135,8 +135,9 @@ impl<'a> Run<'a> {
         {
             let input = GateInput { rows, high: attention_input, rest };
             maps.apply(kernels, input, &slot.query, &slot.key)?;
-            if self.cache != DType::F32 {
-                let width = network.gates.map_or(0, |form| form.heads * form.width);
+            // What decides at birth is in no cache.
+            let cached = network.gates.filter(|form| form.kind.votes() && self.cache != DType::F32);
+            if let Some(width) = cached.map(GateForm::row) {
                 kernels.counts.round(rows, [width, 0, width], DeviceSlice::from(&slot.key).bytes())?;
             }
             self.draw(index)?;

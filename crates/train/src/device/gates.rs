@@ -8,11 +8,13 @@ use super::gradients::Gradients;
 use super::kernels::{Kernels, f32_rows};
 use super::network::{GatePlaces, Network};
 use super::weights::Weights;
+use crate::network::GateForm;
 
 /// One layer's maps as products read them, their inputs' scales multiplied in.
 #[derive(Debug)]
 pub(super) struct GateMaps {
-    query: Map,
+    /// None where every query gate is 1.
+    query: Option<Map>,
     key: Map,
     /// `[c]`, or nothing.
     scale: Option<DeviceBuffer<f32>>,
@@ -49,7 +51,7 @@ pub(super) struct GateBack<'a> {
 
 impl GateMaps {
     pub(super) fn new(kernels: &Kernels, network: &Network) -> Result<Self, KernelError> {
-        let rows = network.gates.map_or(0, |form| form.heads * form.width);
+        let rows = network.gates.map_or(0, GateForm::row);
         let count = rows * network.config.hidden;
         let map = || -> Result<Map, KernelError> {
             let rest = match kernels.dtype {
@@ -58,7 +60,8 @@ impl GateMaps {
             };
             Ok(Map { high: kernels.room("the maps of gates", count)?, rest, rows })
         };
-        Ok(Self { query: map()?, key: map()?, scale: None })
+        let votes = network.gates.is_some_and(|form| form.kind.votes());
+        Ok(Self { query: votes.then(map).transpose()?, key: map()?, scale: None })
     }
 
     pub(super) fn rescale(&mut self, kernels: &Kernels, scale: &[f32]) -> Result<(), KernelError> {
@@ -73,7 +76,8 @@ impl GateMaps {
         weights: &Weights,
         places: &GatePlaces,
     ) -> Result<(), KernelError> {
-        for (map, place) in [(&self.query, &places.query), (&self.key, &places.key)] {
+        let query = self.query.as_ref().zip(places.query.as_ref());
+        for (map, place) in query.into_iter().chain([(&self.key, &places.key)]) {
             let scale = self.scale.as_ref().map(DeviceSlice::from);
             let rest = map.rest.as_ref().map(DeviceSlice::from);
             kernels.optimizer.split(weights.of(place)?, scale, (&map.high).into(), rest)?;
@@ -81,7 +85,7 @@ impl GateMaps {
         Ok(())
     }
 
-    /// Query and key gates, f32 `[t, G r]` each.
+    /// Query and key gates, f32 `[t, G r]` each; constant query gates stay as they are.
     pub(super) fn apply(
         &self,
         kernels: &Kernels,
@@ -89,7 +93,8 @@ impl GateMaps {
         query: &DeviceBuffer<f32>,
         key: &DeviceBuffer<f32>,
     ) -> Result<(), KernelError> {
-        for (map, out) in [(&self.query, query), (&self.key, key)] {
+        let query = self.query.as_ref().map(|map| (map, query));
+        for (map, out) in query.into_iter().chain([(&self.key, key)]) {
             let out = f32_rows(out, input.rows, map.rows)?;
             let width = width(map, kernels);
             let high = kernels.rows(&map.high, map.rows, width)?.turned();
@@ -115,8 +120,9 @@ impl GateMaps {
         back: GateBack<'_>,
     ) -> Result<(), KernelError> {
         let rows = input.rows;
-        for (map, place, d) in [(&self.query, &places.query, back.d[0]), (&self.key, &places.key, back.d[1])]
-        {
+        let [d_query, d_key] = back.d;
+        let query = self.query.as_ref().zip(places.query.as_ref()).map(|(map, place)| (map, place, d_query));
+        for (map, place, d) in query.into_iter().chain([(&self.key, &places.key, d_key)]) {
             let width = width(map, kernels);
             let count = rows * map.rows;
             let bytes = count * kernels.dtype.bytes();

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use dropcap_kernels::KernelError;
 use dropcap_kernels::cuda::{DeviceBuffer, DeviceSlice};
+use dropcap_kernels::matmul::Sum;
+use dropcap_kernels::optimizer::Stretches;
 
 use super::kernels::Kernels;
 use super::place::Places;
@@ -15,6 +17,10 @@ pub(super) struct Gradients {
     first: usize,
     /// Places inside that have a gradient which is not followed.
     still: Vec<Range<usize>>,
+    /// What the products of a step's first pass do not store.
+    added: Stretches,
+    /// Whether the pass is a step's first.
+    is_first: bool,
     pub(super) numbers: DeviceBuffer<f32>,
     pub(super) moments: [DeviceBuffer<f32>; 2],
     /// Where gradients go that nobody follows: of vectors that kernels insist on.
@@ -22,18 +28,24 @@ pub(super) struct Gradients {
 }
 
 impl Gradients {
-    /// Zeros for the elements from `first` on; no vector is longer than `widest`.
+    /// Zeros for the elements from `first` on; no vector is longer than `widest`. Products alone have gradients at `matrices`,
+    /// or come first there.
     pub(super) fn new(
         kernels: &Kernels,
         places: &Places,
         first: usize,
         still: Vec<Range<usize>>,
+        matrices: Vec<Range<usize>>,
         widest: usize,
     ) -> Result<Self, KernelError> {
         let zeros = |what, len| DeviceBuffer::zeroed(&kernels.device, what, len);
         let len = places.len() - first.min(places.len());
+        let stored = matrices.into_iter().filter(|place| place.start >= first && !is_still(&still, place));
+        let stored = stored.map(|place| place.start - first..place.end - first).collect();
         Ok(Self {
             first,
+            added: Stretches::new(&kernels.device, &between(0..len, stored))?,
+            is_first: true,
             still,
             numbers: zeros("the gradients", len)?,
             moments: [zeros("the first moments", len)?, zeros("the second moments", len)?],
@@ -41,8 +53,16 @@ impl Gradients {
         })
     }
 
-    pub(super) fn clear(&self) -> Result<(), KernelError> {
-        Ok(self.numbers.fill_bytes(0)?)
+    /// Begins a pass. A step's first one forgets the gradients of the step before: matrices, nearly all of them, are not set to
+    /// zero and added to, but stored.
+    pub(super) fn begin(&mut self, kernels: &Kernels, is_first: bool) -> Result<(), KernelError> {
+        self.is_first = is_first;
+        if is_first { kernels.optimizer.clear(&self.numbers, &self.added) } else { Ok(()) }
+    }
+
+    /// What becomes of the gradient of a matrix where this pass makes it first.
+    pub(super) fn sum(&self) -> Sum<'static> {
+        if self.is_first { Sum::Store } else { Sum::Add }
     }
 
     /// The first element that trains.
@@ -57,8 +77,7 @@ impl Gradients {
 
     /// The gradient of a place; none where it does not train.
     pub(super) fn of(&self, place: &Range<usize>) -> Result<Option<DeviceSlice<'_, f32>>, KernelError> {
-        let is_still = self.still.iter().any(|still| still.start <= place.start && place.end <= still.end);
-        if place.start < self.first || is_still {
+        if place.start < self.first || is_still(&self.still, place) {
             return Ok(None);
         }
         Ok(Some(self.part(&self.numbers, place)?))
@@ -90,5 +109,31 @@ impl Gradients {
         place: &Range<usize>,
     ) -> Result<DeviceSlice<'a, f32>, KernelError> {
         DeviceSlice::new(numbers, place.start - self.first..place.end - self.first)
+    }
+}
+
+/// Whether a place lies where gradients are not followed.
+fn is_still(still: &[Range<usize>], place: &Range<usize>) -> bool {
+    still.iter().any(|still| still.start <= place.start && place.end <= still.end)
+}
+
+/// What of `whole` lies between these places, which do not overlap.
+fn between(whole: Range<usize>, mut places: Vec<Range<usize>>) -> Vec<Range<usize>> {
+    places.sort_by_key(|place| place.start);
+    let ends = std::iter::once(whole.start).chain(places.iter().map(|place| place.end));
+    let starts = places.iter().map(|place| place.start).chain(std::iter::once(whole.end));
+    ends.zip(starts).map(|(from, to)| from..to).filter(|part| !part.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_between_places_and_they_are_the_whole() {
+        assert_eq!(between(0..10, vec![7..10, 0..2, 3..7]), vec![2..3]);
+        assert_eq!(between(0..10, vec![]), vec![0..10]);
+        assert_eq!(between(0..10, vec![4..5]), vec![0..4, 5..10]);
+        assert!(between(0..0, vec![]).is_empty());
     }
 }

@@ -65,7 +65,8 @@ impl Run<'_> {
                 let gradient = DeviceSlice::from(&room.logits).bytes();
                 let apart = stride * size_of::<f32>() / element;
                 let d = TrainMatrix::new(gradient, kernels.dtype, rows, vocabulary, apart)?;
-                head.weight_gradient(kernels, gradients, x, d)?;
+                let sum = if first == 0 { gradients.sum() } else { Sum::Add };
+                head.weight_gradient(kernels, gradients, x, d, sum)?;
                 head.input_gradient(kernels, weights, d, self.slice(&room.back.d_input, first, rows)?)?;
             }
         }

@@ -119,24 +119,25 @@ impl Matrix {
         kernels.products.multiply(dy, self.operand(kernels, weights)?.turned(), Sum::Store, None, dx)
     }
 
-    /// Adds `x^T dy` to the gradient of W, where that is trained.
+    /// Stores `x^T dy` as the gradient of W, or adds it to that, where W is trained.
     pub(super) fn weight_gradient(
         &self,
         kernels: &Kernels,
         gradients: &Gradients,
         x: TrainMatrix<'_>,
         dy: TrainMatrix<'_>,
+        sum: Sum<'_>,
     ) -> Result<(), KernelError> {
         let Some(gradient) = gradients.of(&self.weight)? else { return Ok(()) };
         let (inputs, outputs) = (self.inputs, self.outputs);
         match self.orientation {
             Orientation::InputsByOutputs => {
                 let gradient = TrainMatrix::f32(gradient, inputs, outputs)?;
-                kernels.products.multiply(x.turned(), dy, Sum::Add, None, gradient)
+                kernels.products.multiply(x.turned(), dy, sum, None, gradient)
             }
             Orientation::OutputsByInputs => {
                 let gradient = TrainMatrix::f32(gradient, outputs, inputs)?;
-                kernels.products.multiply(dy.turned(), x, Sum::Add, None, gradient)
+                kernels.products.multiply(dy.turned(), x, sum, None, gradient)
             }
         }
     }
@@ -156,7 +157,8 @@ impl Matrix {
         if let Some(factors) = &self.factors {
             return factors.gradient(kernels, gradients, rows, x, dy);
         }
-        self.weight_gradient(kernels, gradients, x, kernels.rows(dy, rows, self.outputs)?)?;
+        let d = kernels.rows(dy, rows, self.outputs)?;
+        self.weight_gradient(kernels, gradients, x, d, gradients.sum())?;
         match &self.bias {
             None => Ok(()),
             Some(bias) => match gradients.of(bias)? {

@@ -190,7 +190,10 @@ impl Cuda {
         let mut cuda = Self {
             sums: None,
             weights,
-            gradients: Gradients::new(&kernels, &places, first, still, network.widest_vector())?,
+            gradients: {
+                let matrices = network.made_by_products();
+                Gradients::new(&kernels, &places, first, still, matrices, network.widest_vector())?
+            },
             room: Room::new(&kernels, &network, &shape, size.recompute, !matches!(teacher, Taught::Nobody))?,
             maps: match gates {
                 None => Vec::new(),

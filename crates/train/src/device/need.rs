@@ -55,7 +55,7 @@ impl Plan<'_> {
 
         let room = self.room;
         let rows = room.sequences * room.tokens;
-        let (heads, gates) = self.gates.map_or((0, 0), |form| (form.heads, form.heads * form.width));
+        let (heads, gates) = self.gates.map_or((0, 0), |form| (form.heads, form.row()));
         let fused = config.query_width() + 2 * config.key_width();
         let (hidden, mixed) = (config.hidden, config.query_width());
         let (up, active) = (config.up_width(), config.intermediate);

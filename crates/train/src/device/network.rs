@@ -48,10 +48,10 @@ pub(super) struct Layer {
     pub(super) gates: Option<GatePlaces>,
 }
 
-/// Two maps `[G r, c]` and the biases `[G]`.
+/// Two maps `[G r, c]`, or that of keys alone, and the biases `[G]`.
 #[derive(Debug)]
 pub(super) struct GatePlaces {
-    pub(super) query: Range<usize>,
+    pub(super) query: Option<Range<usize>>,
     pub(super) key: Range<usize>,
     pub(super) bias: Range<usize>,
 }
@@ -95,9 +95,10 @@ impl Network {
             };
             let gates = match gates {
                 None => None,
-                Some(_) => {
+                Some(form) => {
                     let [query, key, bias] = GateLayout::Dropcap.names(index);
-                    Some(GatePlaces { query: of(&query)?, key: of(&key)?, bias: of(&bias)? })
+                    let query = form.kind.votes().then(|| of(&query)).transpose()?;
+                    Some(GatePlaces { query, key: of(&key)?, bias: of(&bias)? })
                 }
             };
             Ok(Layer {
@@ -143,6 +144,12 @@ impl Network {
     /// The factors of all maps.
     pub(super) fn factors(&self) -> impl Iterator<Item = &Factors> {
         self.products().filter_map(|matrix| matrix.factors.as_ref())
+    }
+
+    /// The weights whose gradients a product makes, or a product before anything else.
+    pub(super) fn made_by_products(&self) -> Vec<Range<usize>> {
+        let whole = self.products().filter(|matrix| matrix.factors.is_none());
+        whole.chain([&self.head]).map(|matrix| matrix.weight.clone()).collect()
     }
 
     /// The weights that products read and nothing else does.

@@ -88,7 +88,7 @@ mod tests {
             "vocab_size": 77, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": true, "hidden_act": "silu"}"#;
         let config = DecoderConfig::parse(Path::new("test"), json.as_bytes()).unwrap();
         let plan = WeightPlan::of(&config, &|_| false);
-        let layout = Layout::new(&config, &plan, Some(GateForm { heads: 1, width: 3 }));
+        let layout = Layout::new(&config, &plan, Some(GateForm::votes(1, 3)));
         let places = Places::new(&layout, &plan);
         let mut end = 0;
         for (range, first) in places.tensors() {

@@ -9,6 +9,7 @@ use dropcap_kernels::{DType, KernelError};
 
 use super::kernels::Kernels;
 use super::network::Network;
+use crate::network::GateForm;
 
 /// Rows whose logits exist at a time.
 pub(super) const SLICE: usize = 2048;
@@ -76,7 +77,7 @@ pub(super) struct LayerRoom {
     pub(super) up: DeviceBuffer<u8>,
     /// After the activation, W `[t, m]`.
     pub(super) active: DeviceBuffer<u8>,
-    /// Gates, f32 `[t, G r]` each.
+    /// Gates, f32 `[t, G r]` each; those of queries are all 1 where entries are judged at birth.
     pub(super) query: DeviceBuffer<f32>,
     pub(super) key: DeviceBuffer<f32>,
     /// u32 `[b, G, T]`.
@@ -129,7 +130,7 @@ impl Room {
         let (config, device) = (&network.config, &kernels.device);
         let rows = shape.sequences * shape.tokens;
         let (gated, heads) = (network.gates.is_some(), network.gates.map_or(0, |form| form.heads));
-        let gate_width = network.gates.map_or(0, |form| form.heads * form.width);
+        let gate_width = network.gates.map_or(0, GateForm::row);
         let hidden = || kernels.wide("the residual stream", rows * config.hidden);
         let slots = if recompute { 1 } else { config.layers };
         let stride = config.vocabulary.next_multiple_of(64);
@@ -190,9 +191,16 @@ impl LayerRoom {
     fn new(kernels: &Kernels, network: &Network, rows: usize) -> Result<Self, KernelError> {
         let config = &network.config;
         let (hidden, fused) = (rows * config.hidden, rows * network.fused_width());
-        let (heads, gates) = network.gates.map_or((0, 0), |form| (form.heads, form.heads * form.width));
+        let (heads, gates) = network.gates.map_or((0, 0), |form| (form.heads, form.row()));
         let narrow = |count| kernels.room("activations", count);
         let wide = |count| kernels.wide("activations", count);
+        let query = match network.gates {
+            // Nobody writes them.
+            Some(form) if !form.kind.votes() => {
+                DeviceBuffer::copy_of(&kernels.device, "query gates", &vec![1.0; rows * gates])?
+            }
+            _ => wide(rows * gates)?,
+        };
         Ok(Self {
             attention_stats: wide(2 * rows)?,
             attention_input: narrow(hidden)?,
@@ -205,7 +213,7 @@ impl LayerRoom {
             mlp_input: narrow(hidden)?,
             up: narrow(rows * config.up_width())?,
             active: narrow(rows * config.intermediate)?,
-            query: wide(rows * gates)?,
+            query,
             key: wide(rows * gates)?,
             expires_at: DeviceBuffer::uninitialized(&kernels.device, "lifetimes", rows * heads)?,
         })

@@ -91,9 +91,9 @@ struct Twins {
 }
 
 impl Twins {
-    fn new(device: &Device, config: &DecoderConfig, heads: usize, recompute: bool) -> Self {
+    fn new(device: &Device, config: &DecoderConfig, form: GateForm, recompute: bool) -> Self {
         let plan = WeightPlan::of(config, &|_| false);
-        let gates = Some(GateForm { heads, width: 5 });
+        let gates = Some(form);
         let scales = vec![(0..config.hidden).map(|i| 0.5 + 0.02 * i as f32).collect(); config.layers];
         let room = Room { sequences: SEQUENCES / PARTS, tokens: TOKENS, recompute };
         let layout = Layout::new(config, &plan, gates);
@@ -222,7 +222,7 @@ fn every_gradient_of_every_family_is_the_processors() {
     let windows = [Floors { sinks: 1, recent: 9 }, Floors { sinks: 0, recent: u32::MAX }];
     for (name, config) in families() {
         for (heads, recompute) in [(1, false), (config.kv_heads, true)] {
-            let mut twins = Twins::new(&device, &config, heads, recompute);
+            let mut twins = Twins::new(&device, &config, GateForm::votes(heads, 5), recompute);
             let noise = Some(Noise { scale: 0.3, seed: 5 });
             let shifts = [0.1, -0.2];
             let curve = AlphaSigmoid::new(1.5).unwrap();
@@ -240,10 +240,26 @@ fn every_gradient_of_every_family_is_the_processors() {
 }
 
 #[test]
+fn gates_at_birth_have_the_processors_lifetimes_and_gradients() {
+    let Some(device) = device("gradients of gates at birth") else { return };
+    let floors = Floors { sinks: 2, recent: 5 };
+    let shifts = [0.1, -0.2];
+    for (name, config) in families() {
+        for (heads, recompute) in [(1, false), (config.kv_heads, true)] {
+            let mut twins = Twins::new(&device, &config, GateForm::at_birth(heads), recompute);
+            for (noise, distill) in [(None, 0.0), (Some(Noise { scale: 0.3, seed: 5 }), 0.5)] {
+                let pruning = Pruning::Hard { floors, shifts: &shifts, noise };
+                agree(&format!("{name}, {heads} gates at birth, {noise:?}"), &mut twins, &pruning, distill);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_look_between_two_steps_sees_what_the_processor_sees_and_changes_nothing() {
     let Some(device) = device("looks between steps") else { return };
     let (name, config) = families().remove(4);
-    let mut twins = Twins::new(&device, &config, 2, false);
+    let mut twins = Twins::new(&device, &config, GateForm::votes(2, 5), false);
     let floors = Floors { sinks: 2, recent: 5 };
     let hard = Pruning::Hard { floors, shifts: &[0.3, 0.3], noise: None };
     let windows = [Floors { sinks: 1, recent: 9 }; 2];
@@ -282,7 +298,7 @@ fn a_look_between_two_steps_sees_what_the_processor_sees_and_changes_nothing() {
 fn a_steady_step_takes_no_memory() {
     let Some(device) = device("memory of a steady step") else { return };
     let (_, config) = families().remove(1);
-    let mut twins = Twins::new(&device, &config, 2, false);
+    let mut twins = Twins::new(&device, &config, GateForm::votes(2, 5), false);
     let pruning =
         Pruning::Hard { floors: Floors::default(), shifts: &[], noise: Some(Noise { scale: 1.0, seed: 3 }) };
     let mut step = |number| {
@@ -300,7 +316,7 @@ fn frozen_weights_have_no_gradients_and_stay() {
     let Some(device) = device("frozen weights") else { return };
     let (_, config) = families().remove(3);
     let plan = WeightPlan::of(&config, &|_| false);
-    let gates = Some(GateForm { heads: 2, width: 5 });
+    let gates = Some(GateForm::votes(2, 5));
     let layout = Layout::new(&config, &plan, gates).holding_weights();
     let room = Room { sequences: 1, tokens: TOKENS, recompute: false };
     let values = initialize(&config, &plan, &layout, 3).unwrap();

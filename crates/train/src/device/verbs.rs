@@ -54,12 +54,12 @@ impl Backend for Cuda {
         if number == 0 {
             self.passes = 0;
             self.all_passes = all_passes;
-            self.gradients.clear()?;
             self.set_pull(pull)?;
             if let Pruning::Soft { curve, .. } = pruning {
                 self.curve.set(curve)?;
             }
         }
+        self.gradients.begin(&self.kernels, number == 0)?;
         if self.passes == self.parts.len() {
             let rows = self.room.sequences * self.room.tokens;
             self.parts.push(self.part(rows, self.network.layers.len())?);

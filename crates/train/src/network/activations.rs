@@ -59,7 +59,7 @@ pub(super) struct LayerActivations {
 /// One layer's gates and their gradients.
 #[derive(Debug, Default)]
 pub(super) struct GateActivations {
-    /// `[t, G r]`.
+    /// `[t, G r]`; all 1 for gates that decide at birth.
     pub(super) query: Vec<f32>,
     /// `[t, G r]`.
     pub(super) key: Vec<f32>,
@@ -137,9 +137,10 @@ impl Activations {
             active: vector(config.intermediate),
         };
         let gate = |form: GateForm| {
-            let gate = || vector(form.heads * form.width);
+            let gate = || vector(form.row());
             GateActivations {
-                query: gate(),
+                // Where there is no map of queries, nobody writes them.
+                query: vec![1.0; rows * form.row()],
                 key: gate(),
                 bias: vec![0.0; form.heads],
                 d_query: gate(),

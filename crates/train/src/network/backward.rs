@@ -153,7 +153,8 @@ impl Network {
         let votes = matches!(pruning, Pruning::Soft { .. } | Pruning::Hard { .. });
         if let (Some(slots), true) = (&layer.gates, votes) {
             let own = &gates[index];
-            for (map, gradient) in [(&slots.query, &own.d_query), (&slots.key, &own.d_key)] {
+            let query = slots.query.as_ref().map(|map| (map, &own.d_query));
+            for (map, gradient) in query.into_iter().chain([(&slots.key, &own.d_key)]) {
                 map.weight_gradient(team, &saved.attention_input, gradient, gradients)?;
                 map.input_gradient(team, gradient, Epilogue::Add, d_input)?;
             }

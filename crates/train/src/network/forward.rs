@@ -134,7 +134,10 @@ impl Network {
         let slots = self.layers[index].gates.as_ref().ok_or_else(missing)?;
         let own = gates.get_mut(index).ok_or_else(missing)?;
         slots.apply(team, values, &saved.attention_input, &mut own.query, &mut own.key)?;
-        round(self.cache, &mut own.key);
+        if slots.query.is_some() {
+            // What decides at birth is in no cache.
+            round(self.cache, &mut own.key);
+        }
         let shift = match pruning {
             Pruning::Hard { shifts, .. } => shifts.get(index).copied().unwrap_or_default(),
             _ => 0.0,

@@ -55,7 +55,7 @@ pub struct Network {
     final_norm: NormSlots,
     head: Matrix,
     gates: Option<GateForm>,
-    /// How inference will store keys, values and key gates.
+    /// How inference will store keys, values and the key gates of those that vote.
     cache: DType,
 }
 
@@ -259,7 +259,7 @@ pub(crate) fn gated_shape(
     [sequences, tokens]: [usize; 2],
     pruning: &Pruning<'_>,
 ) -> GatedShape {
-    let one = GateForm { heads: 1, width: 1 };
+    let one = GateForm::votes(1, 1);
     let (form, Floors { sinks, recent }) = match pruning {
         Pruning::Dense => (one, Floors::default()),
         Pruning::Windows { floors } | Pruning::Mixed { floors, .. } => {

@@ -1,3 +1,4 @@
+mod birth;
 mod factors;
 mod families;
 mod golden;

@@ -42,7 +42,7 @@ pub(super) fn fit(
     let sparsity = config.sparsity.clone().unwrap_or_default().pressure();
     let probed = matches!(
         &sparsity,
-        config::Pressure::Target { budgets: Budgets::Word(BudgetWord::Probe), .. } if gates.rule == GateRule::Hard
+        config::Pressure::Target { budgets: Budgets::Word(BudgetWord::Probe), .. } if gates.rule != GateRule::Soft
     );
     let (mut scales, mut sensitivities) = (Vec::new(), Vec::new());
     if gates.scale == Scale::Rms || probed {
@@ -60,7 +60,7 @@ pub(super) fn fit(
     let pressure = match sparsity {
         config::Pressure::Gamma { gamma, .. } => Pressure::Gamma(gamma),
         config::Pressure::Target { .. } if gates.rule == GateRule::Soft => Pressure::Gamma(FIRST_GAMMA),
-        config::Pressure::Target { keep, ramp, budgets } => {
+        config::Pressure::Target { keep, trained, ramp, budgets } => {
             let (shares, trades) = match budgets {
                 Budgets::Prior(shares) => (shares, false),
                 Budgets::Word(BudgetWord::Uniform) => (vec![1.0; model.layers], true),
@@ -70,7 +70,7 @@ pub(super) fn fit(
                     (share_out(&sensitivities, keep).into_iter().map(f64::sqrt).collect(), true)
                 }
             };
-            Pressure::Controlled(Controller::new(keep, ramp, &shares, trades))
+            Pressure::Controlled(Controller::new(trained, ramp, &shares, trades).settled_at(keep))
         }
     };
     Ok(Fitted { scales, pressure })
@@ -97,8 +97,8 @@ fn probe_texts(texts: &Texts) -> Vec<Vec<u32>> {
 
 /// Draws the gates' maps and sets their biases.
 ///
-/// Hard gates start with a zero query map: every score is the bias, and which way a score should go is the first thing
-/// that is learned.
+/// Hard gates start with a zero query map, and gates that decide at birth with the zero map of their only one: every score
+/// is the bias, and which way a score should go is the first thing that is learned.
 fn draw(
     layout: &Layout,
     hidden: usize,
@@ -112,6 +112,7 @@ fn draw(
     let (query, key) = match gates.rule {
         GateRule::Soft => (PUBLISHED_DEVIATION, PUBLISHED_DEVIATION),
         GateRule::Hard => (0.0, 1.0 / (hidden as f32).sqrt()),
+        GateRule::Birth => (0.0, 0.0),
     };
     let normal = |deviation| {
         Normal::new(0.0, deviation).map_err(|error| TrainError::Internal { what: error.to_string() })

@@ -176,7 +176,7 @@ impl Trainer {
                 let alpha = gates.alpha.as_ref().map_or(FINAL_ALPHA, |alpha| alpha.at(self.step));
                 forgetting.curve = Some(AlphaSigmoid::new(alpha)?);
             }
-            GateRule::Hard => {
+            GateRule::Hard | GateRule::Birth => {
                 let scale = gates.noise.as_ref().map_or(0.0, |noise| noise.at(self.step, self.config.steps));
                 let seed = self.config.seed ^ (self.step << 20 | draw).wrapping_mul(0x9e37_79b9_7f4a_7c15);
                 forgetting.noise = (scale > 0.0).then_some(Noise { scale: scale as f32, seed });

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use dropcap_kernels::DType;
-use dropcap_methods::{GATES_FILE, Gates, LayerGates};
+use dropcap_methods::{GATES_FILE, GateKind, Gates, LayerGates};
 use dropcap_model::{name_dtype, stored_type};
 use dropcap_weights::{NewTensor, NewTensorFile};
 use half::{bf16, f16};
@@ -132,10 +132,15 @@ impl Trainer {
             };
             let shift = shifts.get(layer).copied().unwrap_or_default();
             let bias = read(&bias)?.into_iter().map(|bias| bias - shift).collect();
-            Ok(LayerGates { query: scaled(&query)?, key: scaled(&key)?, bias })
+            let query = if form.kind.votes() { scaled(&query)? } else { Vec::new() };
+            Ok(LayerGates { query, key: scaled(&key)?, bias })
         };
         let layers = (0..self.source.config().layers).map(layer).collect::<Result<_, _>>()?;
-        let gates = Gates::new(hidden, form.width, layers)?.under(self.floors());
+        let gates = match form.kind {
+            GateKind::Votes => Gates::new(hidden, form.width, layers)?,
+            GateKind::Birth => Gates::at_birth(hidden, layers)?,
+        };
+        let gates = gates.under(self.floors());
         Ok(Some(gates.settled_for(self.config.kv_dtype)))
     }
 }

@@ -433,7 +433,7 @@ fn still(config: &Config, layout: &Layout) -> Vec<Range<usize>> {
 
 /// Whether biases of the gates are left to the controller.
 pub(super) fn biases_are_controlled(config: &Config) -> bool {
-    config.gates.as_ref().is_some_and(|gates| gates.rule == GateRule::Hard)
+    config.gates.as_ref().is_some_and(|gates| gates.rule != GateRule::Soft)
 }
 
 /// The `config.json` of a model from scratch, as `transformers` would write it.

@@ -29,6 +29,9 @@ struct Workshop {
     folder: tempfile::TempDir,
 }
 
+/// What makes the gates of a configuration decide at birth.
+const BIRTH: [&str; 2] = ["gates.rule=birth", "gates.width="];
+
 /// Small enough for milliseconds a step, with everything that a real one has.
 const CONFIG: &str = "\
 init: {family: gpt2, layers: 2, hidden: 32, heads: 2, context: 64}

@@ -7,7 +7,7 @@ use crate::attention::{AttentionRows, AttentionShape};
 use crate::cuda::testing::{decoded, device, encoded, page_bytes};
 use crate::cuda::{DeviceSpan, Graph, Row, Specialisation};
 use crate::lifetimes::DeviceLifetimes;
-use crate::rope::{Births, DeviceAppend};
+use crate::rope::{Births, DeviceAppend, StepGates};
 use crate::testing::{Lane, Random};
 use crate::{CodeBits, DType, PageLayout};
 
@@ -128,8 +128,7 @@ fn cuda_a_recorded_decode_sees_what_its_step_appends() {
                 None,
                 0.0,
                 None,
-                None,
-                1,
+                StepGates::None,
                 &births,
                 None,
             )?;

@@ -14,7 +14,7 @@ impl Twins {
     /// A model whose weights are held, with factors beside those that `form` names.
     fn beside(device: &Device, config: &DecoderConfig, form: &FactorForm) -> Self {
         let plan = WeightPlan::of(config, &|_| false);
-        let gates = Some(GateForm { heads: config.kv_heads, width: 5 });
+        let gates = Some(GateForm::votes(config.kv_heads, 5));
         let room = Room { sequences: SEQUENCES / PARTS, tokens: TOKENS, recompute: false };
         let layout = Layout::new(config, &plan, gates).with_factors(form, &plan);
         let mut held = initialize(config, &plan, &layout, 3).unwrap();

@@ -9,8 +9,8 @@ use std::path::Path;
 use super::super::{GateForm, Gradients, Group, Network, Noise, Pruning, Pull, initialize};
 
 const VOCABULARY: usize = 19;
-const TOKENS: usize = 13;
-const SEQUENCES: usize = 2;
+pub(super) const TOKENS: usize = 13;
+pub(super) const SEQUENCES: usize = 2;
 
 /// A tiny model of a family, from the `config.json` that a user would have.
 fn config(text: &str) -> DecoderConfig {
@@ -48,14 +48,17 @@ pub(super) struct Scene {
     pub(super) team: Team,
     pub(super) network: Network,
     pub(super) values: Vec<f32>,
-    ids: Vec<u32>,
-    targets: Vec<u32>,
+    pub(super) ids: Vec<u32>,
+    pub(super) targets: Vec<u32>,
 }
 
 impl Scene {
     pub(super) fn new(config: &DecoderConfig, heads: usize) -> Self {
+        Self::of(config, GateForm::votes(heads, 3))
+    }
+
+    pub(super) fn of(config: &DecoderConfig, form: GateForm) -> Self {
         let plan = WeightPlan::of(config, &|_| false);
-        let form = GateForm { heads, width: 3 };
         let scales = vec![(0..config.hidden).map(|i| 0.5 + 0.1 * i as f32).collect(); config.layers];
         let network = Network::new(config, &plan, Some(form), &scales).unwrap();
         let mut values = initialize(config, &plan, network.layout(), 3).unwrap();
@@ -98,7 +101,7 @@ impl Scene {
     }
 
     /// Compares the gradient along random directions of each tensor with central differences.
-    fn check(&mut self, what: &str, pruning: &Pruning<'_>, skip: &dyn Fn(&str) -> bool) {
+    pub(super) fn check(&mut self, what: &str, pruning: &Pruning<'_>, skip: &dyn Fn(&str) -> bool) {
         let values = self.values.clone();
         let mut gradients = vec![0.0; values.len()];
         self.loss(&values, pruning, Some(&mut gradients));

@@ -56,7 +56,7 @@ fn published(name: &str) -> String {
 /// The golden model with its gates.
 fn model() -> (Network, Vec<f32>) {
     let checkpoint = Checkpoint::open(&golden("gpt2_dcp")).unwrap();
-    let form = GateForm { heads: 1, width: 16 };
+    let form = GateForm::votes(1, 16);
     let network = Network::new(checkpoint.config(), checkpoint.plan(), Some(form), &[]).unwrap();
     let mut values = network.layout().read(&checkpoint).unwrap();
     let gates = TensorFile::open(&golden("gpt2_dcp/pruning.safetensors")).unwrap();
@@ -338,7 +338,7 @@ fn adamw_walks_the_same_way() {
 /// The golden model on a device, in f32.
 fn on_a_device(device: &Device, values: &[f32], rows: usize, tokens: usize) -> Cuda {
     let checkpoint = Checkpoint::open(&golden("gpt2_dcp")).unwrap();
-    let gates = Some(GateForm { heads: 1, width: 16 });
+    let gates = Some(GateForm::votes(1, 16));
     let plan = Plan {
         config: checkpoint.config(),
         plan: checkpoint.plan(),

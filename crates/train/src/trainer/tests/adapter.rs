@@ -7,7 +7,7 @@ use dropcap_methods::GATES_FILE;
 use dropcap_model::{Adapter, Checkpoint};
 
 use super::result::{TOLERANCE, infer_with};
-use super::{Workshop, begin, values};
+use super::{BIRTH, Workshop, begin, values};
 use crate::config::Config;
 use crate::metrics::Quiet;
 use crate::signals::Stop;
@@ -61,11 +61,13 @@ fn an_adapter_is_small_runs_over_its_base_as_measured_and_leaves_the_base_as_it_
     let folder = workshop.path("base/model");
     let before = files(&folder);
     let lora = ["adapter_config.json", "adapter_model.safetensors"];
-    let cases = [("train=gates", &lora[..0]), ("train=lora", &lora[..])];
+    let birth = [&["train=lora"], &BIRTH[..]].concat();
+    let cases: [(&[&str], _); 3] =
+        [(&["train=gates"], &lora[..0]), (&["train=lora"], &lora[..]), (&birth, &lora[..])];
     for (train, factors) in cases {
-        let config = config(&workshop, &base, &["steps=30", train]);
+        let config = config(&workshop, &base, &[&["steps=30"], train].concat());
         inference_agrees(&workshop, &config, Checkpoint::open(&folder).unwrap());
-        assert!(files(&folder) == before, "{train}");
+        assert!(files(&folder) == before, "{train:?}");
         let mut expected = vec!["README.md"];
         expected.extend(factors);
         expected.push(GATES_FILE);

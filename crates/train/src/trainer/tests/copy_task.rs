@@ -1,7 +1,7 @@
 use dropcap_kernels::Team;
 use dropcap_kernels::cross_entropy::IGNORE;
 
-use super::Workshop;
+use super::{BIRTH, Workshop};
 use crate::data::Batch;
 use crate::trainer::Trainer;
 use crate::trainer::start::student;
@@ -72,13 +72,21 @@ fn accuracy(trainer: &mut Trainer) -> (f64, f64) {
 
 #[test]
 fn gates_learn_to_drop_the_filler_of_a_copy_task() {
+    learns_to_drop_the_filler(&["gates.width=16"]);
+}
+
+#[test]
+fn so_do_gates_at_birth_which_see_that_a_token_is_filler() {
+    learns_to_drop_the_filler(&BIRTH);
+}
+
+fn learns_to_drop_the_filler(rule: &[&str]) {
     let workshop = Workshop::new();
     let changes = [
         "steps=500",
         "batch.sequences=32",
         "batch.micro_sequences=32",
         "init.hidden=64",
-        "gates.width=16",
         "gates.sinks=0",
         "gates.recent=2",
         "sparsity.target_keep=0.22",
@@ -87,7 +95,7 @@ fn gates_learn_to_drop_the_filler_of_a_copy_task() {
         "optimizer.learning_rate=3e-3",
         "optimizer.gate_learning_rate=1e-3",
     ];
-    let config = workshop.config("copy", &changes);
+    let config = workshop.config("copy", &[&changes[..], rule].concat());
     let mut trainer = workshop.trainer(&config);
     for step in 0..config.steps {
         let outcome = trainer.step_on(&batch(step, 32)).unwrap();

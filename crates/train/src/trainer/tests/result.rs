@@ -4,9 +4,9 @@ use dropcap_cache::{Death, KvCache, NEVER, PagePool};
 use dropcap_kernels::{DType, Team};
 use dropcap_methods::ModelFacts;
 use dropcap_model::{Checkpoint, Decoder, Logits, Scratch, Segment};
-use dropcap_policy::{Action, Stage};
+use dropcap_policy::Stage;
 
-use super::{Workshop, begin};
+use super::{BIRTH, Workshop, begin};
 use crate::metrics::Quiet;
 use crate::recipe::keep_ratio;
 use crate::signals::Stop;
@@ -50,10 +50,8 @@ pub(super) fn infer_with(
         directory: Some(gates.to_path_buf()),
     };
     let policy = dropcap_methods::build(&"dcp".parse().unwrap(), &facts).unwrap();
-    for rule in policy.rules().unwrap() {
-        let Action::Vote { gates, .. } = &rule.action else { continue };
-        assert_eq!(gates.kv_dtype(), Some(kv_dtype), "the file names the cache that it was settled for");
-    }
+    let settled_for = policy.rules().unwrap().first().and_then(|rule| rule.action.settled_for());
+    assert_eq!(settled_for, Some(kv_dtype), "the file names the cache that it was settled for");
     let team = Team::new(2).unwrap();
     let decoder = Decoder::load(&team, checkpoint, DType::F32).unwrap();
     let pool: PagePool = decoder.page_pool(policy.as_ref(), kv_dtype, None).unwrap();
@@ -131,6 +129,13 @@ fn so_does_one_with_a_gate_for_the_layer_in_half_precision() {
         "optimizer.clip=0",
     ];
     inference_agrees(&changes, DType::F32);
+}
+
+#[test]
+fn so_does_one_whose_tokens_decide_about_their_own_entries() {
+    let changes = [&BIRTH[..], &["sparsity.ramp={from: 0.0, until: 0.1}", "steps=30"]].concat();
+    inference_agrees(&changes, DType::F32);
+    inference_agrees(&[&changes[..], &["gates.per=layer", "kv_dtype=bf16"]].concat(), DType::Bf16);
 }
 
 #[test]

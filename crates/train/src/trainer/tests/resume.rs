@@ -2,7 +2,7 @@ use std::fs;
 
 use proptest::prelude::*;
 
-use super::{Workshop, begin, read};
+use super::{BIRTH, Workshop, begin, read};
 use crate::TrainError;
 use crate::checkpoint::RunDirectory;
 use crate::metrics::{Quiet, Report, Stepped};
@@ -10,8 +10,9 @@ use crate::signals::Stop;
 use crate::trainer::Finish;
 
 /// The keys that make each kind of run.
-const KINDS: [&[&str]; 4] = [
+const KINDS: [&[&str]; 5] = [
     &[],
+    &BIRTH,
     &["gates.rule=soft", "gates.per=layer", "gates.scale=none", "sparsity.target_keep=0.5"],
     &["gates.rule=soft", "sparsity={gamma: 0.3}", "checkpoint.activations=true"],
     &["method=window", "gates=", "sparsity=", "window={sinks: 1, recent: 9}"],
@@ -80,10 +81,11 @@ fn a_run_with_a_teacher_goes_on_with_the_same_bits() {
 
 #[test]
 fn a_run_beside_a_held_model_goes_on_with_the_same_bits() {
-    for train in ["train=lora", "train=gates"] {
+    for train in [&["train=lora"][..], &["train=gates"], &["train=lora", BIRTH[0], BIRTH[1]]] {
         let workshop = Workshop::new();
         let model = workshop.base();
-        stopping_does_not_show(&workshop, &[&model, "init=", "tokenizer=", "distill=0.5", train], 5);
+        let changes = [&[&*model, "init=", "tokenizer=", "distill=0.5"], train].concat();
+        stopping_does_not_show(&workshop, &changes, 5);
     }
 }
 

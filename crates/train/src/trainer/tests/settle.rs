@@ -1,7 +1,7 @@
 use dropcap_kernels::DType;
 
 use super::result::infer;
-use super::{Warnings, Workshop, begin};
+use super::{BIRTH, Warnings, Workshop, begin};
 use crate::network::Group;
 use crate::signals::Stop;
 use crate::trainer::{Pressure, Trainer};
@@ -43,12 +43,14 @@ fn settle(trainer: &mut Trainer) -> super::super::Settled {
 #[test]
 fn layers_that_depend_on_each_other_keep_at_most_their_targets_together() {
     let workshop = Workshop::new();
-    for trained in [[0.0; 4], [-9.0, 7.0, 0.5, 60.0], [20.0, -20.0, 20.0, -20.0]] {
-        let mut trainer = entangled(&workshop, &[]);
-        set_shifts(&mut trainer, &trained);
-        let settled = settle(&mut trainer);
-        for (keep, target) in settled.keep.iter().zip(&settled.targets) {
-            assert!(keep <= target && *keep > target - 0.05, "{trained:?}: {settled:?}");
+    for changes in [&[][..], &BIRTH] {
+        for trained in [[0.0; 4], [-9.0, 7.0, 0.5, 60.0], [20.0, -20.0, 20.0, -20.0]] {
+            let mut trainer = entangled(&workshop, changes);
+            set_shifts(&mut trainer, &trained);
+            let settled = settle(&mut trainer);
+            for (keep, target) in settled.keep.iter().zip(&settled.targets) {
+                assert!(keep <= target && *keep > target - 0.05, "{changes:?}, {trained:?}: {settled:?}");
+            }
         }
     }
 }
@@ -73,9 +75,9 @@ fn what_a_layer_keeps_does_depend_on_the_layers_below() {
 #[test]
 fn the_biases_that_are_written_keep_at_most_the_target_in_the_cache_that_they_are_meant_for() {
     let workshop = Workshop::new();
-    for kv_dtype in DType::ALL {
+    for (kv_dtype, rule) in DType::ALL.into_iter().flat_map(|dtype| [(dtype, &[][..]), (dtype, &BIRTH)]) {
         let format = format!("kv_dtype={kv_dtype}");
-        let mut trainer = entangled(&workshop, &[&format]);
+        let mut trainer = entangled(&workshop, &[&[&*format], rule].concat());
         let finished = trainer.finish(&workshop.path(&format), "test").unwrap();
         let settled = finished.settled.unwrap();
         let texts = trainer.settling_texts();
