@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use dropcap_engine::{Engine, EngineOptions, Evaluation, evaluate_on_device};
+use dropcap_kernels::KvFormat;
 use dropcap_kernels::cuda::{CudaError, Device};
-use dropcap_kernels::{DType, KvFormat};
 use dropcap_model::WeightFormat;
 use dropcap_model::device::{DeviceDecoder, DeviceOptions, DeviceWeights};
 use dropcap_policy::EvictionPolicy;

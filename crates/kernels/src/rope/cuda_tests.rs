@@ -153,6 +153,7 @@ fn cuda_appended_entries_are_those_of_the_cpu() {
             pairs: 32,
             norms: true,
             gate_heads: Some(1),
+            at_birth: false,
             births: births(&[window]),
         },
         Case {
@@ -167,6 +168,7 @@ fn cuda_appended_entries_are_those_of_the_cpu() {
             pairs: 40,
             norms: false,
             gate_heads: None,
+            at_birth: false,
             births: births(&[share]),
         },
         Case {
