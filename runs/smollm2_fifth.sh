@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# An adapter as the one in models/smollm2-135m-instruct-fifth (whose card says what differed), and its dense twin: chats that the model writes itself, then LoRA factors
+# The adapter in models/smollm2-135m-instruct-fifth (but for the seeds of its chats) and its dense twin: chats that the model writes itself, then LoRA factors
 # and gates on books, articles and those chats. Its steps took about eight minutes on an H200; interrupted, the same command goes on.
 #   runs/smollm2_fifth.sh MODEL DATA OUT
 # MODEL is a directory of SmolLM2-135M-Instruct. DATA holds train.{books,wiki}.txt.xz and valid.{books,wiki}.txt.xz, documents apart
@@ -44,5 +44,5 @@ device: $device
 method: none
 YAML
 "$dropcap" train --config lora.yaml
-"$dropcap" train --config lora.yaml output="$out/fifth" method=dcp sparsity.target_keep="${KEEP:-0.2}" sparsity.ramp.until=0.3 \
-  gates.noise.until=0.4
+"$dropcap" train --config lora.yaml output="$out/fifth" method=dcp sparsity.target_keep="${KEEP:-0.2}" \
+  sparsity.trained_keep="$(awk "BEGIN { print 0.75 * ${KEEP:-0.2} }")" sparsity.ramp.until=0.3 gates.noise.until=0.4

@@ -206,7 +206,7 @@ impl KvCache {
     /// whether or not its logits show it.
     pub fn check_range(&self) -> Result<(), CacheError> {
         let Some((layer, Overflow { what, position, number })) = self.overflow else { return Ok(()) };
-        Err(CacheError::Range { layer, what, position, number, dtype: self.pool.layout().dtype() })
+        Err(CacheError::Range { layer, what, position, number, dtype: self.pool.layout().format() })
     }
 
     /// Pages that the lanes hold, those included that they share with a fork.
@@ -260,13 +260,12 @@ impl KvCache {
         let live_entries = lanes().map(Lane::len).sum::<usize>() as u64;
         let logical_entries = u64::from(self.next_position) * (self.layers.len() * self.groups) as u64;
         let kept = self.kept_keys.iter().map(|keys| size_of_val(keys.as_slice())).sum::<usize>();
-        let key_value_bytes = 2 * layout.heads() * layout.head_dim() * layout.dtype().bytes();
         KvReport {
             logical_entries,
             live_entries,
             live_bytes: live_entries * (layout.entry_bytes() + metadata_bytes(&self.pool)) as u64,
             held_bytes: (lanes().map(Lane::held_bytes).sum::<usize>() + kept) as u64,
-            dense_bytes: logical_entries * key_value_bytes as u64,
+            dense_bytes: logical_entries * layout.key_value_bytes() as u64,
         }
     }
 

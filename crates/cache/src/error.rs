@@ -1,6 +1,6 @@
 //! What the cache can refuse.
 
-use dropcap_kernels::{DType, KernelError};
+use dropcap_kernels::{KernelError, KvFormat};
 use thiserror::Error;
 
 use crate::LayerIdx;
@@ -73,7 +73,7 @@ pub enum CacheError {
         /// What the model computed.
         number: f32,
         /// The format of the cache.
-        dtype: DType,
+        dtype: KvFormat,
     },
     /// A page operation refused, or there is no memory for a page.
     #[error(transparent)]

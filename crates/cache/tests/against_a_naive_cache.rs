@@ -9,7 +9,7 @@
 use std::collections::HashSet;
 
 use dropcap_cache::{CacheError, Death, KeyValueRows, KvCache, LayerIdx, NEVER, PagePool};
-use dropcap_kernels::{Buffer, DType, PAGE_ENTRIES, PageLayout};
+use dropcap_kernels::{Buffer, DType, KvFormat, PAGE_ENTRIES, PageLayout};
 use proptest::prelude::*;
 
 const LAYERS: usize = 2;
@@ -91,6 +91,15 @@ fn rounded(dtype: DType, row: &[f32]) -> Vec<f32> {
     (0..row.len()).map(|i| buffer.get(i)).collect()
 }
 
+/// What the only entry of a page gives back of a key and a value `[heads * d]`.
+fn stored(layout: &PageLayout, key: &[f32], value: &[f32]) -> [Vec<f32>; 2] {
+    let mut page = layout.zeroed_page().unwrap();
+    layout.write_key_value(&mut page, 0, key, value).unwrap();
+    let heads = 0..layout.heads();
+    let key = heads.clone().flat_map(|head| layout.read_key(&page, 0, head).unwrap()).collect();
+    [key, heads.flat_map(|head| layout.read_value(&page, 0, head).unwrap()).collect()]
+}
+
 /// Sequences in both caches, and what made them.
 struct World {
     pool: PagePool,
@@ -118,7 +127,7 @@ impl World {
     }
 
     fn step(&mut self, which: usize, tokens: usize, window: Option<u32>) {
-        let (row, groups, dtype) = (self.row(), self.groups, self.pool.layout().dtype());
+        let (row, groups, layout) = (self.row(), self.groups, self.pool.layout().clone());
         let sides: Vec<_> = self.pool.layout().side_widths().iter().map(|&width| vec![0.0; width]).collect();
         // [q | k | something | v], as a fused projection gives it.
         let (key_offset, value_offset) = (3, 3 + groups * row + 2);
@@ -147,14 +156,14 @@ impl World {
                 for token in 0..tokens {
                     let position = first + token as u32;
                     let expires_at = window.map_or(NEVER, |window| position + window.max(1));
-                    let at =
-                        |offset: usize| rounded(dtype, &data[token * stride + offset + group * row..][..row]);
+                    let at = |offset: usize| &data[token * stride + offset + group * row..][..row];
+                    let [key, value] = stored(&layout, at(key_offset), at(value_offset));
                     naive.lanes[layer * groups + group].push(Entry {
                         position,
                         expires_at,
                         killer: expires_at,
-                        key: at(key_offset),
-                        value: at(value_offset),
+                        key,
+                        value,
                         sides: sides.clone(),
                         statistics: [0.0; STATISTICS],
                     });
@@ -204,7 +213,7 @@ impl World {
                     }
                     let position = lane.positions()[from + i];
                     let entry = entries.iter_mut().find(|entry| entry.position == position).unwrap();
-                    entry.sides[channel] = rounded(layout.dtype(), &rows[i * stride..][..width]);
+                    entry.sides[channel] = rounded(layout.side_dtype(), &rows[i * stride..][..width]);
                 }
             }
             Operation::Count { lane } => {
@@ -348,7 +357,13 @@ impl World {
             let logical = u64::from(naive.next_position) * naive.lanes.len() as u64;
             assert_eq!((report.live_entries, report.logical_entries), (live as u64, logical));
             assert_eq!(report.live_bytes, (live * (layout.entry_bytes() + 12 + 4 * STATISTICS)) as u64);
-            assert_eq!(report.dense_bytes, logical * (2 * heads * d * layout.dtype().bytes()) as u64);
+            // A group of either; a code for each dimension of a key, and a line of 32 for a value.
+            let key_value_bytes = match layout.format() {
+                KvFormat::Q8 => heads * (4 + d + 4 + 32),
+                KvFormat::Q4 => heads * (4 + d + 4 + 16),
+                numbers => 2 * heads * d * numbers.elements().bytes(),
+            };
+            assert_eq!(report.dense_bytes, logical * key_value_bytes as u64);
             assert!(report.held_bytes >= report.live_bytes);
         }
         assert_eq!(pages.len(), self.pool.pages_in_use(), "every page in use is in a lane");
@@ -366,11 +381,11 @@ proptest! {
         (heads, groups) in prop_oneof![Just((2, 1)), Just((1, 3)), Just((1, 1))],
         head_dim in 1..6usize,
         side_widths in prop::collection::vec(1..5usize, 0..3),
-        dtype in 0..3usize,
+        format in 0..5usize,
         limit_pages in prop::option::of(12..60usize),
         operations in prop::collection::vec((0..4usize, operations()), 1..50),
     ) {
-        let layout = PageLayout::new(heads, head_dim, side_widths, DType::ALL[dtype]).unwrap();
+        let layout = PageLayout::new(heads, head_dim, side_widths, KvFormat::ALL[format]).unwrap();
         let mut world = World::new(layout, groups, limit_pages);
         for (which, operation) in &operations {
             world.apply(*which, operation);

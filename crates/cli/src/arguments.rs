@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use dropcap_kernels::DType;
+use dropcap_kernels::KvFormat;
 use dropcap_kernels::cuda::DeviceChoice;
 use dropcap_methods::{GATES_FILE, MethodSpec};
 use dropcap_model::WeightFormat;
@@ -38,8 +38,7 @@ pub struct SourceArguments {
 pub struct ModelArguments {
     #[command(flatten)]
     pub source: SourceArguments,
-    /// How weights are held in memory: auto (as they are stored), f32, bf16 or f16, or on the processor in blocks of 8 or 4
-    /// bits, q8 or q4.
+    /// How weights are held in memory: auto (as they are stored), f32, bf16 or f16, or in blocks of 8 or 4 bits, q8 or q4.
     #[arg(long, value_name = "DTYPE", default_value = "auto", env = "DROPCAP_DTYPE", help_heading = "Model")]
     pub dtype: WeightFormat,
     #[command(flatten)]
@@ -81,7 +80,7 @@ pub struct MachineArguments {
         help_heading = "Machine"
     )]
     pub device: DeviceChoice,
-    /// How keys and values are stored: f32, bf16 or f16.
+    /// How keys and values are stored: f32, bf16 or f16, or as codes of 8 bits (q8), or of 8 and 4 (q4).
     #[arg(
         long,
         value_name = "DTYPE",
@@ -89,7 +88,7 @@ pub struct MachineArguments {
         env = "DROPCAP_KV_DTYPE",
         help_heading = "Machine"
     )]
-    pub kv_dtype: DType,
+    pub kv_dtype: KvFormat,
     /// Threads to compute with on the processor [default: all].
     #[arg(
         short,

@@ -175,7 +175,7 @@ fn configuration(
         "learned": learned(arguments, found)?,
         "dtype": match &subject.compute {
             Compute::Host(decoder) => decoder.formats(),
-            Compute::Device(weights) => weights.dtype().to_string(),
+            Compute::Device(weights) => weights.formats(),
         },
         "kv_dtype": subject.kv_dtype.to_string(),
         "device": device,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow};
 use dropcap_engine::{Engine, EngineOptions};
 use dropcap_kernels::cuda::{Device, DeviceChoice};
-use dropcap_kernels::{DType, Team};
+use dropcap_kernels::{KvFormat, Team};
 use dropcap_methods::{GATES_FILE, MethodSpec, ModelFacts};
 use dropcap_model::chat::{ChatTemplate, template_of};
 use dropcap_model::device::{DeviceWeights, check_method};
@@ -42,7 +42,7 @@ impl Compute {
     pub fn formats(&self) -> String {
         match self {
             Self::Host { decoder, .. } => decoder.formats(),
-            Self::Device(weights) => weights.dtype().to_string(),
+            Self::Device(weights) => weights.formats(),
         }
     }
 }
@@ -141,7 +141,7 @@ impl Found {
                 &device,
                 &team,
                 &self.checkpoint,
-                arguments.dtype.dtype(self.checkpoint.stored_dtype())?,
+                arguments.dtype,
             )?)),
             None => {
                 let decoder = Arc::new(Decoder::load(&team, &self.checkpoint, arguments.dtype)?);
@@ -230,9 +230,11 @@ pub fn load_as(
 }
 
 /// Warns of gates that are run with another cache than their biases were settled for.
-pub fn say_other_cache(policy: &dyn EvictionPolicy, kv_dtype: DType) {
+pub fn say_other_cache(policy: &dyn EvictionPolicy, kv_dtype: KvFormat) {
     for rule in policy.rules().into_iter().flatten() {
-        if let Some(settled) = rule.action.settled_for().filter(|&settled| settled != kv_dtype) {
+        if let Some(settled) =
+            rule.action.settled_for().filter(|&settled| KvFormat::from(settled) != kv_dtype)
+        {
             warn(&format!(
                 "the gates were settled for a cache in {settled}, and this one is in {kv_dtype}: they may keep another \
                  share than they were trained to; --kv-dtype {settled} keeps it"

@@ -78,6 +78,35 @@ fn a_cache_that_the_gates_were_not_settled_for_is_named() {
 }
 
 #[test]
+fn a_cache_of_codes_is_told_in_its_bytes_and_an_unknown_format_is_refused() {
+    let model = copy("gpt2_dcp", 97);
+    let account = |format: &str| -> Value {
+        let printed = output(&[
+            "generate",
+            "-m",
+            text(model.path()),
+            "--prompt",
+            "w3 w4 w5",
+            "-n",
+            "5",
+            "--ignore-eos",
+            "--json",
+            "--kv-dtype",
+            format,
+        ]);
+        serde_json::from_str(printed.lines().last().unwrap()).unwrap()
+    };
+    // 7 tokens in 3 layers of 3 heads 16 wide: of a key 16 codes and a group, of a value a line of 32 dimensions and a group.
+    for (format, key, value) in [("q8", 16 + 4, 32 + 4), ("q4", 16 + 4, 16 + 4)] {
+        let kv = &account(format)["kv"];
+        assert_eq!(kv["dense_bytes"].as_u64().unwrap(), 7 * 3 * 3 * (key + value), "{format}");
+        assert_eq!(kv["live_bytes"].as_u64().unwrap(), 7 * 3 * (3 * (key + value) + 12), "{format}");
+    }
+    let refused = failure(&["generate", "-m", text(model.path()), "--prompt", "w1", "--kv-dtype", "q5"]);
+    assert!(refused.contains("q5") && refused.contains("q8, q4"), "{refused}");
+}
+
+#[test]
 fn text_alone_goes_to_standard_output_and_its_account_beside_it() {
     let model = copy("gpt2_dcp", 97);
     let arguments =
@@ -430,7 +459,7 @@ fn the_trace_tells_the_same_lifetimes_as_forward() {
 }
 
 #[test]
-fn weights_and_cache_in_sixteen_bits_stay_close_to_float32() {
+fn weights_and_cache_in_sixteen_bits_or_codes_stay_close_to_float32() {
     let (model, folder) = (golden("llama_kvpress/llama"), tempfile::tempdir().unwrap());
     let logits = |dtype: &str, kv_dtype: &str| {
         let path = folder.path().join(format!("{dtype}-{kv_dtype}.safetensors"));
@@ -453,8 +482,14 @@ fn weights_and_cache_in_sixteen_bits_stay_close_to_float32() {
     };
     let exact = logits("f32", "f32");
     let scale = exact.iter().fold(0f32, |most, value| most.max(value.abs()));
-    // Eleven and eight bits of mantissa, through four layers.
-    for (dtype, kv_dtype, allowed) in [("f16", "f16", 5e-3), ("f32", "bf16", 3e-2), ("bf16", "bf16", 5e-2)] {
+    // Eleven and eight bits of mantissa, 255 and 15 steps of a group, through four layers.
+    for (dtype, kv_dtype, allowed) in [
+        ("f16", "f16", 5e-3),
+        ("f32", "bf16", 3e-2),
+        ("bf16", "bf16", 5e-2),
+        ("f32", "q8", 3e-2),
+        ("f32", "q4", 3e-1),
+    ] {
         let found = logits(dtype, kv_dtype);
         let off = exact.iter().zip(&found).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
         assert!(off > 0.0 && off < allowed * scale, "{dtype} {kv_dtype}: off by {off} of {scale}");

@@ -1,7 +1,7 @@
 //! Where a sequence's entries are.
 
 use dropcap_cache::{CacheError, KvCache, KvReport, LayerIdx};
-use dropcap_kernels::DType;
+use dropcap_kernels::KvFormat;
 use dropcap_kernels::lifetimes::CacheOverflow;
 use dropcap_model::device::{DeviceDecoder, KeptCache, Slot, SlotState};
 
@@ -62,7 +62,7 @@ pub(crate) struct DeviceShape {
     /// Bytes of one entry's key and value alone.
     pub(crate) key_value_bytes: usize,
     /// The format of the pages.
-    pub(crate) dtype: DType,
+    pub(crate) dtype: KvFormat,
 }
 
 impl SequenceMemory {
@@ -129,7 +129,7 @@ impl DeviceMemory {
             lanes: config.layers * groups,
             page_bytes: decoder.page_bytes(),
             entry_bytes: decoder.entry_bytes(),
-            key_value_bytes: 2 * config.key_width() / groups * decoder.options().kv_dtype.bytes(),
+            key_value_bytes: decoder.key_value_bytes(),
             dtype: decoder.options().kv_dtype,
         };
         Self { slot, next_position: 0, state: SlotState::empty(shape.lanes), shape }

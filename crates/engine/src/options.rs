@@ -1,6 +1,6 @@
 //! How an engine divides its time and memory.
 
-use dropcap_kernels::DType;
+use dropcap_kernels::KvFormat;
 
 use crate::EngineError;
 
@@ -15,7 +15,7 @@ pub struct EngineOptions {
     /// Most requests in the queue; more are refused. None has no bound.
     pub max_waiting: Option<usize>,
     /// How keys and values are stored.
-    pub kv_dtype: DType,
+    pub kv_dtype: KvFormat,
     /// Cap on the pages of the cache in bytes. None means nine tenths of the memory that is available when the engine
     /// is made: on the host what the system says it could still give this process, its control group's limit
     /// included; on a device what is free there.
@@ -31,7 +31,7 @@ impl Default for EngineOptions {
             chunk: 256,
             max_batch: 64,
             max_waiting: None,
-            kv_dtype: DType::F32,
+            kv_dtype: KvFormat::F32,
             kv_limit: None,
             prefix_bytes: 0,
         }

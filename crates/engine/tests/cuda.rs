@@ -6,6 +6,10 @@
     reason = "a test that cannot go on should fail"
 )]
 
+#[path = "cuda/codes.rs"]
+mod codes;
+#[path = "cuda/quantised.rs"]
+mod quantised;
 #[path = "cuda/rankings.rs"]
 mod rankings;
 mod support;
@@ -15,7 +19,7 @@ use std::sync::Arc;
 use dropcap_engine::{
     Engine, EngineError, EngineOptions, FinishReason, Output, Request, Sampling, evaluate_on_device,
 };
-use dropcap_kernels::DType;
+use dropcap_kernels::{DType, KvFormat};
 use dropcap_methods::{Gates, LayerGates, dcp};
 use dropcap_model::device::{DeviceDecoder, DeviceSegment, Slot, Wanted};
 use dropcap_policy::{EvictionPolicy, Floors, KeepAll, Rules, Stage};
@@ -399,7 +403,7 @@ fn cuda_numbers_that_the_cache_cannot_hold_are_named() {
     bytes[place..place + 4].copy_from_slice(&3e7f32.to_le_bytes());
     std::fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
     let model = OnDevice::open(&device, folder.path().to_str().unwrap(), DType::F32);
-    let run = |kv_dtype| {
+    let run = |kv_dtype: KvFormat| {
         let model = OnDevice { host: Model::open("gpt2_dcp"), weights: model.weights.clone(), kv_dtype };
         let mut engine =
             model.engine(Arc::new(KeepAll), EngineOptions { chunk: 2, ..EngineOptions::default() });
@@ -410,11 +414,11 @@ fn cuda_numbers_that_the_cache_cannot_hold_are_named() {
         }
         (evaluate_on_device(&mut model.decoder(&KeepAll, 1), &[1, 2, 3], 2), outputs.pop())
     };
-    let (evaluation, Some(Output::Failed { error, .. })) = run(DType::F16) else { panic!("no error") };
+    let (evaluation, Some(Output::Failed { error, .. })) = run(KvFormat::F16) else { panic!("no error") };
     for error in [evaluation.unwrap_err(), error] {
         let error = error.to_string();
         assert!(error.contains("value of position 0 in layer 0") && error.contains("bf16"), "{error}");
     }
-    let (evaluation, output) = run(DType::Bf16);
+    let (evaluation, output) = run(KvFormat::Bf16);
     assert!(evaluation.is_ok() && matches!(output, Some(Output::Finished(_))), "{evaluation:?} {output:?}");
 }

@@ -25,7 +25,7 @@ fn decoder(test: &str, pages: usize) -> Option<DeviceDecoder> {
     let host = Model::open("llama_kvpress/llama");
     let weights = Arc::new(DeviceWeights::load(&device, &host.team, &host.checkpoint, DType::F32).unwrap());
     let options = |kv_limit| DeviceOptions {
-        kv_dtype: DType::F32,
+        kv_dtype: DType::F32.into(),
         kv_limit,
         chunk: 64,
         max_batch: 3,

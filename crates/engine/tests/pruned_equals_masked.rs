@@ -8,11 +8,15 @@
 
 mod support;
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
 use dropcap_cache::NEVER;
-use dropcap_engine::Reading;
+use dropcap_engine::{Reading, evaluate};
+use dropcap_kernels::KvFormat;
 use dropcap_methods::{Gates, LayerGates, dcp};
 use dropcap_policy::{EvictionPolicy, Floors, KeepAll, LaneEditor, Observation, PolicyError};
-use support::naive::Naive;
+use support::naive::{Naive, Rows};
 use support::{Model, distance};
 
 /// Float32 with online softmax against float64 with a full matrix.
@@ -123,6 +127,119 @@ fn streaming_llm_equals_its_mask_in_any_chunks() {
             assert!(off <= LOGITS, "{folder} chunks of {chunk}: logits off by {off}");
             let layers = model.checkpoint.config().layers as u64;
             assert!(found.report.live_entries <= 20 * layers, "{folder}: {:?}", found.report);
+        }
+    }
+}
+
+/// Key and value by layer, position and KV head.
+type Held = BTreeMap<(usize, u32, usize), [Vec<f32>; 2]>;
+
+/// [`Arbitrary`], and what the cache holds of the tokens that it was shown.
+#[derive(Debug)]
+struct Recording {
+    arbitrary: Arbitrary,
+    held: Mutex<Held>,
+}
+
+impl Recording {
+    fn new(per_head: bool) -> Self {
+        Self { arbitrary: Arbitrary { per_head }, held: Mutex::default() }
+    }
+
+    /// Of each layer keys and values `[t, g * d]`.
+    fn rows(&self, layers: usize) -> Vec<[Rows; 2]> {
+        let mut rows = vec![[Rows::new(), Rows::new()]; layers];
+        for (&(layer, _, head), both) in &*self.held.lock().unwrap() {
+            for (rows, more) in rows[layer].iter_mut().zip(both) {
+                if head == 0 {
+                    rows.push(Vec::new());
+                }
+                rows.last_mut().unwrap().extend(more.iter().copied().map(f64::from));
+            }
+        }
+        rows
+    }
+}
+
+impl EvictionPolicy for Recording {
+    fn per_head(&self) -> bool {
+        self.arbitrary.per_head
+    }
+
+    fn decide(&self, seen: &Observation<'_>, lanes: &mut [LaneEditor<'_>]) -> Result<(), PolicyError> {
+        let mut held = self.held.lock().unwrap();
+        for lanes in &*lanes {
+            for group in 0..lanes.groups() {
+                let lane = lanes.lane(group);
+                for (entry, head) in lanes
+                    .new_entries(group)
+                    .flat_map(|entry| (0..lane.view().layout.heads()).map(move |head| (entry, head)))
+                {
+                    let both = [lane.read_key(entry, head)?, lane.read_value(entry, head)?];
+                    held.insert((seen.layer, lane.positions()[entry], group + head), both);
+                }
+            }
+        }
+        self.arbitrary.decide(seen, lanes)
+    }
+}
+
+#[test]
+fn a_pruned_run_over_codes_equals_a_dense_run_of_what_they_stand_for() {
+    let text: Vec<u32> = (0..97).map(|i| i * 29 % 97).collect();
+    for folder in support::MODELS {
+        let model = Model::open(folder);
+        let mut naive = Naive::open(folder, model.checkpoint.config());
+        let layers = model.checkpoint.config().layers;
+        for (per_head, format) in
+            [(false, KvFormat::Q8), (true, KvFormat::Q8), (false, KvFormat::Q4), (true, KvFormat::Q4)]
+        {
+            let exact = model.evaluate(&Arbitrary { per_head }, &text, 97);
+            for chunk in [1, 33, 97] {
+                let policy = Recording::new(per_head);
+                let pool = model.decoder.page_pool(&policy, format, None).unwrap();
+                let found = evaluate(&model.decoder, &model.team, &policy, &pool, &text, chunk).unwrap();
+                assert_eq!(found.expires_at, exact.expires_at);
+                let expected = naive.logits_over(policy.rows(layers), &text, &found.expires_at, found.lanes);
+                let off = distance(&found.logits, &expected);
+                assert!(off <= LOGITS, "{folder} {format}, per head {per_head}, chunks of {chunk}: {off}");
+                // Codes are no copies: the test would pass where a cache of codes held numbers.
+                assert!(distance(&found.logits, &exact.logits) > 2.0 * LOGITS, "{folder} {format}");
+                assert!(found.report.live_bytes < exact.report.live_bytes);
+            }
+        }
+    }
+}
+
+#[test]
+fn codes_have_the_same_bits_and_lifetimes_however_a_text_is_cut() {
+    let text: Vec<u32> = (0..97).map(|i| i * 53 % 97).collect();
+    for folder in support::WITHOUT_WINDOW {
+        let model = Model::open(folder);
+        for format in [KvFormat::Q8, KvFormat::Q4] {
+            for spec in [
+                "none",
+                "knorm@20",
+                "snapkv(window=9, kernel=3)@0.3",
+                "h2o@19",
+                "pyramid(snapkv(window=2), beta=4)@0.3",
+            ] {
+                let policy = model.method(spec);
+                let pool = model.decoder.page_pool(policy.as_ref(), format, None).unwrap();
+                let run = |chunk: usize| {
+                    let chunk = chunk.max(policy.needs().together(text.len()));
+                    evaluate(&model.decoder, &model.team, policy.as_ref(), &pool, &text, chunk).unwrap()
+                };
+                let whole = run(97);
+                for chunk in [1, 31, 33] {
+                    let cut = run(chunk);
+                    assert!(cut.logits == whole.logits, "{folder} {format} {spec} chunks of {chunk}");
+                    assert_eq!(
+                        cut.expires_at, whole.expires_at,
+                        "{folder} {format} {spec} chunks of {chunk}"
+                    );
+                }
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dropcap_cache::KvCache;
 use dropcap_engine::{EngineError, Text, evaluate, evaluate_rows};
-use dropcap_kernels::{DType, Team};
+use dropcap_kernels::{DType, KvFormat, Team};
 use dropcap_model::{Checkpoint, Decoder, Logits, ModelError, Scratch, Segment};
 use dropcap_policy::{EvictionPolicy, KeepAll, LaneEditor, Observation, PolicyError, Rule, Stage};
 use safetensors::SafeTensors;
@@ -53,7 +53,7 @@ fn load_with(changes: &[(&str, usize, f32)], dtype: DType) -> Result<Decoder, Mo
     Decoder::load(&Team::new(2).unwrap(), &Checkpoint::open(copy.path()).unwrap(), dtype)
 }
 
-fn evaluated(decoder: &Decoder, kv_dtype: DType) -> Result<Vec<f32>, EngineError> {
+fn evaluated(decoder: &Decoder, kv_dtype: impl Into<KvFormat>) -> Result<Vec<f32>, EngineError> {
     let pool = decoder.page_pool(&KeepAll, kv_dtype, None).unwrap();
     let ids: Vec<u32> = (1..40).collect();
     Ok(evaluate(decoder, &Team::new(2).unwrap(), &KeepAll, &pool, &ids, 7)?.logits)
@@ -151,6 +151,11 @@ fn keys_and_values_beyond_the_format_of_the_cache_are_named() {
         let decoder = load(FIRST_QKV, 144 * 5 + column, 3e7, DType::F32).unwrap();
         let error = evaluated(&decoder, DType::F16).unwrap_err().to_string();
         assert!([what, "layer 0", "f16", "bf16 or f32"].iter().all(|word| error.contains(word)), "{error}");
+        for format in [KvFormat::Q8, KvFormat::Q4] {
+            let error = evaluated(&decoder, format).unwrap_err().to_string();
+            let words = [what, "layer 0", format.name(), "bf16 or f32"];
+            assert!(words.iter().all(|word| error.contains(word)), "{error}");
+        }
         for kv_dtype in [DType::F32, DType::Bf16] {
             let logits = evaluated(&decoder, kv_dtype).unwrap();
             assert!(logits.iter().all(|logit| logit.is_finite()));

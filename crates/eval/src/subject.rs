@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use dropcap_cache::PagePool;
 use dropcap_engine::{Engine, EngineError, EngineOptions, Reading};
-use dropcap_kernels::{DType, Team};
+use dropcap_kernels::{KvFormat, Team};
 use dropcap_model::device::{DeviceDecoder, DeviceOptions, DeviceWeights};
 use dropcap_model::{Decoder, DecoderConfig, Tokenizer};
 use dropcap_policy::EvictionPolicy;
@@ -62,7 +62,7 @@ pub struct Subject {
     /// Tokens that end an answer.
     pub stop_tokens: Vec<u32>,
     /// How keys and values are stored.
-    pub kv_dtype: DType,
+    pub kv_dtype: KvFormat,
     /// Cap on the cache in bytes, as for [`EngineOptions`].
     pub kv_limit: Option<usize>,
     /// Most prompt tokens of a step of the engine.

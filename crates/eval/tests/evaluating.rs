@@ -48,7 +48,7 @@ fn subject(methods: &[&str]) -> Subject {
         config,
         tokenizer: Arc::new(Tokenizer::open(&directory).unwrap()),
         template: None,
-        kv_dtype: DType::F32,
+        kv_dtype: DType::F32.into(),
         kv_limit: Some(64 << 20),
         chunk: 64,
         max_batch: 8,

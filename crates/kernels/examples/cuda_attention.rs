@@ -1,4 +1,4 @@
-//! Times of the device's attention: `cargo run --release -p dropcap-kernels --example cuda_attention [decode|prefill]`.
+//! Times of the device's attention: `cargo run --release -p dropcap-kernels --example cuda_attention [decode|prefill [q8|q4]]`.
 //!
 //! Decode: a graph over the layers of a cache that is larger than the second-level cache, time per layer and the share
 //! of what a plain read of as many bytes gets. Prefill: chunks at the end of a prefix, and a whole prompt in chunks.
@@ -12,7 +12,7 @@ use dropcap_kernels::cuda::{
     Argument, Device, DeviceBuffer, DeviceLanes, DeviceSpan, DeviceStep, Function, Graph, Grid, LaneTables,
     Module, NO_CONSTANTS, Row, Source, Specialisation, StepSize, kernel_struct,
 };
-use dropcap_kernels::{DType, KernelError};
+use dropcap_kernels::{DType, KernelError, KvFormat};
 
 /// Bytes of keys and values that a case may take.
 const ROOM: usize = 40 << 30;
@@ -77,6 +77,8 @@ kernel_struct! {
 
 fn main() {
     let which = std::env::args().nth(1).unwrap_or_default();
+    let format: KvFormat = std::env::args().nth(2).map_or(KvFormat::Bf16, |name| name.parse().unwrap());
+    let (cache, codes) = Specialisation::of_cache(format);
     let device = Device::open(0, None).unwrap();
     println!("{} ({} multiprocessors)", device.facts().name, device.facts().multiprocessors);
     for (name, query_heads, kv_heads, head_dim) in
@@ -84,7 +86,8 @@ fn main() {
     {
         let specialisation = Specialisation {
             weights: DType::Bf16,
-            cache: DType::Bf16,
+            cache,
+            codes,
             query_heads,
             kv_heads,
             groups: 1,
@@ -93,7 +96,9 @@ fn main() {
             side_width: 0,
             statistics: 0,
         };
-        println!("{name}: {query_heads} query heads, {kv_heads} KV heads, d = {head_dim}");
+        println!(
+            "{name}: {query_heads} query heads, {kv_heads} KV heads, d = {head_dim}, a cache of {format}"
+        );
         if which != "prefill" {
             for batch in [1, 16, 64] {
                 [1024, 4096, 32768]

@@ -1,6 +1,6 @@
 //! How fast the products of known models are on the first CUDA device, beside a plain reading of its memory.
 //!
-//! `cargo run --release -p dropcap-kernels --example cuda_dense [rows ...]`
+//! `cargo run --release -p dropcap-kernels --example cuda_dense [Q8_0|Q4_0|Q4_1] [rows ...]`
 #![allow(clippy::print_stdout, reason = "that is its purpose")]
 
 use dropcap_kernels::activation::DeviceActivation;
@@ -10,7 +10,7 @@ use dropcap_kernels::cuda::{
 };
 use dropcap_kernels::matmul::{DeviceBias, DeviceMatmul, DeviceMatrix, DeviceRandom, Target};
 use dropcap_kernels::norm::{DeviceNorm, NormParameters};
-use dropcap_kernels::{DType, KernelError};
+use dropcap_kernels::{BlockFormat, DType, KernelError};
 
 type Outcome<T> = Result<T, KernelError>;
 
@@ -76,6 +76,8 @@ struct Bench {
     random: DeviceRandom,
     activation: DeviceActivation,
     watch: Stopwatch,
+    /// Of the weights; none for numbers.
+    format: Option<BlockFormat>,
     /// Bytes per second of a plain reading.
     plain: f64,
 }
@@ -84,17 +86,20 @@ fn main() -> Outcome<()> {
     let device = Device::open(0, Some(std::env::temp_dir().join("dropcap-test-kernels")))?;
     // Products do not depend on the other sizes.
     let specialisation = specialisation(4096);
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let named = |format: &BlockFormat| words.iter().any(|word| word == format.name());
     let mut bench = Bench {
-        matmul: DeviceMatmul::new(&device, &specialisation)?,
+        matmul: DeviceMatmul::new(&device, &specialisation)?.with_blocks(&specialisation, 128_256 * 4096)?,
         random: DeviceRandom::new(&device, &specialisation)?,
         activation: DeviceActivation::new(&device, &specialisation)?,
         watch: Stopwatch::new(&device)?,
+        format: BlockFormat::ALL.into_iter().find(named),
         plain: 0.0,
         device,
     };
     bench.plain = bench.plain_reading(&specialisation)?;
     println!("{}: plain reading {:.0} GB/s", bench.device.facts().name, bench.plain / 1e9);
-    let rows: Vec<usize> = std::env::args().skip(1).filter_map(|word| word.parse().ok()).collect();
+    let rows: Vec<usize> = words.iter().filter_map(|word| word.parse().ok()).collect();
     let rows = if rows.is_empty() { DECODE.to_vec() } else { rows };
     for model in &MODELS {
         println!("\n{}: one product, weights from memory", model.name);
@@ -123,6 +128,7 @@ fn specialisation(hidden: usize) -> Specialisation {
     Specialisation {
         weights: DTYPE,
         cache: DTYPE,
+        codes: None,
         query_heads: 32,
         kv_heads: 8,
         groups: 1,
@@ -168,7 +174,12 @@ impl Outputs {
 impl Bench {
     fn weights(&self, n: usize, k: usize, seed: usize) -> Outcome<DeviceMatrix> {
         let scale = 1.7 / (k as f32).sqrt();
-        DeviceMatrix::random(&self.random, &self.device, n, k, DTYPE, scale, seed as u64)
+        match self.format {
+            None => DeviceMatrix::random(&self.random, &self.device, n, k, DTYPE, scale, seed as u64),
+            Some(format) => {
+                DeviceMatrix::random_blocks(&self.random, &self.device, n, k, format, scale, seed as u64)
+            }
+        }
     }
 
     fn activations(&self, count: usize) -> Outcome<DeviceBuffer<u8>> {
@@ -230,7 +241,7 @@ impl Bench {
     }
 
     fn decode_products(&self, name: &str, n: usize, k: usize, goal: Goal, rows: &[usize]) -> Outcome<()> {
-        let bytes = n * k * ELEMENT;
+        let bytes = self.weights(n, k, 0)?.bytes();
         // Together several times what the second-level cache holds.
         let copies = (4 * self.device.facts().l2_bytes).div_ceil(bytes).max(2);
         let weights: Vec<_> = (0..copies).map(|i| self.weights(n, k, i)).collect::<Result<_, _>>()?;
@@ -279,7 +290,7 @@ impl Bench {
             }
         }
         weights.push((self.weights(model.vocabulary, c, 99)?, Goal::Logits));
-        let bytes: usize = weights.iter().map(|(w, _)| w.data().bytes()).sum();
+        let bytes: usize = weights.iter().map(|(w, _)| w.bytes()).sum();
         let widest = 2 * model.intermediate.max(c);
         let layers = Outputs::new(&self.device, rows * widest)?;
         let residual = &layers.wide;

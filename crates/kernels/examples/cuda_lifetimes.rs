@@ -17,6 +17,7 @@ const LAYERS: usize = 32;
 const SPECIALISATION: Specialisation = Specialisation {
     weights: DType::Bf16,
     cache: DType::Bf16,
+    codes: None,
     query_heads: 32,
     kv_heads: 8,
     groups: 1,

@@ -112,6 +112,7 @@ impl Bench {
         let specialisation = Specialisation {
             weights: DType::Bf16,
             cache: DType::Bf16,
+            codes: None,
             query_heads: h,
             kv_heads: g,
             groups: model.gates.0,

@@ -12,7 +12,14 @@
 //! | one panel `[width][32]` per side channel | `64 * heads * d` + the panels before |
 //!
 //! Every offset is a multiple of 32 elements, so in an aligned buffer every panel row is aligned to 64 bytes.
+//!
+//! That is a page of numbers. In a page of codes the blocks of keys and values are shorter ([`coded`]), and everything else is the same:
+//! a layout says of each head where its block begins and how many elements it has, and nobody else counts.
 
+mod coded;
+mod codes;
+mod format;
+mod moves;
 mod rows;
 
 use std::ops::Range;
@@ -20,7 +27,10 @@ use std::ops::Range;
 use half::{bf16, f16};
 
 use crate::error::{check_length, checked_size};
-use crate::{Buffer, DType, Elements, ElementsMut, KernelError};
+use crate::{Buffer, DType, ElementsMut, KernelError};
+pub(crate) use coded::{CodedBlock, Lie, STEPS};
+pub(crate) use codes::LINE;
+pub use format::{CodeBits, KvFormat, RowFormat};
 
 /// Entries of one page.
 pub const PAGE_ENTRIES: usize = 32;
@@ -32,7 +42,11 @@ pub struct PageLayout {
     head_dim: usize,
     side_widths: Vec<usize>,
     side_offsets: Vec<usize>,
-    dtype: DType,
+    format: KvFormat,
+    /// Elements of one head's keys.
+    key_block: usize,
+    /// Elements of one head's values.
+    value_block: usize,
     elements: usize,
 }
 
@@ -45,9 +59,9 @@ impl PageLayout {
         heads: usize,
         head_dim: usize,
         side_widths: Vec<usize>,
-        dtype: DType,
+        format: impl Into<KvFormat>,
     ) -> Result<Self, KernelError> {
-        let op = "page layout";
+        let (op, format) = ("page layout", format.into());
         if heads == 0 || head_dim == 0 || side_widths.contains(&0) {
             return Err(KernelError::Invalid {
                 op,
@@ -55,7 +69,14 @@ impl PageLayout {
                 got: format!("{heads} heads, {head_dim} dimensions, side channels {side_widths:?}"),
             });
         }
-        let mut elements = checked_size(op, &[2, PAGE_ENTRIES, heads, head_dim])?;
+        // No block of codes is larger than the numbers of twice as many whole groups, so nothing below overflows.
+        checked_size(op, &[8, PAGE_ENTRIES, heads, head_dim.saturating_add(CodeBits::Eight.group())])?;
+        let block = |rows: RowFormat, lie: Lie| match rows {
+            RowFormat::Numbers(_) => PAGE_ENTRIES * head_dim,
+            RowFormat::Codes(bits) => CodedBlock { bits, head_dim, lie }.elements(),
+        };
+        let (key_block, value_block) = (block(format.keys(), Lie::Panel), block(format.values(), Lie::Rows));
+        let mut elements = heads * (key_block + value_block);
         let mut side_offsets = Vec::with_capacity(side_widths.len());
         for &width in &side_widths {
             side_offsets.push(elements);
@@ -63,11 +84,11 @@ impl PageLayout {
             elements = elements.checked_add(panel).ok_or_else(|| too_large(op, elements, panel))?;
         }
         // One bound for every later size: bytes of a page fit an isize, as the allocator wants.
-        let bytes = checked_size(op, &[elements, dtype.bytes()])?;
+        let bytes = checked_size(op, &[elements, format.elements().bytes()])?;
         if isize::try_from(bytes).is_err() {
             return Err(too_large(op, bytes, 0));
         }
-        Ok(Self { heads, head_dim, side_widths, side_offsets, dtype, elements })
+        Ok(Self { heads, head_dim, side_widths, side_offsets, format, key_block, value_block, elements })
     }
 
     /// KV heads that an entry holds.
@@ -85,9 +106,14 @@ impl PageLayout {
         &self.side_widths
     }
 
-    /// The format of keys, values and side channels.
-    pub fn dtype(&self) -> DType {
-        self.dtype
+    /// How keys, values and side channels are stored.
+    pub fn format(&self) -> KvFormat {
+        self.format
+    }
+
+    /// The format of side channels, and of a page's elements.
+    pub fn side_dtype(&self) -> DType {
+        self.format.elements()
     }
 
     /// Elements of one page.
@@ -97,7 +123,7 @@ impl PageLayout {
 
     /// Bytes of one page.
     pub fn bytes(&self) -> usize {
-        self.elements * self.dtype.bytes()
+        self.elements * self.side_dtype().bytes()
     }
 
     /// Bytes of one entry: its keys, values and side channels.
@@ -105,19 +131,53 @@ impl PageLayout {
         self.bytes() / PAGE_ENTRIES
     }
 
+    /// Bytes of the keys and values of one entry.
+    pub fn key_value_bytes(&self) -> usize {
+        self.heads * (self.key_block + self.value_block) * self.side_dtype().bytes() / PAGE_ENTRIES
+    }
+
     /// A zeroed page of this layout, or [`KernelError::TooLarge`] when there is no such memory.
     pub fn zeroed_page(&self) -> Result<Buffer, KernelError> {
-        Buffer::try_zeroed(self.dtype, self.elements)
+        Buffer::try_zeroed(self.side_dtype(), self.elements)
     }
 
-    /// First element of `head`'s key panel `[d][32]`. Meaningful for heads below [`PageLayout::heads`].
+    /// First element of `head`'s keys: a panel `[d][32]`, or its codes. Meaningful for heads below [`PageLayout::heads`].
     pub fn key_offset(&self, head: usize) -> usize {
-        head.wrapping_mul(PAGE_ENTRIES * self.head_dim)
+        head.wrapping_mul(self.key_block)
     }
 
-    /// First element of `head`'s values `[32][d]`. Meaningful for heads below [`PageLayout::heads`].
+    /// First element of `head`'s values: `[32][d]`, or their codes. Meaningful for heads below [`PageLayout::heads`].
     pub fn value_offset(&self, head: usize) -> usize {
-        self.heads.wrapping_add(head).wrapping_mul(PAGE_ENTRIES * self.head_dim)
+        self.heads.wrapping_mul(self.key_block).wrapping_add(head.wrapping_mul(self.value_block))
+    }
+
+    /// The elements of `head`'s keys.
+    pub(crate) fn key_range(&self, head: usize) -> Range<usize> {
+        let start = self.key_offset(head);
+        start..start.wrapping_add(self.key_block)
+    }
+
+    /// The elements of `head`'s values.
+    pub(crate) fn value_range(&self, head: usize) -> Range<usize> {
+        let start = self.value_offset(head);
+        start..start.wrapping_add(self.value_block)
+    }
+
+    /// How the keys of a head lie where they are codes.
+    pub(crate) fn coded_keys(&self) -> Option<CodedBlock> {
+        self.coded(self.format.keys(), Lie::Panel)
+    }
+
+    /// How the values of a head lie where they are codes.
+    pub(crate) fn coded_values(&self) -> Option<CodedBlock> {
+        self.coded(self.format.values(), Lie::Rows)
+    }
+
+    fn coded(&self, rows: RowFormat, lie: Lie) -> Option<CodedBlock> {
+        match rows {
+            RowFormat::Numbers(_) => None,
+            RowFormat::Codes(bits) => Some(CodedBlock { bits, head_dim: self.head_dim, lie }),
+        }
     }
 
     /// First element of `channel`'s panel `[width][32]`, if there is such a channel.
@@ -125,7 +185,7 @@ impl PageLayout {
         self.side_offsets.get(channel).copied()
     }
 
-    /// Writes one entry's key and value, each `[heads * d]`, rounded to the page's dtype.
+    /// Writes one entry's key and value, each `[heads * d]`, rounded to the page's format.
     ///
     /// Errors: a page of another layout, a slot of 32 or more, rows of another length.
     pub fn write_key_value(
@@ -160,6 +220,12 @@ impl PageLayout {
         let row = self.heads * self.head_dim;
         check_rows(op, "keys", count, row, stride, keys.len())?;
         check_rows(op, "values", count, row, stride, values.len())?;
+        if let (Some(key), Some(value)) = (self.coded_keys(), self.coded_values()) {
+            if let ElementsMut::F16(all) = page.elements_mut() {
+                self.encode(all, slots, (key, keys), (value, values), stride);
+            }
+            return Ok(());
+        }
         match page.elements_mut() {
             ElementsMut::F32(all) => self.store(all, slots, keys, values, stride, |x| x),
             ElementsMut::F16(all) => self.store(all, slots, keys, values, stride, f16::from_f32),
@@ -168,7 +234,7 @@ impl PageLayout {
         Ok(())
     }
 
-    /// Writes one entry's row `[width]` of a side channel, rounded to the page's dtype.
+    /// Writes one entry's row `[width]` of a side channel, rounded to the page's format.
     ///
     /// Errors: a page of another layout, a slot of 32 or more, no such channel, a row of another length.
     pub fn write_side(
@@ -189,18 +255,16 @@ impl PageLayout {
 
     /// One entry's key for one head `[d]`, widened; errors as in [`PageLayout::read_value`].
     pub fn read_key(&self, page: &Buffer, slot: usize, head: usize) -> Result<Vec<f32>, KernelError> {
-        self.check_read(page, slot, head)?;
-        let start = self.key_offset(head) + slot;
-        Ok((0..self.head_dim).map(|k| page.get(start + k * PAGE_ENTRIES)).collect())
+        let mut row = Vec::with_capacity(self.head_dim);
+        self.read_keys(page, &[slot], head, &mut row).map(|()| row)
     }
 
     /// One entry's value for one head `[d]`, widened.
     ///
     /// Errors: a page of another layout, a slot of 32 or more, no such head.
     pub fn read_value(&self, page: &Buffer, slot: usize, head: usize) -> Result<Vec<f32>, KernelError> {
-        self.check_read(page, slot, head)?;
-        let start = self.value_offset(head) + slot * self.head_dim;
-        Ok((start..start + self.head_dim).map(|i| page.get(i)).collect())
+        let mut row = Vec::with_capacity(self.head_dim);
+        self.read_values(page, &[slot], head, &mut row).map(|()| row)
     }
 
     /// One entry's row of a side channel `[width]`, widened.
@@ -214,72 +278,14 @@ impl PageLayout {
         Ok((0..width).map(|k| page.get(start + k * PAGE_ENTRIES + slot)).collect())
     }
 
-    /// Copies an entry, side channels included, from a slot of one page to a slot of another, bit for bit.
-    ///
-    /// Errors: pages of another layout, slots of 32 or more.
-    pub fn copy_entry(
-        &self,
-        from: &Buffer,
-        from_slot: usize,
-        to: &mut Buffer,
-        to_slot: usize,
-    ) -> Result<(), KernelError> {
-        let op = "copy entry";
-        self.check_page(op, from)?;
-        self.check_page(op, to)?;
-        check_slots(op, from_slot, 1)?;
-        check_slots(op, to_slot, 1)?;
-        match (from.elements(), to.elements_mut()) {
-            (Elements::F32(from), ElementsMut::F32(to)) => {
-                self.each_run(from_slot, to_slot, |a, b, n| to[b..b + n].copy_from_slice(&from[a..a + n]));
-            }
-            (Elements::F16(from), ElementsMut::F16(to)) => {
-                self.each_run(from_slot, to_slot, |a, b, n| to[b..b + n].copy_from_slice(&from[a..a + n]));
-            }
-            (Elements::Bf16(from), ElementsMut::Bf16(to)) => {
-                self.each_run(from_slot, to_slot, |a, b, n| to[b..b + n].copy_from_slice(&from[a..a + n]));
-            }
-            // check_page held both to the layout's dtype.
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Copies an entry, side channels included, from one slot of a page to another, bit for bit.
-    ///
-    /// Errors: a page of another layout, slots of 32 or more.
-    pub fn copy_entry_within(
-        &self,
-        page: &mut Buffer,
-        from_slot: usize,
-        to_slot: usize,
-    ) -> Result<(), KernelError> {
-        let op = "copy entry";
-        self.check_page(op, page)?;
-        check_slots(op, from_slot, 1)?;
-        check_slots(op, to_slot, 1)?;
-        match page.elements_mut() {
-            ElementsMut::F32(all) => {
-                self.each_run(from_slot, to_slot, |a, b, n| all.copy_within(a..a + n, b));
-            }
-            ElementsMut::F16(all) => {
-                self.each_run(from_slot, to_slot, |a, b, n| all.copy_within(a..a + n, b));
-            }
-            ElementsMut::Bf16(all) => {
-                self.each_run(from_slot, to_slot, |a, b, n| all.copy_within(a..a + n, b));
-            }
-        }
-        Ok(())
-    }
-
     /// Refuses a buffer that is not a page of this layout.
     pub(crate) fn check_page(&self, op: &'static str, page: &Buffer) -> Result<(), KernelError> {
-        if page.dtype() == self.dtype && page.len() == self.elements {
+        if page.dtype() == self.side_dtype() && page.len() == self.elements {
             return Ok(());
         }
         Err(KernelError::Invalid {
             op,
-            expected: format!("a page of {} elements of {}", self.elements, self.dtype),
+            expected: format!("a page of {} elements of {}", self.elements, self.side_dtype()),
             got: format!("{} elements of {}", page.len(), page.dtype()),
         })
     }
@@ -336,17 +342,22 @@ impl PageLayout {
         }
     }
 
-    /// Calls `copy(from, to, length)` for every contiguous run of elements of an entry.
-    fn each_run(&self, from_slot: usize, to_slot: usize, mut copy: impl FnMut(usize, usize, usize)) {
+    /// Codes rows of keys and values.
+    fn encode(
+        &self,
+        all: &mut [f16],
+        slots: Range<usize>,
+        (key, keys): (CodedBlock, &[f32]),
+        (value, values): (CodedBlock, &[f32]),
+        stride: usize,
+    ) {
         let d = self.head_dim;
-        let panel_rows = |start: usize, rows: usize| (0..rows).map(move |k| start + k * PAGE_ENTRIES);
-        panel_rows(0, self.heads * d).for_each(|at| copy(at + from_slot, at + to_slot, 1));
         for head in 0..self.heads {
-            let start = self.value_offset(head);
-            copy(start + from_slot * d, start + to_slot * d, d);
-        }
-        for (&start, &width) in self.side_offsets.iter().zip(&self.side_widths) {
-            panel_rows(start, width).for_each(|at| copy(at + from_slot, at + to_slot, 1));
+            for (i, slot) in slots.clone().enumerate() {
+                let row = i * stride + head * d;
+                key.write(&mut all[self.key_range(head)], slot, &keys[row..][..d]);
+                value.write(&mut all[self.value_range(head)], slot, &values[row..][..d]);
+            }
         }
     }
 }

@@ -1,7 +1,13 @@
 //! Products of a few rows with panels `[k][32]` of cache pages: the scores of attention and the votes of gates.
 
-use crate::simd::{Element, Isa, Kernel, Simd};
-use crate::{Buffer, Elements, PAGE_ENTRIES};
+mod codes;
+mod read;
+
+pub(crate) use codes::{Q4, Q8};
+pub(crate) use read::{Block, PageElement, PageRows, Panel, with_rows};
+
+use crate::PAGE_ENTRIES;
+use crate::simd::{Isa, Kernel, Simd};
 
 /// Bytes that one prefetch brings.
 pub(crate) const CACHE_LINE: usize = 64;
@@ -33,23 +39,23 @@ pub(crate) fn padded_rows(isa: Isa, rows: usize) -> usize {
 ///
 /// Every product is one accumulator's chain over k, so its bits depend on its row and its panel column alone:
 /// not on the tile, nor on which other rows or panels are in the call.
-pub(crate) struct PanelProducts<'a, E> {
+pub(crate) struct PanelProducts<'a, P> {
     /// `[k][count]`
     pub(crate) rows: &'a [f32],
     /// One of the counts that [`padded_rows`] gives.
     pub(crate) count: usize,
     /// Each `[k][32]`.
-    pub(crate) panels: &'a [&'a [E]],
-    /// What the caller reads next, each as long as a panel; it is fetched into the cache while the last panels are
-    /// multiplied. May be empty.
-    pub(crate) ahead: &'a [&'a [E]],
+    pub(crate) panels: &'a [P],
+    /// Where what the caller reads next begins, each about as long as a panel; it is fetched into the cache while the last
+    /// panels are multiplied. May be empty.
+    pub(crate) ahead: &'a [*const u8],
     /// `[count][stride]`
     pub(crate) products: &'a mut [f32],
     /// At least 32 per panel.
     pub(crate) stride: usize,
 }
 
-impl<E: Element> Kernel for PanelProducts<'_, E> {
+impl<P: Panel> Kernel for PanelProducts<'_, P> {
     type Output = ();
 
     #[inline(always)]
@@ -67,12 +73,12 @@ impl<E: Element> Kernel for PanelProducts<'_, E> {
     }
 }
 
-impl<E: Element> PanelProducts<'_, E> {
+impl<P: Panel> PanelProducts<'_, P> {
     /// Goes over all columns of all panels, C vectors at a time: enough chains to hide the latency of an addition.
     #[inline(always)]
     fn sweep<S: Simd, const R: usize, const C: usize>(mut self, simd: S) {
         let depth = self.rows.len() / R;
-        assert!(self.panels.iter().all(|panel| panel.len() >= depth * PAGE_ENTRIES));
+        assert!(self.panels.iter().all(|panel| panel.holds(depth)));
         assert!(self.stride >= self.panels.len() * PAGE_ENTRIES && self.products.len() >= R * self.stride);
         let columns = self.panels.len() * PAGE_ENTRIES / S::LANES;
         let mut column = 0;
@@ -90,43 +96,60 @@ impl<E: Element> PanelProducts<'_, E> {
     }
 
     /// # Safety
-    /// Every panel holds `depth * 32` elements, `rows` holds `depth * R`, `products` holds `R * stride`, and
+    /// Every panel holds `depth` rows, `self.rows` holds `depth * R`, `products` holds `R * stride`, and
     /// `column + C` vectors are inside the panels.
     // Plain indices over constant bounds are what the compiler unrolls into registers.
     #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     unsafe fn tile<S: Simd, const R: usize, const C: usize>(&mut self, simd: S, depth: usize, column: usize) {
-        let mut from = [std::ptr::null::<E>(); C];
+        let mut from = [self.panels[0].column(0); C];
         // The columns that come C vectors later. Hardware prefetchers stop at the end of each 4 KiB, and panels are
         // hardly longer: without this hint a decode reaches half of the memory's bandwidth.
-        let mut next = [std::ptr::null::<E>(); C];
+        let mut next = [std::ptr::null::<u8>(); C];
         for c in 0..C {
             let element = (column + c) * S::LANES;
             let panel = self.panels[element / PAGE_ENTRIES];
-            from[c] = panel[element % PAGE_ENTRIES..].as_ptr();
+            from[c] = panel.column(element % PAGE_ENTRIES);
             let element = element + (C * S::LANES).max(PAGE_ENTRIES);
             let later = element / PAGE_ENTRIES;
-            let later = self.panels.get(later).or_else(|| self.ahead.get(later - self.panels.len()));
-            next[c] = later.unwrap_or(&panel).as_ptr().wrapping_add(element % PAGE_ENTRIES);
+            let start = match self.panels.get(later) {
+                Some(panel) => panel.start(),
+                None => self.ahead.get(later - self.panels.len()).copied().unwrap_or(panel.start()),
+            };
+            next[c] = start.wrapping_add(element % PAGE_ENTRIES * P::BITS / 8);
         }
         let rows = self.rows.as_ptr();
         let mut sums = [[simd.splat(0.0); C]; R];
-        for k in 0..depth {
-            let mut entries = [simd.splat(0.0); C];
-            for c in 0..C {
-                // SAFETY: row k of the panel, and the lanes from this column on are inside its 32.
-                entries[c] = unsafe { E::load(simd, from[c].add(k * PAGE_ENTRIES)) };
-                if (c * S::LANES * size_of::<E>()).is_multiple_of(CACHE_LINE) {
-                    simd.prefetch(next[c].wrapping_add(k * PAGE_ENTRIES));
-                }
+        let mut first = 0;
+        while first < depth {
+            let end = depth.min(first.saturating_add(P::GROUP));
+            // SAFETY: row `first` of the panel.
+            let mut steps = [unsafe { P::steps(simd, from[0], first) }; C];
+            for c in 1..C {
+                // SAFETY: as above.
+                steps[c] = unsafe { P::steps(simd, from[c], first) };
             }
-            for r in 0..R {
-                // SAFETY: k < depth and r < R.
-                let row = simd.splat(unsafe { *rows.add(k * R + r) });
+            for k in first..end {
+                let mut entries = [simd.splat(0.0); C];
                 for c in 0..C {
-                    sums[r][c] = simd.mul_add(row, entries[c], sums[r][c]);
+                    // SAFETY: row k of the panel, and the lanes from this column on are inside its 32.
+                    entries[c] = unsafe { P::load(simd, from[c], steps[c], k) };
+                    // Once a cache line, and for each panel.
+                    if (c * S::LANES * P::BITS / 8).is_multiple_of(CACHE_LINE)
+                        || (c * S::LANES).is_multiple_of(PAGE_ENTRIES)
+                    {
+                        simd.prefetch(next[c].wrapping_add(k * (PAGE_ENTRIES * P::BITS / 8)));
+                    }
+                }
+                for r in 0..R {
+                    // SAFETY: k < depth and r < R.
+                    let row = simd.splat(unsafe { *rows.add(k * R + r) });
+                    for c in 0..C {
+                        sums[r][c] = simd.mul_add(row, entries[c], sums[r][c]);
+                    }
                 }
             }
+            first = end;
         }
         let products = self.products.as_mut_ptr();
         for (r, sums) in sums.iter().enumerate() {
@@ -135,29 +158,5 @@ impl<E: Element> PanelProducts<'_, E> {
                 unsafe { simd.store(products.add(r * self.stride + (column + c) * S::LANES), sum) };
             }
         }
-    }
-}
-
-/// An element that a page can be asked for.
-pub(crate) trait PageElement: Element {
-    /// The page's elements, if they are of this type.
-    fn of(page: &Buffer) -> Option<&[Self]>;
-}
-
-impl PageElement for f32 {
-    fn of(page: &Buffer) -> Option<&[Self]> {
-        if let Elements::F32(all) = page.elements() { Some(all) } else { None }
-    }
-}
-
-impl PageElement for half::f16 {
-    fn of(page: &Buffer) -> Option<&[Self]> {
-        if let Elements::F16(all) = page.elements() { Some(all) } else { None }
-    }
-}
-
-impl PageElement for half::bf16 {
-    fn of(page: &Buffer) -> Option<&[Self]> {
-        if let Elements::Bf16(all) = page.elements() { Some(all) } else { None }
     }
 }

@@ -1,6 +1,6 @@
 //! Random lanes for the tests of attention and votes.
 
-use crate::{Buffer, LaneView, PAGE_ENTRIES, PageLayout};
+use crate::{Buffer, KvFormat, LaneView, PAGE_ENTRIES, PageLayout};
 
 /// A small generator (Steele, Lea and Flood 2014, "SplitMix"), so that a case is one seed.
 pub(crate) struct Random(pub(crate) u64);
@@ -65,6 +65,22 @@ impl Lane {
             positions: &self.positions,
             expires_at: &self.expires_at,
         }
+    }
+
+    /// The same entries, widened, in pages of another format; without side channels.
+    pub(crate) fn in_format(&self, format: KvFormat) -> Self {
+        let (heads, width) = (self.layout.heads(), self.layout.head_dim());
+        let mut lane = Self::new(PageLayout::new(heads, width, vec![], format).unwrap());
+        for (entry, (&position, &expires_at)) in self.positions.iter().zip(&self.expires_at).enumerate() {
+            let (page, slot) = (&self.pages[entry / PAGE_ENTRIES], entry % PAGE_ENTRIES);
+            let (mut key, mut value) = (Vec::new(), Vec::new());
+            for head in 0..heads {
+                key.extend(self.layout.read_key(page, slot, head).unwrap());
+                value.extend(self.layout.read_value(page, slot, head).unwrap());
+            }
+            lane.push(position, expires_at, &key, &value);
+        }
+        lane
     }
 
     /// Positions shuffled, mostly, and none, some or all entries mortal.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use dropcap_kernels::DType;
+use dropcap_kernels::{DType, KvFormat};
 use dropcap_weights::WeightsError;
 
 use crate::families::Family;
@@ -42,6 +42,14 @@ pub enum ModelError {
     DeviceMethod {
         /// What it does.
         what: String,
+    },
+    /// A method that the CUDA backend cannot decide over codes.
+    #[error(
+        "the method turns keys to other positions, which a CUDA device cannot do over a cache of {format}: use --kv-dtype f32, bf16 or f16, or --device cpu"
+    )]
+    DeviceCache {
+        /// The format that was asked for.
+        format: KvFormat,
     },
     /// A method that turns keys to other positions, and a model for which that means nothing.
     #[error(

@@ -183,6 +183,16 @@ impl WeightPlan {
         tables.chain(self.layers.iter().flat_map(LayerPlan::tensors)).chain(self.final_norm.tensors())
     }
 
+    /// Every matrix, and whether it has an output per token or position.
+    pub(crate) fn matrices(&self) -> impl Iterator<Item = (&MatrixPlan, bool)> {
+        let tables = [Some(&self.embedding), self.positions.as_ref(), self.head.as_ref()];
+        tables
+            .into_iter()
+            .flatten()
+            .map(|table| (table, true))
+            .chain(self.products().map(|plan| (plan, false)))
+    }
+
     /// The linear layers between the residual stream and itself, in the order of the decoder: what adapters change.
     pub fn products(&self) -> impl Iterator<Item = &MatrixPlan> {
         self.layers.iter().flat_map(|layer| [&layer.qkv, &layer.output, &layer.up, &layer.down])

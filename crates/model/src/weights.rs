@@ -11,7 +11,7 @@ use std::fmt::Debug;
 use dropcap_kernels::{DType, Part, RopeTable, Team};
 
 pub use self::format::WeightFormat;
-pub(crate) use self::format::{Held, StoredAs};
+pub(crate) use self::format::{Held, StoredAs, formats_by_bytes};
 use self::random::Random;
 pub(crate) use self::range::first_outside;
 use self::stored::Stored;
@@ -106,6 +106,13 @@ pub(crate) struct LayerWeights<S: Storage> {
     /// `[m, c]`, or `[gate | up]` stacked `[2m, c]` for SwiGLU.
     pub(crate) up: Linear<S>,
     pub(crate) down: Linear<S>,
+}
+
+impl<S: Storage> LayerWeights<S> {
+    /// All its products.
+    pub(crate) fn linears(&self) -> [&Linear<S>; 4] {
+        [&self.qkv, &self.output, &self.up, &self.down]
+    }
 }
 
 /// `y = x W^T + bias`.

@@ -57,7 +57,7 @@ impl Lane {
             entry += run;
         }
         for (what, rows) in [("key", keys), ("value", values)] {
-            let found = first_outside(layout.dtype(), rows, count, width, stride);
+            let found = first_outside(layout.format().infinite_from(), rows, count, width, stride);
             if let (None, Some((row, number))) = (self.overflow, found) {
                 self.overflow = Some(Overflow { what, position: first_position + row as u32, number });
             }
@@ -101,7 +101,8 @@ impl Lane {
             return Err(bounds("an entry", self.positions.len(), entries.end - 1));
         }
         check_rows(op, entries.len(), width, stride, rows.len())?;
-        let found = first_outside(layout.dtype(), rows, entries.len(), width, stride);
+        let limit = layout.side_dtype().infinite_from();
+        let found = first_outside(limit, rows, entries.len(), width, stride);
         if let (None, Some((row, number))) = (self.overflow, found) {
             let position = self.positions[entries.start + row];
             self.overflow = Some(Overflow { what: "side channel", position, number });

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use dropcap_kernels::DType;
+use dropcap_kernels::KvFormat;
 use dropcap_model::device::{
     DeviceDecoder, DeviceOptions, DeviceSegment, DeviceWeights, Slot, SlotState, Wanted,
 };
@@ -16,7 +16,7 @@ use super::measure::{Samples, Test};
 pub struct DeviceBench<'a> {
     pub weights: &'a Arc<DeviceWeights>,
     pub policy: &'a dyn EvictionPolicy,
-    pub kv_dtype: DType,
+    pub kv_dtype: KvFormat,
     pub kv_limit: Option<usize>,
     pub chunk: usize,
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use dropcap_cache::{KvCache, KvReport};
-use dropcap_kernels::{DType, Team};
+use dropcap_kernels::{KvFormat, Team};
 use dropcap_model::{Decoder, Logits, Scratch, Segment};
 use dropcap_policy::{EvictionPolicy, Stage};
 
@@ -69,7 +69,7 @@ pub struct Bench<'a> {
     pub decoder: &'a Decoder,
     pub team: &'a Team,
     pub policy: &'a dyn EvictionPolicy,
-    pub kv_dtype: DType,
+    pub kv_dtype: KvFormat,
     pub kv_limit: Option<usize>,
     pub chunk: usize,
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
+use dropcap_kernels::Team;
 use dropcap_kernels::cuda::read_bandwidth;
-use dropcap_kernels::{DType, Team};
 use dropcap_methods::MethodSpec;
 use dropcap_model::device::DeviceWeights;
 use dropcap_model::{Decoder, DecoderConfig};
@@ -58,10 +58,7 @@ impl Subject {
         let ModelArguments { dtype, machine, .. } = &arguments.model;
         let device = device_for(machine.device, &config, methods.iter().map(|(_, policy)| policy))?;
         let compute = match device {
-            Some(device) => {
-                let dtype = dtype.dtype(DType::F32)?;
-                Compute::Device(Arc::new(DeviceWeights::random(&device, &config, dtype, 0)?))
-            }
+            Some(device) => Compute::Device(Arc::new(DeviceWeights::random(&device, &config, *dtype, 0)?)),
             None => Compute::Host {
                 team: Arc::new(Team::new(machine.threads())?),
                 decoder: Arc::new(Decoder::random(&config, *dtype, 0)?),

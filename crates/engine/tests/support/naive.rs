@@ -17,9 +17,11 @@ pub struct Naive {
     gpt2: bool,
     /// Whether keys are turned by their place among what a query sees.
     by_place: bool,
+    /// Of each layer the keys, turned, and values `[t, g * d]` that are attended to in the place of its own.
+    held: Vec<[Rows; 2]>,
 }
 
-type Rows = Vec<Vec<f64>>;
+pub type Rows = Vec<Vec<f64>>;
 
 impl Naive {
     pub fn open(folder: &str, config: &DecoderConfig) -> Naive {
@@ -36,7 +38,14 @@ impl Naive {
         });
         let tensors: HashMap<_, _> = tensors.collect();
         let gpt2 = tensors.contains_key("wte.weight");
-        Naive { tensors, config: config.clone(), inverse_frequencies, gpt2, by_place: false }
+        Naive {
+            tensors,
+            config: config.clone(),
+            inverse_frequencies,
+            gpt2,
+            by_place: false,
+            held: Vec::new(),
+        }
     }
 
     /// Logits f32 `[t, v]` of `ids` when the token at position j in KV head g of layer l is visible to query k
@@ -49,6 +58,18 @@ impl Naive {
     pub fn logits_by_place(mut self, ids: &[u32], expires_at: &[Vec<u32>]) -> Vec<f32> {
         self.by_place = true;
         self.run(ids, expires_at, 1, &mut |_, _| ())
+    }
+
+    /// The same where attention reads these keys, turned, and values of each layer, `[t, g * d]`: what a cache made of them.
+    pub fn logits_over(
+        &mut self,
+        held: Vec<[Rows; 2]>,
+        ids: &[u32],
+        expires_at: &[Vec<u32>],
+        lanes: usize,
+    ) -> Vec<f32> {
+        self.held = held;
+        self.run(ids, expires_at, lanes, &mut |_, _| ())
     }
 
     /// Of each layer the mean over tokens of the cosine between the residual stream before its attention block and behind it, `[L]`,
@@ -106,7 +127,7 @@ impl Naive {
     fn attention(&self, h: &Rows, layer: usize, lifetimes: &[u32], lanes: usize) -> Rows {
         let config = &self.config;
         let (d, heads, kv_heads) = (config.head_dim, config.heads, config.kv_heads);
-        let (mut q, mut k, v, output) = if self.gpt2 {
+        let (mut q, mut k, mut v, output) = if self.gpt2 {
             let all = self.linear(h, &format!("h.{layer}.attn.c_attn"));
             let part = |i: usize| {
                 all.iter().map(|row| row[i * heads * d..(i + 1) * heads * d].to_vec()).collect::<Rows>()
@@ -131,6 +152,9 @@ impl Naive {
                     }
                 }
             }
+        }
+        if let Some([keys, values]) = self.held.get(layer) {
+            (k, v) = (keys.clone(), values.clone());
         }
         let tokens = h.len();
         let scale = f64::from(config.attention_scale(layer));

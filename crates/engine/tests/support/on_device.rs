@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use dropcap_engine::{Engine, EngineOptions, Evaluation, evaluate_on_device};
-use dropcap_kernels::DType;
+use dropcap_kernels::KvFormat;
 use dropcap_kernels::cuda::{CudaError, Device};
+use dropcap_model::WeightFormat;
 use dropcap_model::device::{DeviceDecoder, DeviceOptions, DeviceWeights};
 use dropcap_policy::EvictionPolicy;
 
@@ -26,14 +27,17 @@ pub fn device(test: &str) -> Option<Device> {
 pub struct OnDevice {
     pub host: Model,
     pub weights: Arc<DeviceWeights>,
-    pub kv_dtype: DType,
+    pub kv_dtype: KvFormat,
 }
 
 impl OnDevice {
-    pub fn open(device: &Device, folder: &str, dtype: DType) -> Self {
-        let host = Model::open_as(folder, dtype);
-        let weights = Arc::new(DeviceWeights::load(device, &host.team, &host.checkpoint, dtype).unwrap());
-        Self { host, weights, kv_dtype: dtype }
+    /// With a cache in the dtype of its activations.
+    pub fn open(device: &Device, folder: &str, format: impl Into<WeightFormat>) -> Self {
+        let format = format.into();
+        let host = Model::open_as(folder, format);
+        let weights = Arc::new(DeviceWeights::load(device, &host.team, &host.checkpoint, format).unwrap());
+        let kv_dtype = weights.dtype().into();
+        Self { host, weights, kv_dtype }
     }
 
     pub fn decoder(&self, policy: &dyn EvictionPolicy, max_batch: usize) -> DeviceDecoder {

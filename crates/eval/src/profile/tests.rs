@@ -211,7 +211,7 @@ fn subject(directory: &Path, decoder: Decoder, team: Team) -> Subject {
         config,
         tokenizer: Arc::new(Tokenizer::open(directory).unwrap()),
         template: None,
-        kv_dtype: DType::F32,
+        kv_dtype: DType::F32.into(),
         kv_limit: None,
         chunk: 64,
         max_batch: 4,

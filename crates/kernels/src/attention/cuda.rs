@@ -1,7 +1,7 @@
 //! Attention on the device, over lanes as they lie there.
 //!
-//! Three kernels: `decode.cu` for one query per sequence, `prefill.cu` for many, both with tensor cores and 16-bit
-//! caches, and `rows.cu` for all other formats and head widths.
+//! Three kernels: `decode.cu` for one query per sequence, `prefill.cu` for many, both with tensor cores and caches of
+//! 16 bits or of codes, and `rows.cu` for all other formats and head widths.
 
 use super::device_plan::{DecodePlan, MOST_SPANS, PrefillPlan, ratio};
 use crate::cuda::{
@@ -17,6 +17,7 @@ pub const DECODE: Source = Source {
         include_str!("tiles.cuh"),
         include_str!("unit.cuh"),
         include_str!("../cuda/line.cuh"),
+        include_str!("codes.cuh"),
         include_str!("feed.cuh"),
         include_str!("parts.cuh"),
         include_str!("decode.cu")
@@ -27,7 +28,7 @@ pub const DECODE: Source = Source {
 /// Many queries.
 pub const PREFILL: Source = Source {
     file: "attention/prefill.cu",
-    text: concat!(include_str!("tiles.cuh"), include_str!("prefill.cu")),
+    text: concat!(include_str!("tiles.cuh"), include_str!("codes.cuh"), include_str!("prefill.cu")),
     constants: |capability, specialisation| PrefillPlan::new(capability, specialisation).constants(),
     arguments: &[PrefillArguments::LAYOUT],
 };
@@ -143,6 +144,12 @@ impl DeviceAttention {
         if head_dim == 0 || head_dim > 256 {
             let what = format!("heads {head_dim} wide");
             return Err(CudaError::Unsupported { what, advice: "use --device cpu" }.into());
+        }
+        if specialisation.codes.is_some() && !head_dim.is_multiple_of(8) {
+            let what = format!("a cache of codes for heads {head_dim} wide, no multiple of 8");
+            return Err(
+                CudaError::Unsupported { what, advice: "use --kv-dtype bf16, or --device cpu" }.into()
+            );
         }
         let rows = Module::load(device, &ROWS, specialisation)?.function("attention_rows", 0)?;
         Ok(Self { specialisation: *specialisation, max_spans, decode: None, prefill: None, rows })

@@ -1,4 +1,4 @@
-// Attention of a decode step over a 16-bit cache: one query per sequence, bound by reading keys and values once.
+// Attention of a decode step over a cache of 16 bits or of codes: one query per sequence, bound by reading keys and values once.
 //
 // The pages of a layer lie in one line: lane after lane, in a lane head after head. Blocks own equal pieces of the line
 // and in a block each warp an equal piece, so that ragged lanes balance and no launch parameter depends on a length. A
@@ -30,7 +30,7 @@ __device__ __forceinline__ void decode(const DecodeArgs& a) {
     Share block = blockIdx.x < blocks ? share_of(total, blocks, blockIdx.x) : Share{0, 0};
     Share own = share_of(block.end - block.begin, WARPS, warp);
     u32 remaining = own.end - own.begin;
-    u8* ring_memory = rings + warp * TILES * TILE_BYTES;
+    u8* ring_memory = rings + warp * RING_BYTES;
     u32 ring = shared_address(ring_memory);
     float scale = a.scale * LOG2_E;
     if (thread < 2) parts.left[2 * warp + thread].unit = NEVER;
@@ -53,7 +53,15 @@ __device__ __forceinline__ void decode(const DecodeArgs& a) {
         u32 head = feed.head, page = feed.page, slot = 0;
         u32 heads = ((place.unit % GROUPS) * LANE_HEADS + head) * RATIO;
         State state;
-        {
+        if constexpr (CODED) {
+            // A step's own entries lie among the others' codes: they are waited for.
+            wait_for_previous();
+            for (u32 i = 0; i < TILES; i++) {
+                if (i % 2 == 0) feed.keys(a, ring);
+                else feed.values(a, ring);
+            }
+            state.begin(a.qkv + (u64)place.first_row * QKV_STRIDE + heads * D);
+        } else {
             Lack lacks[TILES];
             Late late[TILES];
             ask_early(a, feed, ring, lacks);
@@ -68,7 +76,7 @@ __device__ __forceinline__ void decode(const DecodeArgs& a) {
                 u32 weights[2][NT][2];
                 wait_copies<TILES - 1>();
                 __syncwarp();
-                const u32* known = (const u32*)(ring_memory + slot * TILE_BYTES + PAGE_ENTRIES * ROW_BYTES);
+                const u32* known = (const u32*)(ring_memory + slot * TILE_BYTES + KNOWN_AT);
                 u32 count = place.length - (page + i) * PAGE_ENTRIES;
                 u32 seen = __ballot_sync(ALL, thread < count && known[thread] <= place.position &&
                                                   place.position < known[32 + thread]);
@@ -77,7 +85,14 @@ __device__ __forceinline__ void decode(const DecodeArgs& a) {
                     u64 line = (u64)place.first * LANE_HEADS + head * place.pages + page + i;
                     if (a.told) told = a.told + line * PAGE_ENTRIES * MEMBERS;
                 }
-                if (seen != 0 || told) state.keys(ring + slot * TILE_BYTES, seen, scale, told, weights);
+                u32 tile = ring + slot * TILE_BYTES;
+                if constexpr (CODED) {
+                    tile = ring + TILES * TILE_BYTES;
+                    if (seen != 0 || told) {
+                        decode_tile<8>(ring_memory + TILES * TILE_BYTES, ring_memory + slot * TILE_BYTES, count);
+                    }
+                }
+                if (seen != 0 || told) state.keys(tile, seen, scale, told, weights);
                 __syncwarp();
                 if constexpr (TILES % 2 == 0) feed.keys(a, ring);
                 else feed.values(a, ring);
@@ -85,7 +100,14 @@ __device__ __forceinline__ void decode(const DecodeArgs& a) {
 
                 wait_copies<TILES - 1>();
                 __syncwarp();
-                if (seen != 0) state.values(ring + slot * TILE_BYTES, weights);
+                tile = ring + slot * TILE_BYTES;
+                if constexpr (CODED) {
+                    tile = ring + TILES * TILE_BYTES;
+                    if (seen != 0) {
+                        decode_tile<VALUE_BITS>(ring_memory + TILES * TILE_BYTES, ring_memory + slot * TILE_BYTES, count);
+                    }
+                }
+                if (seen != 0) state.values(tile, weights);
                 __syncwarp();
                 if constexpr (TILES % 2 == 0) feed.values(a, ring);
                 else feed.keys(a, ring);
@@ -140,7 +162,7 @@ __device__ __forceinline__ void decode(const DecodeArgs& a) {
     }
     join(a, block, total, blocks, parts, [&](u32 slot) -> const float* {
         u32 owner = slot / 2;
-        return slot % 2 ? (const float*)(rings + owner * TILES * TILE_BYTES)
+        return slot % 2 ? (const float*)(rings + owner * RING_BYTES)
                         : a.warp_parts + (u64)(blockIdx.x * WARPS + owner) * MEMBERS * D;
     });
 }

@@ -45,6 +45,8 @@ pub(super) struct DecodePlan {
     /// Of a warp's ring.
     tiles: usize,
     tile_bytes: usize,
+    /// Of a warp, behind its ring: the numbers of a tile of codes.
+    numbers: usize,
 }
 
 impl DecodePlan {
@@ -60,12 +62,18 @@ impl DecodePlan {
             _ if is_roomy(capability) => 110_592,
             _ => 99_840,
         };
-        let tile_bytes = PAGE_ENTRIES * row_bytes(width(specialisation)) + KNOWN_BYTES;
+        let tile = PAGE_ENTRIES * row_bytes(width(specialisation));
+        let (tile_bytes, numbers) = match (specialisation.codes, specialisation.rows()) {
+            (None, _) => (tile + KNOWN_BYTES, 0),
+            (Some(_), [(keys, of_keys), (_, of_values)]) => {
+                (PAGE_ENTRIES * (keys + 4 * of_keys.max(of_values)) + KNOWN_BYTES, tile)
+            }
+        };
         // Eight warps have 128 registers a thread, too few for more than 8 query heads.
         let most = if ratio(specialisation) <= 8 || !Self::serves(specialisation) { 8 } else { 4 };
-        let fits = |warps: &usize| *warps <= most && warps * 3 * tile_bytes <= room;
+        let fits = |warps: &usize| *warps <= most && warps * (3 * tile_bytes + numbers) <= room;
         let warps = [8, 4].into_iter().find(fits).unwrap_or(2);
-        Self { warps, tiles: (room / (warps * tile_bytes)).min(6), tile_bytes }
+        Self { warps, tiles: ((room / warps - numbers) / tile_bytes).min(6), tile_bytes, numbers }
     }
 
     /// As the kernel file names them.
@@ -75,7 +83,7 @@ impl DecodePlan {
 
     /// Dynamic shared memory of a block.
     pub(super) fn shared(&self) -> usize {
-        self.warps * self.tiles * self.tile_bytes
+        self.warps * (self.tiles * self.tile_bytes + self.numbers)
     }
 }
 

@@ -3,10 +3,13 @@
 // A block takes at most half of a multiprocessor where kernels overlap, so that the kernel before still runs while this
 // one's first tiles are on their way, and the next kernel's while this one runs.
 //
-// Tiles: keys or values of a page, then room for the positions and lifetimes. WARPS and TILES, the tiles of each warp's
-// ring, come from `DecodePlan`.
-constexpr u32 TILE_BYTES = PAGE_ENTRIES * ROW_BYTES + 256;
-static_assert(!DECODES || WARPS * TILES * TILE_BYTES == RINGS_BYTES, "the host gives the rings other room");
+// Tiles: keys or values of a page, or their codes and steps, then room for the positions and lifetimes. WARPS and TILES, the
+// tiles of each warp's ring, come from `DecodePlan`. Behind its ring a warp has room for the numbers of a tile of codes.
+constexpr u32 TILE_NUMBERS = PAGE_ENTRIES * ROW_BYTES;
+constexpr u32 KNOWN_AT = CODED ? CODE_ROWS + CODE_STEPS : TILE_NUMBERS;
+constexpr u32 TILE_BYTES = KNOWN_AT + 256;
+constexpr u32 RING_BYTES = TILES * TILE_BYTES + (CODED ? TILE_NUMBERS : 0);
+static_assert(!DECODES || WARPS * RING_BYTES == RINGS_BYTES, "the host gives the rings other room");
 constexpr u32 THREADS = 32 * WARPS;
 // A block with fewer pages than this would cost more in the sum than it saves in the reading.
 constexpr u32 FEWEST_PAGES = WARPS;
@@ -90,19 +93,24 @@ struct Feed {
             count = place.length - page * PAGE_ENTRIES;
             u32 tile = ring + slot * TILE_BYTES;
             const u8* known = page_base + POSITION_OFFSET;
-            copy<EARLY>(tile, page_base + head * HEAD_BYTES, lack);
+            const Page from{(u8*)page_base};
+            if constexpr (CODED) copy_codes<KEY_ROW, KEY_GROUPS>(tile, from.key_codes(head), from.key_steps(head));
+            else copy<EARLY>(tile, page_base + head * HEAD_BYTES, lack);
             if constexpr (EARLY) {
                 lack.known = known;
                 if (thread < 2) prefetch(known + thread * 128);
             } else if (thread < 16) {
-                copy16(tile + PAGE_ENTRIES * ROW_BYTES + thread * 16, known + thread * 16);
+                copy16(tile + KNOWN_AT + thread * 16, known + thread * 16);
             }
         }
         step();
     }
     template <bool EARLY> __device__ __forceinline__ void values(const DecodeArgs& a, u32 ring, Lack& lack) {
         if (left > 0) {
-            copy<EARLY>(ring + slot * TILE_BYTES, page_base + head * HEAD_BYTES + PAGE_ENTRIES * D * 2, lack);
+            u32 tile = ring + slot * TILE_BYTES;
+            const Page from{(u8*)page_base};
+            if constexpr (CODED) copy_codes<VALUE_ROW, VALUE_GROUPS>(tile, from.value_codes(head), from.value_steps(head));
+            else copy<EARLY>(tile, page_base + head * HEAD_BYTES + PAGE_ENTRIES * D * 2, lack);
             left -= 1;
             page += 1;
             if (page == place.pages) {
@@ -142,11 +150,30 @@ struct Feed {
             lack.to = tile + chunk_offset(newest, thread);
         }
     }
+    // Rows of codes and their steps as they are: what lies behind the last entry is made zeros with the numbers.
+    template <u32 ROW, u32 OF_ENTRY> __device__ __forceinline__ void copy_codes(u32 tile, const u8* rows, const u32* steps) {
+        constexpr u32 PIECES = PAGE_ENTRIES * ROW / 16, MORE = PAGE_ENTRIES * OF_ENTRY * 4 / 16;
+        for (u32 i = threadIdx.x & 31; i < PIECES; i += 32) copy16(tile + i * 16, rows + i * 16);
+        for (u32 i = threadIdx.x & 31; i < MORE; i += 32) copy16(tile + CODE_ROWS + i * 16, (const u8*)steps + i * 16);
+    }
     __device__ __forceinline__ void step() {
         commit_copies();
         slot = slot + 1 == TILES ? 0 : slot + 1;
     }
 };
+
+// The numbers of a tile of codes that has arrived, `BITS` each, of `count` entries or more than a page has.
+template <u32 BITS> __device__ __forceinline__ void decode_tile(u8* numbers, const u8* tile, u32 count) {
+    const u32 thread = threadIdx.x & 31;
+#pragma unroll 4
+    for (u32 i = 0; i < CHUNKS; i++) {
+        const u32 chunk = i * 32 + thread, row = chunk / CHUNKS;
+        uint4 x = make_uint4(0, 0, 0, 0);
+        if (row < count) x = chunk_of_codes<BITS>(tile, tile + CODE_ROWS, row, chunk % CHUNKS);
+        *(uint4*)(numbers + chunk_offset(row, chunk % CHUNKS)) = x;
+    }
+    __syncwarp();
+}
 
 // The first tiles of a warp, all slots of its ring.
 __device__ __forceinline__ void ask_early(const DecodeArgs& a, Feed& feed, u32 ring, Lack (&lacks)[TILES]) {
@@ -180,7 +207,7 @@ __device__ __forceinline__ void store_late(u8* ring_memory, u32 ring, const Lack
     for (u32 i = 0; i < TILES; i++) {
         if (lacks[i].row) *(uint4*)(ring_memory + (lacks[i].to - ring)) = late[i].row;
         if (i % 2 == 0 && lacks[i].known) {
-            u32* known = (u32*)(ring_memory + i * TILE_BYTES + PAGE_ENTRIES * ROW_BYTES);
+            u32* known = (u32*)(ring_memory + i * TILE_BYTES + KNOWN_AT);
             known[thread] = late[i].position;
             known[32 + thread] = late[i].lifetime;
         }

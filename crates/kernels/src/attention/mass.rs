@@ -12,10 +12,10 @@ use super::sweep::{BLOCK, BLOCK_PAGES};
 use super::tiles::{Tile, Tiles};
 use super::{AttentionRows, AttentionShape, check};
 use crate::error::{check_length, checked_size};
-use crate::panel::{PageElement, PanelProducts};
+use crate::panel::{PageRows, PanelProducts, with_rows};
 use crate::simd::exp::exp;
 use crate::simd::{Isa, Kernel, Simd};
-use crate::{DType, KernelError, LaneView, PAGE_ENTRIES, Team};
+use crate::{KernelError, LaneView, PAGE_ENTRIES, Team};
 
 const OP: &str = "attention mass";
 
@@ -210,25 +210,16 @@ impl Unit<'_> {
     }
 
     fn soften(&self, tiles: &[Tile], part: &mut Part<'_>) {
-        match self.lane.layout.dtype() {
-            DType::F32 => self.soften_pages::<f32>(tiles, part),
-            DType::F16 => self.soften_pages::<half::f16>(tiles, part),
-            DType::Bf16 => self.soften_pages::<half::bf16>(tiles, part),
-        }
+        with_rows!(self.lane.layout.format(), F => self.soften_pages::<F>(tiles, part))
     }
 
     /// The exponentials of some tiles in a block.
-    fn soften_pages<E: PageElement>(&self, tiles: &[Tile], part: &mut Part<'_>) {
+    fn soften_pages<F: PageRows>(&self, tiles: &[Tile], part: &mut Part<'_>) {
         let Part { first_page, sights, weights, rows, .. } = part;
         let layout = self.lane.layout;
-        // Nothing only for pages of another dtype, which the check refused.
-        let keys = |page: usize| {
-            let elements = E::of(self.lane.pages[*first_page + page]).unwrap_or_default();
-            elements.get(layout.key_offset(self.lane_head)..).unwrap_or_default()
-        };
-        let all: Vec<&[E]> = (0..sights.len()).map(keys).collect();
-        let panels: Vec<&[E]> =
-            all.iter().filter_map(|keys| keys.get(..PAGE_ENTRIES * layout.head_dim())).collect();
+        // Nothing only for pages of another format, which the check refused.
+        let keys = |page: usize| F::keys(layout, self.lane.pages[*first_page + page], self.lane_head);
+        let panels: Vec<F::Keys<'_>> = (0..sights.len()).filter_map(keys).collect();
         weights.resize(tiles.iter().map(|tile| tile.padded).sum::<usize>() * BLOCK, 0.0);
         rows.clear();
         let mut products = weights.as_mut_slice();

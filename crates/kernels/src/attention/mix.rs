@@ -2,22 +2,23 @@
 
 use super::sweep::{BLOCK, BLOCK_PAGES};
 use crate::PAGE_ENTRIES;
-use crate::panel::CACHE_LINE;
-use crate::simd::{Element, Kernel, MAX_LANES, Simd};
+use crate::panel::{Block, CACHE_LINE};
+use crate::simd::{Kernel, MAX_LANES, Simd};
 
 /// `mixed[r] = mixed[r] * corrections[r] + sum over the block's entries e of weights[r][e] * values[e]`.
 ///
 /// One accumulator per element, entries in slot order, so that its bits do not depend on the tile. Slots behind a
 /// lane's last entry are not read: what a page of a pool held before may be anything.
-pub(super) struct Mix<'a, E> {
+pub(super) struct Mix<'a, B> {
     /// `[count][BLOCK]`
     pub(super) weights: &'a [f32],
     /// Rows of the tile, padding included.
     pub(super) count: usize,
     /// Per page `[32][d]`.
-    pub(super) values: &'a [&'a [E]],
-    /// What is read next, `32 * d` elements; fetched into the cache during the last page. May be empty.
-    pub(super) ahead: &'a [E],
+    pub(super) values: &'a [B],
+    /// Where what is read next begins, about as long as a page's values; fetched into the cache during the last page.
+    /// May be null.
+    pub(super) ahead: *const u8,
     pub(super) head_dim: usize,
     /// Live entries of each page.
     pub(super) entries: [usize; BLOCK_PAGES],
@@ -29,7 +30,7 @@ pub(super) struct Mix<'a, E> {
     pub(super) stride: usize,
 }
 
-impl<E: Element> Kernel for Mix<'_, E> {
+impl<B: Block> Kernel for Mix<'_, B> {
     type Output = ();
 
     #[inline(always)]
@@ -47,13 +48,13 @@ impl<E: Element> Kernel for Mix<'_, E> {
     }
 }
 
-impl<E: Element> Mix<'_, E> {
+impl<B: Block> Mix<'_, B> {
     /// Goes over all columns, C vectors at a time.
     #[inline(always)]
     fn sweep<S: Simd, const R: usize, const C: usize>(mut self, simd: S) {
         let d = self.head_dim;
         assert!(self.values.len() <= BLOCK_PAGES);
-        assert!(self.values.iter().all(|values| values.len() >= PAGE_ENTRIES * d));
+        assert!(self.values.iter().all(|values| values.holds(d)));
         assert!(self.entries.iter().all(|&entries| entries <= PAGE_ENTRIES));
         assert!(self.weights.len() >= R * BLOCK && R <= MAX_LANES);
         assert!(self.stride >= d.next_multiple_of(S::LANES) && self.mixed.len() >= R * self.stride);
@@ -100,15 +101,16 @@ impl<E: Element> Mix<'_, E> {
             }
         }
         for (page, values) in self.values.iter().enumerate() {
-            let values = values.as_ptr();
-            let next = self.values.get(page + 1).copied().unwrap_or(self.ahead).as_ptr();
+            let next = self.values.get(page + 1).map_or(self.ahead, |values| values.start());
+            let steps = values.steps(simd, d, column, C * S::LANES);
             for e in 0..self.entries[page] {
                 let mut value = [simd.splat(0.0); C];
                 for c in 0..C {
-                    // SAFETY: entry e is one of the page's 32, and the columns are below d.
-                    value[c] = unsafe { E::load(simd, values.add(e * d + column + c * S::LANES)) };
-                    if (c * S::LANES * size_of::<E>()).is_multiple_of(CACHE_LINE) {
-                        simd.prefetch(next.wrapping_add(e * d + column + c * S::LANES));
+                    // SAFETY: entry e is one of the page's 32, the columns are below d, and they begin at a multiple of the
+                    // lanes, so that they lie in one group.
+                    value[c] = unsafe { values.load(simd, &steps, d, e, column, c * S::LANES) };
+                    if (c * S::LANES * B::BITS / 8).is_multiple_of(CACHE_LINE) {
+                        simd.prefetch(next.wrapping_add(B::place(d, e, column + c * S::LANES)));
                     }
                 }
                 for r in 0..R {
@@ -141,10 +143,7 @@ impl<E: Element> Mix<'_, E> {
             for e in 0..self.entries[page] {
                 // Through a copy: the whole vector would reach beyond the entry and at last beyond the page.
                 let mut lanes = [0.0; MAX_LANES];
-                lanes
-                    .iter_mut()
-                    .zip(&values[e * d + column..(e + 1) * d])
-                    .for_each(|(to, from)| *to = from.to_f32());
+                lanes.iter_mut().zip(column..d).for_each(|(to, column)| *to = values.number(d, e, column));
                 let value = simd.read(&lanes);
                 for (r, sum) in sums.iter_mut().enumerate() {
                     let weight = simd.splat(self.weights[r * BLOCK + page * PAGE_ENTRIES + e]);

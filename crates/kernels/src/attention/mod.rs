@@ -31,8 +31,9 @@ pub use mass::{attention_mass, attention_mass_with};
 
 use std::sync::OnceLock;
 
+use crate::panel::with_rows;
 use crate::simd::Isa;
-use crate::{DType, KernelError, LaneView, Team};
+use crate::{KernelError, LaneView, Team};
 use plan::{Plan, Task, Unit};
 use state::State;
 
@@ -175,11 +176,7 @@ impl Call<'_> {
             first_position: item.first_position + unit.first_query as u32,
             tiles,
         };
-        match lane.layout.dtype() {
-            DType::F32 => sweep.split::<f32>(split),
-            DType::F16 => sweep.split::<half::f16>(split),
-            DType::Bf16 => sweep.split::<half::bf16>(split),
-        }
+        with_rows!(lane.layout.format(), F => sweep.split::<F>(split))
     }
 
     /// Writes the unit's rows.

@@ -1,4 +1,4 @@
-// Attention of many queries over a 16-bit cache, bound by products: the flash attention scheme over paged lanes.
+// Attention of many queries over a cache of 16 bits or of codes, bound by products: the flash attention scheme over paged lanes.
 //
 // A block has a tile of rows of one KV head: the heads of query 0, the heads of query 1 and so on, which all read the
 // same keys and values. It first sorts some pages of the lane: those that all rows see whole come as they are and need
@@ -154,6 +154,30 @@ __device__ __forceinline__ void gather(u32 tile, const u32* sources, const u8* p
     }
 }
 
+// The same two for pages of codes, which become numbers on the way. Keys or values of `head`.
+template <bool VALUES> __device__ __forceinline__ uint4 number_chunk(u8* page, u32 head, u32 slot, u32 chunk) {
+    const Page from{page};
+    if constexpr (VALUES) return chunk_of_codes<VALUE_BITS>(from.value_codes(head), (const u8*)from.value_steps(head), slot, chunk);
+    else return chunk_of_codes<8>(from.key_codes(head), (const u8*)from.key_steps(head), slot, chunk);
+}
+template <bool VALUES> __device__ __forceinline__ void decode_pages(u32 tile, const u32* whole, u8* pages, u32 head) {
+    for (u32 i = threadIdx.x; i < TILE_ENTRIES * CHUNKS; i += THREADS) {
+        const u32 entry = i / CHUNKS, chunk = i % CHUNKS, page = entry / PAGE_ENTRIES, slot = entry % PAGE_ENTRIES;
+        store_shared(tile + page * PAGE_TILE + chunk_offset(slot, chunk),
+                     number_chunk<VALUES>(pages + (u64)whole[page] * PAGE_BYTES, head, slot, chunk));
+    }
+}
+template <bool VALUES> __device__ __forceinline__ void decode_gathered(u32 tile, const u32* sources, u8* pages, u32 head) {
+    for (u32 i = threadIdx.x; i < TILE_ENTRIES * CHUNKS; i += THREADS) {
+        const u32 row = i / CHUNKS, chunk = i % CHUNKS, source = sources[row];
+        uint4 x = make_uint4(0, 0, 0, 0);
+        if (source != NEVER) {
+            x = number_chunk<VALUES>(pages + (u64)(source / PAGE_ENTRIES) * PAGE_BYTES, head, source % PAGE_ENTRIES, chunk);
+        }
+        store_shared(tile + chunk_offset(row, chunk), x);
+    }
+}
+
 // Eight activations as a 16-byte chunk.
 __device__ __forceinline__ uint4 chunk_of(const W* x) {
     if constexpr (Same<W, T>::value) return *(const uint4*)x;
@@ -228,9 +252,25 @@ __device__ __forceinline__ void prefill(const PrefillArgs& a) {
             else if (tile < tiles) gather(place, list.sources + (tile - whole_tiles) * TILE_ENTRIES, part);
             commit_copies();
         };
+        auto decode_part = [&](u32 tile, u32 keys, u32 values) {
+            const u32 lane_head = kv_head % LANE_HEADS, buffer = tile % 2 * TILE_PAGES * PAGE_TILE;
+            if (tile < whole_tiles) {
+                const u32* whole = list.whole + tile * TILE_PAGES;
+                decode_pages<false>(keys + buffer, whole, a.lanes.pages, lane_head);
+                decode_pages<true>(values + buffer, whole, a.lanes.pages, lane_head);
+            } else if (tile < tiles) {
+                const u32* sources = list.sources + (tile - whole_tiles) * TILE_ENTRIES;
+                decode_gathered<false>(keys + buffer, sources, a.lanes.pages, lane_head);
+                decode_gathered<true>(values + buffer, sources, a.lanes.pages, lane_head);
+            }
+        };
         auto fetch = [&](u32 tile) {
-            fetch_part(tile, base + KEYS_AT, head);
-            fetch_part(tile, base + VALUES_AT, head + PAGE_ENTRIES * D * 2);
+            if constexpr (CODED) {
+                decode_part(tile, base + KEYS_AT, base + VALUES_AT);
+            } else {
+                fetch_part(tile, base + KEYS_AT, head);
+                fetch_part(tile, base + VALUES_AT, head + PAGE_ENTRIES * D * 2);
+            }
         };
 
         fetch(0);

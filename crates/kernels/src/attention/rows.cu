@@ -44,6 +44,17 @@ __device__ __forceinline__ float dot(const float* query, const C* key) {
     return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
+// The same with a key of codes.
+__device__ __forceinline__ float dot_codes(const float* query, const u8* codes, const u32* steps) {
+    float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    for (u32 i = 0; i < HEAD_DIM; i += 4) {
+        const u32 four = *(const u32*)(codes + i), of_group = steps[i / KEY_GROUP];
+#pragma unroll
+        for (u32 j = 0; j < 4; j++) sum[j] = fmaf(query[i + j], decoded(four >> (8 * j) & 255, of_group), sum[j]);
+    }
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
 extern "C" __global__ void __launch_bounds__(32 * WARPS) attention_rows(const __grid_constant__ RowsArgs a) {
     __shared__ float query[HEAD_DIM];
     __shared__ float mixed[WARPS][HEAD_DIM];
@@ -72,7 +83,15 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) attention_rows(const __
                        row.position < page.expires_at()[thread];
         u32 seen = __ballot_sync(ALL, visible);
         float score = -infinity();
-        if (visible) score = dot(query, page.keys(kv_head % LANE_HEADS) + thread * HEAD_DIM) * a.scale;
+        const u32 lane_head = kv_head % LANE_HEADS;
+        if constexpr (CODED) {
+            if (visible) {
+                score = a.scale * dot_codes(query, page.key_codes(lane_head) + thread * KEY_ROW,
+                                            page.key_steps(lane_head) + thread * KEY_GROUPS);
+            }
+        } else {
+            if (visible) score = dot(query, page.keys(lane_head) + thread * HEAD_DIM) * a.scale;
+        }
         if constexpr (STATISTICS > 0) {
             if (a.told) {
                 u32 unit = blockIdx.x * GROUPS + kv_head / LANE_HEADS, pages = (length + PAGE_ENTRIES - 1) / PAGE_ENTRIES;
@@ -88,7 +107,6 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) attention_rows(const __
         sum = sum * keep + weight;
 #pragma unroll
         for (u32 i = 0; i < COLUMNS; i++) total[i] *= keep;
-        const C* values = page.values(kv_head % LANE_HEADS);
         // Only what is seen is read: the rest may be anything.
         for (u32 left = seen; left != 0; left &= left - 1) {
             u32 entry = __ffs(left) - 1;
@@ -96,7 +114,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) attention_rows(const __
 #pragma unroll
             for (u32 i = 0; i < COLUMNS; i++) {
                 u32 column = i * 32 + thread;
-                if (column < HEAD_DIM) total[i] = fmaf(x, widen(values[entry * HEAD_DIM + column]), total[i]);
+                if (column < HEAD_DIM) total[i] = fmaf(x, page.value(lane_head, entry, column), total[i]);
             }
         }
     }

@@ -5,7 +5,7 @@ use super::plan::SPLIT_PAGES;
 use super::soften::{Sight, Soften};
 use super::state::State;
 use super::tiles::{Tile, Tiles};
-use crate::panel::{PageElement, PanelProducts};
+use crate::panel::{Block, PageRows, Panel, PanelProducts};
 use crate::simd::Isa;
 use crate::{LaneView, PAGE_ENTRIES};
 
@@ -28,16 +28,15 @@ pub(super) struct Sweep<'a> {
 }
 
 /// A page of a block, as the kernels read it.
-#[derive(Clone, Copy)]
-struct Page<'a, E> {
-    keys: &'a [E],
-    values: &'a [E],
+struct Page<'a, F: PageRows> {
+    keys: F::Keys<'a>,
+    values: F::Values<'a>,
     sight: Sight<'a>,
 }
 
 impl Sweep<'_> {
     /// What the unit's rows gather from pages `split * SPLIT_PAGES..` of the lane.
-    pub(super) fn split<E: PageElement>(&self, split: usize) -> State {
+    pub(super) fn split<F: PageRows>(&self, split: usize) -> State {
         let mut state = State::new(self.tiles);
         let mut scores =
             vec![0.0; self.tiles.tiles.iter().map(|tile| tile.padded).max().unwrap_or(0) * BLOCK];
@@ -48,9 +47,10 @@ impl Sweep<'_> {
             // Only a unit of one tile reads memory that is not in the cache yet.
             let after =
                 if self.tiles.tiles.len() == 1 && pages.end < last_page { Some(pages.end) } else { None };
-            let ahead = after.and_then(|page| self.keys::<E>(page)).unwrap_or(&[]);
+            let keys = |page: usize| F::keys(self.lane.layout, self.lane.pages[page], self.head);
+            let ahead = after.and_then(keys).map_or(std::ptr::null(), Panel::start);
             let mut held = [const { None }; BLOCK_PAGES];
-            held.iter_mut().zip(pages).for_each(|(held, page)| *held = self.page::<E>(page));
+            held.iter_mut().zip(pages).for_each(|(held, page)| *held = self.page::<F>(page));
             for tile in &self.tiles.tiles {
                 self.block(&held, ahead, tile, &mut scores, &mut state);
             }
@@ -59,10 +59,10 @@ impl Sweep<'_> {
     }
 
     /// One tile over one block.
-    fn block<E: PageElement>(
+    fn block<F: PageRows>(
         &self,
-        pages: &[Option<Page<'_, E>>; BLOCK_PAGES],
-        ahead: &[E],
+        pages: &[Option<Page<'_, F>>; BLOCK_PAGES],
+        ahead: *const u8,
         tile: &Tile,
         scores: &mut [f32],
         state: &mut State,
@@ -72,11 +72,14 @@ impl Sweep<'_> {
         let query = self.first_position + (tile.first / group) as u32;
         let last = self.first_position + ((tile.first + tile.rows - 1) / group) as u32;
         let mut sights = [Sight::NOTHING; BLOCK_PAGES];
-        let mut keys: [&[E]; BLOCK_PAGES] = [&[]; BLOCK_PAGES];
-        let mut values: [&[E]; BLOCK_PAGES] = [&[]; BLOCK_PAGES];
+        // Filled from a page that is there: there is no empty panel of every format.
+        let Some(any) = pages.iter().flatten().next() else { return };
+        let (mut keys, mut values) = ([any.keys; BLOCK_PAGES], [any.values; BLOCK_PAGES]);
+        let mut starts = [std::ptr::null(); BLOCK_PAGES];
         let mut seen = 0;
         for page in pages.iter().flatten().filter(|page| page.sight.may_be_seen(query, last)) {
             (sights[seen], keys[seen], values[seen]) = (page.sight, page.keys, page.values);
+            starts[seen] = page.values.start();
             seen += 1;
         }
         if seen == 0 {
@@ -87,7 +90,7 @@ impl Sweep<'_> {
             rows: self.tiles.rows(tile),
             count,
             panels: &keys[..seen],
-            ahead: &values[..seen],
+            ahead: &starts[..seen],
             products: scores,
             stride: BLOCK,
         });
@@ -116,23 +119,15 @@ impl Sweep<'_> {
         });
     }
 
-    /// Page `index` of the lane; nothing only for pages of another dtype, which check() refused.
-    fn page<E: PageElement>(&self, index: usize) -> Option<Page<'_, E>> {
-        let layout = self.lane.layout;
-        let elements = E::of(self.lane.pages[index])?;
+    /// Page `index` of the lane; nothing only for pages of another format, which check() refused.
+    fn page<F: PageRows>(&self, index: usize) -> Option<Page<'_, F>> {
+        let (layout, page) = (self.lane.layout, self.lane.pages[index]);
         let entries = index * PAGE_ENTRIES..self.lane.len().min((index + 1) * PAGE_ENTRIES);
         let (positions, expires_at) = (&self.lane.positions[entries.clone()], &self.lane.expires_at[entries]);
         Some(Page {
-            keys: self.keys(index)?,
-            values: &elements[layout.value_offset(self.head)..][..PAGE_ENTRIES * layout.head_dim()],
+            keys: F::keys(layout, page, self.head)?,
+            values: F::values(layout, page, self.head)?,
             sight: Sight::new(self.isa, positions, expires_at),
         })
-    }
-
-    /// The key panel of page `index`.
-    fn keys<E: PageElement>(&self, index: usize) -> Option<&[E]> {
-        let layout = self.lane.layout;
-        let elements = E::of(self.lane.pages[index])?;
-        Some(&elements[layout.key_offset(self.head)..][..PAGE_ENTRIES * layout.head_dim()])
     }
 }

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::reference::attention as attention_reference;
 use super::*;
 use crate::testing::{Lane, Random};
-use crate::{Buffer, PageLayout};
+use crate::{Buffer, DType, KvFormat, PageLayout};
 
 /// Largest difference to the f64 oracle, relative to the largest value of the batch: f32 sums over some thousand
 /// entries.
@@ -42,7 +42,7 @@ impl Batch {
         let kv_heads = 1 + random.below(3);
         let group = random.pick(&[1, 2, 3, 4, 7, 13]);
         let head_dim = random.pick(&[1, 3, 8, 16, 20, 33, 64, 80, 96, 128, 256]);
-        let dtype = random.pick(&DType::ALL);
+        let format = random.pick(&KvFormat::ALL);
         let scale = 1.0 / (head_dim as f32).sqrt();
         let shape = AttentionShape { query_heads: kv_heads * group, kv_heads, head_dim, scale };
         let mut sequences = Vec::new();
@@ -56,7 +56,7 @@ impl Batch {
             let first_position = random.below(entries + 10) as u32;
             let lanes = (0..lanes)
                 .map(|_| {
-                    let layout = PageLayout::new(heads, head_dim, vec![3], dtype).unwrap();
+                    let layout = PageLayout::new(heads, head_dim, vec![3], format).unwrap();
                     // Head-wise lanes have lengths of their own.
                     let entries = if split { random.below(entries + 1) } else { entries };
                     Lane::random(random, layout, entries)
@@ -109,6 +109,20 @@ proptest! {
                 let close = (got - want).abs() <= TOLERANCE || (got.is_nan() && want.is_nan());
                 prop_assert!(close, "{isa:?}: element {i} is {got}, expected {want}");
             }
+        }
+    }
+
+    #[test]
+    fn codes_give_the_bits_of_the_numbers_that_they_stand_for(seed: u64) {
+        let random = &mut Random(seed);
+        let longest = random.pick(&[3, 40, 300, 700]);
+        let batch = Batch::random(random, longest);
+        let plain = |lane: &Lane| lane.in_format(KvFormat::F32);
+        let plain = |of: &Sequence| Sequence { lanes: of.lanes.iter().map(plain).collect(), ..*of };
+        let sequences = batch.sequences.iter().map(plain).collect();
+        let twin = Batch { sequences, query: batch.query.clone(), ..batch };
+        for &isa in Isa::available() {
+            prop_assert_eq!(bits(&batch.run(isa, 2)), bits(&twin.run(isa, 1)));
         }
     }
 

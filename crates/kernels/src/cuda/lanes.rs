@@ -139,7 +139,7 @@ impl DeviceLanes {
     /// Refuses kernels that were made for lanes of another kind.
     pub(crate) fn check(&self, op: &'static str, made_for: &Specialisation) -> Result<(), KernelError> {
         let kind = |of: &Specialisation| {
-            (of.cache, of.kv_heads, of.groups, of.head_dim, of.side_width, of.statistics)
+            (of.format(), of.kv_heads, of.groups, of.head_dim, of.side_width, of.statistics)
         };
         if kind(&self.specialisation) == kind(made_for) {
             return Ok(());

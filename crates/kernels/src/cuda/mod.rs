@@ -55,6 +55,7 @@ pub const SOURCES: &[Source] = &[
     crate::attention::cuda::PREFILL,
     crate::attention::cuda::ROWS,
     crate::embedding::SOURCE,
+    crate::matmul::BLOCKS,
     crate::matmul::GEMV,
     crate::matmul::RANDOM,
     crate::norm::SOURCE,

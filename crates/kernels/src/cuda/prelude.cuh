@@ -3,6 +3,7 @@
 // No header of the CUDA toolkit is used, because the machine that compiles this has only the driver and NVRTC.
 // The host defines, for one model and one cache (see cuda/specialisation.rs):
 //   WEIGHT_TYPE, CACHE_TYPE   0 f32, 1 f16, 2 bf16: activations beside the weights; keys, values and side channels
+//   CODE_BITS                 0, or the bits of values that are codes, as keys of 8 bits are then; CACHE_TYPE is f16
 //   QUERY_HEADS, KV_HEADS, HEAD_DIM, HIDDEN
 //   GROUPS                    lanes of a layer: 1, or KV_HEADS
 //   SIDE_WIDTH                gate width r, or 0 without gates
@@ -81,20 +82,55 @@ typedef Format<CACHE_TYPE>::type C;
 
 // A page: for each KV head of the lane its keys [32][d], then its values [32][d]; then the key gates [32][r]; then
 // positions, lifetimes and killers, u32 [32] each, and statistics, f32 [32] each. Entry i of a lane is slot i % 32 of page i / 32.
+//
+// In a page of codes those rows are codes, and before the key gates come for each KV head the steps of its keys
+// [32][groups], then of its values: step and least number of a group, f16 both, in a word (Rust: page/format.rs). A code of 4 bits is the low
+// half of its byte for even dimensions, the high half for odd ones.
+constexpr bool CODED = CODE_BITS != 0;
 constexpr u32 LANE_HEADS = KV_HEADS / GROUPS;
-constexpr u64 HEAD_BYTES = 2ull * PAGE_ENTRIES * HEAD_DIM * sizeof(C);
-constexpr u64 SIDE_OFFSET = LANE_HEADS * HEAD_BYTES;
+constexpr u32 KEY_GROUP = 64, VALUE_GROUP = CODE_BITS == 4 ? 32 : 64;
+constexpr u32 KEY_GROUPS = CODED ? (HEAD_DIM + KEY_GROUP - 1) / KEY_GROUP : 0;
+constexpr u32 VALUE_GROUPS = CODED ? (HEAD_DIM + VALUE_GROUP - 1) / VALUE_GROUP : 0;
+constexpr u32 KEY_ROW = CODED ? HEAD_DIM : HEAD_DIM * sizeof(C);  // bytes
+constexpr u32 VALUE_ROW = CODED ? HEAD_DIM * CODE_BITS / 8 : KEY_ROW;
+constexpr u64 HEAD_BYTES = (u64)PAGE_ENTRIES * (KEY_ROW + VALUE_ROW);
+constexpr u64 STEP_OFFSET = LANE_HEADS * HEAD_BYTES;
+constexpr u64 HEAD_STEPS = 4ull * PAGE_ENTRIES * (KEY_GROUPS + VALUE_GROUPS);
+constexpr u64 SIDE_OFFSET = STEP_OFFSET + LANE_HEADS * HEAD_STEPS;
 constexpr u64 POSITION_OFFSET = (SIDE_OFFSET + (u64)PAGE_ENTRIES * SIDE_WIDTH * sizeof(C) + 127) / 128 * 128;
 constexpr u64 LIFETIME_OFFSET = POSITION_OFFSET + 128;
 constexpr u64 KILLER_OFFSET = POSITION_OFFSET + 256;
 constexpr u64 STATISTIC_OFFSET = POSITION_OFFSET + 384;
 constexpr u64 PAGE_BYTES = STATISTIC_OFFSET + 128 * STATISTICS;
 static_assert(PAGE_BYTES == BYTES_OF_PAGE, "the host's pages are laid out otherwise");
+static_assert(!CODED || HEAD_DIM % 8 == 0, "rows of codes are whole words");
+
+// What a code stands for; code times step is exact, so this is the host's number.
+__device__ __forceinline__ float decoded(u32 code, u32 steps) {
+    return fmaf((float)code, widen(f16{(u16)steps}), widen(f16{(u16)(steps >> 16)}));
+}
 
 struct Page {
     u8* base;
+    // Of a page of numbers.
     __device__ __forceinline__ C* keys(u32 head) const { return (C*)(base + head * HEAD_BYTES); }
     __device__ __forceinline__ C* values(u32 head) const { return keys(head) + PAGE_ENTRIES * HEAD_DIM; }
+    // Of a page of codes: rows [32][KEY_ROW] and [32][VALUE_ROW], steps [32][groups].
+    __device__ __forceinline__ u8* key_codes(u32 head) const { return base + head * HEAD_BYTES; }
+    __device__ __forceinline__ u8* value_codes(u32 head) const { return key_codes(head) + PAGE_ENTRIES * KEY_ROW; }
+    __device__ __forceinline__ u32* key_steps(u32 head) const { return (u32*)(base + STEP_OFFSET + head * HEAD_STEPS); }
+    __device__ __forceinline__ u32* value_steps(u32 head) const { return key_steps(head) + PAGE_ENTRIES * KEY_GROUPS; }
+    // One number of an entry's key or value, whatever it is stored as.
+    __device__ __forceinline__ float key(u32 head, u32 slot, u32 column) const {
+        if constexpr (!CODED) return widen(keys(head)[slot * HEAD_DIM + column]);
+        else return decoded(key_codes(head)[slot * KEY_ROW + column], key_steps(head)[slot * KEY_GROUPS + column / KEY_GROUP]);
+    }
+    __device__ __forceinline__ float value(u32 head, u32 slot, u32 column) const {
+        if constexpr (!CODED) return widen(values(head)[slot * HEAD_DIM + column]);
+        const u8* row = value_codes(head) + slot * VALUE_ROW;
+        const u32 code = CODE_BITS == 4 ? row[column / 2] >> (column % 2 * 4) & 15 : row[column];
+        return decoded(code, value_steps(head)[slot * VALUE_GROUPS + column / VALUE_GROUP]);
+    }
     __device__ __forceinline__ C* side() const { return (C*)(base + SIDE_OFFSET); }
     __device__ __forceinline__ u32* positions() const { return (u32*)(base + POSITION_OFFSET); }
     __device__ __forceinline__ u32* expires_at() const { return (u32*)(base + LIFETIME_OFFSET); }

@@ -49,6 +49,7 @@ pub(crate) fn plain(weights: DType, hidden: usize) -> Specialisation {
     Specialisation {
         weights,
         cache: weights,
+        codes: None,
         query_heads: 4,
         kv_heads: 2,
         groups: 1,

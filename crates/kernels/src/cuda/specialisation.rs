@@ -1,14 +1,16 @@
 //! What the kernels of one model and one cache are compiled for.
 
-use crate::DType;
+use crate::{CodeBits, DType, KvFormat, RowFormat};
 
 /// Sizes and formats that are constants in the kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Specialisation {
     /// Format of weights and of activations beside the residual stream.
     pub weights: DType,
-    /// Format of keys, values and side channels.
+    /// Format of side channels, and of keys and values that are numbers.
     pub cache: DType,
+    /// Bits of values that are codes, as keys of 8 bits are then; none where the cache holds numbers.
+    pub codes: Option<CodeBits>,
     /// Query heads h.
     pub query_heads: usize,
     /// KV heads g.
@@ -30,6 +32,7 @@ impl Specialisation {
     pub const NEUTRAL: Self = Self {
         weights: DType::F32,
         cache: DType::F32,
+        codes: None,
         query_heads: 1,
         kv_heads: 1,
         groups: 1,
@@ -39,21 +42,53 @@ impl Specialisation {
         statistics: 0,
     };
 
+    /// What stands for a format of the cache: its side channels' format, and the bits of its values.
+    #[must_use]
+    pub fn of_cache(format: KvFormat) -> (DType, Option<CodeBits>) {
+        match format.values() {
+            RowFormat::Numbers(dtype) => (dtype, None),
+            RowFormat::Codes(bits) => (format.elements(), Some(bits)),
+        }
+    }
+
+    /// The format that [`Specialisation::of_cache`] took apart.
+    #[must_use]
+    pub fn format(&self) -> KvFormat {
+        match self.codes {
+            None => self.cache.into(),
+            Some(CodeBits::Eight) => KvFormat::Q8,
+            Some(CodeBits::Four) => KvFormat::Q4,
+        }
+    }
+
     /// Bytes of a page: the keys and values of 32 entries for the heads of a lane, their key gates, what the cache
     /// knows of each entry, and its statistics. The layout is that of `prelude.cuh`.
     #[must_use]
     pub fn page_bytes(&self) -> usize {
-        let element = self.cache.bytes();
-        let heads = self.kv_heads / self.groups;
-        let numbers = 2 * heads * self.head_dim + self.side_width;
-        (crate::PAGE_ENTRIES * numbers * element).next_multiple_of(128)
-            + (3 + self.statistics) * 4 * crate::PAGE_ENTRIES
+        let rows = self.key_value_bytes() + self.side_width * self.cache.bytes();
+        (crate::PAGE_ENTRIES * rows).next_multiple_of(128) + (3 + self.statistics) * 4 * crate::PAGE_ENTRIES
     }
 
     /// Live bytes of one entry of a lane.
     #[must_use]
     pub fn entry_bytes(&self) -> usize {
         self.page_bytes() / crate::PAGE_ENTRIES
+    }
+
+    /// Bytes of one head's row of keys and of values in a page, and words of steps beside each.
+    pub(crate) fn rows(&self) -> [(usize, usize); 2] {
+        let of = |bits: CodeBits| (self.head_dim * bits.bits() / 8, self.head_dim.div_ceil(bits.group()));
+        match self.codes {
+            None => [(self.head_dim * self.cache.bytes(), 0); 2],
+            Some(bits) => [of(CodeBits::Eight), of(bits)],
+        }
+    }
+
+    /// Bytes of the keys and values of one entry.
+    #[must_use]
+    pub fn key_value_bytes(&self) -> usize {
+        let head: usize = self.rows().into_iter().map(|(bytes, steps)| bytes + 4 * steps).sum();
+        self.kv_heads / self.groups * head
     }
 
     /// The definitions that the kernels read.
@@ -66,6 +101,7 @@ impl Specialisation {
         [
             ("WEIGHT_TYPE", code(self.weights)),
             ("CACHE_TYPE", code(self.cache)),
+            ("CODE_BITS", self.codes.map_or(0, CodeBits::bits)),
             ("QUERY_HEADS", self.query_heads),
             ("KV_HEADS", self.kv_heads),
             ("GROUPS", self.groups),

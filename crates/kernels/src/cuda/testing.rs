@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use half::{bf16, f16};
 
 use super::{CudaError, Device, Specialisation};
-use crate::{DType, LaneView, PAGE_ENTRIES};
+use crate::{DType, Elements, LaneView, PAGE_ENTRIES};
 
 /// The first device, or none where there is none; says so loudly, because the test then proves nothing.
 pub(crate) fn device(test: &str) -> Option<Device> {
@@ -31,8 +31,9 @@ fn cache() -> PathBuf {
 /// Slots without an entry hold what a careless kernel would notice: NaN, and entries that every query sees.
 pub(crate) fn page_bytes(specialisation: &Specialisation, lane: &LaneView<'_>) -> Vec<u8> {
     let (layout, bytes) = (lane.layout, specialisation.page_bytes());
-    let (d, element) = (specialisation.head_dim, specialisation.cache.bytes());
-    assert_eq!((layout.heads(), layout.head_dim()), (specialisation.kv_heads / specialisation.groups, d));
+    let heads = specialisation.kv_heads / specialisation.groups;
+    assert_eq!((layout.heads(), layout.head_dim()), (heads, specialisation.head_dim));
+    assert_eq!(layout.format(), specialisation.format());
     let known = bytes - (3 + specialisation.statistics) * 4 * PAGE_ENTRIES;
     let mut pages = Vec::new();
     for (index, page) in lane.pages.iter().enumerate() {
@@ -43,18 +44,41 @@ pub(crate) fn page_bytes(specialisation: &Specialisation, lane: &LaneView<'_>) -
         let target = &mut pages[start..];
         for entry in index * PAGE_ENTRIES..lane.len().min((index + 1) * PAGE_ENTRIES) {
             let slot = entry % PAGE_ENTRIES;
-            let mut put = |first: usize, row: &[f32]| {
-                let row: Vec<u8> = row.iter().flat_map(|&x| encoded(specialisation.cache, x)).collect();
-                target[first * element..first * element + row.len()].copy_from_slice(&row);
+            let side = PAGE_ENTRIES * specialisation.key_value_bytes();
+            let numbers = |row: &[f32]| -> Vec<u8> {
+                row.iter().flat_map(|&x| encoded(specialisation.cache, x)).collect()
             };
+            let mut put = |first: usize, row: &[u8]| target[first..first + row.len()].copy_from_slice(row);
+            let [(key_row, of_key), (value_row, of_value)] = specialisation.rows();
             for head in 0..layout.heads() {
-                let block = 2 * PAGE_ENTRIES * d * head;
-                put(block + slot * d, &layout.read_key(page, slot, head).unwrap());
-                put(block + (PAGE_ENTRIES + slot) * d, &layout.read_value(page, slot, head).unwrap());
+                let keys = PAGE_ENTRIES * (key_row + value_row) * head;
+                let (keys, values) =
+                    (keys + slot * key_row, keys + PAGE_ENTRIES * key_row + slot * value_row);
+                match (layout.coded_keys(), layout.coded_values(), page.elements()) {
+                    (Some(key), Some(value), Elements::F16(all)) => {
+                        let steps = PAGE_ENTRIES * (key_row + value_row) * layout.heads()
+                            + 4 * PAGE_ENTRIES * (of_key + of_value) * head;
+                        let (key_steps, value_steps) = (
+                            steps + slot * 4 * of_key,
+                            steps + 4 * (PAGE_ENTRIES * of_key + slot * of_value),
+                        );
+                        for (block, range, rows, steps) in [
+                            (key, layout.key_range(head), keys, key_steps),
+                            (value, layout.value_range(head), values, value_steps),
+                        ] {
+                            put(rows, &block.row_of_codes(&all[range.clone()], slot));
+                            put(steps, &block.row_of_steps(&all[range], slot));
+                        }
+                    }
+                    _ => {
+                        put(keys, &numbers(&layout.read_key(page, slot, head).unwrap()));
+                        put(values, &numbers(&layout.read_value(page, slot, head).unwrap()));
+                    }
+                }
             }
             if specialisation.side_width > 0 {
-                let side = 2 * PAGE_ENTRIES * d * layout.heads() + slot * specialisation.side_width;
-                put(side, &layout.read_side(page, slot, 0).unwrap());
+                let row = numbers(&layout.read_side(page, slot, 0).unwrap());
+                put(side + slot * row.len(), &row);
             }
             for (i, number) in [lane.positions[entry], lane.expires_at[entry]].into_iter().enumerate() {
                 let at = known + (i * PAGE_ENTRIES + slot) * 4;

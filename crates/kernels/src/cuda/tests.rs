@@ -5,13 +5,14 @@ use std::thread;
 
 use super::testing::device;
 use super::{DeviceBuffer, Library, SOURCES, Specialisation, TRAIN_SOURCES, compile};
-use crate::DType;
+use crate::{CodeBits, DType};
 
 /// Shapes that together reach every branch on a constant: formats, grouping, gates, head widths.
 fn specialisations() -> Vec<Specialisation> {
     let base = Specialisation {
         weights: DType::Bf16,
         cache: DType::Bf16,
+        codes: None,
         query_heads: 32,
         kv_heads: 8,
         groups: 1,
@@ -32,6 +33,21 @@ fn specialisations() -> Vec<Specialisation> {
             ..base
         },
         Specialisation { weights: DType::F32, kv_heads: 32, head_dim: 256, side_width: 0, ..base },
+        Specialisation {
+            cache: DType::F16,
+            codes: Some(CodeBits::Eight),
+            head_dim: 128,
+            statistics: 1,
+            ..base
+        },
+        Specialisation { cache: DType::F16, codes: Some(CodeBits::Four), groups: 8, ..base },
+        Specialisation {
+            codes: Some(CodeBits::Four),
+            cache: DType::F16,
+            head_dim: 40,
+            side_width: 0,
+            ..base
+        },
         Specialisation {
             query_heads: 4,
             kv_heads: 2,

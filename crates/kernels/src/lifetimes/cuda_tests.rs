@@ -1,17 +1,18 @@
 //! Lanes on the device against lists of entries.
 
 use super::{DeathRecord, Deaths, DeviceLifetimes, PromptCut, SpanStatus, StepStatus};
-use crate::DType;
 use crate::cuda::testing::device;
 use crate::cuda::testing::entries::{Entry, PADDING, check_pages, read, step_over, write};
 use crate::cuda::{
     CudaError, Device, DeviceBuffer, DeviceLanes, DeviceSpan, DeviceStep, Graph, Specialisation, StepSize,
 };
 use crate::testing::Random;
+use crate::{CodeBits, DType};
 
 const BASE: Specialisation = Specialisation {
     weights: DType::F32,
     cache: DType::Bf16,
+    codes: None,
     query_heads: 4,
     kv_heads: 4,
     groups: 1,
@@ -21,12 +22,14 @@ const BASE: Specialisation = Specialisation {
     statistics: 0,
 };
 
-fn specialisations() -> [Specialisation; 4] {
+fn specialisations() -> [Specialisation; 6] {
     [
         BASE,
         Specialisation { groups: 4, side_width: 5, statistics: 1, ..BASE },
         Specialisation { cache: DType::F32, groups: 2, head_dim: 16, side_width: 0, ..BASE },
         Specialisation { cache: DType::F16, kv_heads: 2, groups: 2, head_dim: 64, side_width: 64, ..BASE },
+        Specialisation { cache: DType::F16, codes: Some(CodeBits::Eight), head_dim: 80, ..BASE },
+        Specialisation { cache: DType::F16, codes: Some(CodeBits::Four), groups: 2, head_dim: 40, ..BASE },
     ]
 }
 

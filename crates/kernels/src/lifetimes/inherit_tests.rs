@@ -12,6 +12,7 @@ use crate::testing::Random;
 const SPECIALISATION: Specialisation = Specialisation {
     weights: DType::F32,
     cache: DType::Bf16,
+    codes: None,
     query_heads: 4,
     kv_heads: 2,
     groups: 1,

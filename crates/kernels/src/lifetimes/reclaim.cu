@@ -248,7 +248,18 @@ __device__ __forceinline__ void compact(const Sweep& sweep, Shared& shared, u32 
             shared.slots[threadIdx.x] = to_slot | from_slot << 16;
         }
         __syncthreads();
-        move_rows<HEAD_DIM * sizeof(C), 2 * LANE_HEADS>(shared, count, 0);
+        if constexpr (KEY_ROW == VALUE_ROW) {
+            move_rows<KEY_ROW, 2 * LANE_HEADS>(shared, count, 0);
+            if constexpr (CODED) move_rows<4 * KEY_GROUPS, 2 * LANE_HEADS>(shared, count, STEP_OFFSET);
+        } else {
+            for (u32 head = 0; head < LANE_HEADS; head++) {
+                const u32 rows = head * (u32)HEAD_BYTES, steps = (u32)STEP_OFFSET + head * (u32)HEAD_STEPS;
+                move_rows<KEY_ROW, 1>(shared, count, rows);
+                move_rows<VALUE_ROW, 1>(shared, count, rows + PAGE_ENTRIES * KEY_ROW);
+                move_rows<4 * KEY_GROUPS, 1>(shared, count, steps);
+                move_rows<4 * VALUE_GROUPS, 1>(shared, count, steps + PAGE_ENTRIES * 4 * KEY_GROUPS);
+            }
+        }
         if constexpr (SIDE_WIDTH > 0) move_rows<SIDE_WIDTH * sizeof(C), 1>(shared, count, SIDE_OFFSET);
         hole += count;
         source += count;

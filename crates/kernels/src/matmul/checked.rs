@@ -3,7 +3,7 @@
 use super::cuda::{OP, Target};
 use super::lt::{Operands, Shape};
 use super::stream::{Kind, Product};
-use super::{DeviceBias, DeviceMatrix};
+use super::{DeviceBias, DeviceMatrix, MatrixFormat};
 use crate::activation::{GeluKind, gelu_code};
 use crate::cuda::DeviceBuffer;
 use crate::error::{check_at_least, check_length, checked_size};
@@ -97,9 +97,14 @@ impl<'a> Checked<'a> {
         rows: usize,
         target: Target<'a>,
     ) -> Result<Self, KernelError> {
-        if w.dtype() != dtype {
-            let (expected, got) = (format!("weights of {dtype}"), w.dtype().to_string());
-            return Err(KernelError::Invalid { op: OP, expected, got });
+        match w.format() {
+            MatrixFormat::Numbers(own) if own == dtype => {}
+            // x is bf16, whatever the blocks hold.
+            MatrixFormat::Blocks(_) if dtype == DType::Bf16 && input.norm == (0, 0) => {}
+            format => {
+                let expected = format!("weights of {dtype}, or blocks with x of bf16 and no norm inside");
+                return Err(KernelError::Invalid { op: OP, expected, got: format!("{format} with {dtype}") });
+            }
         }
         if let Some(bias) = bias {
             check_length(OP, "bias", w.outputs(), bias.len())?;
@@ -137,7 +142,7 @@ impl<'a> Checked<'a> {
             inputs: self.w.inputs(),
             kind: self.place.kind,
             activation: gelu_code(self.place.activation),
-            wide: self.w.dtype() == DType::F32,
+            wide: self.dtype == DType::F32,
         }
     }
 
@@ -150,8 +155,9 @@ impl<'a> Checked<'a> {
         let shape = Shape {
             rows: self.rows,
             outputs: self.w.outputs(),
+            pitch: self.w.outputs(),
             inputs: self.w.inputs(),
-            dtype: self.w.dtype(),
+            dtype: self.dtype,
             out,
             add: self.place.kind == Kind::Add,
             bias: self.bias.is_some(),

@@ -3,10 +3,11 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::blocks::BlockProducts;
 use super::checked::Checked;
 use super::lt::{BlasLt, Shape};
 use super::stream::{MAX_ROWS, Streams};
-use super::{DeviceBias, DeviceMatrix};
+use super::{DeviceBias, DeviceMatrix, MatrixFormat};
 use crate::activation::DeviceActivation;
 use crate::cuda::{Device, DeviceBuffer, Specialisation, Stopwatch};
 use crate::norm::NormParameters;
@@ -38,6 +39,7 @@ pub enum Target<'a> {
 #[derive(Debug)]
 pub struct DeviceMatmul {
     streams: Streams,
+    blocks: Option<BlockProducts>,
     library: BlasLt,
     finish: DeviceActivation,
     dtype: DType,
@@ -54,6 +56,7 @@ impl DeviceMatmul {
     pub fn new(device: &Device, specialisation: &Specialisation) -> Result<Self, KernelError> {
         Ok(Self {
             streams: Streams::new(device, specialisation)?,
+            blocks: None,
             library: BlasLt::new(device)?,
             finish: DeviceActivation::new(device, specialisation)?,
             dtype: specialisation.weights,
@@ -62,10 +65,25 @@ impl DeviceMatmul {
         })
     }
 
+    /// The same for weights in blocks too, of up to `most` elements each; W is bf16. Takes memory for weights as numbers, 64 MiB at
+    /// most: products of many rows multiply them so, some outputs at a time.
+    ///
+    /// # Errors
+    /// As [`DeviceMatmul::new`], another W, or no such memory.
+    pub fn with_blocks(self, specialisation: &Specialisation, most: usize) -> Result<Self, KernelError> {
+        if self.dtype != DType::Bf16 {
+            let (expected, got) =
+                ("activations of bf16 beside weights in blocks".to_owned(), self.dtype.to_string());
+            return Err(KernelError::Invalid { op: OP, expected, got });
+        }
+        let blocks = Some(BlockProducts::new(&self.device, specialisation, most)?);
+        Ok(Self { blocks, ..self })
+    }
+
     /// Whether [`DeviceMatmul::normed_product`] takes `rows` rows.
     #[must_use]
     pub fn streams(&self, w: &DeviceMatrix, rows: usize) -> bool {
-        self.streams.fit(rows, w.inputs(), w.dtype() == DType::F32)
+        !BlockProducts::takes(w) && self.streams.fit(rows, w.inputs(), is_wide(w))
     }
 
     /// Whether a norm inside of the product is faster than one before it: every block computes it for itself, which
@@ -77,15 +95,16 @@ impl DeviceMatmul {
     }
 
     /// Whether our kernel is the one to use for `rows` rows without looking, and [`Target::SiluMul`] with it. From two
-    /// rows on the library is often faster, and [`DeviceMatmul::tune`] looks at each product.
+    /// rows on the library is often faster, and [`DeviceMatmul::tune`] looks at each product; weights in blocks are ours for
+    /// up to 64.
     #[must_use]
     pub fn gates(&self, w: &DeviceMatrix, rows: usize) -> bool {
-        rows == 1 && self.streams(w, rows)
+        (rows == 1 && self.streams(w, rows)) || (BlockProducts::takes(w) && BlockProducts::gates(w, rows))
     }
 
     /// Whether a kernel of ours takes `rows` rows at all.
     fn is_ours(&self, w: &DeviceMatrix, rows: usize) -> bool {
-        self.streams(w, rows) || self.streams.fit_mma(rows, w.inputs(), w.dtype() == DType::F32)
+        self.streams(w, rows) || self.streams.fit_mma(rows, w.inputs(), is_wide(w))
     }
 
     /// Writes `x W^T + bias` for the first `rows` rows of `x`, W `[rows, k]`, to the target.
@@ -201,6 +220,9 @@ impl DeviceMatmul {
             }
             Ok(best)
         };
+        if BlockProducts::takes(product.w) {
+            return Ok(f64::from(time(&|| self.start(product))?));
+        }
         let own = match self.is_ours(product.w, product.rows) {
             true => Some(time(&|| self.stream(product))?),
             false => None,
@@ -224,6 +246,13 @@ impl DeviceMatmul {
         let Checked { w, rows, .. } = *product;
         if rows == 0 {
             return Ok(());
+        }
+        if BlockProducts::takes(w) {
+            let Some(blocks) = &self.blocks else {
+                let (expected, got) = ("weights of numbers".to_owned(), w.format().to_string());
+                return Err(KernelError::Invalid { op: OP, expected, got });
+            };
+            return blocks.run(product, &self.library, &self.finish);
         }
         let (shape, operands) = product.for_library();
         let streams = self.is_ours(w, rows) && !self.better_in_library().contains(&shape);
@@ -268,4 +297,8 @@ impl DeviceMatmul {
     fn better_in_library(&self) -> MutexGuard<'_, HashSet<Shape>> {
         self.better_in_library.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn is_wide(w: &DeviceMatrix) -> bool {
+    w.format() == MatrixFormat::Numbers(DType::F32)
 }

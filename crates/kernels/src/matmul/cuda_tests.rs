@@ -1,15 +1,16 @@
 //! Products on the device against f64 sums.
 
+use super::fill::hash;
 use super::{
-    DeviceBias, DeviceMatmul, DeviceMatrix, DeviceRandom, Orientation, PackedMatrix, Part, Target,
-    TensorBytes,
+    BlockFormat, DeviceBias, DeviceMatmul, DeviceMatrix, DeviceRandom, Orientation, PackedMatrix, Part,
+    QuantisedMatrix, Target, TensorBytes,
 };
 use crate::activation::reference::{gelu_erf, gelu_tanh, silu_mul};
 use crate::cuda::rounding::{
     assert_close, bytes_of, last_bits, numbers_of, plain, poisoned, poisoned_f32, rounded, upload,
 };
 use crate::cuda::testing::device;
-use crate::cuda::{Device, DeviceBuffer, Graph};
+use crate::cuda::{Device, DeviceBuffer, Graph, Specialisation};
 use crate::norm::NormParameters;
 use crate::testing::Random;
 use crate::{DType, KernelError, Team, layer_norm, rms_norm};
@@ -52,6 +53,176 @@ impl Weights {
         let device_bias = DeviceBias::new(device, dtype, &bias).unwrap();
         Self { values: rounded(&values, dtype), matrix, bias, device_bias }
     }
+
+    /// Quantised as the processor does it.
+    fn in_blocks(device: &Device, random: &mut Random, n: usize, k: usize, format: BlockFormat) -> Self {
+        let plain = Self::new(device, random, n, k, DType::F32);
+        let team = Team::new(4).unwrap();
+        let bytes = bytes_of(&plain.values, DType::F32);
+        let source = TensorBytes { dtype: DType::F32, bytes: &bytes };
+        let part = Part { source, orientation: Orientation::OutputsByInputs, outputs: n };
+        let mut host = QuantisedMatrix::zeroed(n, k, format).unwrap();
+        host.fill(&team, 0, &part).unwrap();
+        let mut values = plain.values;
+        values.chunks_mut(k).enumerate().for_each(|(output, row)| host.row(output, row));
+        let matrix = DeviceMatrix::zeroed_blocks(device, n, k, format).unwrap();
+        let filler = DeviceRandom::new(device, &plain_bf16()).unwrap();
+        matrix.fill(&filler, &team, 0, &part).unwrap();
+        let bias = rounded(&plain.bias, DType::Bf16);
+        let device_bias = DeviceBias::new(device, DType::Bf16, &bias).unwrap();
+        Self { values, matrix, bias, device_bias }
+    }
+}
+
+fn plain_bf16() -> Specialisation {
+    plain(DType::Bf16, 32)
+}
+
+/// Products with weights of up to so many elements in blocks.
+fn with_blocks(device: &Device, most: usize) -> DeviceMatmul {
+    DeviceMatmul::new(device, &plain_bf16()).unwrap().with_blocks(&plain_bf16(), most).unwrap()
+}
+
+/// Sums in tensor cores from where the offset of 4-bit codes has them begin.
+const BLOCK_TOLERANCE: f64 = 6e-5;
+/// Of weights that were rounded to bf16 on the way: five deviations of sums of such roundings.
+const AS_NUMBERS: f64 = 5e-3;
+
+#[test]
+fn cuda_products_with_blocks_agree_with_their_numbers() {
+    let Some(device) = device("cuda_products_with_blocks_agree_with_their_numbers") else { return };
+    let mut random = Random(27);
+    let shapes = [
+        (64, 128),
+        (33, 96),
+        (7, 32),
+        (50, 2080),
+        (258, 4096),
+        (4104, 512),
+        (17, 14336),
+        (8192, 288),
+        (96, 16384),
+    ];
+    for format in BlockFormat::ALL {
+        for (n, k) in shapes {
+            let weights = Weights::in_blocks(&device, &mut random, n, k, format);
+            // Room for a part of the outputs only.
+            let matmul = with_blocks(&device, (n * k / 3).max(32 * k));
+            for rows in [1, 2, 3, 8, 9, 16, 17, 40, 64, 65, 130] {
+                if rows > 40 && n * k > 1 << 20 {
+                    continue;
+                }
+                let x = rounded(&random.row(rows * k), DType::Bf16);
+                let device_x = upload(&device, &x, DType::Bf16);
+                let exact = if rows > 64 { AS_NUMBERS } else { BLOCK_TOLERANCE };
+                for biased in [false, true] {
+                    let bias = biased.then_some(&weights.bias[..]);
+                    let want = sums(&x, &weights.values, bias, k);
+                    let what = format!("{format} [{rows}, {k}] x [{n}], bias {biased}");
+                    let dtype = DType::Bf16;
+                    check_targets(
+                        &device, &matmul, &weights, biased, &device_x, rows, dtype, exact, &want, &what,
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn cuda_gated_products_with_blocks_agree_with_their_numbers() {
+    let Some(device) = device("cuda_gated_products_with_blocks_agree_with_their_numbers") else { return };
+    let mut random = Random(28);
+    for format in BlockFormat::ALL {
+        for (m, k) in [(64, 128), (32, 96), (4800, 512), (144, 4096), (16, 14336)] {
+            let weights = Weights::in_blocks(&device, &mut random, 2 * m, k, format);
+            let matmul = with_blocks(&device, 2 * m * k);
+            for rows in [1, 4, 8, 16, 33] {
+                assert!(matmul.gates(&weights.matrix, rows));
+                let x = rounded(&random.row(rows * k), DType::Bf16);
+                let device_x = upload(&device, &x, DType::Bf16);
+                let out = poisoned(&device, (rows + 1) * m * 2);
+                matmul.product(&device_x, &weights.matrix, None, rows, Target::SiluMul(&out)).unwrap();
+                let gate_up: Vec<f32> =
+                    sums(&x, &weights.values, None, k).iter().map(|&x| x as f32).collect();
+                let want = silu_mul(&gate_up, m);
+                let got = numbers_of(&out.read().unwrap(), DType::Bf16);
+                let what = format!("{format} [{rows}, {k}] x [2 * {m}]");
+                assert_close(&what, &got[..rows * m], &want, tolerance(DType::Bf16));
+                assert!(got[rows * m..].iter().all(|x| x.is_nan()), "{what}: past the end");
+            }
+        }
+        // Gates that do not end with a panel are multiplied without their ups.
+        let weights = Weights::in_blocks(&device, &mut random, 48, 64, format);
+        let matmul = with_blocks(&device, 48 * 64);
+        assert!(!matmul.gates(&weights.matrix, 1));
+        let (x, out) = (poisoned(&device, 1 << 12), poisoned(&device, 1 << 12));
+        let refused = matmul.product(&x, &weights.matrix, None, 1, Target::SiluMul(&out));
+        assert!(matches!(refused, Err(KernelError::Invalid { .. })));
+    }
+}
+
+#[test]
+fn cuda_recorded_products_with_blocks_are_still_right() {
+    let Some(device) = device("cuda_recorded_products_with_blocks_are_still_right") else { return };
+    let mut random = Random(29);
+    let (n, k) = (512, 1024);
+    let matmul = with_blocks(&device, n * k);
+    for (format, rows) in
+        BlockFormat::ALL.into_iter().flat_map(|format| [(format, 1), (format, 12), (format, 100)])
+    {
+        let weights = Weights::in_blocks(&device, &mut random, n, k, format);
+        let x = rounded(&random.row(rows * k), DType::Bf16);
+        let (device_x, bias) = (upload(&device, &x, DType::Bf16), Some(&weights.device_bias));
+        let residual = DeviceBuffer::<f32>::zeroed(&device, "a test", rows * n).unwrap();
+        let product = || matmul.product(&device_x, &weights.matrix, bias, rows, Target::Add(&residual));
+        let seconds = matmul.tune(&device_x, &weights.matrix, bias, rows, Target::Add(&residual)).unwrap();
+        assert!(seconds > 0.0 && seconds < 1.0, "{seconds}");
+        residual.fill_bytes(0).unwrap();
+        let mut graph = Graph::record(&device, || product().and_then(|()| product())).unwrap();
+        graph.launch().unwrap();
+        graph.launch().unwrap();
+        let want: Vec<f64> =
+            sums(&x, &weights.values, Some(&weights.bias), k).iter().map(|x| 4.0 * x).collect();
+        let exact = if rows > 64 { AS_NUMBERS } else { BLOCK_TOLERANCE };
+        assert_close(&format!("{format} {rows} rows"), &residual.read().unwrap(), &want, 4.0 * exact);
+    }
+}
+
+#[test]
+fn cuda_blocks_come_in_parts_and_random_ones_are_those_of_the_cpu() {
+    let name = "cuda_blocks_come_in_parts_and_random_ones_are_those_of_the_cpu";
+    let Some(device) = device(name) else { return };
+    let team = Team::new(2).unwrap();
+    let filler = DeviceRandom::new(&device, &plain_bf16()).unwrap();
+    for (format, k) in BlockFormat::ALL.into_iter().flat_map(|format| [(format, 96), (format, 256)]) {
+        let (n, seed, scale) = (75, 0x1234_5678_9abc_u64, 0.37);
+        let number =
+            |at: usize| (hash(at as u64 ^ seed.wrapping_mul(0xd129_0de2_6b53_4f35)) * 2.0 - 1.0) * scale;
+        let values: Vec<f32> = (0..n * k).map(number).collect();
+        let random = DeviceMatrix::random_blocks(&filler, &device, n, k, format, scale, seed).unwrap();
+        let parts = DeviceMatrix::zeroed_blocks(&device, n, k, format).unwrap();
+        for (first, outputs) in [(5, 40), (0, 5), (45, 3), (48, 27)] {
+            let bytes = bytes_of(&values[first * k..(first + outputs) * k], DType::F32);
+            let source = TensorBytes { dtype: DType::F32, bytes: &bytes };
+            let part = Part { source, orientation: Orientation::OutputsByInputs, outputs };
+            parts.fill(&filler, &team, first, &part).unwrap();
+        }
+        assert!(parts.data().read().unwrap() == random.data().read().unwrap(), "{format}, {k} inputs");
+        let host = QuantisedMatrix::random(n, k, format, scale, seed).unwrap();
+        let matmul = with_blocks(&device, n * k);
+        let (x, mut row) = (rounded(&Random(3).row(k), DType::Bf16), vec![0.0; k]);
+        let out = poisoned_f32(&device, n);
+        let device_x = upload(&device, &x, DType::Bf16);
+        matmul.product(&device_x, &random, None, 1, Target::StoreF32(&out)).unwrap();
+        let want: Vec<f64> = (0..n)
+            .map(|output| {
+                host.row(output, &mut row);
+                x.iter().zip(&row).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum()
+            })
+            .collect();
+        assert_close(&format!("{format}, {k} inputs"), &out.read().unwrap(), &want, BLOCK_TOLERANCE);
+    }
 }
 
 #[test]
@@ -83,7 +254,10 @@ fn cuda_products_agree_with_the_reference() {
                     let bias = biased.then_some(&weights.bias[..]);
                     let want = sums(&x, &weights.values, bias, k);
                     let what = format!("{dtype} [{rows}, {k}] x [{n}], bias {biased}");
-                    check_targets(&device, &matmul, &weights, biased, &device_x, rows, dtype, &want, &what);
+                    let exact = SUM_TOLERANCE;
+                    check_targets(
+                        &device, &matmul, &weights, biased, &device_x, rows, dtype, exact, &want, &what,
+                    );
                 }
             }
         }
@@ -99,6 +273,7 @@ fn check_targets(
     x: &DeviceBuffer<u8>,
     rows: usize,
     dtype: DType,
+    exact: f64,
     want: &[f64],
     what: &str,
 ) {
@@ -111,7 +286,7 @@ fn check_targets(
         let out = poisoned(device, (count + n) * dtype.bytes());
         target(&out);
         let got = numbers_of(&out.read().unwrap(), dtype);
-        assert_close(&format!("{what}, {name}"), &got[..count], want, tolerance(dtype));
+        assert_close(&format!("{what}, {name}"), &got[..count], want, tolerance(dtype).max(exact));
         assert!(got[count..].iter().all(|x| x.is_nan()), "{what}, {name}: past the end");
     };
     narrow("store", &|out| run(Target::Store(out)), want);
@@ -121,7 +296,7 @@ fn check_targets(
     let out = poisoned_f32(device, count + n);
     run(Target::StoreF32(&out));
     let got = out.read().unwrap();
-    assert_close(&format!("{what}, f32"), &got[..count], want, SUM_TOLERANCE);
+    assert_close(&format!("{what}, f32"), &got[..count], want, exact);
     assert!(got[count..].iter().all(|x| x.is_nan()), "{what}: past the end of f32");
 
     let before: Vec<f32> = Random(count as u64).row(count + n);
@@ -129,7 +304,7 @@ fn check_targets(
     run(Target::Add(&out));
     let got = out.read().unwrap();
     let sum: Vec<f64> = want.iter().zip(&before).map(|(&want, &before)| want + f64::from(before)).collect();
-    assert_close(&format!("{what}, add"), &got[..count], &sum, SUM_TOLERANCE);
+    assert_close(&format!("{what}, add"), &got[..count], &sum, exact);
     assert_eq!(got[count..], before[count..], "{what}: past the end of the sum");
 }
 

@@ -27,26 +27,6 @@ constexpr u32 STEP = NR * STREAM_THREADS;   // vectors of the ring that a step t
 constexpr u32 LATER = 4;                    // steps after the ring's that the second-level cache fetches beside x
 constexpr u32 HOLD = 4;                     // vectors of the residual that a thread keeps between passes of a norm
 
-// 16 bytes to shared memory, or zeros; lines that follow are likely to be wanted soon.
-__device__ __forceinline__ void copy_weights(u32 shared, const uint4* from, bool wanted) {
-    asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(shared), "l"(from), "r"(wanted ? 16 : 0)
-                 : "memory");
-}
-// To the second-level cache.
-__device__ __forceinline__ void prefetch(const uint4* from, u32 bytes) {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes));
-#endif
-}
-// Until no more than `left` steps are on their way.
-__device__ __forceinline__ void wait_steps(u32 left) {
-    if (left == 5) wait_copies<5>();
-    else if (left == 4) wait_copies<4>();
-    else if (left == 3) wait_copies<3>();
-    else if (left == 2) wait_copies<2>();
-    else wait_copies<1>();
-}
-
 // 16 bytes as numbers.
 template <typename T> __device__ __forceinline__ float2 two(const uint4& x, u32 i) {
     u32 words[4] = {x.x, x.y, x.z, x.w};

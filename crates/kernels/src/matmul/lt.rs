@@ -24,6 +24,8 @@ const PLANS: usize = 512;
 pub(super) struct Shape {
     pub rows: usize,
     pub outputs: usize,
+    /// Outputs from one row of the result to the next: more where these are some of several.
+    pub pitch: usize,
     pub inputs: usize,
     /// Of x and the weights.
     pub dtype: DType,
@@ -112,6 +114,11 @@ impl BlasLt {
         // SAFETY: the caller's promise.
         unsafe { self.launch(plan, plan.chosen, &shape, operands) }?;
         Ok(Some(plan.fused))
+    }
+
+    /// Whether the library has an algorithm for the product.
+    pub(super) fn takes(&self, shape: Shape, operands: Operands) -> Result<bool, CudaError> {
+        Ok(self.plan(&mut self.plans(), shape, operands)?.is_some())
     }
 
     /// Times the library's candidates by `time`, which gets something to start, and keeps the fastest; gives its time.
@@ -270,17 +277,17 @@ impl Plan {
             fused,
         };
         let (rows, outputs, inputs) = (shape.rows as u64, shape.outputs as u64, shape.inputs as u64);
-        let layout = |dtype, rows: u64, columns: u64| {
-            result::create_matrix_layout(data_type(dtype), rows, columns, rows as i64)
+        let layout = |dtype, rows: u64, columns: u64, pitch: u64| {
+            result::create_matrix_layout(data_type(dtype), rows, columns, pitch as i64)
                 .map_err(failed("a layout"))
         };
         // True f32 where the weights are: TensorFloat-32 has another name.
         let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
         plan.operation =
             result::create_matmul_desc(compute, data_type(DType::F32)).map_err(failed("a descriptor"))?;
-        plan.weights = layout(shape.dtype, inputs, outputs)?;
-        plan.x = layout(shape.dtype, inputs, rows)?;
-        plan.out = layout(shape.out, outputs, rows)?;
+        plan.weights = layout(shape.dtype, inputs, outputs, inputs)?;
+        plan.x = layout(shape.dtype, inputs, rows, inputs)?;
+        plan.out = layout(shape.out, outputs, rows, shape.pitch as u64)?;
         blas::set(plan.operation, Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &TRANSPOSED)?;
         let epilogue = match fused {
             Fused { bias: false, gelu: false } => Epilogue::CUBLASLT_EPILOGUE_DEFAULT,

@@ -7,6 +7,7 @@
 
 mod bias;
 mod blas;
+mod blocks;
 mod checked;
 mod cpu;
 mod cuda;
@@ -16,6 +17,7 @@ mod fill;
 mod gradient;
 mod lt;
 mod matrix;
+mod matrix_blocks;
 mod packed;
 mod quantised;
 mod random;
@@ -36,9 +38,10 @@ pub use train_cuda::{Sum, TrainMatrix, TrainProducts};
 pub use bias::DeviceBias;
 pub use cuda::{DeviceMatmul, Target};
 pub use gradient::{Columns, column_sums, transposed_product, transposed_product_with};
-pub use matrix::DeviceMatrix;
+pub use matrix::{DeviceMatrix, MatrixFormat};
 pub use packed::{Orientation, PANEL, PackedMatrix, Part, TensorBytes};
 
+pub(crate) use blocks::SOURCE as BLOCKS;
 pub use quantised::{BlockFormat, QuantisedMatrix, quantised_matmul};
 pub use random::DeviceRandom;
 pub(crate) use random::SOURCE as RANDOM;

@@ -1,5 +1,6 @@
 //! Random numbers on the device, and the other kernel that fills weights.
 
+use super::quantised::{BLOCK, BlockFormat};
 use crate::cuda::{
     Argument, Device, DeviceBuffer, Function, Grid, Module, Source, Specialisation, kernel_struct,
 };
@@ -8,9 +9,9 @@ use crate::{DType, KernelError};
 
 pub(crate) const SOURCE: Source = Source {
     file: "matmul/random.cu",
-    text: include_str!("random.cu"),
-    constants: |_, _| vec![("FILL_THREADS", THREADS)],
-    arguments: &[FillArguments::LAYOUT, TurnArguments::LAYOUT],
+    text: concat!(include_str!("blocks.cuh"), include_str!("random.cu")),
+    constants: |_, _| [("FILL_THREADS", THREADS)].into_iter().chain(BlockFormat::CODES).collect(),
+    arguments: &[FillArguments::LAYOUT, FillBlocksArguments::LAYOUT, TurnArguments::LAYOUT],
 };
 
 const OP: &str = "random numbers on the device";
@@ -22,6 +23,8 @@ pub struct DeviceRandom {
     f32: Function,
     f16: Function,
     bf16: Function,
+    /// By format.
+    blocks: [Function; 3],
     turn_32: Function,
     turn_16: Function,
 }
@@ -32,6 +35,17 @@ kernel_struct! {
         count: u64,
         seed: u64,
         inputs: u64,
+        scale: f32,
+    }
+}
+
+kernel_struct! {
+    struct FillBlocksArguments as FillBlocks {
+        codes: u64,
+        heads: u64,
+        seed: u64,
+        outputs: u32,
+        inputs: u32,
         scale: f32,
     }
 }
@@ -56,6 +70,11 @@ impl DeviceRandom {
             f32: module.function("fill_f32", 0)?,
             f16: module.function("fill_f16", 0)?,
             bf16: module.function("fill_bf16", 0)?,
+            blocks: [
+                module.function("fill_q8_0", 0)?,
+                module.function("fill_q4_0", 0)?,
+                module.function("fill_q4_1", 0)?,
+            ],
             turn_32: module.function("turn_32", 0)?,
             turn_16: module.function("turn_16", 0)?,
         })
@@ -110,6 +129,27 @@ impl DeviceRandom {
         let blocks = count.div_ceil(THREADS).min(4096);
         // SAFETY: the layout of `Fill`; the caller's promise.
         unsafe { function.launch(Grid::new(blocks, THREADS as u32), &arguments) }?;
+        Ok(())
+    }
+
+    /// The blocks of a weight `[outputs, inputs]`, as [`QuantisedMatrix::random`](crate::QuantisedMatrix::random) has them; what is
+    /// past the end stays as it is.
+    ///
+    /// # Safety
+    /// `codes` and `heads` are where [`Tiles`](super::quantised::Tiles) has them.
+    pub(super) unsafe fn fill_blocks(
+        &self,
+        format: BlockFormat,
+        (codes, heads): (u64, u64),
+        (outputs, inputs): (usize, usize),
+        scale: f32,
+        seed: u64,
+    ) -> Result<(), KernelError> {
+        let (count, shape) = (outputs * (inputs / BLOCK), (outputs as u32, inputs as u32));
+        let arguments = FillBlocksArguments { codes, heads, seed, outputs: shape.0, inputs: shape.1, scale };
+        let grid = Grid::new(count.div_ceil(THREADS), THREADS as u32);
+        // SAFETY: the layout of `FillBlocks`; the caller's promise.
+        unsafe { self.blocks[format.code() as usize].launch(grid, &arguments) }?;
         Ok(())
     }
 

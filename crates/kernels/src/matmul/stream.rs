@@ -8,6 +8,7 @@ pub(crate) const SOURCE: Source = Source {
     file: "matmul/gemv.cu",
     text: concat!(
         include_str!("../activation/gelu.cuh"),
+        include_str!("ring.cuh"),
         include_str!("gemv.cu"),
         include_str!("gemv_mma.cu")
     ),
@@ -17,12 +18,8 @@ pub(crate) const SOURCE: Source = Source {
             ("NR", TOGETHER),
             ("MMA_ROWS", MMA_ROWS),
             ("STATIC_BYTES", STATIC),
-            ("STORE", Kind::Store as usize),
-            ("STORE_F32", Kind::StoreF32 as usize),
-            ("ADD", Kind::Add as usize),
-            ("SILU_MUL", Kind::SiluMul as usize),
         ];
-        own.into_iter().chain(CODES).collect()
+        own.into_iter().chain(Kind::CODES).chain(CODES).collect()
     },
     arguments: &[Arguments::LAYOUT],
 };
@@ -40,7 +37,7 @@ const STEP: usize = THREADS as usize * TOGETHER * 16;
 const DEPTH: std::ops::RangeInclusive<usize> = 2..=6;
 /// Shared memory that a block has beside its ring and rows, and what the system keeps of each block.
 const STATIC: usize = 2560;
-const KEPT: usize = 1024;
+pub(super) const KEPT: usize = 1024;
 /// Of the kernel in tensor cores: its shared memory beside the ring, outputs of a unit, and bytes of each that one step
 /// of a block covers.
 const MMA_STATIC: usize = WARPS * MMA_ROWS * MMA_UNIT * 4;
@@ -55,6 +52,16 @@ pub(super) enum Kind {
     StoreF32 = 1,
     Add = 2,
     SiluMul = 3,
+}
+
+impl Kind {
+    /// As constants of a kernel file.
+    pub(super) const CODES: [(&'static str, usize); 4] = [
+        ("STORE", Self::Store as usize),
+        ("STORE_F32", Self::StoreF32 as usize),
+        ("ADD", Self::Add as usize),
+        ("SILU_MUL", Self::SiluMul as usize),
+    ];
 }
 
 /// One product, addresses of buffers on the device that hold what the sizes say.

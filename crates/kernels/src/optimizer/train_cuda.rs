@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use super::AdamW;
 use crate::cuda::{
-    Argument, Device, DeviceBuffer, DeviceSlice, Function, Grid, Marks, Module, Source, Specialisation, kernel_struct,
+    Argument, Device, DeviceBuffer, DeviceSlice, Function, Grid, Marks, Module, Source, Specialisation,
+    kernel_struct,
 };
 use crate::error::{check_at_least, check_length};
 use crate::{DType, KernelError};

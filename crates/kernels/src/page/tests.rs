@@ -8,8 +8,10 @@ fn row(len: usize, seed: usize) -> Vec<f32> {
 }
 
 fn layouts() -> impl Strategy<Value = PageLayout> {
-    (1..4usize, 1..20usize, prop::collection::vec(1..9usize, 0..3), 0..3usize)
-        .prop_map(|(heads, d, sides, dtype)| PageLayout::new(heads, d, sides, DType::ALL[dtype]).unwrap())
+    (1..4usize, prop_oneof![1..20usize, 30..140usize], prop::collection::vec(1..9usize, 0..3), 0..5usize)
+        .prop_map(|(heads, d, sides, format)| {
+            PageLayout::new(heads, d, sides, KvFormat::ALL[format]).unwrap()
+        })
 }
 
 /// Fills every slot of a page with rows that tell slots apart.
@@ -33,6 +35,15 @@ fn entry(layout: &PageLayout, page: &Buffer, slot: usize) -> Vec<Vec<f32>> {
     keys.chain(values).chain(sides).collect()
 }
 
+/// What a page of its own gives back of an entry: codes round, but none of its neighbours has a part in that.
+fn held(layout: &PageLayout, key: &[f32], value: &[f32]) -> Vec<Vec<f32>> {
+    let mut page = layout.zeroed_page().unwrap();
+    layout.write_key_value(&mut page, 0, key, value).unwrap();
+    let mut rows = entry(layout, &page, 0);
+    rows.truncate(2 * layout.heads());
+    rows
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
@@ -46,10 +57,19 @@ proptest! {
         for other in 0..PAGE_ENTRIES {
             let now = entry(&layout, &page, other);
             if other == slot {
+                prop_assert_eq!(&now[..2 * layout.heads()], &held(&layout, &key, &value));
                 let d = layout.head_dim();
+                // Of rows from -63 to 63 half a step at most.
+                let (key_off, value_off) = match layout.format() {
+                    KvFormat::Q8 => (0.26, 0.26),
+                    KvFormat::Q4 => (0.26, 4.3),
+                    _ => (0.0, 0.0),
+                };
                 for head in 0..layout.heads() {
-                    prop_assert_eq!(&now[head], &key[head * d..(head + 1) * d]);
-                    prop_assert_eq!(&now[layout.heads() + head], &value[head * d..(head + 1) * d]);
+                    let of_head = head * d..(head + 1) * d;
+                    let close = |a: &[f32], b: &[f32], off: f32| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= off);
+                    prop_assert!(close(&now[head], &key[of_head.clone()], key_off));
+                    prop_assert!(close(&now[layout.heads() + head], &value[of_head], value_off));
                 }
                 prop_assert_eq!(&now[2 * layout.heads()..], &before[slot][2 * layout.heads()..]);
             } else {
@@ -104,6 +124,20 @@ fn panels_do_not_overlap_and_fill_the_page() {
 }
 
 #[test]
+fn a_page_of_codes_has_half_a_bit_more_for_each_number_of_8_bits_and_one_for_each_of_4() {
+    // 8 heads of 128, as an 8B model has them: entries of 4096 bytes in bf16.
+    let entry = |format| PageLayout::new(8, 128, vec![], format).unwrap().entry_bytes();
+    assert_eq!(KvFormat::ALL.map(entry), [8192, 4096, 4096, 2176, 1728]);
+    let layout = PageLayout::new(2, 40, vec![3], KvFormat::Q4).unwrap();
+    // Keys 40 * 32 bytes and a group; values 32 rows of two lines of 16 bytes, and two groups.
+    let (key, value) = ((1280 + 128) / 2, (1024 + 256) / 2);
+    let offsets = [layout.key_offset(1), layout.value_offset(0), layout.value_offset(1)];
+    assert_eq!(offsets, [key, 2 * key, 2 * key + value]);
+    assert_eq!(layout.side_offset(0), Some(2 * (key + value)));
+    assert_eq!((layout.bytes(), layout.key_value_bytes()), (4 * (key + value) + 192, 4 * (key + value) / 32));
+}
+
+#[test]
 fn impossible_layouts_are_errors() {
     let new = PageLayout::new;
     assert!(matches!(new(0, 8, vec![], DType::F32), Err(KernelError::Invalid { .. })));
@@ -112,6 +146,11 @@ fn impossible_layouts_are_errors() {
     assert!(matches!(new(usize::MAX, 8, vec![], DType::F32), Err(KernelError::TooLarge { .. })));
     assert!(matches!(new(1, 8, vec![usize::MAX / 2], DType::F32), Err(KernelError::TooLarge { .. })));
     assert!(matches!(new(1, usize::MAX / 256, vec![], DType::F32), Err(KernelError::TooLarge { .. })));
+    for heads_and_width in [(usize::MAX / 64, 1), (1, usize::MAX - 3), (usize::MAX / 4096, 64)] {
+        let (heads, width) = heads_and_width;
+        let refused = PageLayout::new(heads, width, vec![], KvFormat::Q4);
+        assert!(matches!(refused, Err(KernelError::TooLarge { .. })));
+    }
     assert!(matches!(new(1, 1, vec![usize::MAX / 64; 3], DType::F16), Err(KernelError::TooLarge { .. })));
 }
 

@@ -94,6 +94,12 @@ __device__ __forceinline__ void columns(const ColumnArgs& a) {
             const u32 row = i / CHUNKS, chunk = i % CHUNKS, entry = first_entry + row;
             const bool there = entry < length;
             const Page page{a.lanes.pages + (u64)table[there ? entry / PAGE_ENTRIES : 0] * PAGE_BYTES};
+            if constexpr (CODED) {
+                uint4 x = make_uint4(0, 0, 0, 0);
+                if (there) x = chunk_of_codes<8>(page.key_codes(lane_head), (const u8*)page.key_steps(lane_head), entry % PAGE_ENTRIES, chunk);
+                store_shared(base + chunk_offset(row, chunk), x);
+                continue;
+            }
             const u8* key = (const u8*)page.keys(lane_head) + (there ? entry % PAGE_ENTRIES : 0) * (D * 2);
             copy16(base + chunk_offset(row, chunk), key + chunk * 16, there ? 16 : 0);
         }

@@ -11,7 +11,11 @@ use crate::error::check_at_least;
 
 pub(crate) const SOURCE: Source = Source {
     file: "ranking/columns.cu",
-    text: concat!(include_str!("../attention/tiles.cuh"), include_str!("columns.cu")),
+    text: concat!(
+        include_str!("../attention/tiles.cuh"),
+        include_str!("../attention/codes.cuh"),
+        include_str!("columns.cu")
+    ),
     constants: |_, specialisation| vec![("WARPS", WARPS), ("MT", ColumnPlan::new(specialisation).tiles)],
     arguments: &[ColumnArguments::LAYOUT],
 };

@@ -10,8 +10,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) compactor_attended(const _
     float sum = 0.0f, squares = 0.0f;
     for (u32 member = 0; member < RATIO; member++) sum += a.masses[(u64)(head * RATIO + member) * a.stride + rank];
     const Place at = place_of(a, head, rank);
-    const C* value = at.page.values(head % LANE_HEADS) + at.slot * D;
-    for (u32 i = 0; i < D; i++) squares = fmaf(widen(value[i]), widen(value[i]), squares);
+    for (u32 i = 0; i < D; i++) {
+        const float x = at.page.value(head % LANE_HEADS, at.slot, i);
+        squares = fmaf(x, x, squares);
+    }
     a.attended[(u64)head * a.stride + rank] = sum / (float)RATIO * sqrtf(squares);
 }
 

@@ -51,13 +51,12 @@ __device__ __forceinline__ Place place_of(const CompactorArgs& a, u32 head, u32 
 }
 // A number of a key before its rotation.
 __device__ __forceinline__ float raw_of(const CompactorArgs& a, u32 head, Place at, u32 column) {
-    const C* row = at.page.keys(head % LANE_HEADS) + at.slot * D;
-    const float own = widen(row[column]);
+    const float own = at.page.key(head % LANE_HEADS, at.slot, column);
     if (column >= 2 * a.pairs) return own;
     const bool low = column < a.pairs;
     const u32 pair = low ? column : column - a.pairs;
     const float2 angle = a.angles[(u64)at.page.positions()[at.slot] * a.pairs + pair];
-    const float other = widen(row[low ? column + a.pairs : pair]);
+    const float other = at.page.key(head % LANE_HEADS, at.slot, low ? column + a.pairs : pair);
     return (low ? own * angle.x + other * angle.y : own * angle.x - other * angle.y) * a.unscale;
 }
 // The part of the judged ranks that is block y's.

@@ -6,12 +6,12 @@ mod mass;
 mod select;
 mod softened;
 
-use crate::DType;
 use crate::cuda::Specialisation;
 use crate::cuda::testing::entries::Entry;
 use crate::lifetimes::Floors;
 use crate::ranking::{RankingSettings, Score};
 use crate::testing::Random;
+use crate::{CodeBits, DType};
 
 /// Layers of the lanes, and the one that a test is about.
 const LAYERS: usize = 2;
@@ -26,6 +26,7 @@ fn shape(
     Specialisation {
         weights: cache,
         cache,
+        codes: None,
         query_heads,
         kv_heads,
         groups,
@@ -34,6 +35,11 @@ fn shape(
         side_width: 0,
         statistics: 1,
     }
+}
+
+/// The same with codes in the place of numbers, and values of so many bits.
+fn coded(bits: CodeBits, shape: Specialisation) -> Specialisation {
+    Specialisation { codes: Some(bits), ..shape }
 }
 
 fn settings(score: Score) -> RankingSettings {

@@ -155,7 +155,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) expected_logits(const __gr
     if (index * PAGE_ENTRIES >= length) return;
     const Page page = a.lanes.page(lane, index);
     for (u32 i = threadIdx.x; i < PAGE_ENTRIES * D; i += THREADS) {
-        keys[i / D][i % D] = index * PAGE_ENTRIES + i / D < length ? widen(page.keys(kv_head % LANE_HEADS)[i]) : 0.0f;
+        keys[i / D][i % D] = index * PAGE_ENTRIES + i / D < length ? page.key(kv_head % LANE_HEADS, i / D, i % D) : 0.0f;
     }
     __syncthreads();
     const u32 warp = threadIdx.x / 32, thread = threadIdx.x % 32;
@@ -179,10 +179,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) expected_logits(const __gr
     a.logits[(u64)head * a.stride + entry] = judged ? sum : -infinity();
 }
 
-// The length of a row of D numbers.
-__device__ __forceinline__ float length_of(const C* row) {
+// The length of an entry's value.
+__device__ __forceinline__ float length_of(Page page, u32 head, u32 slot) {
     float sum = 0.0f;
-    for (u32 i = 0; i < D; i++) sum = fmaf(widen(row[i]), widen(row[i]), sum);
+    for (u32 i = 0; i < D; i++) {
+        const float x = page.value(head, slot, i);
+        sum = fmaf(x, x, sum);
+    }
     return sqrtf(sum);
 }
 // Over the block, to every thread.
@@ -225,7 +228,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) expected_scores(const __gr
                 score += expf(logits[(u64)member * a.stride + entry] - rows[member].x) / rows[member].y;
             }
             score /= (float)RATIO;
-            if (a.value_norm) score = (score + a.epsilon) * length_of(page.values(kv_head % LANE_HEADS) + slot * D);
+            if (a.value_norm) score = (score + a.epsilon) * length_of(page, kv_head % LANE_HEADS, slot);
         }
         page.statistics()[slot] = score;
     }

@@ -14,11 +14,10 @@ struct Key {
 // The warp's key in `slot`.
 __device__ __forceinline__ Key key_of(Page page, u32 slot) {
     Key key;
-    const C* from = page.keys(0) + slot * HEAD_DIM;
 #pragma unroll
     for (u32 i = 0; i < COLUMNS; i++) {
         const u32 column = i * 32 + threadIdx.x % 32;
-        key.x[i] = column < HEAD_DIM ? widen(from[column]) : 0.0f;
+        key.x[i] = column < HEAD_DIM ? page.key(0, slot, column) : 0.0f;
     }
     return key;
 }

@@ -17,8 +17,8 @@ constexpr u32 COLUMNS = (HEAD_DIM + 31) / 32;
 // A number of an entry: of its key below HEAD_DIM, then of its value.
 __device__ __forceinline__ float number_of(const Lane& lane, u32 entry, u32 channel) {
     const Page page = lane.lanes.page(lane.number, entry / PAGE_ENTRIES);
-    const C* row = (channel < HEAD_DIM ? page.keys(0) : page.values(0)) + entry % PAGE_ENTRIES * HEAD_DIM;
-    return widen(row[channel < HEAD_DIM ? channel : channel - HEAD_DIM]);
+    const u32 slot = entry % PAGE_ENTRIES;
+    return channel < HEAD_DIM ? page.key(0, slot, channel) : page.value(0, slot, channel - HEAD_DIM);
 }
 __device__ __forceinline__ double warp_sum_f64(double x) {
 #pragma unroll

@@ -73,7 +73,10 @@ __device__ __forceinline__ void load_keys(const MassArgs& a, u32 lane_number, u3
         const u32 row = i / TWOS, column = i % TWOS * 2, entry = tile * SIDE + row;
         float2 x = make_float2(0.0f, 0.0f);
         if (entry < length && column < D) {
-            x = two_of(a.lanes.page(lane_number, entry / PAGE_ENTRIES).keys(lane_head) + entry % PAGE_ENTRIES * D + column);
+            const Page page = a.lanes.page(lane_number, entry / PAGE_ENTRIES);
+            const u32 slot = entry % PAGE_ENTRIES;
+            if constexpr (CODED) x = make_float2(page.key(lane_head, slot, column), page.key(lane_head, slot, column + 1));
+            else x = two_of(page.keys(lane_head) + slot * D + column);
         }
         put_pair(keys + row * KEY_STRIDE + column, x.x, x.y);
     }

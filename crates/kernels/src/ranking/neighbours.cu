@@ -44,7 +44,9 @@ __device__ __forceinline__ void load_keys(const CompactorArgs& a, u32 kv_head, u
         float2 x = make_float2(0.0f, 0.0f);
         if (rank < end && column < D) {
             const Place at = place_of(a, kv_head, rank);
-            x = two_of(at.page.keys(kv_head % LANE_HEADS) + at.slot * D + column);
+            const u32 head = kv_head % LANE_HEADS;
+            if constexpr (CODED) x = make_float2(at.page.key(head, at.slot, column), at.page.key(head, at.slot, column + 1));
+            else x = two_of(at.page.keys(head) + at.slot * D + column);
         }
         put_pair(to + i / TWOS * KEY_STRIDE + column, x.x, x.y);
     }

@@ -61,9 +61,9 @@ template <typename T> __device__ __forceinline__ void write2(T* to, float2 x) {
     else *(float2*)to = x;
 }
 
-// Whether the cache holds x only as infinity or NaN.
-__device__ __forceinline__ bool outside(float x) {
-    return CACHE_TYPE != 0 && (__float_as_uint(x) & 0x7fffffffu) >= INFINITE_FROM;
+// Whether the cache holds x only as infinity or NaN, in a side channel or in keys and values.
+__device__ __forceinline__ bool outside(float x, u32 from) {
+    return CACHE_TYPE != 0 && (__float_as_uint(x) & 0x7fffffffu) >= from;
 }
 // Tells the host of such a number; of several the one that comes first, by position and layer (lifetimes/status.rs).
 __device__ __noinline__ void tell_overflow(const Lanes& lanes, const Row& row, u32 layer, u32 what, float x) {
@@ -110,6 +110,51 @@ __device__ __forceinline__ void head_norm(float2 (&x)[TWOS], const float* weight
     for (u32 i = 0; i < TWOS; i++) {
         u32 at = (i * 32 + thread) * 2;
         if (at < HEAD_DIM) x[i] = make_float2(x[i].x * scale * weight[at], x[i].y * scale * weight[at + 1]);
+    }
+}
+
+// The f16 next to x that is not above it, or not below it.
+__device__ __forceinline__ u32 f16_below(float x) {
+    u16 y;
+    asm("cvt.rm.f16.f32 %0, %1;" : "=h"(y) : "f"(x));
+    return y;
+}
+__device__ __forceinline__ u32 f16_above(float x) {
+    u16 y;
+    asm("cvt.rp.f16.f32 %0, %1;" : "=h"(y) : "f"(x));
+    return y;
+}
+
+// Codes a head's numbers, which a warp holds together, as the host does (Rust: page/codes.rs): BITS each, with the steps of
+// groups of GROUP dimensions.
+template <u32 BITS, u32 GROUP> __device__ __forceinline__ void encode(const float2 (&x)[TWOS], u8* codes, u32* steps, u32 thread) {
+    constexpr float LARGEST = (float)((1u << BITS) - 1);
+#pragma unroll
+    for (u32 i = 0; i < TWOS; i++) {
+        // Threads of a group hold 2 dimensions each: 32 of them, or 16.
+        const u32 at = (i * 32 + thread) * 2;
+        const bool there = at < HEAD_DIM;
+        float least = there ? fminf(x[i].x, x[i].y) : infinity(), most = there ? fmaxf(x[i].x, x[i].y) : -infinity();
+#pragma unroll
+        for (u32 lane = GROUP / 4; lane > 0; lane /= 2) {
+            least = fminf(least, __shfl_xor_sync(ALL, least, lane));
+            most = fmaxf(most, __shfl_xor_sync(ALL, most, lane));
+        }
+        const u32 low = f16_below(least);
+        least = widen(f16{(u16)low});
+        const u32 high = f16_above(__fdiv_rn(__fsub_rn(most, least), LARGEST));
+        const float step = widen(f16{(u16)high});
+        const auto code = [&](float number) {
+            if (step == 0.0f) return 0u;
+            // Not a number becomes 0, as on the host.
+            const float code = fminf(fmaxf(rintf(__fdiv_rn(__fsub_rn(number, least), step)), 0.0f), LARGEST);
+            return (u32)code;
+        };
+        if (!there) continue;
+        const u32 first = code(x[i].x), second = code(x[i].y);
+        if constexpr (BITS == 8) *(u16*)(codes + at) = (u16)(first | second << 8);
+        else codes[at / 2] = (u8)(first | second << 4);
+        if (at % GROUP == 0) steps[at / GROUP] = high | low << 16;
     }
 }
 
@@ -170,7 +215,7 @@ extern "C" __global__ void __launch_bounds__(32 * APPEND_WARPS) append(Append p)
                 C* to = page.side() + slot * SIDE_WIDTH;
                 for (u32 i = thread; i < SIDE_WIDTH; i += 32) {
                     to[i] = narrow<C>(from[i]);
-                    if (outside(from[i])) tell_overflow(p.lanes, row, p.layer, OVERFLOW_SIDE, from[i]);
+                    if (outside(from[i], INFINITE_FROM)) tell_overflow(p.lanes, row, p.layer, OVERFLOW_SIDE, from[i]);
                 }
             }
         }
@@ -188,12 +233,17 @@ extern "C" __global__ void __launch_bounds__(32 * APPEND_WARPS) append(Append p)
     }
     if (task >= FIRST_VALUE) {
         C* to = page.values(kv_head % LANE_HEADS) + slot * HEAD_DIM;
+        if constexpr (CODED) {
+            const u32 lane_head = kv_head % LANE_HEADS;
+            encode<CODED ? CODE_BITS : 8, VALUE_GROUP>(x, page.value_codes(lane_head) + slot * VALUE_ROW,
+                                           page.value_steps(lane_head) + slot * VALUE_GROUPS, thread);
+        }
 #pragma unroll
         for (u32 i = 0; i < TWOS; i++) {
             u32 at = (i * 32 + thread) * 2;
-            if (at < HEAD_DIM) write2(to + at, x[i]);
-            if (outside(x[i].x)) tell_overflow(p.lanes, row, p.layer, OVERFLOW_VALUE, x[i].x);
-            if (outside(x[i].y)) tell_overflow(p.lanes, row, p.layer, OVERFLOW_VALUE, x[i].y);
+            if (!CODED && at < HEAD_DIM) write2(to + at, x[i]);
+            if (outside(x[i].x, ROWS_INFINITE_FROM)) tell_overflow(p.lanes, row, p.layer, OVERFLOW_VALUE, x[i].x);
+            if (outside(x[i].y, ROWS_INFINITE_FROM)) tell_overflow(p.lanes, row, p.layer, OVERFLOW_VALUE, x[i].y);
         }
         return;
     }
@@ -217,6 +267,13 @@ extern "C" __global__ void __launch_bounds__(32 * APPEND_WARPS) append(Append p)
         }
     }
     C* to = query ? (C*)0 : page.keys(kv_head % LANE_HEADS) + slot * HEAD_DIM;
+    if constexpr (CODED) {
+        const u32 lane_head = kv_head % LANE_HEADS;
+        if (!query) {
+            encode<8, KEY_GROUP>(x, page.key_codes(lane_head) + slot * KEY_ROW,
+                                 page.key_steps(lane_head) + slot * KEY_GROUPS, thread);
+        }
+    }
 #pragma unroll
     for (u32 i = 0; i < TWOS; i++) {
         u32 at = (i * 32 + thread) * 2;
@@ -225,8 +282,8 @@ extern "C" __global__ void __launch_bounds__(32 * APPEND_WARPS) append(Append p)
             write2(head + at, x[i]);
             continue;
         }
-        write2(to + at, x[i]);
-        if (outside(x[i].x)) tell_overflow(p.lanes, row, p.layer, OVERFLOW_KEY, x[i].x);
-        if (outside(x[i].y)) tell_overflow(p.lanes, row, p.layer, OVERFLOW_KEY, x[i].y);
+        if (!CODED) write2(to + at, x[i]);
+        if (outside(x[i].x, ROWS_INFINITE_FROM)) tell_overflow(p.lanes, row, p.layer, OVERFLOW_KEY, x[i].x);
+        if (outside(x[i].y, ROWS_INFINITE_FROM)) tell_overflow(p.lanes, row, p.layer, OVERFLOW_KEY, x[i].y);
     }
 }

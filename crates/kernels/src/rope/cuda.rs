@@ -20,6 +20,7 @@ pub(crate) const SOURCE: Source = Source {
             ("GATE", Birth::GATE as usize),
             ("WINDOW_BEHIND", Birth::WINDOW_BEHIND as usize),
             ("INFINITE_FROM", of.cache.infinite_from() as usize),
+            ("ROWS_INFINITE_FROM", of.format().infinite_from() as usize),
             ("OVERFLOW_LAYERS", CacheOverflow::MOST_LAYER),
             ("OVERFLOW_KEY", CacheOverflow::KEY),
             ("OVERFLOW_VALUE", CacheOverflow::VALUE),

@@ -6,7 +6,7 @@ use crate::cuda::testing::device;
 use crate::cuda::{Device, DeviceBuffer, DeviceLanes, DeviceSpan, DeviceStep, Row, Specialisation, StepSize};
 use crate::lifetimes::{CacheOverflow, DeviceLifetimes, Floors, Lifetime, StepStatus};
 use crate::testing::Random;
-use crate::{DType, PAGE_ENTRIES, Team, rms_norm_heads};
+use crate::{CodeBits, DType, Elements, PAGE_ENTRIES, PageLayout, Team, rms_norm_heads};
 
 /// Two roundings of a cos or sin that a different double decides otherwise.
 const ANGLE_TOLERANCE: f64 = 2e-7;
@@ -62,12 +62,25 @@ struct Case {
     births: Births,
 }
 
+/// Codes and steps that the host makes of a value `[d]`.
+fn stored_value(spec: &Specialisation, value: &[f32]) -> [Vec<u8>; 2] {
+    let layout = PageLayout::new(1, value.len(), vec![], spec.format()).unwrap();
+    let mut page = layout.zeroed_page().unwrap();
+    layout.write_key_value(&mut page, 0, value, value).unwrap();
+    let (Some(block), Elements::F16(all)) = (layout.coded_values(), page.elements()) else {
+        panic!("{} has no codes", spec.format())
+    };
+    let all = &all[layout.value_range(0)];
+    [block.row_of_codes(all, 0), block.row_of_steps(all, 0)]
+}
+
 #[test]
 fn cuda_appended_entries_are_those_of_the_cpu() {
     let Some(device) = device("cuda_appended_entries_are_those_of_the_cpu") else { return };
     let base = Specialisation {
         weights: DType::Bf16,
         cache: DType::Bf16,
+        codes: None,
         query_heads: 8,
         kv_heads: 4,
         groups: 1,
@@ -134,6 +147,29 @@ fn cuda_appended_entries_are_those_of_the_cpu() {
             gate_heads: Some(1),
             at_birth: false,
             births: births(&[window]),
+        },
+        Case {
+            specialisation: Specialisation { cache: DType::F16, codes: Some(CodeBits::Four), ..base },
+            pairs: 32,
+            norms: true,
+            gate_heads: Some(1),
+            at_birth: false,
+            births: births(&[window]),
+        },
+        Case {
+            specialisation: Specialisation {
+                weights: DType::F32,
+                cache: DType::F16,
+                codes: Some(CodeBits::Eight),
+                head_dim: 80,
+                groups: 4,
+                ..base
+            },
+            pairs: 40,
+            norms: false,
+            gate_heads: None,
+            at_birth: false,
+            births: births(&[share]),
         },
         Case {
             specialisation: Specialisation { head_dim: 8, kv_heads: 2, query_heads: 6, groups: 2, ..base },
@@ -259,6 +295,9 @@ fn check(device: &Device, number: usize, case: &Case) {
     }
 
     let (element, lane_heads) = (spec.cache.bytes(), g / spec.groups);
+    let [(key_row, of_key), (value_row, of_value)] = spec.rows();
+    let head_rows = PAGE_ENTRIES * (key_row + value_row);
+    let head_steps = |head: usize| lane_heads * head_rows + 4 * PAGE_ENTRIES * (of_key + of_value) * head;
     let tail = spec.page_bytes() - (3 + spec.statistics) * 4 * PAGE_ENTRIES;
     for (lane, (length, pages)) in before.iter().enumerate() {
         let (got_length, mut got) = lanes.read_lane(lane).unwrap();
@@ -270,6 +309,13 @@ fn check(device: &Device, number: usize, case: &Case) {
             let what = format!("case {number}: lane {lane}, row {i}");
             let entry = length - (row.back & !Row::IN_PROMPT) as usize;
             let (page, entry) = (entry / PAGE_ENTRIES * spec.page_bytes(), entry % PAGE_ENTRIES);
+            let key_codes: Vec<[Vec<u8>; 2]> = (0..lane_heads)
+                .map(|head| {
+                    let (rows, steps) = (page + head * head_rows, page + head_steps(head));
+                    let codes = got[rows + entry * key_row..][..key_row].to_vec();
+                    [codes, got[steps + entry * 4 * of_key..][..4 * of_key].to_vec()]
+                })
+                .collect();
             // Checks a stretch of a page, and puts back what was there, so that in the end nothing else differs.
             let mut meet = |at: usize, want: &[u8], tolerance: Option<f64>| {
                 let range = page + at..page + at + want.len();
@@ -286,6 +332,22 @@ fn check(device: &Device, number: usize, case: &Case) {
             };
             for head in 0..lane_heads {
                 let from = i * width + (h + group * lane_heads + head) * d;
+                if spec.codes.is_some() {
+                    let [codes, steps] = &key_codes[head];
+                    for (k, (&code, &want)) in codes.iter().zip(&turned[from..from + d]).enumerate() {
+                        let of_group = numbers_of(&steps[k / 64 * 4..][..4], DType::F16);
+                        let off = f32::from(code) * of_group[0] + of_group[1] - want;
+                        assert!(off.abs() <= 0.501 * of_group[0], "{what}, key {k}: off by {off}");
+                    }
+                    let [value_codes, value_steps] = stored_value(spec, &qkv[from + g * d..][..d]);
+                    meet(head * head_rows + entry * key_row, codes, None);
+                    meet(head_steps(head) + entry * 4 * of_key, steps, None);
+                    let values = head * head_rows + PAGE_ENTRIES * key_row;
+                    meet(values + entry * value_row, &value_codes, None);
+                    let steps = head_steps(head) + 4 * (PAGE_ENTRIES * of_key + entry * of_value);
+                    meet(steps, &value_steps, None);
+                    continue;
+                }
                 let at = (head * 2 * PAGE_ENTRIES + entry) * d * element;
                 meet(at, &bytes_of(&turned[from..from + d], spec.cache), Some(last_bits(spec.cache)));
                 let at = at + PAGE_ENTRIES * d * element;
@@ -293,7 +355,7 @@ fn check(device: &Device, number: usize, case: &Case) {
             }
             if case.gate_heads.is_some() && !case.at_birth {
                 let from = (i * 2 * heads + heads + group % heads) * r;
-                let at = (lane_heads * 2 * PAGE_ENTRIES * d + entry * r) * element;
+                let at = PAGE_ENTRIES * spec.key_value_bytes() + entry * r * element;
                 meet(at, &bytes_of(&gates[from..from + r], spec.cache), None);
             }
             let head = group % heads;
@@ -366,6 +428,7 @@ fn cuda_the_first_number_that_the_pages_cannot_hold_is_told_until_its_slot_is_cl
     let spec = Specialisation {
         weights: DType::F32,
         cache: DType::F16,
+        codes: None,
         query_heads: 2,
         kv_heads: 2,
         groups: 2,

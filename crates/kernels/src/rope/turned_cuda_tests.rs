@@ -25,6 +25,7 @@ fn shapes() -> [Specialisation; 3] {
     let shape = |cache, kv_heads, groups| Specialisation {
         weights: cache,
         cache,
+        codes: None,
         query_heads: 4,
         kv_heads,
         groups,

@@ -192,6 +192,20 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn load_u8(self, from: *const u8) -> __m256 {
+        // SAFETY: the caller's promise and the token.
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn load_nibbles(self, from: *const u8, shift: u32) -> __m256 {
+        // SAFETY: the caller's promise and the token.
+        unsafe {
+            let bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast()));
+            let halves = _mm256_srl_epi32(bytes, _mm_cvtsi32_si128(shift as i32));
+            _mm256_cvtepi32_ps(_mm256_and_si256(halves, _mm256_set1_epi32(15)))
+        }
+    }
+    #[inline(always)]
     unsafe fn load_bytes(self, from: *const u8) -> __m256i {
         // SAFETY: the caller's promise and the token.
         unsafe { _mm256_loadu_si256(from.cast()) }

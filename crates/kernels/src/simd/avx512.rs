@@ -173,6 +173,20 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn load_u8(self, from: *const u8) -> __m512 {
+        // SAFETY: the caller's promise and the token.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn load_nibbles(self, from: *const u8, shift: u32) -> __m512 {
+        // SAFETY: the caller's promise and the token.
+        unsafe {
+            let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()));
+            let halves = _mm512_srl_epi32(bytes, _mm_cvtsi32_si128(shift as i32));
+            _mm512_cvtepi32_ps(_mm512_and_si512(halves, _mm512_set1_epi32(15)))
+        }
+    }
+    #[inline(always)]
     unsafe fn load_bytes(self, from: *const u8) -> __m512i {
         // SAFETY: the caller's promise and the token.
         unsafe { _mm512_loadu_si512(from.cast()) }

@@ -170,6 +170,16 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// As [`Simd::load`].
     unsafe fn load_bf16(self, from: *const bf16) -> Self::V;
+    /// Reads `LANES` bytes as numbers, 0 to 255.
+    ///
+    /// # Safety
+    /// As [`Simd::load`].
+    unsafe fn load_u8(self, from: *const u8) -> Self::V;
+    /// Reads `LANES` bytes, of each the low half (`shift` 0) or the high one (4) as a number, 0 to 15.
+    ///
+    /// # Safety
+    /// As [`Simd::load`].
+    unsafe fn load_nibbles(self, from: *const u8, shift: u32) -> Self::V;
     /// Reads four bytes of each lane.
     ///
     /// # Safety

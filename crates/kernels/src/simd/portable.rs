@@ -148,6 +148,16 @@ impl Simd for Portable {
             .map(|x| f32::from_bits(u32::from(x.to_bits()) << 16))
     }
     #[inline(always)]
+    unsafe fn load_u8(self, from: *const u8) -> Self::V {
+        // SAFETY: the caller's promise; bytes have no alignment.
+        unsafe { from.cast::<[u8; LANES]>().read() }.map(f32::from)
+    }
+    #[inline(always)]
+    unsafe fn load_nibbles(self, from: *const u8, shift: u32) -> Self::V {
+        // SAFETY: the caller's promise; bytes have no alignment.
+        unsafe { from.cast::<[u8; LANES]>().read() }.map(|byte| f32::from(byte >> shift & 15))
+    }
+    #[inline(always)]
     unsafe fn load_bytes(self, from: *const u8) -> Self::Bytes {
         // SAFETY: the caller's promise; bytes have no alignment.
         unsafe { from.cast::<Self::Bytes>().read_unaligned() }

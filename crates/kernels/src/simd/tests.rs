@@ -117,6 +117,14 @@ impl Kernel for Everything {
         check(unsafe { simd.load_f16(f16s.as_ptr()) }, &|a, _| a);
         // SAFETY: as above.
         check(unsafe { simd.load_bf16(bf16s.as_ptr()) }, &|a, _| a);
+        let codes: Vec<u8> = (0..S::LANES).map(|i| 255 - 17 * i as u8).collect();
+        let code = |a: f32| 255.0 - 17.0 * (a + 3.5);
+        // SAFETY: there are LANES bytes.
+        check(unsafe { simd.load_u8(codes.as_ptr()) }, &|a, _| code(a));
+        // SAFETY: as above.
+        check(unsafe { simd.load_nibbles(codes.as_ptr(), 0) }, &|a, _| code(a) % 16.0);
+        // SAFETY: as above.
+        check(unsafe { simd.load_nibbles(codes.as_ptr(), 4) }, &|a, _| (code(a) / 16.0).floor());
         check(simd.read_partial(&a[..3], 9.0), &|a, _| if a < -1.0 { a } else { 9.0 });
         let mut short = [7.0; 2];
         simd.write_partial(&mut short, va);

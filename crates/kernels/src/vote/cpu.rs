@@ -64,7 +64,7 @@ pub(super) struct Votes<'a> {
 impl Votes<'_> {
     /// Decides the entries from page `first_page` on, as many as `refused_by` holds.
     pub(super) fn collect(&self, first_page: usize, refused_by: &mut [u32]) {
-        match self.lane.layout.dtype() {
+        match self.lane.layout.side_dtype() {
             DType::F32 => self.pages::<f32>(first_page, refused_by),
             DType::F16 => self.pages::<half::f16>(first_page, refused_by),
             DType::Bf16 => self.pages::<half::bf16>(first_page, refused_by),

@@ -30,6 +30,7 @@ impl Case {
         let specialisation = Specialisation {
             weights: DType::F32,
             cache,
+            codes: None,
             query_heads: 4,
             kv_heads: 4,
             groups,

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::reference::raw_votes;
 use super::*;
 use crate::testing::{Lane, Random};
-use crate::{DType, PageLayout};
+use crate::{DType, KvFormat, PageLayout};
 
 /// A raw vote nearer to 0 than this may fall on either side of it in f32.
 const UNDECIDED: f64 = 1e-5;
@@ -22,7 +22,7 @@ impl Case {
     fn random(random: &mut Random) -> Self {
         let width = random.pick(&[1, 2, 5, 16, 33, 64, 256]);
         let entries = random.below(600);
-        let layout = PageLayout::new(1, 4, vec![3, width], random.pick(&DType::ALL)).unwrap();
+        let layout = PageLayout::new(1, 4, vec![3, width], random.pick(&KvFormat::ALL)).unwrap();
         let queries = random.pick(&[0, 1, 1, 3, 13, 60]);
         let first_row = random.below(3);
         let gates = random.row((first_row + queries) * width);

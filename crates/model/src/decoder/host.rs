@@ -1,12 +1,12 @@
 //! Weights in the processor's memory, packed for its products.
 
-use std::collections::BTreeMap;
-
 use dropcap_kernels::{DType, Epilogue, KernelError, Part, Team, layer_norm, rms_norm};
 
 use super::matrix::HostMatrix;
 use crate::ModelError;
-use crate::weights::{Held, LayerWeights, Linear, NormWeights, Storage, StoredAs, WeightFormat, Weights};
+use crate::weights::{
+    Held, LayerWeights, Linear, NormWeights, Storage, StoredAs, WeightFormat, Weights, formats_by_bytes,
+};
 
 /// Matrices in panels; biases and norms are f32.
 #[derive(Debug)]
@@ -126,10 +126,9 @@ impl LayerWeights<HostMemory> {
     fn bytes(&self) -> usize {
         let norms = self.attention_norm.bytes() + self.mlp_norm.bytes();
         let heads = [&self.query_norm, &self.key_norm].into_iter().flatten();
-        let linears = [&self.qkv, &self.output, &self.up, &self.down];
         norms
             + heads.map(|norm| size_of_val(norm.as_slice())).sum::<usize>()
-            + linears.into_iter().map(Linear::bytes).sum::<usize>()
+            + self.linears().into_iter().map(Linear::bytes).sum::<usize>()
     }
 }
 
@@ -141,15 +140,10 @@ impl Weights<HostMemory> {
 
     /// The names of the matrices' formats, that of the most bytes first, with `+` between them.
     pub(super) fn formats(&self) -> String {
-        let layers = self.layers.iter().flat_map(|layer| [&layer.qkv, &layer.output, &layer.up, &layer.down]);
+        let layers = self.layers.iter().flat_map(LayerWeights::linears).map(|linear| &linear.weight);
         let tables = [Some(&self.embedding), self.positions.as_ref(), self.head.as_ref()];
-        let mut bytes: BTreeMap<String, usize> = BTreeMap::new();
-        for matrix in layers.map(|linear| &linear.weight).chain(tables.into_iter().flatten()) {
-            *bytes.entry(matrix.format()).or_default() += matrix.bytes();
-        }
-        let mut formats: Vec<_> = bytes.into_iter().collect();
-        formats.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
-        formats.into_iter().map(|(format, _)| format).collect::<Vec<_>>().join("+")
+        let all = layers.chain(tables.into_iter().flatten());
+        formats_by_bytes(all.map(|matrix| (matrix.format(), matrix.bytes())))
     }
 
     /// Bytes of all layers.

@@ -21,7 +21,7 @@ pub use step::{DeathSink, Logits, Segment};
 use std::sync::Arc;
 
 use dropcap_cache::PagePool;
-use dropcap_kernels::{DType, PageLayout, RopeTable, Team};
+use dropcap_kernels::{KvFormat, PageLayout, RopeTable, Team};
 use dropcap_policy::EvictionPolicy;
 
 use self::host::HostMemory;
@@ -96,7 +96,7 @@ impl Decoder {
         self.weights.head().bytes() + self.weights.layer_bytes()
     }
 
-    /// An empty pool of pages shaped for this decoder under `policy`, storing numbers as `dtype` and
+    /// An empty pool of pages shaped for this decoder under `policy`, storing keys and values as `format` says and
     /// never holding more than `limit_bytes`.
     ///
     /// # Errors
@@ -104,7 +104,7 @@ impl Decoder {
     pub fn page_pool(
         &self,
         policy: &dyn EvictionPolicy,
-        dtype: DType,
+        format: impl Into<KvFormat>,
         limit_bytes: Option<usize>,
     ) -> Result<PagePool, ModelError> {
         let needs = policy.needs();
@@ -120,7 +120,7 @@ impl Decoder {
         }
         let heads = self.config.kv_heads / self.lanes_per_layer(policy);
         let side_widths = policy.side_channels().iter().map(|channel| channel.width).collect();
-        let layout = PageLayout::new(heads, self.config.head_dim, side_widths, dtype)?;
+        let layout = PageLayout::new(heads, self.config.head_dim, side_widths, format)?;
         Ok(PagePool::with_statistics(layout, limit_bytes, policy.needs().statistics))
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use dropcap_kernels::DType;
+use dropcap_kernels::KvFormat;
 use dropcap_kernels::activation::DeviceActivation;
 use dropcap_kernels::attention::DeviceAttention;
 use dropcap_kernels::cuda::{
@@ -37,7 +37,7 @@ use crate::{DecoderConfig, ModelError};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceOptions {
     /// How keys, values and key gates are stored.
-    pub kv_dtype: DType,
+    pub kv_dtype: KvFormat,
     /// Cap on the pages of the cache in bytes; none means what is left of nine tenths of the free memory after what
     /// comes with them.
     pub kv_limit: Option<usize>,
@@ -121,10 +121,13 @@ impl DeviceDecoder {
         let (device, config) = (weights.device.clone(), &weights.config);
         let rules = DeviceRules::new(&device, config, policy)?;
         let ranking = ranker::accepted(policy, config)?;
+        check_cache(options.kv_dtype, policy.needs())?;
+        let (cache, codes) = Specialisation::of_cache(options.kv_dtype);
         let groups = if policy.per_head() { config.kv_heads } else { 1 };
         let specialisation = Specialisation {
             weights: weights.dtype,
-            cache: options.kv_dtype,
+            cache,
+            codes,
             query_heads: config.heads,
             kv_heads: config.kv_heads,
             groups,
@@ -134,9 +137,9 @@ impl DeviceDecoder {
             statistics: ranker::statistics(ranking.as_ref()),
         };
         let needs = policy.needs();
-        let loaded = needed(&specialisation, &rules, ranking.as_ref(), needs);
+        let loaded = needed(&specialisation, &rules, ranking.as_ref(), needs, &weights);
         Module::compile_missing(&device, &loaded)?;
-        let kernels = Kernels::new(&device, &specialisation, config, &options, &rules)?;
+        let kernels = Kernels::new(&device, &specialisation, &weights, &options, &rules)?;
         // A sequence that decodes may share a step with a chunk.
         let rows = options.chunk + options.max_batch;
         let logit_rows = options.logit_rows.max(options.max_batch);
@@ -248,6 +251,12 @@ impl DeviceDecoder {
     #[must_use]
     pub fn entry_bytes(&self) -> usize {
         self.lanes.specialisation().entry_bytes()
+    }
+
+    /// Bytes of the keys and values of one entry of a lane.
+    #[must_use]
+    pub fn key_value_bytes(&self) -> usize {
+        self.lanes.specialisation().key_value_bytes()
     }
 
     /// The most pages that were ever held at the end of a step.
@@ -385,21 +394,26 @@ impl Kernels {
     fn new(
         device: &Device,
         specialisation: &Specialisation,
-        config: &DecoderConfig,
+        weights: &DeviceWeights,
         options: &DeviceOptions,
         rules: &DeviceRules,
     ) -> Result<Self, ModelError> {
+        let config = &weights.config;
         let voters = rules.gates.as_ref().filter(|gates| gates.voting.is_some()).map(|gates| gates.heads);
         let (batch, positions) = (options.max_batch, config.max_positions);
         // Its kernel counts all slots of the lanes.
         let slots = batch + options.kept;
         let inherit = rules.inherits.map(|_| DeviceInherit::new(device, specialisation, slots, positions));
+        let mut matmul = DeviceMatmul::new(device, specialisation)?;
+        if let Some(most) = weights.largest_in_blocks() {
+            matmul = matmul.with_blocks(specialisation, most)?;
+        }
         Ok(Self {
             embedding: DeviceEmbedding::new(device, specialisation)?,
             norm: DeviceNorm::new(device, specialisation)?,
             append: DeviceAppend::new(device, specialisation)?,
             activation: DeviceActivation::new(device, specialisation)?,
-            matmul: DeviceMatmul::new(device, specialisation)?,
+            matmul,
             attention: DeviceAttention::new(device, specialisation, options.max_batch)?,
             lifetimes: DeviceLifetimes::new(device, specialisation)?,
             votes: voters.map(|heads| DeviceVotes::new(device, specialisation, heads)).transpose()?,
@@ -407,4 +421,12 @@ impl Kernels {
             sampler: DeviceSampler::new(device, options.max_batch, config.vocabulary)?,
         })
     }
+}
+
+/// Refuses methods that turn keys where those are codes: what is turned would be coded a second time.
+fn check_cache(format: KvFormat, needs: Needs) -> Result<(), ModelError> {
+    if format.numbers().is_none() && (needs.renumbers || needs.anchored.is_some()) {
+        return Err(ModelError::DeviceCache { format });
+    }
+    Ok(())
 }

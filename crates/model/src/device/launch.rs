@@ -41,9 +41,9 @@ impl DeviceDecoder {
         self.anchor_sinks(size.spans)?;
         self.kernels.lifetimes.grow(lanes, &self.inputs, size)?;
         let weights = &*self.weights;
-        let positions = weights.positions.as_ref().map(|table| table.data());
+        let positions = weights.positions.as_ref();
         let residual = &self.scratch.residual;
-        self.kernels.embedding.embed(&self.inputs, size, weights.embedding.data(), positions, residual)?;
+        self.kernels.embedding.embed(&self.inputs, size, &weights.embedding, positions, residual)?;
         for layer in 0..weights.layers.len() {
             self.attention_block(layer, size, mode)?;
             self.mlp_block(layer, size.rows)?;

@@ -3,6 +3,7 @@
 use dropcap_kernels::cuda::{SOURCES, Source, Specialisation};
 use dropcap_policy::{Needs, Ranking, Score};
 
+use super::DeviceWeights;
 use super::rules::DeviceRules;
 
 /// The kernel files that a decoder loads, each with what it is compiled for.
@@ -11,6 +12,7 @@ pub(super) fn needed(
     rules: &DeviceRules,
     ranking: Option<&Ranking>,
     needs: Needs,
+    weights: &DeviceWeights,
 ) -> Vec<(Source, Specialisation)> {
     let score = ranking.map(|ranking| ranking.score);
     let unused = |file: &str| match file {
@@ -28,6 +30,7 @@ pub(super) fn needed(
         "rope/anchor.cu" => needs.anchored.is_none(),
         "rope/renumber.cu" => !needs.renumbers,
         "similarity/similarity.cu" => !needs.layers,
+        "matmul/blocks.cu" => weights.largest_in_blocks().is_none(),
         "vote/vote.cu" => rules.gates.as_ref().is_none_or(|gates| gates.voting.is_none()),
         "lifetimes/inherit.cu" => rules.inherits.is_none(),
         _ => matches!(file, "matmul/random.cu" | "cuda/bandwidth.cu"),

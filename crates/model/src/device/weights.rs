@@ -1,13 +1,17 @@
 //! A decoder's weights in the memory of a device.
 
 use dropcap_kernels::cuda::{Device, DeviceBuffer, Specialisation};
-use dropcap_kernels::matmul::{DeviceBias, DeviceMatrix, DeviceRandom};
-use dropcap_kernels::{DType, KernelError, Part, Team};
+use dropcap_kernels::matmul::{DeviceBias, DeviceMatrix, DeviceRandom, MatrixFormat};
+use dropcap_kernels::{DType, Part, Team};
 
-use crate::weights::{Held, LayerWeights, Linear, NormWeights, Storage, StoredAs, Weights, rope_table};
+use crate::weights::{
+    Held, LayerWeights, Linear, NormWeights, Storage, StoredAs, WeightFormat, Weights, formats_by_bytes,
+    rope_table,
+};
 use crate::{Checkpoint, DecoderConfig, ModelError};
 
-/// The weights of a decoder on a device, as one format; norms, biases and frequencies are f32.
+/// The weights of a decoder on a device; norms, biases and frequencies are f32. Matrices that are not in blocks are all of
+/// the dtype that activations have.
 #[derive(Debug)]
 pub struct DeviceWeights {
     pub(super) device: Device,
@@ -28,27 +32,39 @@ pub(super) type DeviceLinear = Linear<DeviceMemory>;
 /// The weights of one norm: a bias makes it a LayerNorm.
 pub(super) type DeviceNormWeights = NormWeights<DeviceMemory>;
 
-/// Row-major matrices on a device.
+/// Matrices on a device.
 #[derive(Debug)]
 pub(crate) struct DeviceMemory {
     device: Device,
     random: DeviceRandom,
+    format: WeightFormat,
+    /// Of what is not in blocks.
     dtype: DType,
 }
 
 impl DeviceWeights {
-    /// Reads all weights of a checkpoint and brings them to `device` as `dtype`; `team` converts what is stored otherwise.
+    /// Reads all weights of a checkpoint and brings them to `device`, held as `format` says; `team` converts and quantises what
+    /// is stored otherwise.
+    ///
+    /// Activations, and matrices that are not in blocks, have one dtype: bf16 beside blocks, else what `format` says, or for
+    /// [`WeightFormat::Auto`] what most of the checkpoint is stored as.
     ///
     /// # Errors
-    /// A weight that is not finite, or that `dtype` could hold only as infinity; a file that became shorter or
+    /// A weight that is not finite, or that the format could hold only as infinity; a file that became shorter or
     /// unreadable since the checkpoint was opened; too little memory on the device.
     pub fn load(
         device: &Device,
         team: &Team,
         checkpoint: &Checkpoint,
-        dtype: DType,
+        format: impl Into<WeightFormat>,
     ) -> Result<Self, ModelError> {
-        let memory = DeviceMemory::new(device, dtype)?;
+        let format = format.into();
+        let blocks = checkpoint.plan().matrices().any(|(plan, table)| {
+            let parts: Vec<_> = plan.parts.iter().map(|part| checkpoint.stored_as(&part.tensor)).collect();
+            matches!(format.held(plan.inputs, table, &parts), Held::Blocks(_))
+        });
+        let dtype = if blocks { DType::Bf16 } else { format.dtype().unwrap_or(checkpoint.stored_dtype()) };
+        let memory = DeviceMemory::new(device, format, dtype)?;
         Ok(Self::of(&memory, checkpoint.config(), Weights::load(&memory, team, checkpoint)?))
     }
 
@@ -59,10 +75,15 @@ impl DeviceWeights {
     pub fn random(
         device: &Device,
         config: &DecoderConfig,
-        dtype: DType,
+        format: impl Into<WeightFormat>,
         seed: u64,
     ) -> Result<Self, ModelError> {
-        let memory = DeviceMemory::new(device, dtype)?;
+        let format = format.into();
+        let dtype = match format {
+            WeightFormat::Q8 | WeightFormat::Q4 => DType::Bf16,
+            WeightFormat::Auto | WeightFormat::Plain(_) => format.dtype().unwrap_or(DType::F32),
+        };
+        let memory = DeviceMemory::new(device, format, dtype)?;
         Ok(Self::of(&memory, config, Weights::random(&memory, config, seed)?))
     }
 
@@ -87,7 +108,7 @@ impl DeviceWeights {
         &self.config
     }
 
-    /// The format of the weights.
+    /// The dtype of activations, and of matrices that are not in blocks.
     #[must_use]
     pub fn dtype(&self) -> DType {
         self.dtype
@@ -99,11 +120,29 @@ impl DeviceWeights {
         &self.device
     }
 
+    /// How the matrices are held: names of formats, that of the most bytes first, such as `Q4_1+Q8_0`.
+    #[must_use]
+    pub fn formats(&self) -> String {
+        formats_by_bytes(self.matrices().map(|matrix| (matrix.format().to_string(), matrix.bytes())))
+    }
+
+    /// Elements of the largest matrix in blocks, if there is one.
+    pub(super) fn largest_in_blocks(&self) -> Option<usize> {
+        let blocks = self.matrices().filter(|matrix| matches!(matrix.format(), MatrixFormat::Blocks(_)));
+        blocks.map(|matrix| matrix.outputs() * matrix.inputs()).max()
+    }
+
+    fn matrices(&self) -> impl Iterator<Item = &DeviceMatrix> {
+        let layers = self.layers.iter().flat_map(LayerWeights::linears).map(|linear| &linear.weight);
+        let tables = [Some(&self.embedding), self.positions.as_ref(), self.head.as_ref()];
+        layers.chain(tables.into_iter().flatten())
+    }
+
     /// Bytes of weights that one decode step reads: all but the embedding rows it does not look up.
     #[must_use]
     pub fn streamed_bytes(&self) -> usize {
         let layers = self.layers.iter().map(LayerWeights::bytes).sum::<usize>();
-        self.head().data().bytes() + layers
+        self.head().bytes() + layers
     }
 
     /// The output head `[v, c]`, with some rows more: see [`padded`].
@@ -114,8 +153,7 @@ impl DeviceWeights {
 
 impl LayerWeights<DeviceMemory> {
     fn bytes(&self) -> usize {
-        let matrices = [&self.qkv, &self.output, &self.up, &self.down];
-        matrices.iter().map(|linear| linear.weight.data().bytes()).sum()
+        self.linears().iter().map(|linear| linear.weight.bytes()).sum()
     }
 }
 
@@ -126,9 +164,9 @@ fn padded(vocabulary: usize) -> usize {
 }
 
 impl DeviceMemory {
-    fn new(device: &Device, dtype: DType) -> Result<Self, ModelError> {
+    fn new(device: &Device, format: WeightFormat, dtype: DType) -> Result<Self, ModelError> {
         let random = DeviceRandom::new(device, &Specialisation::NEUTRAL)?;
-        Ok(Self { device: device.clone(), random, dtype })
+        Ok(Self { device: device.clone(), random, format, dtype })
     }
 }
 
@@ -140,8 +178,11 @@ impl Storage for DeviceMemory {
     /// Enough for the disk and the bus.
     const SLICE: usize = 1 << 23;
 
-    fn held(&self, _inputs: usize, _table: bool, _parts: &[StoredAs]) -> Held {
-        Held::Plain(self.dtype)
+    fn held(&self, inputs: usize, table: bool, parts: &[StoredAs]) -> Held {
+        match self.format.held(inputs, table, parts) {
+            Held::Plain(_) => Held::Plain(self.dtype),
+            blocks @ Held::Blocks(_) => blocks,
+        }
     }
 
     /// Some products take biases in the format of their weights.
@@ -153,10 +194,15 @@ impl Storage for DeviceMemory {
         padded(tokens)
     }
 
-    fn zeroed(&self, outputs: usize, inputs: usize, _held: Held) -> Result<DeviceMatrix, ModelError> {
-        let matrix = DeviceMatrix::uninitialized(&self.device, outputs, inputs, self.dtype)?;
-        matrix.data().fill_bytes(0)?;
-        Ok(matrix)
+    fn zeroed(&self, outputs: usize, inputs: usize, held: Held) -> Result<DeviceMatrix, ModelError> {
+        match held {
+            Held::Plain(dtype) => {
+                let matrix = DeviceMatrix::uninitialized(&self.device, outputs, inputs, dtype)?;
+                matrix.data().fill_bytes(0)?;
+                Ok(matrix)
+            }
+            Held::Blocks(format) => Ok(DeviceMatrix::zeroed_blocks(&self.device, outputs, inputs, format)?),
+        }
     }
 
     fn fill(
@@ -171,25 +217,30 @@ impl Storage for DeviceMemory {
 
     fn fill_blocks(
         &self,
-        _team: &Team,
-        _matrix: &mut DeviceMatrix,
-        _first_output: usize,
-        _outputs: usize,
-        _blocks: &[u8],
+        team: &Team,
+        matrix: &mut DeviceMatrix,
+        first_output: usize,
+        outputs: usize,
+        blocks: &[u8],
     ) -> Result<(), ModelError> {
-        let (expected, got) = ("numbers: a device holds no blocks".to_owned(), "blocks".to_owned());
-        Err(KernelError::Invalid { op: "weights on a device", expected, got }.into())
+        Ok(matrix.fill_blocks(team, first_output, outputs, blocks)?)
     }
 
     fn random(
         &self,
         outputs: usize,
         inputs: usize,
-        _held: Held,
+        held: Held,
         scale: f32,
         seed: u64,
     ) -> Result<DeviceMatrix, ModelError> {
-        Ok(DeviceMatrix::random(&self.random, &self.device, outputs, inputs, self.dtype, scale, seed)?)
+        let (random, device) = (&self.random, &self.device);
+        Ok(match held {
+            Held::Plain(dtype) => DeviceMatrix::random(random, device, outputs, inputs, dtype, scale, seed)?,
+            Held::Blocks(format) => {
+                DeviceMatrix::random_blocks(random, device, outputs, inputs, format, scale, seed)?
+            }
+        })
     }
 
     fn bias(&self, numbers: Vec<f32>) -> Result<DeviceBias, ModelError> {

@@ -1,5 +1,6 @@
 //! How weights are held in memory, as a person asks for it and as a matrix has it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -75,22 +76,24 @@ impl WeightFormat {
         }
     }
 
-    /// The one dtype for a machine that holds no blocks, of a model stored mostly as `stored`.
-    ///
-    /// # Errors
-    /// [`WeightFormat::Q8`] and [`WeightFormat::Q4`].
-    pub fn dtype(self, stored: DType) -> Result<DType, KernelError> {
+    /// The dtype of all matrices, where a person asked for one.
+    pub(crate) fn dtype(self) -> Option<DType> {
         match self {
-            Self::Auto => Ok(stored),
-            Self::Plain(dtype) => Ok(dtype),
-            Self::Q8 | Self::Q4 => Err(KernelError::Invalid {
-                op: "weights on a device",
-                expected: "auto, f32, bf16 or f16: blocks are held by the processor only (--device cpu)"
-                    .to_owned(),
-                got: self.to_string(),
-            }),
+            Self::Plain(dtype) => Some(dtype),
+            Self::Auto | Self::Q8 | Self::Q4 => None,
         }
     }
+}
+
+/// The names of matrices' formats, that of the most bytes first, with `+` between them.
+pub(crate) fn formats_by_bytes(matrices: impl Iterator<Item = (String, usize)>) -> String {
+    let mut bytes: BTreeMap<String, usize> = BTreeMap::new();
+    for (format, size) in matrices {
+        *bytes.entry(format).or_default() += size;
+    }
+    let mut formats: Vec<_> = bytes.into_iter().collect();
+    formats.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+    formats.into_iter().map(|(format, _)| format).collect::<Vec<_>>().join("+")
 }
 
 impl From<DType> for WeightFormat {
@@ -153,6 +156,5 @@ mod tests {
         assert_eq!(held(64, &[Numbers(DType::Bf16), Numbers(DType::F16)]), Held::Plain(DType::F32));
         assert_eq!(WeightFormat::Q4.held(64, true, &[]), Held::Blocks(Q8_0));
         assert_eq!(WeightFormat::Q8.held(48, false, &[]), Held::Plain(DType::F32));
-        assert_eq!(WeightFormat::Q4.dtype(DType::F32).ok(), None);
     }
 }

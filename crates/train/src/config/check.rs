@@ -66,7 +66,7 @@ pub(super) fn presence(root: &Map<String, Value>, problems: &mut Vec<String>) {
         gamma && has("sparsity.target_keep"),
         "both `sparsity.gamma` and `sparsity.target_keep` are given: a target finds its own pressure, so choose one",
     );
-    for name in ["ramp", "budgets"] {
+    for name in ["ramp", "budgets", "trained_keep"] {
         let path = format!("sparsity.{name}");
         say(gamma && has(&path), &format!("`{path}` goes with `sparsity.target_keep`, not with gamma"));
     }
@@ -307,6 +307,14 @@ fn forgetting(config: &Config) -> Vec<String> {
             !(keep > 0.0 && keep <= 1.0),
             format!("sparsity.target_keep is {keep}; above 0 and up to 1 is allowed"),
         );
+        if let Some(trained) = sparsity.trained_keep {
+            say(
+                !(trained > 0.0 && trained <= keep),
+                format!(
+                    "sparsity.trained_keep is {trained}; above 0 and up to target_keep, {keep}, is allowed"
+                ),
+            );
+        }
     }
     if let Some(ramp) = sparsity.ramp {
         let fine = 0.0 <= ramp.from && ramp.from <= ramp.until && ramp.until <= 1.0;

@@ -96,6 +96,11 @@ pub const KEYS: &[Key] = &[
     key("sparsity.gamma", "none", "weight of the sparsity term; or target_keep"),
     key("sparsity.form", "published", "published or paper: how gamma's term is normalised"),
     key("sparsity.target_keep", "0.2", "share of entries that the hard policy is to keep; or gamma"),
+    key(
+        "sparsity.trained_keep",
+        "target_keep",
+        "share that training leads to; biases are then set for target_keep",
+    ),
     key("sparsity.ramp.from", "0.05", "share of the steps at which the target begins to fall"),
     key("sparsity.ramp.until", "0.6", "share of the steps at which it is reached"),
     key("sparsity.budgets", "probe", "probe, uniform, or a list with one share per layer"),

@@ -18,6 +18,9 @@ pub struct Sparsity {
     /// The share of entries that the hard policy is to keep.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_keep: Option<f64>,
+    /// The share that training leads to, where that is not what is kept in the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trained_keep: Option<f64>,
     /// When the target falls.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ramp: Option<Ramp>,
@@ -70,6 +73,8 @@ pub enum Pressure {
     Target {
         /// The share of entries kept at the end.
         keep: f64,
+        /// The share that training leads to before biases are settled at that one.
+        trained: f64,
         /// When the target falls.
         ramp: Ramp,
         /// How it is shared out.
@@ -87,6 +92,7 @@ impl Sparsity {
             Some(gamma) => Pressure::Gamma { gamma, form: self.form.unwrap_or(SparsityForm::Published) },
             None => Pressure::Target {
                 keep: self.target_keep.unwrap_or(DEFAULT_KEEP),
+                trained: self.trained_keep.or(self.target_keep).unwrap_or(DEFAULT_KEEP),
                 ramp: self.ramp.unwrap_or_default(),
                 budgets: self.budgets.clone().unwrap_or_default(),
             },
@@ -97,7 +103,7 @@ impl Sparsity {
     pub(super) fn fill(&mut self) {
         match self.pressure() {
             Pressure::Gamma { form, .. } => self.form = Some(form),
-            Pressure::Target { keep, ramp, budgets } => {
+            Pressure::Target { keep, ramp, budgets, .. } => {
                 (self.target_keep, self.ramp, self.budgets) = (Some(keep), Some(ramp), Some(budgets));
             }
         }

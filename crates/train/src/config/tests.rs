@@ -55,7 +55,8 @@ fn three_keys_make_a_run() {
     assert_eq!(config.optimizer.warmup, 50);
     let ramp = Ramp { from: 0.05, until: 0.6 };
     let pressure = config.sparsity.as_ref().unwrap().pressure();
-    assert_eq!(pressure, Pressure::Target { keep: 0.2, ramp, budgets: Budgets::Word(BudgetWord::Probe) });
+    let budgets = Budgets::Word(BudgetWord::Probe);
+    assert_eq!(pressure, Pressure::Target { keep: 0.2, trained: 0.2, ramp, budgets });
     assert_eq!(config.cache(), Path::new("out/cache"));
     let scratch = good(SCRATCH, &["steps=40"]);
     assert_eq!((scratch.method, scratch.optimizer.learning_rate), (Method::None, 1e-3));
@@ -201,6 +202,8 @@ fn values_out_of_range_are_refused_with_key_and_value() {
         "optimizer.floor=2",
         "sparsity.target_keep=0",
         "sparsity.target_keep=1.5",
+        "sparsity.trained_keep=0",
+        "sparsity.trained_keep=0.21",
         "sparsity.gamma=-1",
         "sparsity.ramp.from=0.7",
         "sparsity.budgets=[0.5, 2]",

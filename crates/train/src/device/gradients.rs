@@ -134,6 +134,6 @@ mod tests {
         assert_eq!(between(0..10, vec![7..10, 0..2, 3..7]), vec![2..3]);
         assert_eq!(between(0..10, vec![]), vec![0..10]);
         assert_eq!(between(0..10, vec![4..5]), vec![0..4, 5..10]);
-        assert_eq!(between(0..0, vec![]), vec![]);
+        assert!(between(0..0, vec![]).is_empty());
     }
 }

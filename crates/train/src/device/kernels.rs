@@ -46,6 +46,7 @@ impl Kernels {
         let specialisation = Specialisation {
             weights: dtype,
             cache,
+            codes: None,
             query_heads: config.heads,
             kv_heads: config.kv_heads,
             groups: gates.map_or(1, |form| form.heads),

@@ -43,6 +43,8 @@ pub struct Controller {
     /// Mean keep ratio to reach, and when.
     target: f64,
     ramp: Ramp,
+    /// Mean keep ratio of the finished model.
+    settled: f64,
     /// Subtracted from each layer's biases.
     shifts: Vec<f64>,
     /// What each layer corrects of its error, and the error last seen.
@@ -68,6 +70,7 @@ impl Controller {
         Self {
             target,
             ramp,
+            settled: target,
             shifts: zeros.clone(),
             gains: vec![GAIN; budgets.len()],
             errors: zeros.clone(),
@@ -77,6 +80,12 @@ impl Controller {
             shares,
             trades,
         }
+    }
+
+    /// The same loop for a model whose biases are set for another mean keep ratio in the end.
+    #[must_use]
+    pub fn settled_at(self, keep: f64) -> Self {
+        Self { settled: keep, ..self }
     }
 
     /// What to subtract from each layer's biases.
@@ -128,7 +137,16 @@ impl Controller {
     /// within bounds.
     #[must_use]
     pub fn targets(&self, progress: f64) -> Vec<f64> {
-        let mean = self.target_at(progress);
+        self.shared_out(self.target_at(progress))
+    }
+
+    /// What each layer should keep in the finished model.
+    #[must_use]
+    pub fn settled_targets(&self) -> Vec<f64> {
+        self.shared_out(self.settled)
+    }
+
+    fn shared_out(&self, mean: f64) -> Vec<f64> {
         let goal = mean.min(MOST);
         let bounded = |scale: f64| -> Vec<f64> {
             let most = (MOST_OF_MEAN * mean).min(MOST);
@@ -203,6 +221,12 @@ mod tests {
         for goal in [0.1, 0.2, 0.5, 0.9] {
             let controller = Controller::new(goal, Ramp::default(), &[3.0, 0.2, 1.0, 0.01], true);
             let targets = controller.targets(1.0);
+            assert_eq!(controller.settled_targets(), targets);
+            let settled = controller.clone().settled_at(goal * 1.05);
+            assert!(
+                (mean(&settled.settled_targets()) - goal * 1.05).abs() < 1e-6
+                    && settled.targets(1.0) == targets
+            );
             assert!((mean(&targets) - goal).abs() < 1e-6, "{goal}: {targets:?}");
             assert!(targets[0] >= targets[2] && targets[2] >= targets[1], "{targets:?}");
             let bounds = LEAST * goal..=(MOST_OF_MEAN * goal).min(MOST);

@@ -60,7 +60,7 @@ pub(super) fn fit(
     let pressure = match sparsity {
         config::Pressure::Gamma { gamma, .. } => Pressure::Gamma(gamma),
         config::Pressure::Target { .. } if gates.rule == GateRule::Soft => Pressure::Gamma(FIRST_GAMMA),
-        config::Pressure::Target { keep, ramp, budgets } => {
+        config::Pressure::Target { keep, trained, ramp, budgets } => {
             let (shares, trades) = match budgets {
                 Budgets::Prior(shares) => (shares, false),
                 Budgets::Word(BudgetWord::Uniform) => (vec![1.0; model.layers], true),
@@ -70,7 +70,7 @@ pub(super) fn fit(
                     (share_out(&sensitivities, keep).into_iter().map(f64::sqrt).collect(), true)
                 }
             };
-            Pressure::Controlled(Controller::new(keep, ramp, &shares, trades))
+            Pressure::Controlled(Controller::new(trained, ramp, &shares, trades).settled_at(keep))
         }
     };
     Ok(Fitted { scales, pressure })

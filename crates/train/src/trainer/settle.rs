@@ -55,7 +55,7 @@ impl Trainer {
     /// Tokens outside the model.
     pub(super) fn settle(&mut self) -> Result<Option<Settled>, TrainError> {
         let Pressure::Controlled(controller) = &self.pressure else { return Ok(None) };
-        let targets = controller.targets(1.0);
+        let targets = controller.settled_targets();
         let mut shifts = controller.shifts();
         self.backend.enter(&self.settling_texts())?;
         let mut keep = vec![0.0; shifts.len()];

@@ -1,8 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::PageLayout;
 use crate::testing::{Lane, Random};
+use crate::{DType, KvFormat, PageLayout};
 
 /// Largest difference to f64 of a sum over up to 40 queries, each of which gives at most 1, in f32.
 const TOLERANCE: f64 = 5e-5;
@@ -22,7 +22,7 @@ impl Case {
         let kv_heads = 1 + random.below(3);
         let group = random.pick(&[1, 2, 3, 4, 7, 13]);
         let head_dim = random.pick(&[1, 8, 20, 33, 64, 128]);
-        let dtype = random.pick(&DType::ALL);
+        let dtype = random.pick(&KvFormat::ALL);
         let scale = 1.0 / (head_dim as f32).sqrt();
         let shape = AttentionShape { query_heads: kv_heads * group, kv_heads, head_dim, scale };
         let split = random.below(2) == 0;
@@ -117,6 +117,19 @@ proptest! {
                     prop_assert!((f64::from(*found) - sum).abs() < TOLERANCE * group as f64, "{found} {sum}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn codes_give_the_mass_of_the_numbers_that_they_stand_for(seed: u64) {
+        let case = Case::random(&mut Random(seed));
+        let lanes = case.lanes.iter().map(|lane| lane.in_format(KvFormat::F32)).collect();
+        let twin = Case { lanes, query: case.query.clone(), ..case };
+        for &isa in Isa::available() {
+            let (mut of_codes, mut of_numbers) = (case.zeros(1), case.zeros(1));
+            case.add(isa, 2, 0, case.queries, &mut of_codes);
+            twin.add(isa, 1, 0, case.queries, &mut of_numbers);
+            prop_assert_eq!(of_codes, of_numbers);
         }
     }
 

@@ -39,11 +39,19 @@ fn known(specialisation: &Specialisation) -> usize {
 
 /// First byte and row bytes of each panel of a page.
 fn panels(specialisation: &Specialisation) -> Vec<(usize, usize)> {
-    let row = specialisation.head_dim * specialisation.cache.bytes();
-    let count = 2 * specialisation.kv_heads / specialisation.groups;
-    let mut panels: Vec<_> = (0..count).map(|panel| (panel * PAGE_ENTRIES * row, row)).collect();
+    let [(key_row, of_key), (value_row, of_value)] = specialisation.rows();
+    let heads = specialisation.kv_heads / specialisation.groups;
+    let (rows, steps) = (PAGE_ENTRIES * (key_row + value_row), 4 * PAGE_ENTRIES * (of_key + of_value));
+    let mut panels = Vec::new();
+    for head in 0..heads {
+        panels.extend([(head * rows, key_row), (head * rows + PAGE_ENTRIES * key_row, value_row)]);
+    }
+    for first in (0..heads).map(|head| heads * rows + head * steps) {
+        panels.extend([(first, 4 * of_key), (first + 4 * PAGE_ENTRIES * of_key, 4 * of_value)]);
+    }
     if specialisation.side_width > 0 {
-        panels.push((count * PAGE_ENTRIES * row, specialisation.side_width * specialisation.cache.bytes()));
+        let side = PAGE_ENTRIES * specialisation.key_value_bytes();
+        panels.push((side, specialisation.side_width * specialisation.cache.bytes()));
     }
     let statistic = |i: usize| (known(specialisation) + (3 + i) * 4 * PAGE_ENTRIES, 4);
     panels.extend((0..specialisation.statistics).map(statistic));

@@ -15,9 +15,9 @@ pub(crate) fn random_sequences(
     sizes: &[Option<(usize, usize)>],
     first: impl Fn(&mut Random, usize, usize) -> usize,
 ) -> Sequences {
-    let Specialisation { cache, kv_heads, groups, head_dim, side_width, .. } = *specialisation;
+    let Specialisation { kv_heads, groups, head_dim, side_width, .. } = *specialisation;
     let sides = if side_width > 0 { vec![side_width] } else { vec![] };
-    let layout = PageLayout::new(kv_heads / groups, head_dim, sides, cache).unwrap();
+    let layout = PageLayout::new(kv_heads / groups, head_dim, sides, specialisation.format()).unwrap();
     let mut rows = 0;
     let mut sequence = |(i, size): (usize, &Option<(usize, usize)>)| {
         let (entries, queries) = size.unwrap_or((0, 1));

@@ -4,6 +4,8 @@ use half::f16;
 
 use super::BLOCK;
 use super::format::{Block, BlockFormat};
+use crate::matmul::fill::read;
+use crate::matmul::{Orientation, Part};
 
 impl Block {
     /// The block of 32 finite numbers.
@@ -34,6 +36,29 @@ impl Block {
                 Self { scale, least, numbers: numbers.map(nibble) }
             }
         }
+    }
+}
+
+impl Block {
+    /// Block `block` of an output of a part, of finite numbers.
+    pub(super) fn of_part(
+        format: BlockFormat,
+        part: &Part<'_>,
+        inputs: usize,
+        output: usize,
+        block: usize,
+    ) -> Self {
+        let mut numbers = [0f32; BLOCK];
+        match part.orientation {
+            Orientation::OutputsByInputs => read(part, output * inputs + block * BLOCK, &mut numbers),
+            Orientation::InputsByOutputs => {
+                for (input, number) in numbers.iter_mut().enumerate() {
+                    let at = (block * BLOCK + input) * part.outputs + output;
+                    read(part, at, std::slice::from_mut(number));
+                }
+            }
+        }
+        Self::of(format, &numbers)
     }
 }
 

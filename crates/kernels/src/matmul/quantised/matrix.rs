@@ -6,8 +6,8 @@ use super::format::Block;
 use super::{BLOCK, BlockFormat, OP};
 use crate::chunks::Pieces;
 use crate::error::{check_length, checked_size};
-use crate::matmul::fill::{hash, read};
-use crate::matmul::{Orientation, PANEL, Part};
+use crate::matmul::fill::hash;
+use crate::matmul::{PANEL, Part};
 use crate::{Buffer, DType, Elements, ElementsMut, KernelError, Team};
 
 /// A weight `[outputs, inputs]` of one [`BlockFormat`], in panels of 32 outputs: `[outputs / 32, rounded up][inputs / 32]` blocks
@@ -109,17 +109,7 @@ impl QuantisedMatrix {
         check_length(OP, "the bytes of a part", expected, part.source.bytes.len())?;
         let (format, inputs) = (self.format, self.inputs);
         self.scatter(team, first_output, part.outputs, &|output, block| {
-            let mut numbers = [0f32; BLOCK];
-            match part.orientation {
-                Orientation::OutputsByInputs => read(part, output * inputs + block * BLOCK, &mut numbers),
-                Orientation::InputsByOutputs => {
-                    for (input, number) in numbers.iter_mut().enumerate() {
-                        let at = (block * BLOCK + input) * part.outputs + output;
-                        read(part, at, std::slice::from_mut(number));
-                    }
-                }
-            }
-            Block::of(format, &numbers)
+            Block::of_part(format, part, inputs, output, block)
         });
         Ok(())
     }

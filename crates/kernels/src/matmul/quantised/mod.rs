@@ -13,9 +13,13 @@ mod matrix;
 mod product;
 #[cfg(test)]
 mod tests;
+mod tiles;
+#[cfg(test)]
+mod tiles_tests;
 
 pub use format::BlockFormat;
 pub use matrix::QuantisedMatrix;
+pub(crate) use tiles::{OUTPUTS as TILE_OUTPUTS, Panels, Tiles};
 
 use super::Epilogue;
 use crate::error::{check_length, checked_size};

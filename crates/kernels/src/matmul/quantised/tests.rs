@@ -11,7 +11,7 @@ use crate::matmul::{Orientation, Part, TensorBytes};
 
 const EPILOGUES: [Epilogue; 4] = [Epilogue::Store, Epilogue::Add, Epilogue::GeluTanh, Epilogue::Gelu];
 
-fn numbers(count: usize, seed: u64) -> Vec<f32> {
+pub(super) fn numbers(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed | 1;
     let mut next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -21,7 +21,7 @@ fn numbers(count: usize, seed: u64) -> Vec<f32> {
 }
 
 /// Blocks of a file: any bits but for the scales, which are numbers up to 1 of either sign.
-fn blocks(format: BlockFormat, count: usize, seed: u64) -> Vec<u8> {
+pub(super) fn blocks(format: BlockFormat, count: usize, seed: u64) -> Vec<u8> {
     let (bytes, scales) = (numbers(count * format.block_bytes(), seed), numbers(2 * count, !seed));
     let mut bytes: Vec<u8> = bytes.iter().map(|x| (x * 128.0) as i32 as u8).collect();
     for (block, scales) in bytes.chunks_mut(format.block_bytes()).zip(scales.chunks(2)) {

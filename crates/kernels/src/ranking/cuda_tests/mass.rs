@@ -1,6 +1,6 @@
 //! What entries got from queries: after prompts, and as decode steps tell it.
 
-use super::{LAYER, LAYERS, score_of, settings, shape};
+use super::{LAYER, LAYERS, coded, score_of, settings, shape};
 use crate::attention::{DeviceAttention, ToldScores};
 use crate::cuda::testing::device;
 use crate::cuda::testing::entries::read;
@@ -10,7 +10,7 @@ use crate::cuda::testing::sequences::{
 use crate::cuda::{Device, DeviceBuffer, DeviceLanes, DeviceSpan, DeviceStep, Specialisation, StepSize};
 use crate::ranking::{DeviceRanking, RankingSize, Score};
 use crate::testing::{Lane, Random};
-use crate::{AttentionRows, AttentionShape, DType, Team, attention_mass};
+use crate::{AttentionRows, AttentionShape, CodeBits, DType, Team, attention_mass};
 
 /// Sums of probabilities in another order, of f32 products; and of 16-bit ones, whose powers of two are approximate.
 const EXACT: f32 = 2e-5;
@@ -141,7 +141,7 @@ impl Loaded {
     }
 }
 
-fn shapes() -> [Specialisation; 7] {
+fn shapes() -> [Specialisation; 9] {
     use DType::{Bf16, F16, F32};
     [
         shape(F32, (4, 2), 2, 8),
@@ -151,6 +151,8 @@ fn shapes() -> [Specialisation; 7] {
         shape(F16, (8, 2), 1, 128),
         shape(Bf16, (3, 1), 1, 40),
         shape(F16, (14, 2), 2, 256),
+        coded(CodeBits::Eight, shape(F16, (8, 2), 1, 128)),
+        coded(CodeBits::Four, shape(F16, (4, 2), 2, 40)),
     ]
 }
 

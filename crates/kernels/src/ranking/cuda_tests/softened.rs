@@ -1,13 +1,13 @@
 //! What entries get where scores are noisy and soft, where queries see everything, and where query heads stay apart.
 
 use super::mass::{Batch, Loaded, told_by};
-use super::{LAYER, gumbel, noise_at, shape};
-use crate::DType;
+use super::{LAYER, coded, gumbel, noise_at, shape};
 use crate::attention::DeviceAttention;
 use crate::cuda::Specialisation;
 use crate::cuda::testing::device;
 use crate::ranking::Score;
 use crate::testing::Random;
+use crate::{CodeBits, DType};
 
 /// What stands beside each lane's entries after the queries of a step, in f64.
 fn expected(batch: &Batch, score: Score) -> Vec<Vec<f32>> {
@@ -76,7 +76,7 @@ fn expected(batch: &Batch, score: Score) -> Vec<Vec<f32>> {
     all
 }
 
-fn shapes() -> [Specialisation; 5] {
+fn shapes() -> [Specialisation; 6] {
     use DType::{Bf16, F16, F32};
     [
         shape(F32, (4, 2), 2, 8),
@@ -84,6 +84,7 @@ fn shapes() -> [Specialisation; 5] {
         shape(Bf16, (8, 2), 2, 64),
         shape(F16, (4, 2), 1, 128),
         shape(Bf16, (3, 1), 1, 40),
+        coded(CodeBits::Eight, shape(F16, (8, 2), 2, 64)),
     ]
 }
 
