@@ -14,7 +14,8 @@ use std::sync::Mutex;
 use dropcap_cache::NEVER;
 use dropcap_engine::{Reading, evaluate};
 use dropcap_kernels::KvFormat;
-use dropcap_policy::{EvictionPolicy, KeepAll, LaneEditor, Observation, PolicyError};
+use dropcap_methods::{Gates, LayerGates, dcp};
+use dropcap_policy::{EvictionPolicy, Floors, KeepAll, LaneEditor, Observation, PolicyError};
 use support::naive::{Naive, Rows};
 use support::{Model, distance};
 
@@ -62,21 +63,42 @@ impl EvictionPolicy for Arbitrary {
     }
 }
 
+/// Policies that decide when an entry is made, and whether each KV head has its own: arbitrary ones, and gates under floors.
+fn policies(model: &Model) -> Vec<(Box<dyn EvictionPolicy>, bool)> {
+    let config = model.checkpoint.config();
+    let gates = |heads: usize, recent: u32| {
+        let random = Gates::random(config.layers, config.hidden, heads, 5).unwrap();
+        let layers = random.layers().iter().map(|layer| LayerGates {
+            query: Vec::new(),
+            key: layer.key.clone(),
+            bias: vec![0.1; heads],
+        });
+        let gates = Gates::at_birth(config.hidden, layers.collect()).unwrap();
+        Box::new(dcp(&gates.under(Floors { sinks: 2, recent }), false).unwrap())
+    };
+    vec![
+        (Box::new(Arbitrary { per_head: false }), false),
+        (Box::new(Arbitrary { per_head: true }), true),
+        (gates(1, 11), false),
+        (gates(config.kv_heads, 0), true),
+    ]
+}
+
 #[test]
 fn a_pruned_run_equals_a_dense_run_under_the_mask_of_its_lifetimes() {
     let text: Vec<u32> = (0..97).map(|i| i * 29 % 97).collect();
     for folder in support::MODELS {
         let model = Model::open(folder);
         let naive = Naive::open(folder, model.checkpoint.config());
-        for per_head in [false, true] {
-            let policy = Arbitrary { per_head };
-            let whole = model.evaluate(&policy, &text, text.len());
-            assert!(whole.report.keep_ratio() < 0.6, "something was forgotten");
+        for (policy, per_head) in policies(&model) {
+            let policy = policy.as_ref();
+            let whole = model.evaluate(policy, &text, text.len());
+            assert!(whole.report.keep_ratio() < 0.8, "something was forgotten");
             let expected = naive.logits(&text, &whole.expires_at, whole.lanes);
             let off = distance(&whole.logits, &expected);
             assert!(off <= LOGITS, "{folder}, per head {per_head}, whole: logits off by {off}");
             for chunk in CHUNKS {
-                let found = model.evaluate(&policy, &text, chunk);
+                let found = model.evaluate(policy, &text, chunk);
                 assert_eq!(
                     found.expires_at, whole.expires_at,
                     "{folder}, per head {per_head}, chunks of {chunk}"
