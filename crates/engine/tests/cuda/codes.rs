@@ -49,7 +49,8 @@ fn cuda_codes_are_those_of_the_processor_up_to_what_they_lose() {
                     let found = model.evaluate(policy, &text, chunk);
                     assert_eq!(found.expires_at, host.expires_at, "{what}");
                     assert_eq!(found.report.live_entries, host.report.live_entries, "{what}");
-                    assert_eq!(found.report.dense_bytes, host.report.dense_bytes, "{what}");
+                    // The processor's rows of values are lines of 32 dimensions, also of a head that has fewer.
+                    assert!(found.report.dense_bytes <= host.report.dense_bytes, "{what}");
                     // A last bit of f32 may take the code beside, and what that changes is coded again in the next layer: so two
                     // runs differ by as much as one loses, and not by more.
                     let lost = apart(&host.logits, &exact.logits);

@@ -246,7 +246,7 @@ impl TrainOptimizer {
     /// # Errors
     /// Stretches beyond the end of `numbers`, or a failed device.
     pub fn clear(&self, numbers: &DeviceBuffer<f32>, stretches: &Stretches) -> Result<(), KernelError> {
-        check_at_least("clearing", "what is set to zero", numbers.len(), stretches.end)?;
+        check_at_least("clearing", "the numbers", stretches.end, numbers.len())?;
         let arguments = Clear { numbers: numbers.pointer(), stretches: stretches.bounds.pointer() };
         // SAFETY: the layout of `Clear`; every stretch ends inside `numbers`.
         unsafe { self.clear.launch(Grid::new(stretches.bounds.len() / 2, THREADS), &arguments) }?;

@@ -12,9 +12,11 @@ use crate::ranking::{DeviceRanking, RankingSize, Score};
 use crate::testing::{Lane, Random};
 use crate::{AttentionRows, AttentionShape, CodeBits, DType, Team, attention_mass};
 
-/// Sums of probabilities in another order, of f32 products; and of 16-bit ones, whose powers of two are approximate.
+/// Sums of probabilities in another order, of f32 products; of 16-bit ones, whose powers of two are approximate; and of codes, whose
+/// numbers are rounded to 16 bits besides.
 const EXACT: f32 = 2e-5;
 const HALF: f32 = 2e-4;
+const CODES: f32 = 2.0 * HALF;
 
 /// Sequences with lanes and queries.
 pub(super) struct Batch {
@@ -116,10 +118,12 @@ impl Loaded {
 
     /// Compares what stands beside the entries.
     pub(super) fn check(&self, batch: &Batch, expected: &[Vec<f32>], case: &str) {
-        let (groups, tolerance) = (
-            batch.specialisation.groups,
-            if batch.specialisation.cache == DType::F32 { EXACT } else { HALF },
-        );
+        let groups = batch.specialisation.groups;
+        let tolerance = match batch.specialisation {
+            Specialisation { codes: Some(_), .. } => CODES,
+            Specialisation { cache: DType::F32, .. } => EXACT,
+            _ => HALF,
+        };
         let found = read(&self.lanes);
         for (index, expected) in expected.iter().enumerate() {
             let slot = batch.sequences[index / groups].1.slot;
@@ -235,7 +239,7 @@ fn cuda_what_attention_tells_of_its_rows_spares_a_pass_and_changes_no_sum() {
             loaded.check(&batch, &batch.expected(&team, window, factor, keeps), &format!("{score:?}"));
         }
     }
-    assert_eq!(served, 4 * 6, "shapes that tensor cores serve");
+    assert_eq!(served, 4 * 7, "shapes that tensor cores serve");
 }
 
 /// Lets a decode step tell its scores, and a ranking add them to its own; being told changes nothing of the step.
