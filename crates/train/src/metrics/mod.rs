@@ -4,6 +4,7 @@ mod card;
 mod confounders;
 mod crc32c;
 mod events;
+mod examples;
 mod log;
 mod report;
 mod scores;
