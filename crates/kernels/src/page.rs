@@ -13,7 +13,7 @@
 //!
 //! Every offset is a multiple of 32 elements, so in an aligned buffer every panel row is aligned to 64 bytes.
 //!
-//! That is a page of numbers. In a page of codes the blocks of keys and values are shorter ([`coded`]), and everything else is the same:
+//! That is a page of numbers. In a page of codes the blocks of keys and values are shorter (`page/coded.rs`), and everything else is the same:
 //! a layout says of each head where its block begins and how many elements it has, and nobody else counts.
 
 mod coded;
