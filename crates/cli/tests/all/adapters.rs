@@ -1,21 +1,13 @@
 //! Adapters as a user takes them: over a model, merged into a checkpoint, with gates beside them.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that cannot go on should fail"
-)]
-
-mod support;
 
 use std::path::Path;
 
+use crate::support::{both, failure, golden, output, text};
 use dropcap_kernels::{DType, Team};
 use dropcap_methods::Gates;
 use dropcap_model::{Adapter, Checkpoint};
 use dropcap_weights::{NewTensor, NewTensorFile, ShardedTensors, TensorFile};
 use serde_json::Value;
-use support::{both, failure, golden, output, text};
 use tempfile::TempDir;
 
 const BASE: &str = "llama_kvpress/llama";

@@ -1,16 +1,8 @@
 //! Whatever is wrong with an input, the command says which file, limit and value, and never panics.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that cannot go on should fail"
-)]
-
-mod support;
 
 use std::path::Path;
 
-use support::{copy, dropcap, failure, golden, text};
+use crate::support::{copy, dropcap, failure, golden, text};
 
 /// Runs `generate` on a copy of a model that `damage` has changed, and returns the message.
 fn damaged(damage: impl Fn(&Path)) -> String {

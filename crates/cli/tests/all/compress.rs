@@ -1,12 +1,9 @@
 //! `dropcap compress` as a user meets it.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should fail")]
-
-mod support;
 
 use std::fs;
 
+use crate::support::{dropcap, failure, output, text};
 use serde_json::Value;
-use support::{dropcap, failure, output, text};
 
 const CODE: &str = "//! Clocks.\n\n/// Winds the clock of the town.\npub fn wind(turns: u32) -> u32 {\n    turns + 1\n}\n\n\
 /// Bakes bread in the morning.\nfn bake(loaves: u32) -> u32 {\n    let warm = loaves * 2;\n    warm\n}\n\n\

@@ -1,5 +1,4 @@
 //! What a user meets who names a device.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
 
 use assert_cmd::Command;
 

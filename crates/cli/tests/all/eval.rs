@@ -1,12 +1,9 @@
 //! `dropcap eval` as a user meets it.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should fail")]
-
-mod support;
 
 use std::fs;
 
+use crate::support::{failure, output, text};
 use serde_json::Value;
-use support::{failure, output, text};
 
 const TEXT: &str = "Once upon a time there was a clockmaker who lived beside the river. Every evening he wound the great \
 clock of the town, and every morning the baker set her ovens by it.";

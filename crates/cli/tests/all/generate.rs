@@ -1,15 +1,7 @@
 //! `dropcap generate` as a user runs it.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that cannot go on should fail"
-)]
 
-mod support;
-
+use crate::support::{both, copy, dropcap, failure, golden, output, text};
 use serde_json::Value;
-use support::{both, copy, dropcap, failure, golden, output, text};
 
 const DCP: &str = "dcp(gates=pruning.safetensors)";
 

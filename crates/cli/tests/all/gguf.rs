@@ -1,12 +1,9 @@
 //! GGUF files where a directory is taken.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
-
-mod support;
 
 use std::path::Path;
 
+use crate::support::{both, dropcap, failure, golden, output, text};
 use dropcap_weights::TensorFile;
-use support::{both, dropcap, failure, golden, output, text};
 
 const IDS: &str = "1,5,9,13,17,21,25,29,33,37,41,45";
 

@@ -1,15 +1,12 @@
 //! `dropcap inspect` as a user runs it, and its page in a real browser.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
-
-mod support;
 
 use std::path::{Path, PathBuf};
 
+use crate::support::browser::Browser;
+use crate::support::{both, dropcap, failure, output, text};
 use base64::Engine;
 use dropcap_trace::{SequenceTimeline, Timeline};
 use serde_json::Value;
-use support::browser::Browser;
-use support::{both, dropcap, failure, output, text};
 
 const PROMPT: &str = "Once upon a time there was a small house at the edge of the wood, and in it lived Mr. Brown with his \
                       daughter";

@@ -1,7 +1,4 @@
 //! What stands under the name of an output is replaced only if it is a regular file.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should fail")]
-
-mod support;
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -9,8 +6,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::thread;
 
+use crate::support::{failure, golden, output, text};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
-use support::{failure, golden, output, text};
 
 /// The verbs that write the file that they are given.
 fn write(verb: &str, folder: &Path, path: &Path) {

@@ -1,12 +1,9 @@
 //! `dropcap profile` as a user meets it.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should fail")]
-
-mod support;
 
 use std::fs;
 
+use crate::support::{both, copy, failure, output, text};
 use serde_json::Value;
-use support::{both, copy, failure, output, text};
 
 /// The carried model, on few and short prompts.
 const SMALL: [&str; 8] = ["profile", "--threads", "2", "--samples", "2", "--length", "140", "--seed=4"];

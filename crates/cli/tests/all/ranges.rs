@@ -1,16 +1,8 @@
 //! Numbers that pass the range of a format are named: no command writes NaN and says that all is well.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that cannot go on should fail"
-)]
-
-mod support;
 
 use std::path::Path;
 
-use support::{copy, failure, output, text};
+use crate::support::{copy, failure, output, text};
 
 /// A golden model in which some numbers of its tensors are other ones.
 fn with_weights(changes: &[(&str, usize, f32)]) -> tempfile::TempDir {

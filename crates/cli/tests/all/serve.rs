@@ -1,12 +1,4 @@
 //! `dropcap serve` and `dropcap chat` as processes.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that cannot go on should fail"
-)]
-
-mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -15,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::support::{dropcap, failure, text};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use support::{dropcap, failure, text};
 
 /// A server with the carried model, and where it listens.
 fn serve(flags: &[&str]) -> (Child, String, BufReader<std::process::ChildStderr>) {
@@ -206,7 +198,7 @@ fn an_interrupted_answer_ends_and_the_conversation_goes_on() {
 
 #[test]
 fn a_conversation_without_a_template_names_the_flag() {
-    let folder = support::copy("gpt2_dcp", 97);
+    let folder = crate::support::copy("gpt2_dcp", 97);
     let errors = failure(&["chat", "--device", "cpu", "--model", text(folder.path())]);
     assert!(errors.contains("--chat-template"), "{errors}");
 }

@@ -1,15 +1,7 @@
 //! `dropcap tokenizer train` as a user runs it.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that cannot go on should fail"
-)]
 
-mod support;
-
+use crate::support::{dropcap, failure, output, text};
 use serde_json::Value;
-use support::{dropcap, failure, output, text};
 
 #[test]
 fn tokenizer_train_writes_a_tokenizer_that_a_model_can_use() {

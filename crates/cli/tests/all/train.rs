@@ -1,19 +1,11 @@
 //! `dropcap train` as a user runs it, and the model that the command carries.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that cannot go on should fail"
-)]
-
-mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::support::{dropcap, failure, output, text};
 use serde_json::Value;
-use support::{dropcap, failure, output, text};
 
 /// A folder with texts, a tokenizer and a configuration.
 struct Workshop {

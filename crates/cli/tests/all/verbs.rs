@@ -1,15 +1,7 @@
 //! The other verbs as a user runs them: forward, bench, methods, help.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that cannot go on should fail"
-)]
 
-mod support;
-
+use crate::support::{golden, output, text};
 use serde_json::Value;
-use support::{golden, output, text};
 
 #[test]
 fn forward_writes_the_golden_logits_in_any_chunks() {

@@ -1,13 +1,10 @@
 //! The context filter against selections of KG-RAG.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
 
-mod support;
-
+use crate::support::{Bytes, golden};
 use dropcap_compress::{Closeness, CompressError, Embed, close, context};
 use dropcap_methods::Amount;
 use safetensors::SafeTensors;
 use serde_json::Value;
-use support::{Bytes, golden};
 
 #[test]
 fn the_sentences_that_stay_are_kg_rags() {

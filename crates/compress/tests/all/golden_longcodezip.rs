@@ -1,14 +1,11 @@
 //! LongCodeZip against numbers of the published code.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should fail")]
-
-mod support;
 
 use std::ops::Range;
 
+use crate::support::{Bytes, golden};
 use dropcap_compress::longcodezip::{Plan, Settings, knapsack, plan, spikes};
 use dropcap_compress::{Language, chunks};
 use serde_json::Value;
-use support::{Bytes, golden};
 
 /// Log-probabilities are handed on in f32.
 const TOLERANCE: f64 = 1e-5;

@@ -1,13 +1,10 @@
 //! TAPruning against searches of the published code.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
-
-mod support;
 
 use std::ops::Range;
 
+use crate::support::{Bytes, golden};
 use dropcap_compress::{CompressError, Example, answers, tapruning};
 use serde_json::Value;
-use support::{Bytes, golden};
 
 /// The stub's tokenizer: braces, one with a space before it, line breaks, and words with the space before them.
 fn cut(text: &str) -> Vec<Range<usize>> {

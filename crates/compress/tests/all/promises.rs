@@ -1,12 +1,9 @@
 //! What every method promises of any text.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
 
-mod support;
-
+use crate::support::Bytes;
 use dropcap_compress::{CompressError, Compressed, Fences, Language, Tokens, longcodezip, perplexity};
 use dropcap_methods::Amount;
 use proptest::prelude::*;
-use support::Bytes;
 
 /// Every method on a text.
 fn all(text: &str, language: Language, budget: Amount, positions: usize) -> Vec<Compressed> {

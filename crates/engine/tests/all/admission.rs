@@ -1,25 +1,16 @@
 //! Hundreds of requests that come, go and outgrow the memory, against the simplest model of an engine: one that runs
 //! each request alone.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that cannot go on should fail"
-)]
-
-mod support;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::support::Model;
 use dropcap_engine::{
     Engine, EngineError, EngineOptions, FinishReason, Output, Request, Sampling, SequenceId,
 };
 use dropcap_kernels::{DType, PAGE_ENTRIES};
 use dropcap_policy::EvictionPolicy;
 use proptest::prelude::*;
-use support::Model;
 
 /// Requests of one run.
 const ARRIVALS: usize = 60;
@@ -181,7 +172,7 @@ fn play(setting: &Setting<'_>, arrivals: &[Arrival]) -> Vec<Answer> {
     }
     assert!(open.is_empty());
     assert_eq!(engine.usage().unwrap().held_bytes, 0);
-    answers.into_iter().map(|answer| answer.expect("everyone is answered")).collect()
+    answers.into_iter().map(|answer| answer.unwrap()).collect()
 }
 
 proptest! {

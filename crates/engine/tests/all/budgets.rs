@@ -1,11 +1,8 @@
 //! Requests that set themselves a smaller budget than the method's.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should fail")]
 
-mod support;
-
+use crate::support::Model;
+use crate::support::running::all;
 use dropcap_engine::{Engine, EngineError, EngineOptions, Finished, Request};
-use support::Model;
-use support::running::all;
 
 const MODEL: &str = "llama_kvpress/llama";
 

@@ -1,16 +1,8 @@
 //! Where a prompt ends, and texts that are read side by side.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that cannot go on should fail"
-)]
 
-mod support;
-
+use crate::support::Model;
 use dropcap_engine::{Engine, EngineOptions, Finished, LogProbs, Output, PromptLogProbs, Reading, Request};
 use dropcap_kernels::DType;
-use support::Model;
 
 const FOLDER: &str = "llama_kvpress/llama";
 /// Cuts prompts to half of their tokens where they end.

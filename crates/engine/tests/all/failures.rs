@@ -1,24 +1,16 @@
 //! What fails, fails alone, is said once and clearly, and holds nothing afterwards.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that cannot go on should fail"
-)]
-
-mod support;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::support::{Model, Sink};
 use dropcap_engine::{
     Engine, EngineError, EngineOptions, FinishReason, Output, Request, Sampling, SequenceId,
 };
 use dropcap_kernels::DType;
 use dropcap_policy::{EvictionPolicy, KeepAll, LaneEditor, Observation, PolicyError};
 use dropcap_trace::{End, Event, Timeline, TraceReader};
-use support::{Model, Sink};
 
 fn request(length: u32, max_tokens: usize) -> Request {
     let prompt = (0..length).map(|i| i * 7 % 97).collect();

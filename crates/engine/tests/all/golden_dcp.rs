@@ -1,17 +1,9 @@
 //! The learned method in hard mode against the float64 oracle of its equations.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that cannot go on should fail"
-)]
 
-mod support;
-
+use crate::support::{Model, argmax, distance, floats, golden, ids, integers, json};
 use dropcap_cache::NEVER;
 use dropcap_engine::{Engine, EngineOptions, Output, Request, Sampling};
 use dropcap_weights::TensorFile;
-use support::{Model, argmax, distance, floats, golden, ids, integers, json};
 
 /// From the README of the vectors.
 const LOGITS: f32 = 2e-5;

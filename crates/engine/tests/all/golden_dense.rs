@@ -1,20 +1,12 @@
 //! Dense logits and greedy tokens of seven checkpoints made with other people's code.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that cannot go on should fail"
-)]
-
-mod support;
 
 use std::sync::Arc;
 
+use crate::support::{Model, distance, floats, golden, ids, json};
 use dropcap_cache::NEVER;
 use dropcap_engine::{Engine, EngineOptions, Output, Request, Sampling};
 use dropcap_policy::KeepAll;
 use dropcap_weights::TensorFile;
-use support::{Model, distance, floats, golden, ids, json};
 
 /// What an honest float32 implementation reaches, from the README of the vectors.
 const LOGITS: f32 = 1e-4;
@@ -22,7 +14,7 @@ const LENGTHS: [usize; 4] = [1, 7, 40, 97];
 
 #[test]
 fn dense_logits_agree_with_transformers_for_every_family() {
-    for folder in support::MODELS.iter().filter(|folder| folder.starts_with("llama_kvpress")) {
+    for folder in crate::support::MODELS.iter().filter(|folder| folder.starts_with("llama_kvpress")) {
         let model = Model::open(folder);
         let vectors = TensorFile::open(&golden(folder).join("vectors.safetensors")).unwrap();
         for length in LENGTHS {
@@ -37,7 +29,7 @@ fn dense_logits_agree_with_transformers_for_every_family() {
 
 #[test]
 fn greedy_tokens_agree_with_transformers_for_every_family() {
-    for folder in support::MODELS.iter().filter(|folder| folder.starts_with("llama_kvpress")) {
+    for folder in crate::support::MODELS.iter().filter(|folder| folder.starts_with("llama_kvpress")) {
         let model = Model::open(folder);
         let expected = json(&format!("{folder}/expected.json"));
         let vectors = TensorFile::open(&golden(folder).join("vectors.safetensors")).unwrap();
@@ -72,7 +64,7 @@ fn greedy_tokens_agree_with_transformers_for_every_family() {
 
 #[test]
 fn a_config_in_the_older_style_gives_the_same_bits() {
-    for folder in support::MODELS.iter().filter(|folder| folder.starts_with("llama_kvpress")) {
+    for folder in crate::support::MODELS.iter().filter(|folder| folder.starts_with("llama_kvpress")) {
         let copy = tempfile::tempdir().unwrap();
         std::fs::copy(golden(folder).join("config_v4.json"), copy.path().join("config.json")).unwrap();
         let weights = "model.safetensors";
@@ -90,7 +82,7 @@ fn a_config_in_the_older_style_gives_the_same_bits() {
 #[test]
 fn chunks_of_a_dense_prompt_do_not_change_a_bit() {
     let text: Vec<u32> = (0..97).map(|i| i * 37 % 97).collect();
-    for folder in support::WITHOUT_WINDOW {
+    for folder in crate::support::WITHOUT_WINDOW {
         let model = Model::open(folder);
         let whole = model.evaluate(&KeepAll, &text, text.len());
         for chunk in [1, 31, 32, 33] {

@@ -1,20 +1,12 @@
 //! Adapters that PEFT wrote, merged while a checkpoint is read, give the logits of PEFT's own unmerged model.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that cannot go on should fail"
-)]
-
-mod support;
 
 use std::sync::Arc;
 
+use crate::support::{Model, distance, floats, golden, ids};
 use dropcap_kernels::{DType, Team};
 use dropcap_model::{Adapter, Checkpoint, Decoder};
 use dropcap_policy::KeepAll;
 use dropcap_weights::TensorFile;
-use support::{Model, distance, floats, golden, ids};
 
 /// As for the dense vectors; merging rounds each weight once more.
 const LOGITS: f32 = 2e-4;

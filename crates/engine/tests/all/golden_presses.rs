@@ -1,21 +1,13 @@
 //! Methods that rank entries against NVIDIA/kvpress: what stays when a prompt ends, the logits of the next token, and
 //! sixteen greedy tokens.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that cannot go on should fail"
-)]
 
-mod support;
-
+use crate::support::presses::{LOGITS, METHODS, MODELS, TURNED, stays_as_there};
+use crate::support::{Model, argmax, distance, floats, golden, ids, json};
 use dropcap_cache::{KvCache, LayerIdx};
 use dropcap_kernels::DType;
 use dropcap_model::{Logits, Scratch, Segment};
 use dropcap_policy::{EvictionPolicy, Stage};
 use dropcap_weights::TensorFile;
-use support::presses::{LOGITS, METHODS, MODELS, TURNED, stays_as_there};
-use support::{Model, argmax, distance, floats, golden, ids, json};
 
 /// Tokens of a prompt that are asked for at a time; a method may take more together.
 const CHUNK: usize = 33;

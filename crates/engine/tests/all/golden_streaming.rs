@@ -1,26 +1,18 @@
 //! StreamingLLM as NVIDIA/kvpress applies it: once, at the end of a dense prompt.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that cannot go on should fail"
-)]
 
-mod support;
-
+use crate::support::{Model, argmax, distance, floats, golden, ids, json};
 use dropcap_cache::{KvCache, LayerIdx};
 use dropcap_kernels::DType;
 use dropcap_model::{Logits, Scratch, Segment};
 use dropcap_policy::Stage;
 use dropcap_weights::TensorFile;
-use support::{Model, argmax, distance, floats, golden, ids, json};
 
 /// From the README of the vectors, while the kept sets agree.
 const LOGITS: f32 = 2e-4;
 
 #[test]
 fn kept_sets_logits_and_tokens_agree_with_kvpress() {
-    let folders = support::MODELS
+    let folders = crate::support::MODELS
         .iter()
         .filter(|folder| json_of(folder).is_some_and(|all| all["streaming_llm"].is_object()));
     let mut cases = 0;

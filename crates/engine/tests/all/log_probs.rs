@@ -1,21 +1,13 @@
 //! Log-probabilities against a softmax in float64 over the logits of a whole evaluation.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that cannot go on should fail"
-)]
-
-mod support;
 
 use std::collections::BTreeMap;
 
+use crate::support::Model;
 use dropcap_engine::{
     Engine, EngineError, EngineOptions, FinishReason, LogProbs, Output, PromptLogProbs, Request, SequenceId,
     TokenLogProb,
 };
 use dropcap_kernels::PAGE_ENTRIES;
-use support::Model;
 
 /// Rounding of f32 logits of a size below ten, of the exponential, and of sums over a pruned cache that chunks order.
 const TOLERANCE: f64 = 2e-5;

@@ -1,19 +1,11 @@
 //! Memory is really freed, shared between sequences, and never lost.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that cannot go on should fail"
-)]
-
-mod support;
 
 use std::sync::Arc;
 
+use crate::support::{Model, Sink};
 use dropcap_engine::{Engine, EngineError, EngineOptions, FinishReason, Finished, Output, Request, Sampling};
 use dropcap_kernels::DType;
 use dropcap_policy::{EvictionPolicy, KeepAll};
-use support::{Model, Sink};
 
 fn engine(model: &Model, policy: Arc<dyn EvictionPolicy>, options: EngineOptions) -> Engine {
     Engine::new(model.decoder.clone(), policy, model.team.clone(), options).unwrap()

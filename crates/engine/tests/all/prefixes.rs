@@ -1,16 +1,8 @@
 //! Texts that begin alike share what the beginning left behind, and nobody notices but by the time it takes.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that cannot go on should fail"
-)]
 
-mod support;
-
+use crate::support::Model;
+use crate::support::running::{all, cached, one_by_one, request, text, tokens};
 use dropcap_engine::{Engine, EngineOptions, LogProbs, Output, PromptLogProbs, Request, TokenLogProb};
-use support::Model;
-use support::running::{all, cached, one_by_one, request, text, tokens};
 
 const MODEL: &str = "llama_kvpress/llama";
 /// Tokens after which a cache is kept where a method forgets.

@@ -1,23 +1,15 @@
 //! A pruned run equals a dense run under the mask built from its lifetimes, for every family and chunking.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that cannot go on should fail"
-)]
-
-mod support;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
+use crate::support::naive::{Naive, Rows};
+use crate::support::{Model, distance};
 use dropcap_cache::NEVER;
 use dropcap_engine::{Reading, evaluate};
 use dropcap_kernels::KvFormat;
 use dropcap_methods::{Gates, LayerGates, dcp};
 use dropcap_policy::{EvictionPolicy, Floors, KeepAll, LaneEditor, Observation, PolicyError};
-use support::naive::{Naive, Rows};
-use support::{Model, distance};
 
 /// Float32 with online softmax against float64 with a full matrix.
 const LOGITS: f32 = 1e-4;
@@ -87,7 +79,7 @@ fn policies(model: &Model) -> Vec<(Box<dyn EvictionPolicy>, bool)> {
 #[test]
 fn a_pruned_run_equals_a_dense_run_under_the_mask_of_its_lifetimes() {
     let text: Vec<u32> = (0..97).map(|i| i * 29 % 97).collect();
-    for folder in support::MODELS {
+    for folder in crate::support::MODELS {
         let model = Model::open(folder);
         let naive = Naive::open(folder, model.checkpoint.config());
         for (policy, per_head) in policies(&model) {
@@ -116,7 +108,7 @@ fn a_pruned_run_equals_a_dense_run_under_the_mask_of_its_lifetimes() {
 #[test]
 fn streaming_llm_equals_its_mask_in_any_chunks() {
     let text: Vec<u32> = (0..97).map(|i| i * 31 % 97).collect();
-    for folder in support::MODELS {
+    for folder in crate::support::MODELS {
         let model = Model::open(folder);
         let naive = Naive::open(folder, model.checkpoint.config());
         let policy = model.method("streaming_llm(sinks=3, recent=17)");
@@ -187,7 +179,7 @@ impl EvictionPolicy for Recording {
 #[test]
 fn a_pruned_run_over_codes_equals_a_dense_run_of_what_they_stand_for() {
     let text: Vec<u32> = (0..97).map(|i| i * 29 % 97).collect();
-    for folder in support::MODELS {
+    for folder in crate::support::MODELS {
         let model = Model::open(folder);
         let mut naive = Naive::open(folder, model.checkpoint.config());
         let layers = model.checkpoint.config().layers;
@@ -214,7 +206,7 @@ fn a_pruned_run_over_codes_equals_a_dense_run_of_what_they_stand_for() {
 #[test]
 fn codes_have_the_same_bits_and_lifetimes_however_a_text_is_cut() {
     let text: Vec<u32> = (0..97).map(|i| i * 53 % 97).collect();
-    for folder in support::WITHOUT_WINDOW {
+    for folder in crate::support::WITHOUT_WINDOW {
         let model = Model::open(folder);
         for format in [KvFormat::Q8, KvFormat::Q4] {
             for spec in [
@@ -264,7 +256,7 @@ const RANKING: [&str; 12] = [
 fn methods_that_rank_equal_their_masks_in_any_chunks() {
     let text: Vec<u32> = (0..97).map(|i| i * 37 % 97).collect();
     let prompt = 61;
-    for folder in support::MODELS {
+    for folder in crate::support::MODELS {
         let model = Model::open(folder);
         let naive = Naive::open(folder, model.checkpoint.config());
         for spec in RANKING {
@@ -316,7 +308,7 @@ impl EvictionPolicy for KeepAllHeads {
 #[test]
 fn keeping_everything_is_dense_to_the_bit() {
     let text: Vec<u32> = (0..97).map(|i| i * 53 % 97).collect();
-    for folder in support::WITHOUT_WINDOW {
+    for folder in crate::support::WITHOUT_WINDOW {
         let model = Model::open(folder);
         let dense = model.evaluate(&KeepAll, &text, 97).logits;
         let keepers: [Box<dyn EvictionPolicy>; 8] = [

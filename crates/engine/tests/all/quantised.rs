@@ -1,12 +1,8 @@
 //! Weights in blocks, beside the same weights as numbers. The files were written by the `gguf` package.
 
-#![allow(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
-
-mod support;
-
+use crate::support::{Model, distance};
 use dropcap_kernels::DType;
 use dropcap_model::WeightFormat;
-use support::{Model, distance};
 
 const FILES: [(&str, &str); 2] = [("gguf/llama.gguf", "Q4_1"), ("gguf/mistral_sw24.gguf", "Q8_0")];
 

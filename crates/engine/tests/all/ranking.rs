@@ -1,18 +1,10 @@
 //! Methods that rank, in the engine: what they free, what they refuse, and that a text that starts again goes on as it was.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that cannot go on should fail"
-)]
 
-mod support;
-
+use crate::support::Model;
 use dropcap_engine::{
     Engine, EngineError, EngineOptions, FinishReason, Finished, Output, Request, SequenceId,
 };
 use dropcap_kernels::{DType, PAGE_ENTRIES};
-use support::Model;
 
 fn engine(model: &Model, method: &str, options: EngineOptions) -> Engine {
     Engine::new(model.decoder.clone(), model.method(method), model.team.clone(), options).unwrap()

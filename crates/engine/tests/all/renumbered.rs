@@ -1,22 +1,14 @@
 //! Keys that are turned to consecutive positions where a prompt ends, in the engine. What follows them is compared with kvpress in
 //! `golden_presses.rs`.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that cannot go on should fail"
-)]
 
-mod support;
-
+use crate::support::naive::Naive;
+use crate::support::running::all;
+use crate::support::{Model, distance};
 use dropcap_cache::{KvCache, LayerIdx};
 use dropcap_engine::{Engine, EngineOptions, Request};
 use dropcap_kernels::DType;
 use dropcap_model::{Logits, ModelError, Scratch, Segment};
 use dropcap_policy::{EvictionPolicy, Stage};
-use support::naive::Naive;
-use support::running::all;
-use support::{Model, distance};
 
 /// f32 against f64, as for pruned runs of these models.
 const LOGITS: f32 = 2e-4;

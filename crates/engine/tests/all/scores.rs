@@ -1,15 +1,12 @@
 //! What a trace says of the votes that killed.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
-
-mod support;
 
 use std::sync::Arc;
 
+use crate::support::{Model, Sink, golden, ids};
 use dropcap_engine::{Engine, EngineOptions, Request, VoteScores};
 use dropcap_methods::{Gates, LayerGates};
 use dropcap_policy::EvictionPolicy;
 use dropcap_trace::{SequenceTimeline, Timeline};
-use support::{Model, Sink, golden, ids};
 
 const LAYERS: usize = 3;
 /// Sums of 16 products of 48 each in f32, twice in another order.

@@ -1,21 +1,13 @@
 //! Layers that share a budget by what they change: nobody sees all of them before a prompt has ended.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that cannot go on should fail"
-)]
 
-mod support;
-
+use crate::support::Model;
+use crate::support::naive::Naive;
+use crate::support::running::all;
 use dropcap_cache::{KvCache, LayerIdx};
 use dropcap_engine::{Engine, EngineOptions, Request};
 use dropcap_kernels::DType;
 use dropcap_model::{Logits, Scratch, Segment};
 use dropcap_policy::Stage;
-use support::Model;
-use support::naive::Naive;
-use support::running::all;
 
 const FOLDER: &str = "llama_kvpress/llama";
 /// Sums of f32 products through four layers, against f64.

@@ -1,16 +1,9 @@
 //! What a step of the decoder refuses, which numbers it never passes on, and what it tells policies of deaths below.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that cannot go on should fail"
-)]
-
-mod support;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::support::{Model, golden};
 use dropcap_cache::KvCache;
 use dropcap_engine::{EngineError, Text, evaluate, evaluate_rows};
 use dropcap_kernels::{DType, KvFormat, Team};
@@ -18,7 +11,6 @@ use dropcap_model::{Checkpoint, Decoder, Logits, ModelError, Scratch, Segment};
 use dropcap_policy::{EvictionPolicy, KeepAll, LaneEditor, Observation, PolicyError, Rule, Stage};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
-use support::{Model, golden};
 
 /// Keys, values and queries of the first layer; the values are its last third of columns.
 const FIRST_QKV: &str = "transformer.h.0.attn.c_attn.weight";

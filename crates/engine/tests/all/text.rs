@@ -1,5 +1,4 @@
 //! The text of a sequence, its stop strings and its special tokens, on a tokenizer made here.
-#![allow(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
 use std::path::Path;
 use std::sync::Arc;

@@ -2,22 +2,14 @@
 //!
 //! The model is not part of this repository (its licence is not established): the test runs where its folder
 //! is given in DROPCAP_TINYSTORIES or lies beside the checkout, and says so loudly where it cannot.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that cannot go on should fail"
-)]
-
-mod support;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::support::Model;
 use dropcap_engine::{Engine, EngineOptions, Output, Request, Sampling};
 use dropcap_model::Tokenizer;
 use dropcap_policy::KeepAll;
-use support::Model;
 
 fn folder() -> Option<PathBuf> {
     let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/models/TinyStories-656K");
@@ -31,7 +23,7 @@ fn a_trained_model_writes_the_story_of_its_reference() {
         eprintln!("SKIPPED: set DROPCAP_TINYSTORIES to a folder with TinyStories-656K to run this test");
         return;
     };
-    let expected = support::json("tinystories.json");
+    let expected = crate::support::json("tinystories.json");
     let model = Model::open(folder.to_str().unwrap());
     let tokenizer = Tokenizer::open(&folder).unwrap();
     let options = EngineOptions { chunk: 3, ..EngineOptions::default() };

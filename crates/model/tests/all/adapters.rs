@@ -1,5 +1,4 @@
 //! Directories of adapters: what fits a model, and every way in which they do not.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a helper that fails is a test that fails")]
 
 use std::path::{Path, PathBuf};
 

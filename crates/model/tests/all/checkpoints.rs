@@ -1,7 +1,5 @@
 //! Directories of config and weights: what fits, and every way in which they do not.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a helper that fails is a test that fails")]
-
 use std::collections::BTreeMap;
 use std::path::Path;
 

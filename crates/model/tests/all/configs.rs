@@ -1,7 +1,5 @@
 //! `config.json` of every family, in both styles, and everything that can be wrong with one.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a helper that fails is a test that fails")]
-
 use std::path::{Path, PathBuf};
 
 use dropcap_kernels::DType;

@@ -1,7 +1,5 @@
 //! The fuzz bodies on seeded inputs.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a helper that fails is a test that fails")]
-
 use std::path::Path;
 
 use dropcap_model::fuzzing;

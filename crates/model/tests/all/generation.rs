@@ -1,7 +1,5 @@
 //! `generation_config.json` over a config.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a helper that fails is a test that fails")]
-
 use std::path::Path;
 
 use dropcap_model::{DecoderConfig, GenerationConfig, ModelError};

@@ -1,8 +1,6 @@
 //! GGUF files in the place of Hugging Face directories. The files were written by the `gguf` package from the tiny
 //! checkpoints beside them, by the names and rules of llama.cpp's converter (`tests/golden/gguf/make.py`).
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a helper that fails is a test that fails")]
-
 use std::path::{Path, PathBuf};
 
 use dropcap_kernels::{BlockFormat, DType, Orientation, Part, QuantisedMatrix, Team, TensorBytes};

@@ -1,7 +1,5 @@
 //! Text to tokens and back, on a small byte-level tokenizer made here.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a helper that fails is a test that fails")]
-
 use std::path::Path;
 use std::sync::Arc;
 

@@ -5,7 +5,6 @@
     clippy::print_stderr,
     reason = "a test that cannot go on should fail"
 )]
-#![allow(dead_code, reason = "each test binary uses its own part of this module")]
 
 pub mod browser;
 

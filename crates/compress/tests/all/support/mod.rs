@@ -1,6 +1,5 @@
 //! The stub that the golden values were made with, as a judge.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
-#![allow(dead_code, reason = "each test binary uses its own part of this module")]
 
 use std::collections::HashMap;
 use std::path::PathBuf;
