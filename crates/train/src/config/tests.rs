@@ -32,7 +32,7 @@ fn all_kinds() -> Vec<Config> {
     vec![
         good(SHORT, &[threads]),
         good(SHORT, &["gates.rule=soft", "sparsity.gamma=0.3", "batch.tokens=512"]),
-        good(SHORT, &["gates.rule=birth", "gates.noise.start=0.5"]),
+        good(SHORT, &["gates.rule=birth", "gates.noise.start=0.5", "sparsity.trained_keep=0.15"]),
         good(SHORT, &["method=window", "dtype=bf16", "kv_dtype=f16"]),
         good(SHORT, &["train=lora", "method=none"]),
         good(SHORT, &["device=cuda:0", "precision=bf16"]),
@@ -57,6 +57,8 @@ fn three_keys_make_a_run() {
     let pressure = config.sparsity.as_ref().unwrap().pressure();
     let budgets = Budgets::Word(BudgetWord::Probe);
     assert_eq!(pressure, Pressure::Target { keep: 0.2, trained: 0.2, ramp, budgets });
+    let less = good(SHORT, &["sparsity.trained_keep=0.15"]).sparsity.unwrap().pressure();
+    assert!(matches!(less, Pressure::Target { keep: 0.2, trained: 0.15, .. }), "{less:?}");
     assert_eq!(config.cache(), Path::new("out/cache"));
     let scratch = good(SCRATCH, &["steps=40"]);
     assert_eq!((scratch.method, scratch.optimizer.learning_rate), (Method::None, 1e-3));

@@ -56,6 +56,19 @@ fn layers_that_depend_on_each_other_keep_at_most_their_targets_together() {
 }
 
 #[test]
+fn weights_that_learn_with_less_are_settled_for_what_they_will_have() {
+    let workshop = Workshop::new();
+    let mut trainer = entangled(&workshop, &["sparsity.trained_keep=0.2"]);
+    let Pressure::Controlled(controller) = &trainer.pressure else { panic!("no controller") };
+    let learned = controller.targets(1.0);
+    let settled = settle(&mut trainer);
+    for ((keep, target), learned) in settled.keep.iter().zip(&settled.targets).zip(learned) {
+        assert!((learned - 0.2).abs() < 1e-6 && (target - 0.4).abs() < 1e-6, "{settled:?}");
+        assert!(keep <= target && *keep > target - 0.05, "{settled:?}");
+    }
+}
+
+#[test]
 fn what_a_layer_keeps_does_depend_on_the_layers_below() {
     // Else the test above would say nothing.
     let workshop = Workshop::new();
