@@ -108,7 +108,7 @@ pub const KEYS: &[Key] = &[
     key(
         "teacher",
         "the dense model itself",
-        "another model with the same tokens to imitate: a directory, or a hub id (on the processor)",
+        "another model with the same tokens to imitate: a directory, or a hub id",
     ),
     key("checkpoint.every", "100", "steps between two saved states"),
     key("checkpoint.keep", "2", "saved states that are kept"),

@@ -8,6 +8,7 @@ use dropcap_kernels::matmul::{Sum, TrainMatrix};
 
 use super::forward::Run;
 use super::gradients::Gradients;
+use super::network::Network;
 use super::room::SLICE;
 use super::weights::Weights;
 
@@ -25,6 +26,7 @@ pub(super) struct Goal<'a> {
 /// What a teacher made of the same tokens.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lesson<'a> {
+    pub(super) network: &'a Network,
     pub(super) weights: &'a Weights,
     /// After its final norm, W `[t, c]`.
     pub(super) output: &'a DeviceBuffer<u8>,
@@ -41,14 +43,15 @@ impl Run<'_> {
         let head = &network.head;
         for first in (0..self.rows()).step_by(SLICE) {
             let rows = SLICE.min(self.rows() - first);
-            let x = self.slice(&room.normed, first, rows)?;
+            let width = network.config.hidden;
+            let x = self.slice(&room.normed, width, first, rows)?;
             let out = self.logits(&room.logits, rows)?;
             kernels.products.multiply(x, weights.matrix(head)?, Sum::Store, None, out)?;
             let mut teacher_logits = None;
-            if let Some(Lesson { weights, output, logits }) = goal.teacher {
-                let x = self.slice(output, first, rows)?;
+            if let Some(Lesson { network: teacher, weights, output, logits }) = goal.teacher {
+                let x = self.slice(output, teacher.config.hidden, first, rows)?;
                 let out = self.logits(logits, rows)?;
-                kernels.products.multiply(x, weights.matrix(head)?, Sum::Store, None, out)?;
+                kernels.products.multiply(x, weights.matrix(&teacher.head)?, Sum::Store, None, out)?;
                 teacher_logits = Some(logits);
             }
             kernels.loss.slice(
@@ -67,20 +70,26 @@ impl Run<'_> {
                 let d = TrainMatrix::new(gradient, kernels.dtype, rows, vocabulary, apart)?;
                 let sum = if first == 0 { gradients.sum() } else { Sum::Add };
                 head.weight_gradient(kernels, gradients, x, d, sum)?;
-                head.input_gradient(kernels, weights, d, self.slice(&room.back.d_input, first, rows)?)?;
+                head.input_gradient(
+                    kernels,
+                    weights,
+                    d,
+                    self.slice(&room.back.d_input, width, first, rows)?,
+                )?;
             }
         }
         Ok(())
     }
 
-    /// Some rows of `[t, c]` in the format of products.
+    /// Some rows of `[t, width]` in the format of products.
     fn slice<'b>(
         &self,
         buffer: &'b DeviceBuffer<u8>,
+        width: usize,
         first: usize,
         rows: usize,
     ) -> Result<TrainMatrix<'b>, KernelError> {
-        let (width, dtype) = (self.network.config.hidden, self.kernels.dtype);
+        let dtype = self.kernels.dtype;
         let bytes = first * width * dtype.bytes()..(first + rows) * width * dtype.bytes();
         TrainMatrix::new(DeviceSlice::new(buffer, bytes)?, dtype, rows, width, width)
     }

@@ -73,6 +73,7 @@ impl Cuda {
             }
         };
         let teacher = dense.as_ref().map(|Teaching { output, logits }| Lesson {
+            network: &self.network,
             weights: &self.weights,
             output,
             logits,

@@ -16,6 +16,7 @@ mod look;
 mod matrix;
 mod need;
 mod network;
+mod other;
 mod part;
 mod place;
 mod room;
@@ -37,6 +38,7 @@ use dropcap_kernels::{DType, KernelError};
 use dropcap_model::{DecoderConfig, WeightPlan};
 
 pub use need::Need;
+pub use other::OtherModel;
 
 use crate::TrainError;
 use crate::backend::Room as Size;
@@ -47,9 +49,10 @@ use gradients::Gradients;
 use kernels::Kernels;
 use look::Look;
 use network::Network;
+use other::Other;
 use part::Part;
 use place::Places;
-use room::Room;
+use room::{Purpose, Room};
 use sample::Sample;
 use sums::Sums;
 use weights::Weights;
@@ -94,8 +97,10 @@ pub enum Teacher<'a> {
     None,
     /// The model's own, whose weights are held.
     Student,
-    /// Those of a model with these weights, in the plan's order.
+    /// Those of the same network with these weights, in the plan's order.
     Apart(&'a [f32]),
+    /// Those of another model.
+    Other(OtherModel<'a>),
 }
 
 /// A network whose parameters lie on a CUDA device.
@@ -140,6 +145,7 @@ enum Taught {
     /// The student's own weights, in the network beneath its factors.
     Student(Box<Network>),
     Apart(Weights),
+    Other(Box<Other>),
 }
 
 /// Sums of squares of gradients.
@@ -174,6 +180,7 @@ impl Cuda {
                 weights.load(&kernels, &places, 0, values)?;
                 Taught::Apart(weights)
             }
+            Teacher::Other(model) => Taught::Other(Box::new(Other::new(device, plan, model)?)),
         };
         // A model that is only looked through trains nothing: what would, begins behind all of it.
         let trained = layout.trained();
@@ -187,6 +194,12 @@ impl Cuda {
         let shape = gated_shape(config, gates, 0, [size.sequences, size.tokens], &pruning);
         let heads = gates.map_or(0, |form| form.heads);
         let zeros = |what, len| DeviceBuffer::zeroed(device, what, len).map_err(KernelError::from);
+        let taught = matches!(teacher, Taught::Student(_) | Taught::Apart(_));
+        let purpose = Purpose::Train { recompute: size.recompute, taught };
+        let mut room = Room::new(&kernels, &network, &shape, purpose)?;
+        if let Taught::Other(other) = &teacher {
+            room.taught = Some(other.teaching()?);
+        }
         let mut cuda = Self {
             sums: None,
             weights,
@@ -194,7 +207,7 @@ impl Cuda {
                 let matrices = network.made_by_products();
                 Gradients::new(&kernels, &places, first, still, matrices, network.widest_vector())?
             },
-            room: Room::new(&kernels, &network, &shape, size.recompute, !matches!(teacher, Taught::Nobody))?,
+            room,
             maps: match gates {
                 None => Vec::new(),
                 Some(_) => {

@@ -1,11 +1,12 @@
 //! How much memory a training takes on a device, before any is taken.
 
 use dropcap_kernels::DType;
+use dropcap_model::{DecoderConfig, WeightPlan};
 
 use super::factors::FactorRoom;
 use super::room::SLICE;
-use super::{Plan, Teacher};
-use crate::network::Group;
+use super::{OtherModel, Plan, Teacher};
+use crate::network::{GateForm, Group, Layout};
 
 /// Bytes on a device, about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,27 +42,31 @@ impl Plan<'_> {
         let narrow = self.dtype.bytes();
         // Products read a copy of the values where their format is another one; of what they alone read and nobody changes,
         // there is nothing but the copy.
-        let head = self.plan.head.iter();
-        let products: usize =
-            self.plan.products().chain(head).map(|matrix| matrix.outputs() * matrix.inputs).sum();
-        let held = |all: usize, is_held: bool| match self.dtype {
+        let held = |plan: &WeightPlan, all: usize, is_held: bool| match self.dtype {
             DType::F32 => 4 * all,
-            _ => (4 + narrow) * all - if is_held { 4 * products } else { 0 },
+            _ => (4 + narrow) * all - if is_held { 4 * products(plan) } else { 0 },
         };
-        let trained = layout.trained();
-        let taught = if matches!(self.teacher, Teacher::Apart(_)) { held(weights, true) } else { 0 };
-        let (merged, thin) = self.factors.map_or((0, 0), |form| FactorRoom::sizes(form, self.plan));
-        let parameters = held(all, trained.start >= weights) + taught + 12 * trained.len() + narrow * merged;
-
         let room = self.room;
         let rows = room.sequences * room.tokens;
+        // Of a teacher the values, and what a pass of its own writes.
+        let (taught, looks) = match self.teacher {
+            Teacher::None | Teacher::Student => (0, 0),
+            Teacher::Apart(_) => (held(self.plan, weights, true), 0),
+            Teacher::Other(OtherModel { config, plan, .. }) => {
+                let look = layer(config, None, narrow) + 2 * 4 * config.hidden + narrow * config.hidden;
+                (held(plan, Layout::new(config, plan, None).len(), true), rows * look)
+            }
+        };
+        let trained = layout.trained();
+        let (merged, thin) = self.factors.map_or((0, 0), |form| FactorRoom::sizes(form, self.plan));
+        let parameters =
+            held(self.plan, all, trained.start >= weights) + taught + 12 * trained.len() + narrow * merged;
+
         let (heads, gates) = self.gates.map_or((0, 0), |form| (form.heads, form.row()));
         let fused = config.query_width() + 2 * config.key_width();
         let (hidden, mixed) = (config.hidden, config.query_width());
         let (up, active) = (config.up_width(), config.intermediate);
-        let raw = if config.qk_norm { fused } else { 0 };
-        let layer = narrow * (2 * hidden + fused + raw + mixed + up + active)
-            + 4 * (hidden + 4 + config.heads + 2 * gates + heads);
+        let layer = layer(config, self.gates, narrow);
         let layers = if room.recompute { 1 } else { config.layers };
         let back = narrow * (2 * hidden + mixed + fused + up + active + gates)
             + 4 * (hidden + config.heads + 2 * gates);
@@ -75,9 +80,25 @@ impl Plan<'_> {
         let activations = rows
             * (layers * layer + back + stream + votes + outputs * narrow * hidden + 2 * narrow * thin)
             + outputs * logits
-            + strips;
+            + strips
+            + looks;
         Need { parameters, activations, rest: REST }
     }
+}
+
+/// Numbers of the matrices that products read.
+fn products(plan: &WeightPlan) -> usize {
+    plan.products().chain(plan.head.iter()).map(|matrix| matrix.outputs() * matrix.inputs).sum()
+}
+
+/// Bytes of one layer's activations for a token.
+fn layer(config: &DecoderConfig, gates: Option<GateForm>, narrow: usize) -> usize {
+    let (heads, gates) = gates.map_or((0, 0), |form| (form.heads, form.row()));
+    let fused = config.query_width() + 2 * config.key_width();
+    let raw = if config.qk_norm { fused } else { 0 };
+    narrow
+        * (2 * config.hidden + fused + raw + config.query_width() + config.up_width() + config.intermediate)
+        + 4 * (config.hidden + 4 + config.heads + 2 * gates + heads)
 }
 
 #[cfg(test)]
@@ -127,5 +148,32 @@ mod tests {
         assert!(lora.abs_diff(expected) < 2 << 20, "{lora} {expected}");
         let whole = parameters(None, Layout::new(&config, &plan, None));
         assert_eq!(whole, 18 * (all - trained));
+        let taught = |teacher| {
+            let layout = Layout::new(&config, &plan, None);
+            let room = Room { sequences: 2, tokens: 4096, recompute: true };
+            let plan = Plan {
+                config: &config,
+                plan: &plan,
+                gates: None,
+                factors: None,
+                scales: &[],
+                dtype: DType::Bf16,
+                cache: DType::Bf16,
+                room,
+                layout,
+                held: &[],
+                still: Vec::new(),
+                teacher,
+            };
+            plan.need()
+        };
+        let (apart, other) = (
+            taught(Teacher::Apart(&[])),
+            taught(Teacher::Other(OtherModel { config: &config, plan: &plan, values: &[] })),
+        );
+        // The same model as another one holds as much, and writes its own numbers.
+        assert_eq!(apart.parameters, other.parameters);
+        let written = (other.activations - apart.activations) / (2 * 4096);
+        assert!((2 * 70_000..2 * 90_000).contains(&written), "{written} bytes a token");
     }
 }

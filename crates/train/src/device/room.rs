@@ -109,6 +109,15 @@ pub(super) struct BackRoom {
     pub(super) turn: DeviceBuffer<f32>,
 }
 
+/// What the memory of a pass is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Forward and back, activations computed again or not, with a teacher of the same shape or without.
+    Train { recompute: bool, taught: bool },
+    /// Forward through one layer after the other, for what comes out of the last.
+    Look,
+}
+
 impl Teaching {
     pub(super) fn new(kernels: &Kernels, network: &Network, rows: usize) -> Result<Self, KernelError> {
         let stride = network.config.vocabulary.next_multiple_of(64);
@@ -124,23 +133,27 @@ impl Room {
         kernels: &Kernels,
         network: &Network,
         shape: &GatedShape,
-        recompute: bool,
-        taught: bool,
+        purpose: Purpose,
     ) -> Result<Self, KernelError> {
         let (config, device) = (&network.config, &kernels.device);
         let rows = shape.sequences * shape.tokens;
+        // Rows on the way back, and streams between layers.
+        let (recompute, taught, back, streams) = match purpose {
+            Purpose::Train { recompute, taught } => (recompute, taught, rows, config.layers + 1),
+            Purpose::Look => (true, false, 0, 2),
+        };
         let (gated, heads) = (network.gates.is_some(), network.gates.map_or(0, |form| form.heads));
         let gate_width = network.gates.map_or(0, GateForm::row);
-        let hidden = || kernels.wide("the residual stream", rows * config.hidden);
+        let hidden = |rows: usize| kernels.wide("the residual stream", rows * config.hidden);
         let slots = if recompute { 1 } else { config.layers };
         let stride = config.vocabulary.next_multiple_of(64);
-        let slice = SLICE.min(rows);
+        let slice = SLICE.min(back);
         let rest = gated && kernels.dtype != DType::F32;
         Ok(Self {
             sequences: shape.sequences,
             tokens: shape.tokens,
             recompute,
-            residual: (0..=config.layers).map(|_| hidden()).collect::<Result<_, _>>()?,
+            residual: (0..streams).map(|_| hidden(rows)).collect::<Result<_, _>>()?,
             layers: (0..slots).map(|_| LayerRoom::new(kernels, network, rows)).collect::<Result<_, _>>()?,
             rest: rest
                 .then(|| DeviceBuffer::uninitialized(device, "the gates' input", 2 * rows * config.hidden))
@@ -154,24 +167,24 @@ impl Room {
             soft: None,
             noise: kernels.wide("the thresholds' noise", rows * heads)?,
             back: BackRoom {
-                d_residual: hidden()?,
-                narrow: kernels.room("gradients", rows * config.hidden)?,
-                d_input: kernels.room("gradients", rows * config.hidden)?,
-                d_mixed: kernels.room("gradients", rows * config.query_width())?,
-                d_qkv: kernels.room("gradients", rows * network.fused_width())?,
-                d_up: kernels.room("gradients", rows * config.up_width())?,
-                d_active: kernels.room("gradients", rows * config.intermediate)?,
-                delta: kernels.wide("gradients", rows * config.heads)?,
+                d_residual: hidden(back)?,
+                narrow: kernels.room("gradients", back * config.hidden)?,
+                d_input: kernels.room("gradients", back * config.hidden)?,
+                d_mixed: kernels.room("gradients", back * config.query_width())?,
+                d_qkv: kernels.room("gradients", back * network.fused_width())?,
+                d_up: kernels.room("gradients", back * config.up_width())?,
+                d_active: kernels.room("gradients", back * config.intermediate)?,
+                delta: kernels.wide("gradients", back * config.heads)?,
                 d_gates: [
-                    kernels.wide("gradients of gates", rows * gate_width)?,
-                    kernels.wide("gradients of gates", rows * gate_width)?,
+                    kernels.wide("gradients of gates", back * gate_width)?,
+                    kernels.wide("gradients of gates", back * gate_width)?,
                 ],
-                narrow_gates: kernels.room("gradients of gates", rows * gate_width)?,
+                narrow_gates: kernels.room("gradients of gates", back * gate_width)?,
                 unscaled: kernels.wide("gradients of gates", gate_width * config.hidden)?,
                 columns: kernels.wide(
                     "partial sums",
                     DeviceSums::scratch(
-                        rows,
+                        back,
                         config.up_width().max(network.fused_width()).max(config.hidden),
                     ),
                 )?,

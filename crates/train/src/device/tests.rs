@@ -12,7 +12,7 @@ use dropcap_kernels::{AdamW, AlphaSigmoid, DType, Team};
 use dropcap_model::{DecoderConfig, WeightPlan};
 use dropcap_policy::Floors;
 
-use super::{Cuda, Plan, Teacher};
+use super::{Cuda, OtherModel, Plan, Teacher};
 use crate::backend::{Backend, DenseTeacher, Gathered, Pass, Processor, Room};
 use crate::collective::Alone;
 use crate::network::{GateForm, Group, Layout, Network, Noise, Pruning, Pull, initialize};
@@ -91,13 +91,28 @@ struct Twins {
 }
 
 impl Twins {
+    /// Taught by other weights of the same network.
     fn new(device: &Device, config: &DecoderConfig, form: GateForm, recompute: bool) -> Self {
+        Self::taught_by(device, config, None, form, recompute)
+    }
+
+    /// Taught by another model, if there is one.
+    fn taught_by(
+        device: &Device,
+        config: &DecoderConfig,
+        other: Option<&DecoderConfig>,
+        form: GateForm,
+        recompute: bool,
+    ) -> Self {
         let plan = WeightPlan::of(config, &|_| false);
         let gates = Some(form);
         let scales = vec![(0..config.hidden).map(|i| 0.5 + 0.02 * i as f32).collect(); config.layers];
         let room = Room { sequences: SEQUENCES / PARTS, tokens: TOKENS, recompute };
         let layout = Layout::new(config, &plan, gates);
-        let teacher = initialize(config, &plan, &Layout::new(config, &plan, None), 9).unwrap();
+        let of_teacher = other.unwrap_or(config);
+        let its_plan = WeightPlan::of(of_teacher, &|_| false);
+        let teacher =
+            initialize(of_teacher, &its_plan, &Layout::new(of_teacher, &its_plan, None), 9).unwrap();
         let mut values = initialize(config, &plan, &layout, 3).unwrap();
         let mut state = 1_u64;
         let mut uniform = || {
@@ -111,7 +126,7 @@ impl Twins {
         }
         let team = Team::new(2).unwrap();
         let network = Network::new(config, &plan, gates, &scales).unwrap();
-        let dense = Network::new(config, &plan, None, &[]).unwrap();
+        let dense = Network::new(of_teacher, &its_plan, None, &[]).unwrap().forward_only();
         let taught = DenseTeacher::apart(&team, dense, teacher.clone(), room).unwrap();
         let mut processor = Processor::new(team, network, Some(taught), room, Vec::new(), Vec::new());
         let device_plan = Plan {
@@ -126,7 +141,10 @@ impl Twins {
             layout: layout.clone(),
             held: &[],
             still: Vec::new(),
-            teacher: Teacher::Apart(&teacher),
+            teacher: match other {
+                None => Teacher::Apart(&teacher),
+                Some(config) => Teacher::Other(OtherModel { config, plan: &its_plan, values: &teacher }),
+            },
         };
         let mut on_device = Cuda::new(device, &device_plan).unwrap();
         processor.load(&values, None).unwrap();
@@ -212,6 +230,25 @@ fn agree(what: &str, twins: &mut Twins, pruning: &Pruning<'_>, distill: f32) {
         let error = pairs.map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2)).sum::<f64>().sqrt();
         let norm = processor[slot.range.clone()].iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
         assert!(error < TOLERANCE * norm + 1e-6 * whole, "{what} {}: {error:e} of {norm:e}", slot.name);
+    }
+}
+
+#[test]
+fn a_teacher_of_another_shape_teaches_as_on_the_processor() {
+    let Some(device) = device("a teacher of another shape") else { return };
+    let teacher = r#"{"model_type":"llama","architectures":["LlamaForCausalLM"],"num_hidden_layers":3,"hidden_size":80,
+        "num_attention_heads":5,"num_key_value_heads":1,"head_dim":16,"intermediate_size":72,"vocab_size":83,
+        "max_position_embeddings":80,"rms_norm_eps":1e-5,"rope_theta":1000.0,"tie_word_embeddings":true,
+        "hidden_act":"silu"}"#;
+    let teacher = DecoderConfig::parse(Path::new("config.json"), teacher.as_bytes()).unwrap();
+    let floors = Floors { sinks: 2, recent: 5 };
+    for (name, config) in families() {
+        for recompute in [false, true] {
+            let form = GateForm::votes(1, 5);
+            let mut twins = Twins::taught_by(&device, &config, Some(&teacher), form, recompute);
+            let pruning = Pruning::Hard { floors, shifts: &[0.1, -0.2], noise: None };
+            agree(&format!("{name} taught by another"), &mut twins, &pruning, 0.7);
+        }
     }
 }
 

@@ -11,10 +11,9 @@ use dropcap_kernels::{AdamW, KernelError, RowLoss};
 use super::backward::GatePull;
 use super::forward::{Counting, Run, SoftVotes};
 use super::head::{Goal, Lesson};
-use super::network::Network;
 use super::room::Teaching;
 use super::sums::Sums;
-use super::weights::{Weights, download, upload};
+use super::weights::{download, upload};
 use super::{Cuda, MOST_RANGES, Taught};
 use crate::TrainError;
 use crate::backend::{Backend, Gathered, Measured, Parameters, Pass};
@@ -75,16 +74,16 @@ impl Backend for Cuda {
         let soft = Some(SoftVotes { curve: &self.curve, survival: &part.survival });
         let run =
             Run { kernels, network, weights, room, sequences, pruning, windows, maps, cache, soft, sums };
-        let teacher: Option<(&Network, &Weights)> = match &self.teacher {
+        let teacher = match &self.teacher {
             Taught::Nobody => None,
-            Taught::Student(beneath) => Some((beneath, weights)),
-            Taught::Apart(weights) => Some((network, weights)),
+            Taught::Student(beneath) => Some(Run { network: beneath, pruning: &Pruning::Dense, ..run }),
+            Taught::Apart(weights) => Some(Run { weights, pruning: &Pruning::Dense, ..run }),
+            Taught::Other(other) => Some(other.run(sequences)),
         };
         let taught = match (teacher, &room.taught) {
-            (Some((network, weights)), Some(Teaching { output, logits })) => {
-                let teaching = Run { network, weights, pruning: &Pruning::Dense, ..run };
-                teaching.look(&part.batch, None, output)?;
-                Some(Lesson { weights, output, logits })
+            (Some(teacher), Some(Teaching { output, logits })) => {
+                teacher.look(&part.batch, None, output)?;
+                Some(Lesson { network: teacher.network, weights: teacher.weights, output, logits })
             }
             _ => None,
         };

@@ -45,7 +45,7 @@ pub fn confounders(
     (config.data.select, config.data.scores) = (None, None);
     (config.batch.sequences, config.batch.micro_sequences) = (1, 1);
     config.data.valid.clear();
-    check_teacher(&config, source, None)?;
+    check_teacher(&config, source)?;
     tell_borders(source, report);
     let texts = source.texts(&config, true, &mut |prepared| report.prepared(&prepared))?;
     let batches = &texts.train;

@@ -55,7 +55,7 @@ impl Plan {
     /// # Errors
     /// A configuration that does not fit the model or the device; too little memory even to look at it.
     pub fn of(config: &Config, source: &Source, device: Option<&Device>) -> Result<Self, TrainError> {
-        check_teacher(config, source, device)?;
+        check_teacher(config, source)?;
         let model = source.config();
         let tokens = config.sequence_tokens(model.max_positions)?;
         let form = config.gates.as_ref().map(|gates| gates.form(model.kv_heads));

@@ -15,7 +15,7 @@ use super::adapter::{draw_factors, factor_form, layout};
 use super::companions::companion;
 use super::gates::{Fitted, fit};
 use super::subset::subset;
-use super::teacher::{check_teacher, teacher};
+use super::teacher::{apart, check_teacher, device_teacher, teacher};
 use super::{Pressure, Trainer};
 use crate::TrainError;
 use crate::backend::{Backend, Processor, Room};
@@ -302,15 +302,11 @@ fn backend(
 ) -> Result<Box<dyn Backend>, TrainError> {
     let tokens = config.sequence_tokens(source.config().max_positions)?;
     let room = room(config, tokens);
-    check_teacher(config, source, device)?;
+    check_teacher(config, source)?;
     if let Some(device) = device {
         check_room(config, source, device)?;
-        let dense = Layout::new(source.config(), source.plan(), None);
-        let apart = config.distill > 0.0 && config.train == Trained::All;
-        let apart = apart.then(|| source.weights(&dense, config.seed)).transpose()?;
-        let factors = factors(config, source)?;
-        let plan =
-            device_plan(config, source, layout.clone(), factors.as_ref(), room, &held, apart.as_deref());
+        let (factors, apart) = (factors(config, source)?, apart(config, source)?);
+        let plan = device_plan(config, source, layout.clone(), factors.as_ref(), room, &held, &apart);
         return Ok(Box::new(Cuda::new(device, &plan)?));
     }
     if config.precision.is_some_and(|precision| precision != DType::F32) {
@@ -336,8 +332,8 @@ fn factors(config: &Config, source: &Source) -> Result<Option<FactorForm>, Train
     (config.train == Trained::Lora).then(|| factor_form(config, source)).transpose()
 }
 
-/// What a configuration trains on a device, behind the values that it holds; a teacher has weights `apart` from its
-/// student's where those change.
+/// What a configuration trains on a device, behind the values that it holds; a teacher that does not share its student's weights
+/// has those `apart`.
 fn device_plan<'a>(
     config: &Config,
     source: &'a Source,
@@ -345,7 +341,7 @@ fn device_plan<'a>(
     factors: Option<&'a FactorForm>,
     room: Room,
     held: &'a [f32],
-    apart: Option<&'a [f32]>,
+    apart: &'a [f32],
 ) -> device::Plan<'a> {
     device::Plan {
         config: source.config(),
@@ -359,11 +355,7 @@ fn device_plan<'a>(
         still: still(config, &layout),
         layout,
         held,
-        teacher: match apart {
-            _ if config.distill == 0.0 => device::Teacher::None,
-            Some(values) => device::Teacher::Apart(values),
-            None => device::Teacher::Student,
-        },
+        teacher: device_teacher(config, source, apart),
     }
 }
 
@@ -374,11 +366,9 @@ fn device_plan<'a>(
 pub(super) fn check_room(config: &Config, source: &Source, device: &Device) -> Result<Need, TrainError> {
     let tokens = config.sequence_tokens(source.config().max_positions)?;
     let form = config.gates.as_ref().map(|gates| gates.form(source.config().kv_heads));
-    // What a teacher holds is counted, whatever it is.
-    let apart: Option<&[f32]> = (config.train == Trained::All).then_some(&[]);
     let layout = layout(config, source, form)?;
     let factors = factors(config, source)?;
-    let mut plan = device_plan(config, source, layout, factors.as_ref(), room(config, tokens), &[], apart);
+    let mut plan = device_plan(config, source, layout, factors.as_ref(), room(config, tokens), &[], &[]);
     let (free, _) = device.memory().map_err(KernelError::from)?;
     let need = plan.need();
     if need.bytes() <= free {

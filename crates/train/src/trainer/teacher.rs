@@ -1,13 +1,13 @@
 //! Whose predictions a student imitates.
 
 use dropcap_kernels::Team;
-use dropcap_kernels::cuda::Device;
 
 use super::Source;
 use crate::TrainError;
 use crate::backend::{DenseTeacher, Room};
 use crate::config::{Config, Trained};
-use crate::network::Network;
+use crate::device;
+use crate::network::{Layout, Network};
 
 impl Source {
     /// The same source with another model for its teacher, which must have its tokens.
@@ -53,24 +53,47 @@ impl Source {
     }
 }
 
-/// Refuses a teacher that cannot read what the student reads, or a device for one, where its predictions are imitated.
-pub(super) fn check_teacher(
-    config: &Config,
-    source: &Source,
-    device: Option<&Device>,
-) -> Result<(), TrainError> {
+/// Refuses a teacher that cannot read what the student reads, where its predictions are imitated.
+pub(super) fn check_teacher(config: &Config, source: &Source) -> Result<(), TrainError> {
     let Some(teacher) = source.teacher().filter(|_| config.distill > 0.0) else { return Ok(()) };
     let tokens = config.sequence_tokens(source.config().max_positions)?;
     let positions = teacher.config().max_positions;
-    let problem = if device.is_some() {
-        "teacher: another model teaches on the processor alone, set device to cpu".to_owned()
-    } else if positions < tokens {
-        format!("batch.tokens is {tokens}, and the teacher has {positions} positions")
-    } else {
+    if positions >= tokens {
         return Ok(());
-    };
+    }
+    let problem = format!("batch.tokens is {tokens}, and the teacher has {positions} positions");
     let origin = "the configuration does not fit the teacher".to_owned();
     Err(TrainError::Config { origin, problems: vec![problem] })
+}
+
+/// Who teaches on a device; a teacher that does not share its student's weights has these `values`.
+pub(super) fn device_teacher<'a>(
+    config: &Config,
+    source: &'a Source,
+    values: &'a [f32],
+) -> device::Teacher<'a> {
+    match source.teacher() {
+        _ if config.distill == 0.0 => device::Teacher::None,
+        Some(other) => {
+            device::Teacher::Other(device::OtherModel { config: other.config(), plan: other.plan(), values })
+        }
+        None if config.train == Trained::All => device::Teacher::Apart(values),
+        None => device::Teacher::Student,
+    }
+}
+
+/// The weights of a teacher that does not share its student's; nothing where there is none.
+///
+/// # Errors
+/// A file that became unreadable.
+pub(super) fn apart(config: &Config, source: &Source) -> Result<Vec<f32>, TrainError> {
+    let model = match source.teacher() {
+        _ if config.distill == 0.0 => return Ok(Vec::new()),
+        Some(other) => other,
+        None if config.train == Trained::All => source,
+        None => return Ok(Vec::new()),
+    };
+    model.weights(&Layout::new(model.config(), model.plan(), None), config.seed)
 }
 
 /// The teacher of a configuration on the processor, if it has one: another model, or the student's own without forgetting.
