@@ -118,7 +118,8 @@ def gpu():
         capped = {}
         for method in ("none", "simulate(keep=0.2)"):
             # 16 GiB with weights and activations.
-            with dropcap(*bf16, "--method", method, "--kv-limit", setting("CAP", "13GiB"), "--max-batch", 128):
+            with dropcap(*bf16, "--method", method, "--kv-limit", setting("CAP", "13GiB"), "--max-batch", 128,
+                         "--chunk", setting("CHUNK", 2048)):
                 name = f"{method}, contexts of {context}"
                 asked = {"clients": most, "requests": setting("REQUESTS", most), "ids": context}
                 capped[method] = load(name, max_tokens=setting("TOKENS", 2048), **asked)

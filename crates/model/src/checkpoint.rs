@@ -143,11 +143,12 @@ impl Checkpoint {
         Ok(DType::F32)
     }
 
-    /// How a matrix is stored, to be held so; what an adapter changes is f32.
+    /// How a matrix is stored, to be held so. What an adapter changes goes into numbers of the same dtype, but not back into
+    /// the same blocks.
     pub(crate) fn stored_as(&self, tensor: &str) -> StoredAs {
-        match self.added.contains_key(tensor) {
-            true => StoredAs::Numbers(DType::F32),
-            false => self.tensors.stored_as(tensor),
+        match self.tensors.stored_as(tensor) {
+            StoredAs::Blocks(_) if self.added.contains_key(tensor) => StoredAs::OtherBlocks,
+            stored => stored,
         }
     }
 
