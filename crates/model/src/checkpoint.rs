@@ -14,10 +14,10 @@ use crate::adapter::{Adapter, LowRank};
 use crate::decoder_config::DecoderConfig;
 use crate::error::ModelError;
 use crate::weight_plan::{VectorPart, WeightPlan};
-use crate::weights::StoredAs;
+use crate::weights::{StoredAs, stored_type};
 
 use stored::StoredTensors;
-pub use write::{TOKENIZER_FILES, name_dtype, stored_type};
+pub use write::{TOKENIZER_FILES, name_dtype};
 
 /// A Hugging Face checkpoint, or a GGUF file in the place of one, opened and compared, with no weight read yet.
 ///
@@ -116,7 +116,7 @@ impl Checkpoint {
         let bytes = |dtype: DType| -> usize {
             let infos = self.plan.tensors().filter_map(|tensor| self.tensors.info(tensor.name));
             let numbers = infos
-                .filter(|info| info.dtype == Some(dtype))
+                .filter(|info| info.stored.map(StoredAs::dtype) == Some(dtype))
                 .map(|info| info.shape.iter().product::<usize>());
             numbers.sum::<usize>() * dtype.bytes()
         };
@@ -257,7 +257,7 @@ impl Checkpoint {
                     if info.shape != *shape {
                         problems.push(format!("{name}: expected shape {shape:?}, found {:?}", info.shape));
                     }
-                    if info.dtype.is_none() {
+                    if info.stored.is_none() {
                         problems.push(format!("{name}: expected {COMPUTABLE}, found {}", info.format));
                     }
                 }
