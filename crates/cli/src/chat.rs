@@ -76,6 +76,7 @@ impl<'a> Line<'a> {
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let method = arguments.method.of(&arguments.model)?;
     let loaded = loading::load(&arguments.model, &method)?;
+    loading::say_longer_texts(loaded.policy.as_ref(), loaded.config.max_positions);
     let Language { tokenizer, generation, template } = loaded.language(arguments.chat_template.as_deref())?;
     let template = template.with_context(|| {
         format!("{} has no chat template: name one with --chat-template FILE", loaded.directory.display())

@@ -18,7 +18,7 @@ use dropcap_train::Digest;
 use serde_json::{Value, json};
 
 use crate::arguments::{ModelArguments, StepArguments};
-use crate::loading::Found;
+use crate::loading::{Found, say_longer_texts};
 use crate::size;
 use generated::Generated;
 use subject::Asking;
@@ -90,6 +90,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         max_batch: arguments.step.max_batch,
     };
     let subject = asking.subject(&arguments.model, &found, &specs)?;
+    let longest = arguments.window.iter().chain(&arguments.length).copied().max().unwrap_or(0);
+    subject.methods.iter().for_each(|method| say_longer_texts(method.policy.as_ref(), longest));
     let mut tasks: Vec<Task> = Vec::new();
     let mut described = Vec::new();
     for spec in &arguments.tasks {

@@ -60,6 +60,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     };
     let method = arguments.method.of(&arguments.model)?;
     let loaded = loading::load(&arguments.model, &method)?;
+    loading::say_longer_texts(loaded.policy.as_ref(), ids.len());
     let machine = &arguments.model.machine;
     let (kv_dtype, kv_limit) = (machine.kv_dtype, machine.kv_limit);
     let chunk = arguments.chunk.unwrap_or(ids.len().max(1));

@@ -123,6 +123,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let watch = arguments.watches().then(|| Watch::over(&mut engine, &loaded));
     let mut run = batch::Batch::new(arguments.json, loaded.compute.formats(), prompts.len(), watch);
     let single = prompts.len() == 1;
+    let mut longest = 0;
     for (number, prompt) in prompts.into_iter().enumerate() {
         let ids = encoder.encode(&prompt);
         let ids = if single { ids? } else { ids.with_context(|| format!("prompt {}", number + 1))? };
@@ -133,11 +134,13 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             ..sampling
         };
         let max_tokens = prompt.max_tokens.unwrap_or(arguments.max_tokens);
+        longest = longest.max(ids.len().saturating_add(max_tokens));
         let stop_tokens = stop_tokens.clone();
         let request = Request { prompt: ids, max_tokens, sampling, stop_tokens, ..Request::default() };
         let stops = prompt.stop.unwrap_or_else(|| arguments.stop.clone());
         run.submit(&mut engine, request, tokenizer.clone(), stops)?;
     }
+    loading::say_longer_texts(loaded.policy.as_ref(), longest.min(loaded.config.max_positions));
     run.drive(&mut engine)
 }
 

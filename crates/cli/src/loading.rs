@@ -237,13 +237,26 @@ pub fn load_as(
 pub fn say_other_cache(policy: &dyn EvictionPolicy, kv_dtype: KvFormat) {
     for rule in policy.rules().into_iter().flatten() {
         if let Some(settled) =
-            rule.action.settled_for().filter(|&settled| KvFormat::from(settled) != kv_dtype)
+            rule.action.settled_for().kv_dtype.filter(|&settled| KvFormat::from(settled) != kv_dtype)
         {
             warn(&format!(
                 "the gates were settled for a cache in {settled}, and this one is in {kv_dtype}: they may keep another \
                  share than they were trained to; --kv-dtype {settled} keeps it"
             ));
         }
+    }
+}
+
+/// Warns of gates that were taught on shorter texts than these may become.
+pub fn say_longer_texts(policy: &dyn EvictionPolicy, most: usize) {
+    let rules = policy.rules().into_iter().flatten();
+    if let Some(tokens) =
+        rules.filter_map(|rule| rule.action.settled_for().tokens).min().filter(|&tokens| tokens < most)
+    {
+        warn(&format!(
+            "the gates were taught on texts of {tokens} tokens, and here are up to {most}: of what is longer they may keep \
+             another share than they were trained to"
+        ));
     }
 }
 

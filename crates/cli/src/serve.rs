@@ -121,6 +121,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
 fn load(arguments: &Arguments, name: String) -> Result<(Engine, ServedModel)> {
     let method = arguments.method.of(&arguments.model)?;
     let loaded = loading::load(&arguments.model, &method)?;
+    loading::say_longer_texts(loaded.policy.as_ref(), loaded.config.max_positions);
     let Language { tokenizer, generation, template } = loaded.language(arguments.chat_template.as_deref())?;
     let options =
         loaded.engine_options(&arguments.model.machine, arguments.step.chunk, arguments.step.max_batch);

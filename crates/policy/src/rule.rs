@@ -4,13 +4,11 @@ mod gates;
 mod head_set;
 mod prompt_cut;
 
-pub use gates::{BirthGates, GateLayer, RuleGates, VoteGates};
+pub use gates::{BirthGates, GateLayer, RuleGates, SettledFor, VoteGates};
 pub use head_set::HeadSet;
 pub use prompt_cut::{PromptBudget, PromptCut};
 
 use std::sync::Arc;
-
-use dropcap_kernels::DType;
 
 use crate::{Budgets, Floors, Peak, TextSize};
 
@@ -71,13 +69,13 @@ pub enum Action {
 }
 
 impl Action {
-    /// The format of the cache that the biases of its gates were settled for, where there are gates that say so.
+    /// What the biases of its gates were settled for; nothing is known where there are no gates.
     #[must_use]
-    pub fn settled_for(&self) -> Option<DType> {
+    pub fn settled_for(&self) -> SettledFor {
         match self {
-            Self::Vote { gates, .. } => gates.kv_dtype(),
-            Self::BirthGate { gates } => gates.kv_dtype(),
-            _ => None,
+            Self::Vote { gates, .. } => gates.settled(),
+            Self::BirthGate { gates } => gates.settled(),
+            _ => SettledFor::default(),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{dropcap, failure, output, text};
+use crate::support::{both, dropcap, failure, output, text};
 use serde_json::Value;
 
 /// A folder with texts, a tokenizer and a configuration.
@@ -70,6 +70,11 @@ fn a_trained_directory_generates_as_it_is() {
     let answer: Value = serde_json::from_str(output(&generate).lines().last().unwrap()).unwrap();
     let kv = &answer["kv"];
     assert!(kv["live_entries"].as_u64().unwrap() < kv["logical_entries"].as_u64().unwrap(), "{answer}");
+    let warned = |tokens: &str| {
+        both(&["generate", "-m", text(&model), "--method", "dcp", "-p", "the cat", "-n", tokens]).1
+    };
+    assert!(warned("60").contains("taught on texts of 48 tokens, and here are up to 6"), "{}", warned("60"));
+    assert!(!warned("8").contains("taught on"));
     let card = std::fs::read_to_string(model.join("README.md")).unwrap();
     assert!(card.contains("perplexity of valid.txt, forgetting") && card.contains("steps: 20"), "{card}");
     let log = std::fs::read_to_string(workshop.path("run/metrics.jsonl")).unwrap();

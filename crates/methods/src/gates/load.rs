@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use dropcap_kernels::DType;
-use dropcap_policy::Floors;
+use dropcap_policy::{Floors, SettledFor};
 use dropcap_weights::{Fingerprint, StoredType, TensorFile};
 
 use super::layout::{BIRTH, FORMAT, VERSION, is_published_gate};
@@ -39,7 +39,7 @@ impl Gates {
         let kind = kind_of(&file, layout)?;
         let width = check_shapes(&file, layout, kind, [layers, kv_heads, hidden])?;
         let floors = floors_of(&file, layout)?;
-        let kv_dtype = kv_dtype_of(&file, layout)?;
+        let settled = settled_for(&file, layout)?;
         let mut gates = Vec::with_capacity(layers);
         for index in 0..layers {
             let [query, key, bias] = layout.names(index);
@@ -52,7 +52,7 @@ impl Gates {
             let query = if kind.votes() { file.read_f32(&query)? } else { Vec::new() };
             gates.push(LayerGates { query, key: file.read_f32(&key)?, bias: file.read_f32(&bias)? });
         }
-        Ok(Self { kv_dtype, ..Self::checked(kind, hidden, width, gates)?.under(floors) })
+        Ok(Self { settled, ..Self::checked(kind, hidden, width, gates)?.under(floors) })
     }
 }
 
@@ -105,9 +105,13 @@ fn floors_of(file: &TensorFile, layout: GateLayout) -> Result<Floors, MethodErro
     Ok(Floors { sinks: read("sinks")?, recent: read("recent")? })
 }
 
-/// The format of the cache that a file of our own layout was settled for, if it names one.
-fn kv_dtype_of(file: &TensorFile, layout: GateLayout) -> Result<Option<DType>, MethodError> {
-    stated(file, layout, "kv_dtype", "f32, bf16 or f16", |text| text.parse().ok())
+/// What a file of our own layout was settled for, as far as it says.
+fn settled_for(file: &TensorFile, layout: GateLayout) -> Result<SettledFor, MethodError> {
+    let kv_dtype = stated(file, layout, "kv_dtype", "f32, bf16 or f16", |text| text.parse::<DType>().ok())?;
+    let tokens = stated(file, layout, "tokens", "a count of at least 1", |text| {
+        text.parse().ok().filter(|&tokens: &usize| tokens > 0)
+    })?;
+    Ok(SettledFor { kv_dtype, tokens })
 }
 
 /// What an entry of the metadata says, where the layout has such entries and the file has this one.

@@ -10,8 +10,7 @@ mod save;
 pub(crate) use layout::PUBLISHED_EXAMPLE;
 pub use layout::{GateKind, GateLayout};
 
-use dropcap_kernels::DType;
-use dropcap_policy::Floors;
+use dropcap_policy::{Floors, SettledFor};
 
 use crate::MethodError;
 
@@ -31,7 +30,7 @@ pub struct Gates {
     heads: usize,
     layers: Vec<LayerGates>,
     floors: Floors,
-    kv_dtype: Option<DType>,
+    settled: SettledFor,
 }
 
 /// The gates of one layer (arXiv 2305.15805, section 3): `raw[n, j] = (W_q h_n) . (W_k h_j) / sqrt(r) + bias`, once
@@ -91,7 +90,15 @@ impl Gates {
                 }
             }
         }
-        Ok(Self { kind, hidden, width, heads, layers, floors: Floors::default(), kv_dtype: None })
+        Ok(Self {
+            kind,
+            hidden,
+            width,
+            heads,
+            layers,
+            floors: Floors::default(),
+            settled: SettledFor::default(),
+        })
     }
 
     /// The same gates, trained under these floors and so meant to be used under them.
@@ -100,10 +107,10 @@ impl Gates {
         Self { floors, ..self }
     }
 
-    /// The same gates, with biases that were settled for a cache of this format.
+    /// The same gates, with biases that were settled for this.
     #[must_use]
-    pub fn settled_for(self, kv_dtype: DType) -> Self {
-        Self { kv_dtype: Some(kv_dtype), ..self }
+    pub fn settled_for(self, settled: SettledFor) -> Self {
+        Self { settled, ..self }
     }
 
     /// When they decide.
@@ -136,10 +143,10 @@ impl Gates {
         self.floors
     }
 
-    /// The format of the cache that the biases were settled for; nothing where the file does not say.
+    /// What the biases were settled for, as far as the file says.
     #[must_use]
-    pub fn kv_dtype(&self) -> Option<DType> {
-        self.kv_dtype
+    pub fn settled(&self) -> SettledFor {
+        self.settled
     }
 
     /// One element per layer, from the embedding on.

@@ -41,6 +41,6 @@ impl Gates {
         for layer in &self.layers {
             packed.push(&team, maps(layer), &layer.bias, self.hidden)?;
         }
-        Ok(Arc::new(packed.settled_for(self.kv_dtype)))
+        Ok(Arc::new(packed.settled_for(self.settled)))
     }
 }

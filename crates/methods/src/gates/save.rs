@@ -38,7 +38,9 @@ impl Gates {
         if !self.kind.votes() {
             metadata.push(("rule", BIRTH));
         }
-        metadata.extend(self.kv_dtype.map(|dtype| ("kv_dtype", dtype.name())));
+        metadata.extend(self.settled.kv_dtype.map(|dtype| ("kv_dtype", dtype.name())));
+        let tokens = self.settled.tokens.map(|tokens| tokens.to_string());
+        metadata.extend(tokens.iter().map(|tokens| ("tokens", &**tokens)));
         let file = NewTensorFile::new(&tensors, &metadata).map_err(MethodError::Layout)?;
         Ok(publish(path, Existing::Replace, |out| file.write(out))?)
     }

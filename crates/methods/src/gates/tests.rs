@@ -56,12 +56,13 @@ fn gates_per_head_their_floors_and_their_cache_are_saved_and_loaded() {
     let path = folder.path().join("gates.safetensors");
     let layer = LayerGates { query: vec![0.25; 2 * 3 * 8], key: vec![0.5; 2 * 3 * 8], bias: vec![1.0, -1.0] };
     let floors = Floors { sinks: 4, recent: 16 };
-    let gates = Gates::new(8, 3, vec![layer.clone(), layer]).unwrap().under(floors).settled_for(DType::Bf16);
+    let gates = Gates::new(8, 3, vec![layer.clone(), layer]).unwrap().under(floors);
+    let settled = SettledFor { kv_dtype: Some(DType::Bf16), tokens: Some(700) };
+    let gates = gates.settled_for(settled);
     gates.save(&path, &fingerprint(2, 8)).unwrap();
     let loaded = Gates::load(&path, 2, 2, 8, None).unwrap();
     assert_eq!((loaded.heads(), loaded.width(), loaded.floors()), (2, 3, floors));
-    assert_eq!(loaded.kv_dtype(), Some(DType::Bf16));
-    assert_eq!(loaded.votes().unwrap().kv_dtype(), Some(DType::Bf16));
+    assert_eq!((loaded.settled(), loaded.votes().unwrap().settled()), (settled, settled));
     assert_eq!(loaded, gates);
     let message = message(Gates::load(&path, 2, 4, 8, None));
     assert!(message.contains("layers.0.gate.bias: expected 1 or 4 gate heads, found 2"), "{message}");
@@ -147,10 +148,15 @@ fn a_cache_that_is_no_format_is_refused_and_none_is_no_claim() {
         );
         Gates::load(&path, 1, 1, 4, None)
     };
-    assert_eq!(with(&[]).unwrap().kv_dtype(), None);
-    assert_eq!(with(&[("kv_dtype", "f16")]).unwrap().kv_dtype(), Some(DType::F16));
-    let message = message(with(&[("kv_dtype", "int8")]));
-    assert!(message.contains("metadata `kv_dtype`: expected f32, bf16 or f16, found \"int8\""), "{message}");
+    assert_eq!(with(&[]).unwrap().settled(), SettledFor::default());
+    assert_eq!(with(&[("kv_dtype", "f16")]).unwrap().settled().kv_dtype, Some(DType::F16));
+    for (key, found, expected) in
+        [("kv_dtype", "int8", "f32, bf16 or f16"), ("tokens", "0", "a count of at least 1")]
+    {
+        let message = message(with(&[(key, found)]));
+        let words = format!("metadata `{key}`: expected {expected}, found \"{found}\"");
+        assert!(message.contains(&words), "{message}");
+    }
 }
 
 #[test]

@@ -9,7 +9,17 @@ pub struct RuleGates<const MAPS: usize> {
     width: usize,
     heads: usize,
     layers: Vec<GateLayer>,
-    kv_dtype: Option<DType>,
+    settled: SettledFor,
+}
+
+/// What the biases of gates were settled for, as far as it is known. Elsewhere they may keep another share.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SettledFor {
+    /// The format of the cache. In another one what gates read, and the key gates that are kept, are rounded differently, and
+    /// scores that lie at the threshold fall on its other side.
+    pub kv_dtype: Option<DType>,
+    /// How many tokens the texts had. Thresholds are absolute, so of a longer text another share is kept.
+    pub tokens: Option<usize>,
 }
 
 /// Gates that vote: of each token query gates and key gates, in this order.
@@ -34,7 +44,7 @@ impl VoteGates {
     /// Gates of width r and G gate heads (1, or one per lane), without layers.
     #[must_use]
     pub fn new(width: usize, heads: usize) -> Self {
-        Self { width, heads, layers: Vec::new(), kv_dtype: None }
+        Self { width, heads, layers: Vec::new(), settled: SettledFor::default() }
     }
 }
 
@@ -42,15 +52,15 @@ impl BirthGates {
     /// G gate heads (1, or one per lane), without layers.
     #[must_use]
     pub fn new(heads: usize) -> Self {
-        Self { width: 1, heads, layers: Vec::new(), kv_dtype: None }
+        Self { width: 1, heads, layers: Vec::new(), settled: SettledFor::default() }
     }
 }
 
 impl<const MAPS: usize> RuleGates<MAPS> {
-    /// The same gates, with biases that were settled for a cache of this format, if it is known.
+    /// The same gates, with biases that were settled for this.
     #[must_use]
-    pub fn settled_for(self, kv_dtype: Option<DType>) -> Self {
-        Self { kv_dtype, ..self }
+    pub fn settled_for(self, settled: SettledFor) -> Self {
+        Self { settled, ..self }
     }
 
     /// Adds the next layer: its maps, each row-major f32 `[G r, c]`, and what is added to every score, `[G]`.
@@ -92,11 +102,10 @@ impl<const MAPS: usize> RuleGates<MAPS> {
         self.heads
     }
 
-    /// The format of the cache that the biases were settled for, where it is known. In another format what gates read, and
-    /// the key gates that are kept, are rounded differently, and scores that lie at the threshold fall on its other side.
+    /// What the biases were settled for.
     #[must_use]
-    pub fn kv_dtype(&self) -> Option<DType> {
-        self.kv_dtype
+    pub fn settled(&self) -> SettledFor {
+        self.settled
     }
 
     /// One element per layer, from the embedding on.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use dropcap_kernels::DType;
 use dropcap_methods::{GATES_FILE, GateKind, Gates, LayerGates};
 use dropcap_model::{name_dtype, stored_type};
+use dropcap_policy::SettledFor;
 use dropcap_weights::{NewTensor, NewTensorFile};
 use half::{bf16, f16};
 
@@ -141,7 +142,8 @@ impl Trainer {
             GateKind::Birth => Gates::at_birth(hidden, layers)?,
         };
         let gates = gates.under(self.floors());
-        Ok(Some(gates.settled_for(self.config.kv_dtype)))
+        let tokens = self.config.sequence_tokens(self.source.config().max_positions)?;
+        Ok(Some(gates.settled_for(SettledFor { kv_dtype: Some(self.config.kv_dtype), tokens: Some(tokens) })))
     }
 }
 
