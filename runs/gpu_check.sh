@@ -22,7 +22,7 @@ build() {
     # As tests are built: with overflow checks and debug assertions.
     {
         cargo test -p dropcap-kernels --lib --no-run
-        cargo test -p dropcap-engine --test cuda --test cuda_pages --test cuda_serving --no-run
+        cargo test -p dropcap-engine --test cuda --no-run
         cargo test -p dropcap-train --lib --no-run
     } 2>&1 |
         tee /dev/stderr | sed -n 's/^ *Executable .*(\(.*\))$/\1/p' |

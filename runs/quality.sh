@@ -2,68 +2,109 @@
 # What forgetting costs a real model, beside a dense twin that was fine-tuned equally and methods that need no training:
 #   runs/quality.sh MODEL ADAPTER TWIN DATA TASKS OUT [PART..]
 # ADAPTER forgets, TWIN (method: none, same data and steps) does not: runs/real_model.sh makes both. DATA holds test.wiki.txt.xz and
-# test.books.txt.xz, TASKS the files of the five tasks. OUT gets one evaluation a part, and table.md and curve.svg of all that are
-# there. Parts: texts tasks recall untrained (default: all). DROPCAP names the binary, DEVICE what to run on (default: auto), WINDOWS
-# how many windows of each text count (default: 200), EXAMPLES how many of each task (default: all), PROMPTS how many generated
-# ones (default: 200), KEEPS at which shares untrained methods are measured (default: 0.5 0.3 0.2 0.1), OTHERS adapters of other
-# shares, for the curve.
+# test.books.txt.xz, TASKS the files of the five tasks. OUT gets a directory for each evaluation, and table.md and curve.svg of all
+# that are there. Parts: texts, tasks (or one of lambada hellaswag piqa winogrande arc_easy), recall and recall-aware (or one of needle
+# key_value second_question, with or without -aware), untrained; all without one.
+#
+# The same call goes on where it was stopped: what is done is not run again, and an evaluation that was cut goes on with its next
+# example. JOBS evaluations run at a time (default: 1), in turn on all GPUs; each may take KV_LIMIT for keys and values (default: all
+# there is, or 3GiB where several run) and THREADS threads (default: its share). MINUTES ends the call after so many minutes, with
+# status 75 if something is left to do.
+#
+# DROPCAP names the binary, DEVICE what to run on (default: auto), WINDOWS how many windows of each text count (default: 200),
+# EXAMPLES how many of each task (default: all), PROMPTS how many generated ones (default: 200) of which LENGTHS (default: 1024 4096),
+# KEEPS at which shares untrained methods are measured (default: 0.5 0.3 0.2 0.1), OTHERS adapters of other shares, for the curve.
 set -euo pipefail
-(($# >= 6)) || { sed -n 2,12p "$0" >&2; exit 2; }
-model=$1 adapter=$2 twin=$3 data=$4 tasks=$5 out=$6
+(($# >= 6)) || { sed -n '2,18s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+model=$1 adapter=$2 twin=$3 data=$4 tasks=$5
+export out=$6
 shift 6
 parts=("$@")
-((${#parts[@]})) || parts=(texts tasks recall untrained)
+((${#parts[@]})) || parts=(texts tasks recall recall-aware untrained)
 runs=$(dirname "$0")
-dropcap=${DROPCAP:-$runs/../target/release/dropcap}
+jobs=${JOBS:-1}
+export dropcap=${DROPCAP:-$runs/../target/release/dropcap} device=${DEVICE:-auto}
+export threads=${THREADS:-$(($(nproc) > jobs ? $(nproc) / jobs : 1))}
+export kv_limit=${KV_LIMIT:-$( ((jobs == 1)) || echo 3GiB)}
+export end=$(($(date +%s) + 60 * ${MINUTES:-100000}))
+export cards=${CUDA_VISIBLE_DEVICES:-$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | paste -sd, || true)}
 texts=(--task text="$data/test.wiki.txt.xz" --task text="$data/test.books.txt.xz" --limit "${WINDOWS:-200}")
-five=(--task lambada="$tasks/lambada_test_openai.jsonl.xz" --task hellaswag="$tasks/hellaswag_val_full.txt.xz"
-  --task piqa="$tasks/piqa.jsonl.xz" --task winogrande="$tasks/winogrande.jsonl.xz" --task arc_easy="$tasks/arc_easy.jsonl.xz")
-asked=(--task needle --task key_value --task second_question)
+declare -A files=([lambada]=lambada_test_openai.jsonl.xz [hellaswag]=hellaswag_val_full.txt.xz [piqa]=piqa.jsonl.xz
+  [winogrande]=winogrande.jsonl.xz [arc_easy]=arc_easy.jsonl.xz)
 
-# part, then the arguments: one directory each, which the same call goes on with.
-measure() {
-  local name=$1
-  shift
-  "$dropcap" eval --model "$model" --device "${DEVICE:-auto}" --dtype bf16 --output "$out/$name" "$@" >/dev/null
-}
+# A directory's name, then the arguments that it is evaluated with.
+wanted=()
+want() { wanted+=("$(printf '%q ' "$1" --model "$model" --dtype bf16 "${@:2}")"); }
 # The three models that fine-tuning is judged by.
 all_three() {
-  local name=$1
-  shift
-  measure "$name-base" --method none "$@"
-  measure "$name-twin" --adapter "$twin" --method none "$@"
-  measure "$name-forgets" --adapter "$adapter" --method none --method dcp "$@"
+  want "$1-base" --method none "${@:2}"
+  want "$1-twin" --adapter "$twin" --method none "${@:2}"
+  want "$1-forgets" --adapter "$adapter" --method none --method dcp "${@:2}"
+}
+# A task, and its part's suffix.
+recall() {
+  local length
+  for length in ${LENGTHS:-1024 4096}; do
+    all_three "$1-$length$2" --task "$1" --length "$length" --prompts "${PROMPTS:-200}" ${2:+--aware}
+  done
 }
 
-for part in "${parts[@]}"; do
-  case $part in
+plan() {
+  local window other name method
+  case $1 in
   texts)
     for window in 1024 2048; do all_three "texts-$window" "${texts[@]}" --window "$window"; done
     # As methods are measured that prune where a prompt ends: half is read first, the rest counts.
     all_three texts-after-512 "${texts[@]}" --window 1024 --context 512
     for other in ${OTHERS:-}; do
-      measure "texts-after-512-$(basename "$(dirname "$other")")" --adapter "$other" --method none --method dcp "${texts[@]}" --window 1024 --context 512
+      want "texts-after-512-$(basename "$(dirname "$other")")" --adapter "$other" --method none --method dcp "${texts[@]}" --window 1024 --context 512
     done
     ;;
-  tasks) all_three tasks "${five[@]}" ${EXAMPLES:+--limit "$EXAMPLES"} ;;
-  recall)
-    all_three recall "${asked[@]}" --length 1024,4096 --prompts "${PROMPTS:-200}"
-    all_three recall-aware "${asked[@]}" --length 1024,4096 --prompts "${PROMPTS:-200}" --aware
+  tasks) for name in lambada hellaswag piqa winogrande arc_easy; do plan "$name"; done ;;
+  lambada | hellaswag | piqa | winogrande | arc_easy)
+    all_three "$1" --task "$1=$tasks/${files[$1]}" ${EXAMPLES:+--limit "$EXAMPLES"}
     ;;
+  recall | recall-aware) for name in needle key_value second_question; do plan "$name${1#recall}"; done ;;
+  needle | key_value | second_question) recall "$1" "" ;;
+  needle-aware | key_value-aware | second_question-aware) recall "${1%-aware}" -aware ;;
   untrained)
-    methods=()
     for keep in ${KEEPS:-0.5 0.3 0.2 0.1}; do
       for method in 'streaming_llm(sinks=4, when=prefill_end)' h2o tova snapkv 'ada(snapkv)' expected_attention keydiff knorm compactor; do
-        methods+=(--method "$method@$keep")
+        name=$method@$keep
+        want "untrained-${name//[^a-z0-9.]/-}" --method "$name" "${texts[@]}" --window 1024 --context 512
       done
     done
-    # A device that does not have one of them says so; the others are measured all the same.
-    for ((i = 1; i < ${#methods[@]}; i += 2)); do
-      name=${methods[i]//[^a-z0-9.]/-}
-      measure "untrained-$name" --method "${methods[i]}" "${texts[@]}" --window 1024 --context 512 || echo "left out: ${methods[i]}" >&2
-    done
     ;;
-  *) echo "no part is called $part" >&2; exit 2 ;;
+  *) echo "no part is called $1" >&2; exit 2 ;;
   esac
-done
+}
+
+# One line: what became of an evaluation, and how long that took. What was done is known by its arguments.
+measure() {
+  local name=$1 log=$out/$1.log start=$SECONDS left=$((end - $(date +%s))) status=0 card
+  shift
+  [[ -e $out/$name.done && $(<"$out/$name.done") == "$*" ]] && { echo "known  $name"; return 0; }
+  ((left > 0)) || { echo "later  $name"; return 0; }
+  IFS=, read -ra card <<<"$cards"
+  [[ $device == cpu || -z $cards ]] || export CUDA_VISIBLE_DEVICES=${card[SLOT % ${#card[@]}]}
+  timeout "$left" "$dropcap" eval "$@" --device "$device" --threads "$threads" ${kv_limit:+--kv-limit "$kv_limit"} --output "$out/$name" \
+    >"$log" 2>&1 || status=$?
+  case $status in
+  0) echo "$*" >"$out/$name.done" && echo "done   $name $((SECONDS - start)) s" ;;
+  124) echo "cut    $name" ;;
+  # A device that does not have a method says so; the others are measured all the same.
+  *) [[ $name == untrained-* ]] && echo "left out $name: $(tail -n 1 "$log")" || { echo "FAILED $name: $(tail -n 1 "$log")"; return 1; } ;;
+  esac
+}
+export -f measure
+
+for part in "${parts[@]}"; do plan "$part"; done
+mkdir -p "$out"
+failed=0
+lines=$(printf '%s\0' "${wanted[@]}" | xargs -0 -n 1 -P "$jobs" --process-slot-var=SLOT bash -c 'eval "measure $1"' - | tee >(cat >&2)) || failed=1
 python3 "$runs/quality.py" "$out"
+((failed == 0)) || exit 1
+if grep -qE '^(later|cut) ' <<<"$lines"; then
+  echo "something is left: the same call goes on" >&2
+  exit 75
+fi

@@ -1,10 +1,6 @@
 //! Random operations on the cache and on a cache so simple that it cannot be wrong: a list of entries.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a failed claim is a panic, in the tests' own functions too"
-)]
+#![cfg(test)]
 
 use std::collections::HashSet;
 

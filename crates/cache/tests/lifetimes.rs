@@ -1,10 +1,6 @@
 //! A decision is a lifetime: what lanes promise about it, case by case.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a failed claim is a panic, in the tests' own functions too"
-)]
+#![cfg(test)]
 
 use dropcap_cache::{CacheError, Death, KeyValueRows, KvCache, KvReport, Lane, LayerIdx, NEVER, PagePool};
 use dropcap_kernels::{DType, PAGE_ENTRIES, PageLayout};

@@ -1,10 +1,6 @@
 //! The pool gives memory back, reuses it, and keeps its limit whoever asks.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a failed claim is a panic, in the tests' own functions too"
-)]
+#![cfg(test)]
 
 use std::collections::HashSet;
 use std::sync::Barrier;

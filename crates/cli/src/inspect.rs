@@ -18,19 +18,19 @@ pub struct Arguments {
     /// A trace, as `dropcap generate --trace` writes it.
     trace: PathBuf,
     /// The page to write: one HTML file that needs no network.
-    #[arg(short, long, value_name = "FILE")]
-    out: PathBuf,
+    #[arg(short, long, visible_alias = "out", value_name = "FILE")]
+    output: PathBuf,
 }
 
 /// Writes the page.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    check(&arguments.out, Existing::Replace)?;
+    check(&arguments.output, Existing::Replace)?;
     let name = arguments.trace.display();
     let trace = File::open(&arguments.trace).with_context(|| format!("cannot open {name}"))?;
     let mut page = Vec::new();
     let summary = dropcap_inspect::inspect(BufReader::new(trace), &mut page)
         .with_context(|| format!("cannot make a page of {name}"))?;
-    publish(&arguments.out, Existing::Replace, |file| file.write_all(&page))?;
+    publish(&arguments.output, Existing::Replace, |file| file.write_all(&page))?;
     if let Some(torn) = summary.torn {
         warn(&format!("{name}: {torn}"));
     }
@@ -38,7 +38,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     writeln!(
         terminal::stdout(),
         "{}: {} tokens of {} sequence{plural}",
-        arguments.out.display(),
+        arguments.output.display(),
         summary.tokens,
         summary.sequences
     )?;

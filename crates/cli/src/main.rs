@@ -71,7 +71,7 @@ enum Command {
     Doctor(doctor::Arguments),
     /// Teach a model what to forget, or train one from scratch.
     Train(train::Arguments),
-    /// Score examples for who chooses among them.
+    /// Score the examples of a training run, for its ways to choose among them that want scores.
     Data(data::Arguments),
     /// Make a tokenizer for a model that is trained from scratch.
     Tokenizer(tokenizer::Arguments),

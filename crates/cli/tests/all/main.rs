@@ -1,11 +1,5 @@
 //! The command, run as a person runs it: one binary, because each more would be linked anew.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    clippy::print_stdout,
-    reason = "a test that cannot go on should fail"
-)]
+#![cfg(test)]
 
 mod adapters;
 mod bad_input;

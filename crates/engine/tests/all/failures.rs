@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::support::{Model, Sink};
+use crate::sink::Sink;
+use crate::support::Model;
 use dropcap_engine::{
     Engine, EngineError, EngineOptions, FinishReason, Output, Request, Sampling, SequenceId,
 };

@@ -82,7 +82,7 @@ fn a_config_in_the_older_style_gives_the_same_bits() {
 #[test]
 fn chunks_of_a_dense_prompt_do_not_change_a_bit() {
     let text: Vec<u32> = (0..97).map(|i| i * 37 % 97).collect();
-    for folder in crate::support::WITHOUT_WINDOW {
+    for folder in crate::pruned_equals_masked::without_window() {
         let model = Model::open(folder);
         let whole = model.evaluate(&KeepAll, &text, text.len());
         for chunk in [1, 31, 32, 33] {

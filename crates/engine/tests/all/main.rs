@@ -1,11 +1,5 @@
 //! The engine on the processor: one binary, because each more would be linked with the whole engine again.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    clippy::print_stdout,
-    reason = "a test that cannot go on should fail"
-)]
+#![cfg(test)]
 
 mod admission;
 mod budgets;
@@ -24,6 +18,7 @@ mod quantised;
 mod ranking;
 mod renumbered;
 mod scores;
+mod sink;
 mod squeezed;
 mod steps;
 #[path = "../support/mod.rs"]

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::support::{Model, Sink};
+use crate::sink::Sink;
+use crate::support::Model;
 use dropcap_engine::{Engine, EngineError, EngineOptions, FinishReason, Finished, Output, Request, Sampling};
 use dropcap_kernels::DType;
 use dropcap_policy::{EvictionPolicy, KeepAll};

@@ -100,8 +100,9 @@ fn a_rolling_window_turns_keys_by_their_place_as_a_decoder_of_matrices_does() {
         for (sinks, recent) in [(3, 20), (0, 9), (5, 1)] {
             let ends = |p: u32| if p < sinks { u32::MAX } else { p + recent };
             let lifetimes = vec![(0..70).map(ends).collect::<Vec<u32>>(); layers];
-            let naive = Naive::open(folder, model.decoder.config());
-            let expected = naive.logits_by_place(&text, &lifetimes);
+            let mut naive = Naive::open(folder, model.decoder.config());
+            naive.by_place = true;
+            let expected = naive.logits(&text, &lifetimes, 1);
             let policy =
                 model.method(&format!("streaming_llm(sinks={sinks}, recent={recent}, positions=cache)"));
             let pool = model.decoder.page_pool(policy.as_ref(), DType::F32, None).unwrap();

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::support::{Model, Sink, golden, ids};
+use crate::sink::Sink;
+use crate::support::{Model, golden, ids};
 use dropcap_engine::{Engine, EngineOptions, Request, VoteScores};
 use dropcap_methods::{Gates, LayerGates};
 use dropcap_policy::EvictionPolicy;

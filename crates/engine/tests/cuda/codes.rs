@@ -7,7 +7,7 @@ use dropcap_kernels::{DType, KvFormat};
 use dropcap_model::device::{DeviceDecoder, DeviceOptions};
 use dropcap_policy::{EvictionPolicy, KeepAll};
 
-use super::support::on_device::{OnDevice, device};
+use super::on_device::{OnDevice, device};
 use super::support::{MODELS, Model};
 use super::{greedy, texts};
 

@@ -1,26 +1,15 @@
 //! What the engine's tests share: the golden models, tensors of golden files, a naive decoder.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that cannot go on should fail"
-)]
-#![allow(dead_code, reason = "each test binary uses its own part of this module")]
 
 mod model;
 pub mod naive;
-pub mod on_device;
 pub mod presses;
 pub mod running;
 
-use std::io::Write;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
 
 use dropcap_kernels::DType;
 use dropcap_model::WeightFormat;
 use dropcap_policy::EvictionPolicy;
-use dropcap_trace::{Granularity, TraceHeader, TraceWriter, VERSION};
 use dropcap_weights::TensorFile;
 pub use model::Model;
 
@@ -31,17 +20,6 @@ pub const MODELS: [&str; 8] = [
     "llama_kvpress/llama31_rope",
     "llama_kvpress/mistral",
     "llama_kvpress/mistral_sw24",
-    "llama_kvpress/qwen2",
-    "llama_kvpress/qwen3",
-    "gpt2_dcp",
-];
-
-/// Those that see their whole past: a sliding window frees entries, so chunks change the order of its sums.
-pub const WITHOUT_WINDOW: [&str; 7] = [
-    "llama_kvpress/gpt2m",
-    "llama_kvpress/llama",
-    "llama_kvpress/llama31_rope",
-    "llama_kvpress/mistral",
     "llama_kvpress/qwen2",
     "llama_kvpress/qwen3",
     "gpt2_dcp",
@@ -78,55 +56,6 @@ impl Model {
     ) -> dropcap_engine::Evaluation {
         let pool = self.decoder.page_pool(policy, DType::F32, None).unwrap();
         dropcap_engine::evaluate(&self.decoder, &self.team, policy, &pool, ids, chunk).unwrap()
-    }
-}
-
-/// Where a trace goes in a test, which can read it while the engine owns the writer.
-#[derive(Clone, Default)]
-pub struct Sink {
-    bytes: Arc<Mutex<Vec<u8>>>,
-    /// Bytes that it takes before it is full; none takes all.
-    room: Option<usize>,
-}
-
-impl Sink {
-    /// One that is full after `room` bytes.
-    pub fn of(room: usize) -> Self {
-        Self { room: Some(room), ..Self::default() }
-    }
-
-    /// A trace of a model whose method decides per layer.
-    pub fn writer(&self, model: &Model, method: &str) -> TraceWriter<Box<dyn Write + Send>> {
-        let config = model.checkpoint.config();
-        let header = TraceHeader {
-            version: VERSION,
-            model: "golden".into(),
-            method: method.into(),
-            layers: config.layers,
-            kv_heads: config.kv_heads,
-            granularity: Granularity::Layer,
-            vocabulary: config.vocabulary,
-        };
-        TraceWriter::new(Box::new(self.clone()) as Box<dyn Write + Send>, &header).unwrap()
-    }
-
-    pub fn bytes(&self) -> Vec<u8> {
-        self.bytes.lock().unwrap().clone()
-    }
-}
-
-impl Write for Sink {
-    fn write(&mut self, new: &[u8]) -> std::io::Result<usize> {
-        let mut bytes = self.bytes.lock().unwrap();
-        if self.room.is_some_and(|room| bytes.len() + new.len() > room) {
-            return Err(std::io::Error::from(std::io::ErrorKind::StorageFull));
-        }
-        bytes.extend_from_slice(new);
-        Ok(new.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
     }
 }
 

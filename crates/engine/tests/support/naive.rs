@@ -15,10 +15,11 @@ pub struct Naive {
     inverse_frequencies: Vec<f32>,
     /// Positions of GPT-2's transposed linears are `[in, out]`.
     gpt2: bool,
-    /// Whether keys are turned by their place among what a query sees.
-    by_place: bool,
-    /// Of each layer the keys, turned, and values `[t, g * d]` that are attended to in the place of its own.
-    held: Vec<[Rows; 2]>,
+    /// Whether every key and every query is turned by its place among what the query sees, as StreamingLLM has it.
+    pub by_place: bool,
+    /// Of each layer the keys, turned, and values `[t, g * d]` that are attended to in the place of its own: what a cache made
+    /// of them.
+    pub held: Vec<[Rows; 2]>,
 }
 
 pub type Rows = Vec<Vec<f64>>;
@@ -54,37 +55,8 @@ impl Naive {
         self.run(ids, expires_at, lanes, &mut |_, _| ())
     }
 
-    /// The same where every key and every query is turned by its place among what the query sees, as StreamingLLM has it.
-    pub fn logits_by_place(mut self, ids: &[u32], expires_at: &[Vec<u32>]) -> Vec<f32> {
-        self.by_place = true;
-        self.run(ids, expires_at, 1, &mut |_, _| ())
-    }
-
-    /// The same where attention reads these keys, turned, and values of each layer, `[t, g * d]`: what a cache made of them.
-    pub fn logits_over(
-        &mut self,
-        held: Vec<[Rows; 2]>,
-        ids: &[u32],
-        expires_at: &[Vec<u32>],
-        lanes: usize,
-    ) -> Vec<f32> {
-        self.held = held;
-        self.run(ids, expires_at, lanes, &mut |_, _| ())
-    }
-
-    /// Of each layer the mean over tokens of the cosine between the residual stream before its attention block and behind it, `[L]`,
-    /// where everything sees what came before it.
-    pub fn similarities(&self, ids: &[u32]) -> Vec<f64> {
-        let (mut means, dense) = (Vec::new(), vec![vec![u32::MAX; ids.len()]; self.config.layers]);
-        self.run(ids, &dense, 1, &mut |before, after| {
-            let cosine = |(a, b): (&Vec<f64>, &Vec<f64>)| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
-            means.push(before.iter().zip(after).map(cosine).sum::<f64>() / before.len() as f64);
-        });
-        means
-    }
-
     /// [`Naive::logits`]; `attended` sees the residual stream before and behind each attention block.
-    fn run(
+    pub fn run(
         &self,
         ids: &[u32],
         expires_at: &[Vec<u32>],
@@ -259,7 +231,7 @@ impl Naive {
     }
 }
 
-fn dot(a: &[f64], b: &[f64]) -> f64 {
+pub fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 

@@ -13,6 +13,7 @@ pub(crate) const SOURCE: Source = Source {
     file: "ranking/compactor.cu",
     text: concat!(
         include_str!("../gated_attention/cuda/fragments.cuh"),
+        include_str!("scores.cuh"),
         include_str!("lane.cuh"),
         include_str!("order.cuh"),
         include_str!("noise.cuh"),

@@ -2,9 +2,6 @@
 // the query heads that share a KV head) and 64 entries. The first leaves each row's largest score and sum, the second adds
 // up columns. No row of probabilities ever exists.
 
-constexpr u32 KEY_STRIDE = padded<C>(DP);
-constexpr float UNIT = sizeof(C) == 4 ? 1.0f : LOG2_E;
-
 struct MassArgs {
     Lanes lanes;
     const W* qkv;        // [rows][(h + 2 g) d], queries turned
@@ -26,13 +23,6 @@ struct MassArgs {
 __device__ __forceinline__ u32 query_of(const MassArgs& a, u32 row) {
     return a.first_position + (a.everything ? a.queries : row / RATIO);
 }
-
-// Where rows of scores are exponents: of 2 where the products are 16 bits, of e where every digit counts.
-__device__ __forceinline__ float power(float x) {
-    if constexpr (sizeof(C) == 4) return expf(x);
-    else return two_to(x);
-}
-__device__ __forceinline__ float base_of(float largest) { return largest == -infinity() ? 0.0f : largest; }
 
 struct Tiles {
     C* queries;
@@ -60,36 +50,19 @@ __device__ __forceinline__ bool may_see(const Tiles& tiles, u32 first, u32 last)
     return __syncthreads_or(tiles.positions[i] <= last && first < tiles.ends[i]);
 }
 
-// Two neighbours in the format of keys.
-template <typename T> __device__ __forceinline__ float2 two_of(const T* from) {
-    if constexpr (sizeof(T) == 2) return widen2<typename HalfOr<T>::type>(*(const u32*)from);
-    else return *(const float2*)from;
-}
-constexpr u32 TWOS = DP / 2;
-static_assert(D % 2 == 0, "numbers of a head come in pairs");
-
 __device__ __forceinline__ void load_keys(const MassArgs& a, u32 lane_number, u32 lane_head, u32 tile, u32 length, C* keys) {
-    for (u32 i = threadIdx.x; i < SIDE * TWOS; i += THREADS) {
-        const u32 row = i / TWOS, column = i % TWOS * 2, entry = tile * SIDE + row;
-        float2 x = make_float2(0.0f, 0.0f);
-        if (entry < length && column < D) {
-            const Page page = a.lanes.page(lane_number, entry / PAGE_ENTRIES);
-            const u32 slot = entry % PAGE_ENTRIES;
-            if constexpr (CODED) x = make_float2(page.key(lane_head, slot, column), page.key(lane_head, slot, column + 1));
-            else x = two_of(page.keys(lane_head) + slot * D + column);
-        }
-        put_pair(keys + row * KEY_STRIDE + column, x.x, x.y);
-    }
+    load_tile(keys, [&](u32 row, u32 column) {
+        const u32 entry = tile * SIDE + row;
+        if (entry >= length) return make_float2(0.0f, 0.0f);
+        return two_of_key(a.lanes.page(lane_number, entry / PAGE_ENTRIES), lane_head, entry % PAGE_ENTRIES, column);
+    });
 }
 __device__ __forceinline__ void load_queries(const MassArgs& a, u32 head, u32 first, u32 rows, C* queries) {
-    for (u32 i = threadIdx.x; i < SIDE * TWOS; i += THREADS) {
-        const u32 row = first + i / TWOS, column = i % TWOS * 2;
-        float2 x = make_float2(0.0f, 0.0f);
-        if (row < rows && column < D) {
-            x = two_of(a.qkv + (u64)(a.first_row + row / RATIO) * FUSED + (head * RATIO + row % RATIO) * D + column);
-        }
-        put_pair(queries + i / TWOS * KEY_STRIDE + column, x.x, x.y);
-    }
+    load_tile(queries, [&](u32 i, u32 column) {
+        const u32 row = first + i;
+        if (row >= rows) return make_float2(0.0f, 0.0f);
+        return two_of(a.qkv + (u64)(a.first_row + row / RATIO) * FUSED + (head * RATIO + row % RATIO) * D + column);
+    });
 }
 
 // This thread's scores of rows of a KV head from `first` on, -infinity where a query does not see an entry.
@@ -134,7 +107,7 @@ template <bool SOFTENED> __device__ __forceinline__ void add_up_rows(const MassA
     const u32 lane_number = a.lanes.lane(a.slot, a.layer, head / LANE_HEADS), length = a.lanes.lengths[lane_number];
     const u32 first_query = query_of(a, first), last_query = query_of(a, min(first + SIDE - 1, rows - 1));
     load_queries(a, head, first, rows, tiles.queries);
-    float largest[2] = {-infinity(), -infinity()}, sum[2] = {0.0f, 0.0f};
+    RowSums sums;
     for (u32 tile = blockIdx.z; tile * SIDE < length; tile += a.splits) {
         __syncthreads();
         load_known(a, lane_number, tile, length, tiles);
@@ -144,31 +117,14 @@ template <bool SOFTENED> __device__ __forceinline__ void add_up_rows(const MassA
         __syncthreads();
         float scores[SIDE / 8][4];
         scores_of<SOFTENED>(a, tiles, head, first, rows, scores);
-#pragma unroll
-        for (u32 half = 0; half < 2; half++) {
-            float top = largest[half];
-#pragma unroll
-            for (u32 j = 0; j < SIDE / 8; j++) top = fmaxf(top, fmaxf(scores[j][2 * half], scores[j][2 * half + 1]));
-            const float base = base_of(top);
-            float total = sum[half] * power(largest[half] - base);
-#pragma unroll
-            for (u32 j = 0; j < SIDE / 8; j++) total += power(scores[j][2 * half] - base) + power(scores[j][2 * half + 1] - base);
-            largest[half] = top;
-            sum[half] = total;
-        }
+        sums.add(scores);
     }
+    sums.join();
 #pragma unroll
     for (u32 half = 0; half < 2; half++) {
-        // Four threads hold a row.
-        for (u32 other = 1; other < 4; other *= 2) {
-            const float top = __shfl_xor_sync(ALL, largest[half], other), more = __shfl_xor_sync(ALL, sum[half], other);
-            const float both = fmaxf(top, largest[half]), base = base_of(both);
-            sum[half] = sum[half] * power(largest[half] - base) + more * power(top - base);
-            largest[half] = both;
-        }
         const u32 row = first + own_row(half);
         if (lane() % 4 == 0 && row < rows) {
-            a.rows[(u64)(blockIdx.z * KV_HEADS + head) * rows + row] = make_float2(largest[half], sum[half]);
+            a.rows[(u64)(blockIdx.z * KV_HEADS + head) * rows + row] = make_float2(sums.largest[half], sums.sum[half]);
         }
     }
 }
@@ -200,13 +156,11 @@ __device__ __forceinline__ RowFactor factor_of(const MassArgs& a, u32 head, u32 
 // What the rows of a lane's heads give this thread's entry, of the first SIDE threads: those of one of the query heads that share
 // a KV head, or of all of them.
 template <bool SOFTENED>
-__device__ __forceinline__ float given(const MassArgs& a, Tiles& tiles, u32 lane_number, u32 length, u32 member) {
+__device__ __forceinline__ float given_by(const MassArgs& a, Tiles& tiles, u32 lane_number, u32 length, u32 member) {
     __shared__ RowFactor factors[SIDE];
     __shared__ float columns[WARPS][SIDE];
     const u32 tile = blockIdx.x, group = blockIdx.y, rows = a.queries * RATIO;
-    float sums[SIDE / 8][2];
-#pragma unroll
-    for (u32 j = 0; j < SIDE / 8; j++) sums[j][0] = sums[j][1] = 0.0f;
+    ColumnSums given;
     for (u32 lane_head = 0; lane_head < LANE_HEADS; lane_head++) {
         const u32 head = group * LANE_HEADS + lane_head;
         __syncthreads();
@@ -230,28 +184,12 @@ __device__ __forceinline__ float given(const MassArgs& a, Tiles& tiles, u32 lane
 #pragma unroll
                 for (u32 j = 0; j < SIDE / 8; j++) {
 #pragma unroll
-                    for (u32 c = 0; c < 2; c++) sums[j][c] += power(scores[j][2 * half + c] - by.base) * by.factor;
+                    for (u32 c = 0; c < 2; c++) given.sums[j][c] += power(scores[j][2 * half + c] - by.base) * by.factor;
                 }
             }
         }
     }
-#pragma unroll
-    for (u32 j = 0; j < SIDE / 8; j++) {
-#pragma unroll
-        for (u32 c = 0; c < 2; c++) {
-            // Eight threads hold a column of their warp's rows.
-            float sum = sums[j][c];
-            for (u32 other = 4; other < 32; other *= 2) sum += __shfl_xor_sync(ALL, sum, other);
-            if (lane() < 4) columns[warp()][own_column(j, c)] = sum;
-        }
-    }
-    __syncthreads();
-    float sum = 0.0f;
-    if (threadIdx.x < SIDE) {
-#pragma unroll
-        for (u32 w = 0; w < WARPS; w++) sum += columns[w][threadIdx.x];
-    }
-    return sum;
+    return given.total(0.0f, columns);
 }
 
 template <bool SOFTENED> __device__ __forceinline__ void add_up_entries(const MassArgs& a) {
@@ -265,9 +203,9 @@ template <bool SOFTENED> __device__ __forceinline__ void add_up_entries(const Ma
     if (tile * SIDE >= length) return;
     load_known(a, lane_number, tile, length, tiles);
     // The largest of what query heads give, NaN above all; or the sum.
-    float most = given<SOFTENED>(a, tiles, lane_number, length, a.apart ? 0 : RATIO);
+    float most = given_by<SOFTENED>(a, tiles, lane_number, length, a.apart ? 0 : RATIO);
     for (u32 member = 1; a.apart && member < RATIO; member++) {
-        const float more = given<SOFTENED>(a, tiles, lane_number, length, member);
+        const float more = given_by<SOFTENED>(a, tiles, lane_number, length, member);
         if (more > most || more != more) most = more;
     }
     const u32 entry = tile * SIDE + threadIdx.x;

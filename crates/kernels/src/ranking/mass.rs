@@ -14,6 +14,7 @@ pub(crate) const SOURCE: Source = Source {
     file: "ranking/mass.cu",
     text: concat!(
         include_str!("../gated_attention/cuda/fragments.cuh"),
+        include_str!("scores.cuh"),
         include_str!("noise.cuh"),
         include_str!("mass.cu")
     ),

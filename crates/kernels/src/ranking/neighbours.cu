@@ -1,18 +1,5 @@
 // What entries get within chunks of the text whose tokens all see each other.
 
-constexpr u32 KEY_STRIDE = padded<C>(DP), TWOS = DP / 2;
-constexpr float UNIT = sizeof(C) == 4 ? 1.0f : LOG2_E;
-static_assert(D % 2 == 0, "numbers of a head come in pairs");
-
-__device__ __forceinline__ float power(float x) {
-    if constexpr (sizeof(C) == 4) return expf(x);
-    else return two_to(x);
-}
-template <typename T> __device__ __forceinline__ float2 two_of(const T* from) {
-    if constexpr (sizeof(T) == 2) return widen2<typename HalfOr<T>::type>(*(const u32*)from);
-    else return *(const float2*)from;
-}
-
 // One tile of SIDE ranks of a chunk, block x, and the chunk's bounds.
 struct Tile {
     u32 first, begin, end;
@@ -27,29 +14,20 @@ __device__ __forceinline__ Tile tile_of(const CompactorArgs& a, Judged judged) {
 }
 // Rows of zeros behind the chunk's end, and where a token's query is not in this step: it looks at everything evenly.
 __device__ __forceinline__ void load_queries(const CompactorArgs& a, u32 head, u32 first, u32 end, C* to) {
-    for (u32 i = threadIdx.x; i < SIDE * TWOS; i += THREADS) {
-        const u32 rank = first + i / TWOS, column = i % TWOS * 2;
-        float2 x = make_float2(0.0f, 0.0f);
-        if (rank < end && column < D) {
-            const Place at = place_of(a, head / RATIO, rank);
-            const u32 row = at.page.positions()[at.slot] - a.first_position;
-            if (row < a.queries) x = two_of(a.qkv + (u64)(a.first_row + row) * FUSED + head * D + column);
-        }
-        put_pair(to + i / TWOS * KEY_STRIDE + column, x.x, x.y);
-    }
+    load_tile(to, [&](u32 i, u32 column) {
+        if (first + i >= end) return make_float2(0.0f, 0.0f);
+        const Place at = place_of(a, head / RATIO, first + i);
+        const u32 row = at.page.positions()[at.slot] - a.first_position;
+        if (row >= a.queries) return make_float2(0.0f, 0.0f);
+        return two_of(a.qkv + (u64)(a.first_row + row) * FUSED + head * D + column);
+    });
 }
 __device__ __forceinline__ void load_keys(const CompactorArgs& a, u32 kv_head, u32 first, u32 end, C* to) {
-    for (u32 i = threadIdx.x; i < SIDE * TWOS; i += THREADS) {
-        const u32 rank = first + i / TWOS, column = i % TWOS * 2;
-        float2 x = make_float2(0.0f, 0.0f);
-        if (rank < end && column < D) {
-            const Place at = place_of(a, kv_head, rank);
-            const u32 head = kv_head % LANE_HEADS;
-            if constexpr (CODED) x = make_float2(at.page.key(head, at.slot, column), at.page.key(head, at.slot, column + 1));
-            else x = two_of(at.page.keys(head) + at.slot * D + column);
-        }
-        put_pair(to + i / TWOS * KEY_STRIDE + column, x.x, x.y);
-    }
+    load_tile(to, [&](u32 i, u32 column) {
+        if (first + i >= end) return make_float2(0.0f, 0.0f);
+        const Place at = place_of(a, kv_head, first + i);
+        return two_of_key(at.page, kv_head % LANE_HEADS, at.slot, column);
+    });
 }
 
 // x: tiles of every chunk, y: query heads. What each query's exponentials add up to. The last chunk is filled up with keys of
@@ -62,7 +40,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) compactor_rows(const __gri
     const Tile tile = tile_of(a, judged_of(a, kv_head));
     if (tile.first >= tile.end) return;
     load_queries(a, head, tile.first, tile.end, queries);
-    float largest[2] = {-infinity(), -infinity()}, sum[2] = {0.0f, 0.0f};
+    RowSums sums;
     for (u32 from = tile.begin; from < tile.end; from += SIDE) {
         __syncthreads();
         load_keys(a, kv_head, from, tile.end, keys);
@@ -72,35 +50,22 @@ extern "C" __global__ void __launch_bounds__(THREADS) compactor_rows(const __gri
         add_scores<KEY_STRIDE, DP>(scores, queries, warp() * 16, keys);
 #pragma unroll
         for (u32 half = 0; half < 2; half++) {
-            float top = largest[half];
 #pragma unroll
             for (u32 j = 0; j < SIDE / 8; j++) {
 #pragma unroll
                 for (u32 c = 0; c < 2; c++) {
                     float& score = scores[j][2 * half + c];
                     score = from + own_column(j, c) < tile.end ? score * UNIT : -infinity();
-                    top = fmaxf(top, score);
                 }
             }
-            const float base = top == -infinity() ? 0.0f : top;
-            float total = sum[half] * power(largest[half] - base);
-#pragma unroll
-            for (u32 j = 0; j < SIDE / 8; j++) total += power(scores[j][2 * half] - base) + power(scores[j][2 * half + 1] - base);
-            largest[half] = top;
-            sum[half] = total;
         }
+        sums.add(scores);
     }
+    sums.join();
     const float missing = (float)(a.chunk - (tile.end - tile.begin));
 #pragma unroll
     for (u32 half = 0; half < 2; half++) {
-        // Four threads hold a row.
-        for (u32 other = 1; other < 4; other *= 2) {
-            const float top = __shfl_xor_sync(ALL, largest[half], other), more = __shfl_xor_sync(ALL, sum[half], other);
-            const float both = fmaxf(top, largest[half]), base = both == -infinity() ? 0.0f : both;
-            sum[half] = sum[half] * power(largest[half] - base) + more * power(top - base);
-            largest[half] = both;
-        }
-        float top = largest[half], total = sum[half];
+        float top = sums.largest[half], total = sums.sum[half];
         if (missing > 0.0f) {
             const float both = fmaxf(top, 0.0f);
             total = total * power(top - both) + missing * power(-both);
@@ -122,9 +87,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) compactor_columns(const __
     const Tile tile = tile_of(a, judged_of(a, kv_head));
     if (tile.first >= tile.end) return;
     load_keys(a, kv_head, tile.first, tile.end, keys);
-    float sums[SIDE / 8][2];
-#pragma unroll
-    for (u32 j = 0; j < SIDE / 8; j++) sums[j][0] = sums[j][1] = 0.0f;
+    ColumnSums given;
     for (u32 from = tile.begin; from < tile.end; from += SIDE) {
         __syncthreads();
         load_queries(a, head, from, tile.end, queries);
@@ -142,25 +105,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) compactor_columns(const __
 #pragma unroll
             for (u32 j = 0; j < SIDE / 8; j++) {
 #pragma unroll
-                for (u32 c = 0; c < 2; c++) sums[j][c] += power(scores[j][2 * half + c] * UNIT - row.x) * row.y;
+                for (u32 c = 0; c < 2; c++) given.sums[j][c] += power(scores[j][2 * half + c] * UNIT - row.x) * row.y;
             }
         }
     }
-#pragma unroll
-    for (u32 j = 0; j < SIDE / 8; j++) {
-#pragma unroll
-        for (u32 c = 0; c < 2; c++) {
-            // Eight threads hold a column of their warp's rows.
-            float sum = sums[j][c];
-            for (u32 other = 4; other < 32; other *= 2) sum += __shfl_xor_sync(ALL, sum, other);
-            if (lane() < 4) columns[warp()][own_column(j, c)] = sum;
-        }
-    }
-    __syncthreads();
+    // Queries that fill the chunk up, then those that there are.
+    const float even = (float)(a.chunk - (tile.end - tile.begin)) / (float)a.chunk;
+    const float attended = given.total(even, columns);
     const u32 rank = tile.first + threadIdx.x;
     if (threadIdx.x >= SIDE || rank >= tile.end) return;
-    float sum = (float)(a.chunk - (tile.end - tile.begin)) / (float)a.chunk;
-#pragma unroll
-    for (u32 w = 0; w < WARPS; w++) sum += columns[w][threadIdx.x];
-    a.masses[(u64)head * a.stride + rank] = sum;
+    a.masses[(u64)head * a.stride + rank] = attended;
 }

@@ -1,11 +1,5 @@
 //! Checkpoints, their configurations and tokenizers, as one binary.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    clippy::print_stdout,
-    reason = "a test that cannot go on should fail"
-)]
+#![cfg(test)]
 
 mod adapters;
 mod checkpoints;

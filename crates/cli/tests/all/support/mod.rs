@@ -1,10 +1,4 @@
 //! What the command's tests share: golden models, a copy with a tokenizer, runs of the command.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that cannot go on should fail"
-)]
 
 pub mod browser;
 

@@ -1,15 +1,12 @@
 //! Requests that have broken other servers. Each is refused with a status and a reason, and the next request is served.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should fail")]
-
-mod support;
 
 use std::io::{Read, Write};
 use std::time::Duration;
 
+use crate::support::{Answer, Running, Setup, Slow, message};
 use dropcap_engine::EngineOptions;
 use dropcap_server::ServerOptions;
 use serde_json::{Value, json};
-use support::{Answer, Running, Setup, Slow, message};
 
 const COMPLETIONS: &str = "/v1/completions";
 const CHAT: &str = "/v1/chat/completions";
@@ -72,7 +69,7 @@ fn numbers_beyond_their_ranges_are_refused_by_name_and_value() {
 #[test]
 fn prompts_that_are_no_prompts_are_refused() {
     let server = Setup::default().start();
-    let config = support::carried().decoder.config();
+    let config = crate::support::carried().decoder.config();
     for (prompt, param) in [
         (json!([]), None),
         (json!([[]]), None),
@@ -336,7 +333,7 @@ fn a_full_queue_says_when_to_come_again() {
 
 #[test]
 fn a_text_that_can_never_fit_is_refused_with_both_numbers() {
-    let model = support::carried();
+    let model = crate::support::carried();
     let policy = model.method("none");
     let pool = model.decoder.page_pool(policy.as_ref(), dropcap_kernels::DType::F32, None).unwrap();
     let page = pool.layout().bytes();

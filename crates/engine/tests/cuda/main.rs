@@ -1,17 +1,13 @@
 //! The device gives what the processor gives: goldens, greedy ids, lifetimes, memory. Skips loudly without a GPU.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that cannot go on should fail"
-)]
+#![cfg(test)]
 
-#[path = "cuda/codes.rs"]
 mod codes;
-#[path = "cuda/quantised.rs"]
+mod on_device;
+mod pages;
 mod quantised;
-#[path = "cuda/rankings.rs"]
 mod rankings;
+mod serving;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::sync::Arc;
@@ -24,8 +20,8 @@ use dropcap_methods::{Gates, LayerGates, dcp};
 use dropcap_model::device::{DeviceDecoder, DeviceSegment, Slot, Wanted};
 use dropcap_policy::{EvictionPolicy, Floors, KeepAll, Rules, Stage};
 use dropcap_weights::TensorFile;
+use on_device::{OnDevice, device};
 use support::naive::Naive;
-use support::on_device::{OnDevice, device};
 use support::running::all;
 use support::{MODELS, Model, argmax, distance, floats, golden, ids, integers, json};
 

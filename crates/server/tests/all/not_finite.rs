@@ -1,15 +1,12 @@
 //! Logits that are no numbers end the request that they are of, and no other.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should fail")]
-
-mod support;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::thread;
 
+use crate::support::{Model, Running, Setup};
 use dropcap_kernels::DType;
 use serde_json::{Value, json};
-use support::{Model, Running, Setup};
 
 const PATH: &str = "/v1/completions";
 /// Tokens after which the model of these tests breaks.

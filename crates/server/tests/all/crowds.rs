@@ -1,13 +1,10 @@
 //! Many clients at once.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should fail")]
-
-mod support;
 
 use std::thread;
 
+use crate::support::{Running, Setup};
 use dropcap_engine::EngineOptions;
 use serde_json::{Value, json};
-use support::{Running, Setup};
 
 const PATH: &str = "/v1/completions";
 const CLIENTS: usize = 256;
@@ -35,7 +32,7 @@ fn text(server: &Running, body: &Value, streams: bool) -> String {
 #[test]
 fn hundreds_of_clients_at_once_get_what_each_gets_alone() {
     // Without forgetting the numbers have the same bits, however sequences are batched.
-    let policy = || support::carried().method("none");
+    let policy = || crate::support::carried().method("none");
     let engine = || EngineOptions { max_batch: 32, max_waiting: Some(CLIENTS), ..EngineOptions::default() };
     let requests = requests();
     let alone: Vec<String> = {
@@ -43,7 +40,7 @@ fn hundreds_of_clients_at_once_get_what_each_gets_alone() {
         requests.iter().map(|body| text(&server, body, false)).collect()
     };
     // Once with room for all, once where texts wait for each other's memory, with beginnings kept beside.
-    let model = support::carried();
+    let model = crate::support::carried();
     let pool = model.decoder.page_pool(policy().as_ref(), dropcap_kernels::DType::F32, None).unwrap();
     let tight = 64 * pool.layout().bytes();
     for engine in [engine(), EngineOptions { kv_limit: Some(tight), prefix_bytes: tight / 2, ..engine() }] {

@@ -1,11 +1,4 @@
 //! A server with the carried model on a port of its own, and a client that sends exactly the bytes it is told to.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that cannot go on should fail"
-)]
-#![allow(dead_code, reason = "each test binary uses its own part of this module")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -25,7 +18,7 @@ use serde_json::Value;
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-#[path = "../../../engine/tests/support/model.rs"]
+#[path = "../../../../engine/tests/support/model.rs"]
 mod model;
 pub use model::Model;
 

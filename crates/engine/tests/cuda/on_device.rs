@@ -9,7 +9,7 @@ use dropcap_model::WeightFormat;
 use dropcap_model::device::{DeviceDecoder, DeviceOptions, DeviceWeights};
 use dropcap_policy::EvictionPolicy;
 
-use super::Model;
+use super::support::Model;
 
 /// The first device, or none, said loudly.
 pub fn device(test: &str) -> Option<Device> {

@@ -1,23 +1,15 @@
 //! A step on a device takes the pages that are there, or is refused before anything is done. Skips loudly without a GPU.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that cannot go on should fail"
-)]
-
-mod support;
 
 use std::sync::Arc;
 
+use super::on_device::device;
+use super::support::Model;
 use dropcap_kernels::DType;
 use dropcap_model::ModelError;
 use dropcap_model::device::{
     DeviceDecoder, DeviceOptions, DeviceSegment, DeviceWeights, Slot, SlotState, Wanted,
 };
 use dropcap_policy::{KeepAll, Stage};
-use support::Model;
-use support::on_device::device;
 
 /// A decoder over a pool of so many pages, or none where there is no device.
 fn decoder(test: &str, pages: usize) -> Option<DeviceDecoder> {

@@ -1,16 +1,13 @@
 //! Clients that go: their memory is free with the next step.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should fail")]
-
-mod support;
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::time::Duration;
 
+use crate::support::{Setup, Slow, message};
 use dropcap_engine::EngineOptions;
 use dropcap_server::ServerOptions;
 use serde_json::json;
-use support::{Setup, Slow, message};
 
 const PATH: &str = "/v1/completions";
 

@@ -1,7 +1,4 @@
 //! Keys, probes, signals, and an engine that fails.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should fail")]
-
-mod support;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -9,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::support::{Answer, Setup, Slow, message};
 use dropcap_policy::{EvictionPolicy, LaneEditor, Observation, PolicyError};
 use dropcap_server::{AccessLog, ServeError, ServerOptions};
 use serde_json::{Value, json};
-use support::{Answer, Setup, Slow, message};
 
 const PATH: &str = "/v1/completions";
 const ROUTES: [(&str, &str); 10] = [
@@ -66,7 +63,7 @@ fn a_server_listens_before_it_serves_and_says_so() {
 }
 
 /// A stream of which the beginning has been read.
-fn begun(server: &support::Running, tokens: usize) -> std::net::TcpStream {
+fn begun(server: &crate::support::Running, tokens: usize) -> std::net::TcpStream {
     let body = json!({"prompt": "a", "max_tokens": tokens, "ignore_eos": true, "stream": true}).to_string();
     let mut stream = server.connect();
     stream.write_all(&message(PATH, "", body.as_bytes())).unwrap();

@@ -1,23 +1,20 @@
 //! Texts over the wire: whole and in pieces, with everything that clients ask about them.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should fail")]
 
-mod support;
-
+use crate::support::Setup;
 use dropcap_engine::{Engine, EngineOptions, Output, Request, TextStream};
 use serde_json::{Value, json};
-use support::Setup;
 
 const PATH: &str = "/v1/completions";
 const PROMPT: &str = "Once upon a time there was a";
 
 /// The greedy text of the engine itself, and its tokens.
 fn greedy(prompt: &str, max_tokens: usize) -> (String, Vec<u32>) {
-    let model = support::carried();
+    let model = crate::support::carried();
     let options = EngineOptions::default();
     let mut engine =
         Engine::new(model.decoder.clone(), model.method("dcp"), model.team.clone(), options).unwrap();
-    let prompt = support::tokenizer().encode_prompt(prompt).unwrap();
-    let mut stream = TextStream::new(support::tokenizer(), &prompt, &[0], Vec::new()).unwrap();
+    let prompt = crate::support::tokenizer().encode_prompt(prompt).unwrap();
+    let mut stream = TextStream::new(crate::support::tokenizer(), &prompt, &[0], Vec::new()).unwrap();
     engine.submit(Request { prompt, max_tokens, stop_tokens: vec![0], ..Request::default() }).unwrap();
     let (mut text, mut ids) = (String::new(), Vec::new());
     while !engine.is_idle() {
@@ -67,7 +64,7 @@ fn a_text_is_the_engines_whole_and_in_pieces() {
     assert_eq!(text_of(&chunks), text);
 
     // The same prompt as tokens.
-    let ids = support::tokenizer().encode_prompt(PROMPT).unwrap();
+    let ids = crate::support::tokenizer().encode_prompt(PROMPT).unwrap();
     let mut by_ids = body.clone();
     by_ids["prompt"] = json!([ids, ids]);
     let both = server.ask(PATH, &by_ids);
@@ -101,7 +98,7 @@ fn a_text_ends_before_a_stop_string_and_its_sequence_with_it() {
 #[test]
 fn an_echoed_prompt_is_told_token_by_token_as_harnesses_read_it() {
     let server = Setup::default().start();
-    let ids = support::tokenizer().encode_prompt(PROMPT).unwrap();
+    let ids = crate::support::tokenizer().encode_prompt(PROMPT).unwrap();
     let body =
         json!({"prompt": [ids], "max_tokens": 1, "temperature": 0, "logprobs": 3, "echo": true, "seed": 1});
     let whole = server.ask(PATH, &body);
@@ -181,7 +178,7 @@ fn what_changes_logits_changes_the_text() {
     let banned = text(json!({"logit_bias": {ids[0].to_string(): -100}}));
     assert_ne!(banned, plain);
     let forced = text(json!({"logit_bias": {ids[1].to_string(): 100}, "max_tokens": 4}));
-    let token = support::tokenizer().decode(&[ids[1]]).unwrap();
+    let token = crate::support::tokenizer().decode(&[ids[1]]).unwrap();
     assert_eq!(forced, token.repeat(4));
     assert_ne!(text(json!({"frequency_penalty": 2, "max_tokens": 60})), text(json!({"max_tokens": 60})));
 }
@@ -208,7 +205,7 @@ fn the_description_names_every_route_and_texts_go_to_tokens_and_back() {
     let models = server.get("/v1/models").json();
     assert_eq!(
         (&models["data"][0]["id"], &models["data"][0]["max_model_len"]),
-        (&json!("default"), &json!(support::carried().decoder.config().max_positions))
+        (&json!("default"), &json!(crate::support::carried().decoder.config().max_positions))
     );
     assert_eq!(server.get("/v1/models/default").json()["id"], "default");
     assert_eq!(server.get("/v1/models/a/b").status, 404);
@@ -217,7 +214,7 @@ fn the_description_names_every_route_and_texts_go_to_tokens_and_back() {
 
 #[test]
 fn a_request_may_keep_less_than_the_server_and_is_told_so() {
-    let policy = support::carried().method("streaming_llm@96");
+    let policy = crate::support::carried().method("streaming_llm@96");
     let server = Setup { policy, ..Setup::default() }.start();
     let ask = |budget: Option<u32>| {
         let mut body = json!({"prompt": vec![7; 150], "max_tokens": 4, "ignore_eos": true});
@@ -229,7 +226,7 @@ fn a_request_may_keep_less_than_the_server_and_is_told_so() {
     let (own, servers) = (ask(Some(32)), ask(None));
     assert_eq!((&own["budget"], &servers["budget"]), (&json!(32), &json!(96)));
     // The next token would have pushed one out.
-    let layers = support::carried().decoder.config().layers;
+    let layers = crate::support::carried().decoder.config().layers;
     assert_eq!((&own["kept_entries"], &servers["kept_entries"]), (&json!(layers * 31), &json!(layers * 95)));
     for (budget, words) in [
         (json!(97), "between 5 and 96"),
@@ -261,15 +258,15 @@ fn paragraphs(count: usize) -> String {
 #[test]
 fn a_text_is_made_shorter_as_the_command_does_it() {
     use dropcap_compress::{Compressed, Language, ModelJudge, longcodezip, perplexity};
-    let policy = support::carried().method("none");
+    let policy = crate::support::carried().method("none");
     let server = Setup { policy: policy.clone(), ..Setup::default() }.start();
     let (text, question) = (paragraphs(30), "Who had a frog for a friend in the park?");
-    let model = support::carried();
+    let model = crate::support::carried();
     let engine = EngineOptions::default();
     let engine =
         dropcap_engine::Engine::new(model.decoder.clone(), policy, model.team.clone(), engine).unwrap();
     let positions = model.decoder.config().max_positions;
-    let mut judge = ModelJudge::new(engine, support::tokenizer(), positions, |_| {}).unwrap();
+    let mut judge = ModelJudge::new(engine, crate::support::tokenizer(), positions, |_| {}).unwrap();
     let budget = "0.25".parse().unwrap();
     let same = |answer: &Value, kept: &Compressed| {
         // Through text, where numbers of the wire come from too.
@@ -361,11 +358,11 @@ fn what_cannot_be_made_shorter_is_refused_by_the_parameters_name() {
 
 #[test]
 fn long_texts_hold_up_nobody_and_those_whose_clients_go_are_given_up() {
-    let policy = std::sync::Arc::new(support::Slow(std::time::Duration::from_millis(1)));
+    let policy = std::sync::Arc::new(crate::support::Slow(std::time::Duration::from_millis(1)));
     let server = Setup { policy, ..Setup::default() }.start();
     let body =
         json!({"text": paragraphs(1000), "budget": 0.5, "instruction": "Who had a frog for a friend?"});
-    let request = support::message(COMPRESS, "", body.to_string().as_bytes());
+    let request = crate::support::message(COMPRESS, "", body.to_string().as_bytes());
     let begin = || {
         let mut stream = server.connect();
         std::io::Write::write_all(&mut stream, &request).unwrap();

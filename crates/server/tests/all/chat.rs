@@ -1,16 +1,13 @@
 //! Conversations: the model's template, and what people may not write into it.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should fail")]
 
-mod support;
-
+use crate::support::Setup;
 use serde_json::{Value, json};
-use support::Setup;
 
 const PATH: &str = "/v1/chat/completions";
 /// A template that sets messages apart by the one control token of the carried model.
 const TEMPLATE: &str = "{{ bos_token }}{% for message in messages %}<|endoftext|>{{ message.role }}: {{ message.content | trim }}\n{% endfor %}";
 
-fn tokens(server: &support::Running, messages: &Value) -> Vec<u64> {
+fn tokens(server: &crate::support::Running, messages: &Value) -> Vec<u64> {
     let answer = server.ask("/tokenize", &json!({"messages": messages}));
     answer["tokens"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect()
 }
@@ -76,7 +73,7 @@ fn only_the_template_writes_control_tokens() {
         .into_iter()
         .map(|id| id as u32)
         .collect();
-    assert_eq!(support::tokenizer().decode(&ids).unwrap(), "user: x<|endoftext|>y\n");
+    assert_eq!(crate::support::tokenizer().decode(&ids).unwrap(), "user: x<|endoftext|>y\n");
 }
 
 #[test]
@@ -94,7 +91,7 @@ fn a_template_sees_tools_and_what_a_request_adds_to_it() {
     let body = body.to_string().replace("\"tools\":[]", &format!("\"tools\":[{tool}]"));
     let answer = server.post_bytes(PATH, body.as_bytes());
     assert_eq!(answer.status, 200, "{}", answer.text());
-    let count = support::tokenizer().encode_prompt(&format!("{tool}|glad|hi")).unwrap().len();
+    let count = crate::support::tokenizer().encode_prompt(&format!("{tool}|glad|hi")).unwrap().len();
     assert_eq!(answer.json()["usage"]["prompt_tokens"], count);
 }
 

@@ -1,21 +1,13 @@
 //! What a server asks of a device: ways to choose tokens that its sampler does not know, beginnings that texts share, budgets
 //! of their own. Skips loudly without a GPU.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that cannot go on should fail"
-)]
 
-mod support;
-
+use super::on_device::{OnDevice, device};
+use super::support::Model;
+use super::support::running::{all, cached, one_by_one, request, text, tokens};
 use dropcap_engine::{Engine, EngineError, EngineOptions, LogProbs, Output, Request, Sampling};
 use dropcap_kernels::DType;
 use dropcap_model::device::{DeviceDecoder, DeviceSegment, Slot, SlotState, Wanted};
 use dropcap_policy::{KeepAll, Stage};
-use support::Model;
-use support::on_device::{OnDevice, device};
-use support::running::{all, cached, one_by_one, request, text, tokens};
 
 const MODEL: &str = "llama_kvpress/llama";
 
