@@ -40,6 +40,8 @@ pub struct Communicator {
 pub enum Exchange<'a> {
     /// Adds them up; every process has the sums.
     Sum(DeviceSlice<'a, f32>),
+    /// The same with a few exact numbers.
+    SumExact(DeviceSlice<'a, f64>),
     /// Adds them up; of as many equal pieces as there are processes, each has the sums of the one with its rank, and
     /// anything in the others.
     SumPiece(DeviceSlice<'a, f32>),
@@ -123,8 +125,9 @@ impl Communicator {
             // pieces of `count`; handle and stream are alive.
             unsafe {
                 match exchange {
-                    Exchange::Sum(_) if count == 0 => Ok(()),
+                    Exchange::Sum(_) | Exchange::SumExact(_) if count == 0 => Ok(()),
                     Exchange::Sum(_) => library.sum(address, count, handle, stream),
+                    Exchange::SumExact(_) => library.sum_exact(address, count, handle, stream),
                     Exchange::SumPiece(_) => library.sum_piece(address, count, rank, handle, stream),
                     Exchange::Gather(_) => library.gather(address, count, rank, handle, stream),
                 }
@@ -137,6 +140,7 @@ impl Communicator {
     fn located<'a>(&self, exchange: &Exchange<'a>) -> Result<(Exchange<'a>, u64, usize), KernelError> {
         let (address, len, pieces) = match exchange {
             Exchange::Sum(values) => (values.pointer(), values.len(), 1),
+            Exchange::SumExact(values) => (values.pointer(), values.len(), 1),
             Exchange::SumPiece(values) => (values.pointer(), values.len(), self.size),
             Exchange::Gather(bytes) => (bytes.pointer(), bytes.len(), self.size),
         };
@@ -188,13 +192,21 @@ impl Communicator {
         unsafe { wait(queue.stream(), mark) }.map_err(driver("ordering an exchange"))
     }
 
+    /// Whether the others can still be reached, as far as NCCL noticed.
+    ///
+    /// # Errors
+    /// A process or a link that is gone.
+    pub fn check(&self) -> Result<(), CudaError> {
+        // SAFETY: the handle is alive.
+        unsafe { self.library.check(self.handle) }
+    }
+
     /// Whether all exchanges so far are done.
     ///
     /// # Errors
-    /// A failed device; a process or a link that NCCL noticed to be gone.
+    /// A failed device; as [`Communicator::check`].
     pub fn is_done(&self) -> Result<bool, CudaError> {
-        // SAFETY: the handle is alive.
-        unsafe { self.library.check(self.handle) }?;
+        self.check()?;
         self.device.bind()?;
         // SAFETY: the stream is alive.
         match unsafe { cudarc::driver::sys::cuStreamQuery(self.stream) } {
@@ -247,11 +259,13 @@ mod tests {
         let buffer = DeviceBuffer::copy_of(&device, "numbers", &numbers).unwrap();
         let mut one = Communicator::join(&device, &WorldId::new().unwrap(), 0, 1).unwrap();
         let part = |range| DeviceSlice::new(&buffer, range).unwrap();
+        let exact = DeviceBuffer::copy_of(&device, "exact numbers", &[0.1, 1e300]).unwrap();
         let all = [
             Exchange::Sum(part(3..70_000)),
             Exchange::Sum(part(5..5)),
             Exchange::SumPiece(part(70_000..80_001)),
             Exchange::Gather(part(90_000..95_000).bytes()),
+            Exchange::SumExact((&exact).into()),
         ];
         one.exchange(&all).unwrap();
         one.mark(2).unwrap();
@@ -259,6 +273,7 @@ mod tests {
         one.rejoin_at(3).unwrap();
         one.rejoin().unwrap();
         assert_eq!(buffer.read().unwrap(), numbers);
+        assert_eq!(exact.read().unwrap(), [0.1, 1e300]);
         assert!(one.is_done().unwrap());
     }
 }

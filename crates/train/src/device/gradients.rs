@@ -3,9 +3,8 @@
 use std::ops::Range;
 
 use dropcap_kernels::KernelError;
-use dropcap_kernels::cuda::{DeviceBuffer, DeviceSlice};
+use dropcap_kernels::cuda::{DeviceBuffer, DeviceSlice, Stretches};
 use dropcap_kernels::matmul::Sum;
-use dropcap_kernels::optimizer::Stretches;
 
 use super::kernels::Kernels;
 use super::place::Places;

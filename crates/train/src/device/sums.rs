@@ -6,9 +6,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use dropcap_kernels::KernelError;
-use dropcap_kernels::cuda::{Communicator, CudaError, Device, Exchange, Marks, WorldId};
+use dropcap_kernels::cuda::{Communicator, CudaError, Device, Exchange, Moment, WorldId};
 
-use super::division::{Divisible, Division};
+use super::division::{Divisible, Division, Share};
 use super::gradients::Gradients;
 use super::weights::Weights;
 use crate::TrainError;
@@ -91,7 +91,7 @@ impl Sums {
         let joined = join(device, id, others)?;
         let first = order.iter().map(|place| place.start).min().unwrap_or_default();
         let end = order.iter().map(|place| place.end).max().unwrap_or_default();
-        let division = Division::new(device, first..end, matrices, world)?;
+        let division = Division::new(&(first..end), matrices, world);
         let joined = agreed(joined, others)?;
         let (parts, read) = parts(&order);
         Ok(joined.map(|communicator| Self { communicator, world, division, parts, read, is_whole: true }))
@@ -110,14 +110,15 @@ impl Sums {
         is_last.then_some(Handover { sums: self, gradients, buckets, late: Vec::new() })
     }
 
-    /// What of a place this process moves.
-    pub(super) fn moves(&self, place: &Range<usize>) -> Result<Marks<'_>, TrainError> {
-        self.division.of_moves(place)
+    /// This process's share of a place, in stretches that count from its beginning.
+    pub(super) fn own(&self, place: &Range<usize>, share: Share) -> Vec<Range<usize>> {
+        self.division.own(place, share)
     }
 
-    /// Of which of a place's gradients this process counts the squares.
-    pub(super) fn squares(&self, place: &Range<usize>) -> Result<Marks<'_>, TrainError> {
-        self.division.of_squares(place)
+    /// Adds up a few numbers over all processes; what is asked of the device from now on reads the sums.
+    pub(super) fn add_up(&self, all: &[Exchange<'_>]) -> Result<(), KernelError> {
+        self.communicator.exchange(all)?;
+        Ok(self.communicator.rejoin()?)
     }
 
     /// What trains, in the parts that are to be moved and sent one after the other.
@@ -154,7 +155,7 @@ impl Sums {
             self.communicator.rejoin().map_err(KernelError::from)?;
             self.is_whole = true;
         }
-        self.wait(others)
+        wait_until(others, || self.communicator.is_done())
     }
 
     /// Whether every process has all values and moments.
@@ -162,30 +163,41 @@ impl Sums {
         self.is_whole
     }
 
-    /// Waits until all sums are there, with an eye on the other processes: a lost one would never bring its share.
+    /// Waits for a moment of the device, with an eye on the other processes: a lost one would never bring its share.
     ///
     /// # Errors
     /// A process that is lost; drop this then, before anything that waits for the device.
-    pub(super) fn wait(&self, others: &mut dyn Collective) -> Result<(), TrainError> {
-        let mut looked = Instant::now();
-        loop {
-            match self.communicator.is_done() {
-                Ok(true) => return Ok(()),
-                // The device idles until the end is noticed, and who sleeps notices it late.
-                Ok(false) => thread::yield_now(),
-                Err(error) => {
-                    let noticed = Instant::now();
-                    while noticed.elapsed() < NAMING {
-                        others.check()?;
-                        thread::sleep(LOOK);
-                    }
-                    return Err(KernelError::from(error).into());
+    pub(super) fn wait_for(&self, moment: &Moment, others: &mut dyn Collective) -> Result<(), TrainError> {
+        wait_until(others, || {
+            self.communicator.check()?;
+            moment.has_passed()
+        })
+    }
+}
+
+/// Waits until it is done; names the process that is lost meanwhile.
+fn wait_until(
+    others: &mut dyn Collective,
+    is_done: impl Fn() -> Result<bool, CudaError>,
+) -> Result<(), TrainError> {
+    let mut looked = Instant::now();
+    loop {
+        match is_done() {
+            Ok(true) => return Ok(()),
+            // What comes next begins when the end is noticed, and who sleeps notices it late.
+            Ok(false) => thread::yield_now(),
+            Err(error) => {
+                let noticed = Instant::now();
+                while noticed.elapsed() < NAMING {
+                    others.check()?;
+                    thread::sleep(LOOK);
                 }
+                return Err(KernelError::from(error).into());
             }
-            if looked.elapsed() > GLANCE {
-                others.check()?;
-                looked = Instant::now();
-            }
+        }
+        if looked.elapsed() > GLANCE {
+            others.check()?;
+            looked = Instant::now();
         }
     }
 }
