@@ -321,6 +321,7 @@ impl Bench {
                 .collect();
         let mut batch = TokenRows::new(&self.device, rows).unwrap();
         batch.set(&ids, model.vocabulary).unwrap();
+        batch.sort().unwrap();
         let table = self.f32(model.vocabulary * model.hidden, 1.0);
         let dx = self.f32(rows * model.hidden, 1.0);
         let embedding = TrainEmbedding::new(&self.device, specialisation).unwrap();

@@ -116,8 +116,8 @@ fn is_still(still: &[Range<usize>], place: &Range<usize>) -> bool {
     still.iter().any(|still| still.start <= place.start && place.end <= still.end)
 }
 
-/// What of `whole` lies between these places, which do not overlap.
-fn between(whole: Range<usize>, mut places: Vec<Range<usize>>) -> Vec<Range<usize>> {
+/// What of `whole` lies between these places in it, which do not overlap.
+pub(super) fn between(whole: Range<usize>, mut places: Vec<Range<usize>>) -> Vec<Range<usize>> {
     places.sort_by_key(|place| place.start);
     let ends = std::iter::once(whole.start).chain(places.iter().map(|place| place.end));
     let starts = places.iter().map(|place| place.start).chain(std::iter::once(whole.end));

@@ -74,7 +74,7 @@ impl Judge {
         Ok(self.numbers.write(0, &found).map_err(KernelError::from)?)
     }
 
-    /// Sums the squares of the gradients at these `places`, over all processes where they have `sums`.
+    /// Sums the squares of this process's share of the gradients at these `places`.
     pub(super) fn squares(
         &mut self,
         kernels: &Kernels,
@@ -93,10 +93,12 @@ impl Judge {
             let total = DeviceSlice::new(&self.numbers, index + 1..index + 2)?;
             kernels.sums.squares(numbers, stretches, &self.scratch, total)?;
         }
-        if let Some(sums) = sums {
-            sums.add_up(&[Exchange::SumExact(self.found()?)])?;
-        }
         Ok(())
+    }
+
+    /// Adds up over all processes what was found.
+    pub(super) fn add_up(&self, sums: &Sums) -> Result<(), KernelError> {
+        sums.add_up(&[Exchange::SumExact(self.found()?)])
     }
 
     /// Decides by them.

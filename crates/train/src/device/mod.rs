@@ -15,6 +15,7 @@ mod head;
 mod judge;
 mod kernels;
 mod look;
+mod lookup;
 mod matrix;
 mod need;
 mod network;

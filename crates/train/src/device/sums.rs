@@ -9,7 +9,10 @@ use dropcap_kernels::KernelError;
 use dropcap_kernels::cuda::{Communicator, CudaError, Device, Exchange, Moment, WorldId};
 
 use super::division::{Divisible, Division, Share};
-use super::gradients::Gradients;
+use super::gradients::{Gradients, between};
+use super::kernels::Kernels;
+use super::lookup::Lookup;
+use super::network::Network;
 use super::weights::Weights;
 use crate::TrainError;
 use crate::collective::{Collective, CollectiveError, World};
@@ -36,6 +39,8 @@ pub(super) struct Sums {
     communicator: Communicator,
     world: World,
     division: Division,
+    /// Where the table trains whose rows tokens are looked up in, and its rows are what is exchanged.
+    lookup: Option<Lookup>,
     /// What trains, in parts that are moved and sent one after the other.
     parts: Vec<Range<usize>>,
     /// In which of them lies what each step of a forward pass reads: the look-up, and each layer.
@@ -52,6 +57,10 @@ pub(super) struct Handover<'a> {
     buckets: Buckets,
     /// Places that the last exchange takes along.
     late: Vec<Range<usize>>,
+    /// Places that went ahead of their bucket, or go another way.
+    ahead: Vec<Range<usize>>,
+    /// Passes of the step in all processes.
+    passes: usize,
 }
 
 /// How gradients are cut into sums.
@@ -67,7 +76,8 @@ struct Buckets {
 
 impl Sums {
     /// Lets the devices of all processes find each other, or says why they cannot: then none of them has tried. Of what
-    /// trains, whose places are read in this `order`, they divide up the `matrices`.
+    /// trains, whose places are read in this `order`, they divide up the `matrices`; of the table among them they exchange
+    /// rows where there is a `lookup`.
     ///
     /// # Errors
     /// A process that is lost meanwhile.
@@ -75,6 +85,7 @@ impl Sums {
         device: &Device,
         order: Vec<Range<usize>>,
         matrices: Vec<Divisible>,
+        lookup: impl FnOnce(World) -> Result<Option<Lookup>, KernelError>,
         others: &mut dyn Collective,
     ) -> Result<Result<Self, String>, TrainError> {
         let world = others.world();
@@ -94,7 +105,16 @@ impl Sums {
         let division = Division::new(&(first..end), matrices, world);
         let joined = agreed(joined, others)?;
         let (parts, read) = parts(&order);
-        Ok(joined.map(|communicator| Self { communicator, world, division, parts, read, is_whole: true }))
+        let lookup = lookup(world)?;
+        Ok(joined.map(|communicator| Self {
+            communicator,
+            world,
+            division,
+            lookup,
+            parts,
+            read,
+            is_whole: true,
+        }))
     }
 
     /// Begins the handover of gradients, in a step's last pass of this process; the model's weights end at `end`.
@@ -107,7 +127,8 @@ impl Sums {
     ) -> Option<Handover<'a>> {
         let is_last = part + 1 == self.world.share_of(parts).len();
         let buckets = Buckets::new(gradients.first()..gradients.end(), end);
-        is_last.then_some(Handover { sums: self, gradients, buckets, late: Vec::new() })
+        let (late, ahead) = (Vec::new(), Vec::new());
+        is_last.then_some(Handover { sums: self, gradients, buckets, late, ahead, passes: parts })
     }
 
     /// This process's share of a place, in stretches that count from its beginning.
@@ -202,30 +223,80 @@ fn wait_until(
     }
 }
 
-impl Handover<'_> {
+impl<'a> Handover<'a> {
+    /// The head has its gradient, before anything else: it goes ahead. So does what the table has already, where the rest of it
+    /// will be rows of tokens.
+    pub(super) fn head(&mut self, network: &Network) -> Result<(), KernelError> {
+        let lookup = self.sums.lookup.as_ref();
+        let table = lookup.filter(|lookup| lookup.has_more(self.passes)).map(Lookup::table);
+        let trains = |place: &Range<usize>| Ok::<_, KernelError>(self.gradients.of(place)?.is_some());
+        // A head that is the table, too, waits for it where it goes with the rest.
+        let head = Some(&network.head.weight).filter(|&head| *head != network.embedding);
+        let mut now: Vec<Range<usize>> = Vec::new();
+        for place in head.into_iter().chain(table) {
+            if trains(place)? {
+                now.push(place.clone());
+            }
+        }
+        self.ahead.extend(now.iter().chain(lookup.map(Lookup::table)).cloned());
+        let (matrices, beside): (Vec<_>, Vec<_>) =
+            now.iter().map(|place| self.sums.division.parts(place)).unzip();
+        self.exchange(self.sums(&matrices.concat(), &beside.concat())?)
+    }
+
     /// Everything of the model's weights from `start` on has its gradient.
     pub(super) fn ready(&mut self, start: usize) -> Result<(), KernelError> {
         let Some(bucket) = self.buckets.ready(start) else { return Ok(()) };
-        let (matrices, beside) = self.sums.division.parts(&bucket);
+        let (matrices, beside) = self.parts(bucket);
         let (now, late): (Vec<_>, Vec<_>) = beside.into_iter().partition(|part| part.len() >= APART);
         self.late.extend(late);
-        self.sum(&matrices, &now)
+        self.exchange(self.sums(&matrices, &now)?)
     }
 
-    /// Everything else has, too; what is asked of the device from now on reads sums.
-    pub(super) fn finish(self) -> Result<(), KernelError> {
-        let rest = self.buckets.rest().map(|bucket| self.sums.division.parts(&bucket));
+    /// How the gradients of tokens are handed over, if by rows: before [`Handover::finish`], which takes them along.
+    pub(super) fn lookup(&self) -> Option<&'a Lookup> {
+        self.sums.lookup.as_ref()
+    }
+
+    /// Everything else has its gradient, too; what is asked of the device from now on reads sums.
+    pub(super) fn finish(self, kernels: &Kernels) -> Result<(), KernelError> {
+        let rest = self.buckets.rest().map(|bucket| self.parts(bucket));
         let (matrices, beside): (Vec<_>, Vec<_>) = rest.into_iter().unzip();
-        self.sum(&matrices.concat(), &[beside.concat(), self.late.clone()].concat())?;
-        Ok(self.sums.communicator.rejoin()?)
+        let mut all = self.sums(&matrices.concat(), &[beside.concat(), self.late.clone()].concat())?;
+        all.extend(self.lookup().into_iter().flat_map(Lookup::exchange));
+        self.exchange(all)?;
+        self.sums.communicator.rejoin()?;
+        match self.lookup() {
+            None => Ok(()),
+            Some(lookup) => {
+                let own = self.sums.division.own(lookup.table(), Share::Moved);
+                lookup.add(kernels, self.gradients, &own)
+            }
+        }
     }
 
-    /// Begins to sum the pieces of matrices, and other places as a whole.
-    fn sum(&self, matrices: &[Range<usize>], others: &[Range<usize>]) -> Result<(), KernelError> {
+    /// The matrices of a bucket, and what lies beside them, without what went ahead.
+    fn parts(&self, bucket: Range<usize>) -> (Vec<Range<usize>>, Vec<Range<usize>>) {
+        let inside = |place: &&Range<usize>| bucket.start <= place.start && place.end <= bucket.end;
+        let ahead = self.ahead.iter().filter(inside).cloned().collect();
+        let (matrices, beside): (Vec<_>, Vec<_>) =
+            between(bucket, ahead).iter().map(|part| self.sums.division.parts(part)).unzip();
+        (matrices.concat(), beside.concat())
+    }
+
+    /// The sums of the pieces of matrices, and of other places as a whole.
+    fn sums(
+        &self,
+        matrices: &[Range<usize>],
+        others: &[Range<usize>],
+    ) -> Result<Vec<Exchange<'a>>, KernelError> {
         let numbers = |place: &Range<usize>| -> Result<_, KernelError> { Ok(self.gradients.all(place)?[0]) };
         let pieces = matrices.iter().map(|matrix| Ok(Exchange::SumPiece(numbers(matrix)?)));
         let whole = others.iter().map(|place| Ok(Exchange::Sum(numbers(place)?)));
-        let all = pieces.chain(whole).collect::<Result<Vec<_>, KernelError>>()?;
+        pieces.chain(whole).collect()
+    }
+
+    fn exchange(&self, all: Vec<Exchange<'_>>) -> Result<(), KernelError> {
         self.sums.communicator.exchange(&all)
     }
 }

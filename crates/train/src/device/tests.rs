@@ -338,6 +338,34 @@ fn a_look_between_two_steps_sees_what_the_processor_sees_and_changes_nothing() {
 }
 
 #[test]
+fn what_is_handed_over_in_a_world_of_one_comes_back_as_it_was() {
+    let Some(device) = device("gradients that are handed over") else { return };
+    for (name, mut config) in families() {
+        // More tokens than rows, so that rows of the table are exchanged and not the table.
+        config.vocabulary = 400;
+        let mut alone = Twins::new(&device, &config, GateForm::votes(2, 5), false);
+        let mut connected = Twins::new(&device, &config, GateForm::votes(2, 5), false);
+        if let Some(why) = connected.device.connect(&mut Alone).unwrap() {
+            eprintln!("SKIPPED gradients that are handed over: {why}");
+            return;
+        }
+        let floors = Floors { sinks: 2, recent: 5 };
+        let pruning = Pruning::Hard { floors, shifts: &[0.1, -0.2], noise: None };
+        for number in 1..4 {
+            let [[one, _], [other, _]] = [&mut alone, &mut connected].map(|twins| {
+                let gathered = twins.pass(&pruning, 0.5);
+                twins.update(rule(number, 1e-3, 0.9));
+                gathered
+            });
+            assert_eq!(one, other, "{name}, step {number}");
+        }
+        connected.device.complete(&mut Alone).unwrap();
+        let [one, other] = [&mut alone, &mut connected].map(|twins| twins.device.export().unwrap());
+        assert!(one == other, "{name}: the same bits");
+    }
+}
+
+#[test]
 fn clipped_gradients_and_those_that_are_not_finite_are_followed_as_on_the_processor() {
     let Some(device) = device("clipping") else { return };
     let (name, config) = families().remove(0);

@@ -11,6 +11,7 @@ use super::backward::GatePull;
 use super::division::Share;
 use super::forward::{Counting, Run, SoftVotes};
 use super::head::{Goal, Lesson};
+use super::lookup::Lookup;
 use super::room::Teaching;
 use super::sums::Sums;
 use super::weights::{download, upload};
@@ -89,6 +90,8 @@ impl Backend for Cuda {
             _ => None,
         };
         run.forward(&part.batch, Some(Counting { table: &self.table, sums: &part.kept }))?;
+        // While the device works on the forward pass.
+        part.batch.sort()?;
         let goal = Goal {
             targets: &part.targets,
             losses: &part.losses,
@@ -111,7 +114,19 @@ impl Backend for Cuda {
     fn connect(&mut self, others: &mut dyn Collective) -> Result<Option<String>, TrainError> {
         let order = self.network.order_of_reading(self.gradients.first()..self.gradients.end());
         let matrices = self.network.divisible();
-        Ok(match Sums::meet(&self.kernels.device, order, matrices, others)? {
+        let Self { kernels, network, gradients, room, .. } = &*self;
+        let table = &network.embedding;
+        let is_head = network.head.weight == *table;
+        let trains = gradients.of(table).map_err(TrainError::from)?.is_some();
+        let lookup = |world| {
+            let rows = room.sequences * room.tokens;
+            if !trains {
+                return Ok(None);
+            }
+            let hidden = network.config.hidden;
+            Lookup::new(&kernels.device, world, (table.clone(), is_head), rows, hidden)
+        };
+        Ok(match Sums::meet(&kernels.device, order, matrices, lookup, others)? {
             Ok(sums) => {
                 self.sums = Some(sums);
                 self.shares.forget();
@@ -134,7 +149,10 @@ impl Backend for Cuda {
         let places: Vec<_> =
             ranges.iter().map(|followed| self.gradients.trained(self.places.of(&followed.range))).collect();
         let Self { judge, kernels, gradients, shares, sums, sample, weights, .. } = &mut *self;
-        judge.squares(kernels, gradients, &places, shares, sums.as_ref().filter(|_| among_others))?;
+        judge.squares(kernels, gradients, &places, shares, sums.as_ref())?;
+        if let Some(sums) = sums.as_ref().filter(|_| among_others) {
+            judge.add_up(sums)?;
+        }
         let clipped: Vec<bool> = ranges.iter().map(|followed| followed.is_clipped).collect();
         judge.decide(kernels, &clipped, following.clip)?;
         judge.fetch()?;
