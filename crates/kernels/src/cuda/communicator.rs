@@ -1,5 +1,6 @@
 //! What the GPUs of several processes exchange.
 
+use std::cell::RefCell;
 use std::ffi::c_int;
 
 use cudarc::driver::result::{event, stream};
@@ -32,7 +33,7 @@ pub struct Communicator {
     written: CUevent,
     exchanged: CUevent,
     /// What [`Communicator::rejoin_at`] waits for.
-    marks: Vec<CUevent>,
+    marks: RefCell<Vec<CUevent>>,
 }
 
 /// What all processes do with numbers that lie in each of them.
@@ -92,7 +93,7 @@ impl Communicator {
         match made().map_err(driver("making a stream for exchanges")) {
             Ok((stream, written, exchanged)) => {
                 let device = device.clone();
-                let marks = Vec::new();
+                let marks = RefCell::default();
                 Ok(Self { library, handle, rank, size, device, stream, written, exchanged, marks })
             }
             Err(error) => {
@@ -171,14 +172,15 @@ impl Communicator {
     ///
     /// # Errors
     /// A failed device.
-    pub fn mark(&mut self, number: usize) -> Result<(), CudaError> {
+    pub fn mark(&self, number: usize) -> Result<(), CudaError> {
         self.device.bind()?;
-        while self.marks.len() <= number {
+        let mut marks = self.marks.borrow_mut();
+        while marks.len() <= number {
             let made = event::create(CUevent_flags::CU_EVENT_DISABLE_TIMING);
-            self.marks.push(made.map_err(driver("making a mark for exchanges"))?);
+            marks.push(made.map_err(driver("making a mark for exchanges"))?);
         }
         // SAFETY: the stream and the event are alive.
-        unsafe { event::record(self.marks[number], self.stream) }.map_err(driver("marking an exchange"))
+        unsafe { event::record(marks[number], self.stream) }.map_err(driver("marking an exchange"))
     }
 
     /// What is asked of the device from now on happens after the exchanges up to a mark; nothing changes without it.
@@ -186,7 +188,7 @@ impl Communicator {
     /// # Errors
     /// A failed device.
     pub fn rejoin_at(&self, number: usize) -> Result<(), CudaError> {
-        let Some(&mark) = self.marks.get(number) else { return Ok(()) };
+        let Some(&mark) = self.marks.borrow().get(number) else { return Ok(()) };
         let queue = self.device.queue()?;
         // SAFETY: the stream and the event are alive.
         unsafe { wait(queue.stream(), mark) }.map_err(driver("ordering an exchange"))
@@ -234,7 +236,7 @@ impl Drop for Communicator {
             if self.device.bind().is_ok() {
                 let _ = event::destroy(self.written);
                 let _ = event::destroy(self.exchanged);
-                for &mark in &self.marks {
+                for &mark in &*self.marks.borrow() {
                     let _ = event::destroy(mark);
                 }
                 let _ = stream::destroy(self.stream);
@@ -257,7 +259,7 @@ mod tests {
         }
         let numbers: Vec<f32> = (0..100_000).map(|i| i as f32 * 0.25).collect();
         let buffer = DeviceBuffer::copy_of(&device, "numbers", &numbers).unwrap();
-        let mut one = Communicator::join(&device, &WorldId::new().unwrap(), 0, 1).unwrap();
+        let one = Communicator::join(&device, &WorldId::new().unwrap(), 0, 1).unwrap();
         let part = |range| DeviceSlice::new(&buffer, range).unwrap();
         let exact = DeviceBuffer::copy_of(&device, "exact numbers", &[0.1, 1e300]).unwrap();
         let all = [

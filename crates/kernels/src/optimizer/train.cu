@@ -2,16 +2,18 @@
 
 // What a step's squares decide, so that nobody waits for the host to decide it.
 struct Judge {
-    const double* numbers;   // [1 + count]: what else is not finite, and sums of squares
-    float* verdict;          // [2]: what clipped gradients are multiplied by; whether the step moves
-    double clip;             // 0 for never
-    u32 count, clipped;      // a bit for each range whose gradients are clipped together
+    const double* found;      // [1]: whether anything else is not finite
+    const double* squares;    // [2][apart]: of `count` ranges, in two sums each
+    float* verdict;           // [2]: what clipped gradients are multiplied by; whether the step moves
+    double clip;              // 0 for never
+    u32 count, apart;
+    u32 clipped, padding;     // a bit for each range whose gradients are clipped together
 };
 extern "C" __global__ void judge(Judge p) {
-    bool moves = p.numbers[0] == 0.0;
+    bool moves = *p.found == 0.0;
     double squares = 0.0;
     for (u32 i = 0; i < p.count; i++) {
-        double own = p.numbers[1 + i];
+        double own = p.squares[i] + p.squares[p.apart + i];
         moves = moves && isfinite(own);
         if (p.clipped >> i & 1) squares += own;
     }

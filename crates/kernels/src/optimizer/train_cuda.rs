@@ -64,11 +64,14 @@ pub struct TrainOptimizer {
 
 kernel_struct! {
     struct Judge as Judge {
-        numbers: u64,
+        found: u64,
+        squares: u64,
         verdict: u64,
         clip: f64,
         count: u32,
+        apart: u32,
         clipped: u32,
+        padding: u32,
     }
 }
 
@@ -148,19 +151,21 @@ impl TrainOptimizer {
     /// Numbers of a verdict.
     pub const VERDICT: usize = 2;
 
-    /// Decides about a step as [`Verdict::of`](super::Verdict::of) does: `numbers` are how many things beside the squares are not
-    /// finite, and the sums of squares.
+    /// Decides about a step as [`Verdict::of`](super::Verdict::of) does, by sums of `squares` `[2, n]` in two parts, of which as many
+    /// ranges are looked at as may be `clipped`; nothing moves where the number `found` is not 0.
     ///
     /// # Errors
-    /// Numbers of other ranges, more than 32 of them, no room for the verdict, or a failed device.
+    /// Fewer sums than ranges, more than 32 ranges, no room for the verdict, or a failed device.
     pub fn judge(
         &self,
-        numbers: DeviceSlice<'_, f64>,
+        found: DeviceSlice<'_, f64>,
+        squares: DeviceSlice<'_, f64>,
         clipped: &[bool],
         clip: f64,
         verdict: DeviceSlice<'_, f32>,
     ) -> Result<(), KernelError> {
-        check_length(OP, "the sums of squares", 1 + clipped.len(), numbers.len())?;
+        check_at_least(OP, "what was found", 1, found.len())?;
+        check_at_least(OP, "the sums of squares", 2 * clipped.len(), squares.len())?;
         check_at_least(OP, "the verdict", Self::VERDICT, verdict.len())?;
         if clipped.len() > 32 {
             return Err(KernelError::Invalid {
@@ -171,11 +176,14 @@ impl TrainOptimizer {
         }
         let bits = clipped.iter().enumerate().map(|(at, &is_clipped)| u32::from(is_clipped) << at).sum();
         let arguments = Judge {
-            numbers: numbers.pointer(),
+            found: found.pointer(),
+            squares: squares.pointer(),
             verdict: verdict.pointer(),
             clip,
             count: clipped.len() as u32,
+            apart: squares.len() as u32 / 2,
             clipped: bits,
+            padding: 0,
         };
         // SAFETY: the layout of `Judge`; lengths as just checked.
         unsafe { self.judge.launch(Grid::new(1, 1), &arguments) }?;

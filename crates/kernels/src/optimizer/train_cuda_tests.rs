@@ -133,11 +133,18 @@ fn cuda_verdicts_are_the_hosts() {
     ] {
         for clip in [0.0, 1.0, 0.3, 1e4] {
             for others in [0.0, 2.0] {
-                let numbers: Vec<f64> = std::iter::once(others).chain(squares.iter().copied()).collect();
-                let numbers = DeviceBuffer::copy_of(&device, "a test", &numbers).unwrap();
-                optimizer.judge((&numbers).into(), &clipped, clip, (&verdict).into()).unwrap();
+                // In two parts, with a sum behind each that nobody asks for.
+                let parts: Vec<f64> = [0.25, 0.75]
+                    .into_iter()
+                    .flat_map(|share| squares.iter().map(move |x| share * x).chain([f64::NAN]))
+                    .collect();
+                let found = DeviceBuffer::copy_of(&device, "a test", &[others]).unwrap();
+                let parts = DeviceBuffer::copy_of(&device, "a test", &parts).unwrap();
+                let (found, parts) = ((&found).into(), (&parts).into());
+                optimizer.judge(found, parts, &clipped, clip, (&verdict).into()).unwrap();
                 let got = verdict.read().unwrap();
-                let want = Verdict::of(&squares, &clipped, clip);
+                let sums: Vec<f64> = squares.iter().map(|x| 0.25 * x + 0.75 * x).collect();
+                let want = Verdict::of(&sums, &clipped, clip);
                 let moves = want.moves && others == 0.0;
                 assert_eq!(got[1], f32::from(u8::from(moves)), "{squares:?} {others}");
                 assert!(
@@ -148,7 +155,8 @@ fn cuda_verdicts_are_the_hosts() {
         }
     }
     let numbers = DeviceBuffer::copy_of(&device, "a test", &[0.0, 1.0]).unwrap();
-    assert!(optimizer.judge((&numbers).into(), &[], 1.0, (&verdict).into()).is_err());
+    let all: DeviceSlice<'_, f64> = (&numbers).into();
+    assert!(optimizer.judge(all, all, &[true; 2], 1.0, (&verdict).into()).is_err());
 }
 
 #[test]

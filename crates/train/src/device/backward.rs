@@ -1,5 +1,7 @@
 //! The way back on the device.
 
+use std::ops::Range;
+
 use dropcap_kernels::cuda::{DeviceBuffer, DeviceSlice};
 use dropcap_kernels::embedding::{EmbeddingSlices, TokenRows};
 use dropcap_kernels::gated_attention::{AttendedBack, DevicePressure, DeviceVoterGradient};
@@ -26,14 +28,14 @@ pub(super) struct GatePull<'a> {
 
 impl Run<'_> {
     /// Adds the gradients of everything that trains, from that of the head's input in the room, and hands them over where
-    /// other processes wait for them.
+    /// other processes wait for them: says then which come last.
     pub(super) fn backward(
         &self,
         batch: &TokenRows,
         pull: GatePull<'_>,
         gradients: &Gradients,
         mut handover: Option<Handover<'_>>,
-    ) -> Result<(), KernelError> {
+    ) -> Result<Option<Vec<Range<usize>>>, KernelError> {
         let Self { kernels, network, weights, room, .. } = self;
         let (rows, layers) = (self.rows(), network.layers.len());
         let BackRoom { d_residual, narrow, d_input, norm: scratch, .. } = &room.back;
@@ -78,7 +80,7 @@ impl Run<'_> {
                 }
             }
         }
-        handover.map_or(Ok(()), |handover| handover.finish(kernels))
+        handover.map(Handover::finish).transpose()
     }
 
     /// Through attention: from the gradient of the residual stream after it to that before it, in place.

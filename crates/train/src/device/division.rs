@@ -22,8 +22,10 @@ const ALIGNMENT: usize = super::place::ALIGNMENT;
 pub(super) enum Share {
     /// It moves parameters by them.
     Moved,
-    /// Their squares count here.
+    /// Their squares count here, of all but what the last exchange of a step brings.
     Counted,
+    /// And of that.
+    CountedLate,
 }
 
 /// A matrix, and who reads it in a pass.
@@ -124,6 +126,21 @@ impl Division {
     }
 }
 
+/// What of these ranges lies in no hole; both are in order and apart.
+pub(super) fn without(ranges: &[Range<usize>], holes: &[Range<usize>]) -> Vec<Range<usize>> {
+    let mut left = Vec::new();
+    for range in ranges {
+        let mut from = range.start;
+        for hole in holes.iter().filter(|hole| hole.end > range.start && hole.start < range.end) {
+            left.push(from..hole.start.max(from));
+            from = hole.end;
+        }
+        left.push(from..range.end.max(from));
+    }
+    left.retain(|part| !part.is_empty());
+    left
+}
+
 /// Which matrices train and fall into pieces of whole vectors.
 fn divisible(mut matrices: Vec<Divisible>, trained: &Range<usize>, size: usize) -> Vec<Divisible> {
     matrices.retain(|Divisible { place, .. }| {
@@ -141,6 +158,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn what_lies_in_no_hole_is_left() {
+        let whole = std::slice::from_ref(&(0..10));
+        assert_eq!(without(whole, &[0..2, 3..7, 7..10]), [2..3]);
+        assert_eq!(without(whole, &[]), [0..10]);
+        assert_eq!(without(&[0..5, 6..10], &[4..7, 9..12]), [0..4, 7..9]);
+        assert_eq!(without(&[2..4, 8..9], &[0..1, 4..8]), [2..4, 8..9]);
+        assert!(without(&[], whole).is_empty() && without(whole, whole).is_empty());
+    }
 
     proptest! {
         #[test]

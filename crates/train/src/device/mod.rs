@@ -133,6 +133,8 @@ pub struct Cuda {
     curve: DeviceCurve,
     judge: Judge,
     shares: Shares,
+    /// Whether gradients were handed over that nobody has waited for on the device.
+    is_handed_over: bool,
     sample: Sample,
     look: Option<Look>,
     /// For looking at the rows of a micro-batch.
@@ -218,6 +220,7 @@ impl Cuda {
             curve: DeviceCurve::new(device)?,
             judge: Judge::new(device)?,
             shares: Shares::default(),
+            is_handed_over: false,
             sample: Sample::new(&kernels)?,
             look: None,
             survey: None,

@@ -2,14 +2,15 @@
 //! moved by itself.
 
 use std::ops::Range;
+use std::slice::from_ref;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use dropcap_kernels::KernelError;
 use dropcap_kernels::cuda::{Communicator, CudaError, Device, Exchange, Moment, WorldId};
 
-use super::division::{Divisible, Division, Share};
-use super::gradients::{Gradients, between};
+use super::division::{Divisible, Division, Share, without};
+use super::gradients::Gradients;
 use super::kernels::Kernels;
 use super::lookup::Lookup;
 use super::network::Network;
@@ -20,7 +21,7 @@ use crate::collective::{Collective, CollectiveError, World};
 /// Gradients that are handed over at once: enough for the links to reach their speed, and few enough that little is left
 /// when the way back ends.
 const BUCKET: usize = 8 << 20;
-/// Gradients beside a bucket's matrices that are worth an exchange of their own; fewer wait for the last one.
+/// Gradients beside a bucket's matrices that are worth an exchange of their own; fewer wait for a later one.
 const APART: usize = 1 << 20;
 /// How long devices may take to find each other once all processes are there.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -30,6 +31,8 @@ const LOOK: Duration = Duration::from_millis(10);
 const GLANCE: Duration = Duration::from_millis(1);
 /// Parts of an update, each sent while the next is made.
 const PARTS: usize = 4;
+/// The mark before the last exchange of gradients, behind those of parts.
+const BEFORE_LAST: usize = PARTS;
 /// What TCP may take to name the process whose links NCCL found broken.
 const NAMING: Duration = Duration::from_secs(2);
 
@@ -55,7 +58,7 @@ pub(super) struct Handover<'a> {
     sums: &'a Sums,
     gradients: &'a Gradients,
     buckets: Buckets,
-    /// Places that the last exchange takes along.
+    /// Places that a later exchange takes along.
     late: Vec<Range<usize>>,
     /// Places that went ahead of their bucket, or go another way.
     ahead: Vec<Range<usize>>,
@@ -68,7 +71,8 @@ pub(super) struct Handover<'a> {
 struct Buckets {
     /// Everything that trains.
     all: Range<usize>,
-    /// Where the model's weights end, whose gradients come in the order of layers.
+    /// Where the weights of layers begin, and the model's weights end: in between gradients come layer by layer.
+    layers: usize,
     end: usize,
     /// Of those, everything from here on has been handed over.
     from: usize,
@@ -117,16 +121,17 @@ impl Sums {
         }))
     }
 
-    /// Begins the handover of gradients, in a step's last pass of this process; the model's weights end at `end`.
+    /// Begins the handover of gradients, in a step's last pass of this process; `layers` are the model's weights from the first layer
+    /// on.
     pub(super) fn hand_over<'a>(
         &'a self,
         gradients: &'a Gradients,
-        end: usize,
+        layers: Range<usize>,
         part: usize,
         parts: usize,
     ) -> Option<Handover<'a>> {
         let is_last = part + 1 == self.world.share_of(parts).len();
-        let buckets = Buckets::new(gradients.first()..gradients.end(), end);
+        let buckets = Buckets::new(gradients.first()..gradients.end(), &layers);
         let (late, ahead) = (Vec::new(), Vec::new());
         is_last.then_some(Handover { sums: self, gradients, buckets, late, ahead, passes: parts })
     }
@@ -134,6 +139,23 @@ impl Sums {
     /// This process's share of a place, in stretches that count from its beginning.
     pub(super) fn own(&self, place: &Range<usize>, share: Share) -> Vec<Range<usize>> {
         self.division.own(place, share)
+    }
+
+    /// What is asked of the device from now on reads the sums of all gradients but those that the last exchange brings.
+    pub(super) fn all_but_last(&self) -> Result<(), KernelError> {
+        Ok(self.communicator.rejoin_at(BEFORE_LAST)?)
+    }
+
+    /// What is asked of the device from now on reads the sums of all gradients, rows of tokens added to their table.
+    pub(super) fn all(&self, kernels: &Kernels, gradients: &Gradients) -> Result<(), KernelError> {
+        self.communicator.rejoin()?;
+        match &self.lookup {
+            None => Ok(()),
+            Some(lookup) => {
+                let own = self.division.own(lookup.table(), Share::Moved);
+                lookup.add(kernels, gradients, &own)
+            }
+        }
     }
 
     /// Adds up a few numbers over all processes; what is asked of the device from now on reads the sums.
@@ -248,8 +270,12 @@ impl<'a> Handover<'a> {
     pub(super) fn ready(&mut self, start: usize) -> Result<(), KernelError> {
         let Some(bucket) = self.buckets.ready(start) else { return Ok(()) };
         let (matrices, beside) = self.parts(bucket);
-        let (now, late): (Vec<_>, Vec<_>) = beside.into_iter().partition(|part| part.len() >= APART);
+        let (mut now, late): (Vec<_>, Vec<_>) = beside.into_iter().partition(|part| part.len() >= APART);
         self.late.extend(late);
+        if self.buckets.is_nearly_done() {
+            // Many small sums take a while: the last exchange, which nothing hides, is to have few.
+            now.append(&mut self.late);
+        }
         self.exchange(self.sums(&matrices, &now)?)
     }
 
@@ -258,29 +284,28 @@ impl<'a> Handover<'a> {
         self.sums.lookup.as_ref()
     }
 
-    /// Everything else has its gradient, too; what is asked of the device from now on reads sums.
-    pub(super) fn finish(self, kernels: &Kernels) -> Result<(), KernelError> {
+    /// Everything else has its gradient, too: begins the last exchange, and says what it brings. [`Sums::all_but_last`] and
+    /// [`Sums::all`] wait for it on the device.
+    pub(super) fn finish(self) -> Result<Vec<Range<usize>>, KernelError> {
         let rest = self.buckets.rest().map(|bucket| self.parts(bucket));
         let (matrices, beside): (Vec<_>, Vec<_>) = rest.into_iter().unzip();
-        let mut all = self.sums(&matrices.concat(), &[beside.concat(), self.late.clone()].concat())?;
+        let (matrices, beside) = (matrices.concat(), [beside.concat(), self.late.clone()].concat());
+        let mut all = self.sums(&matrices, &beside)?;
         all.extend(self.lookup().into_iter().flat_map(Lookup::exchange));
+        self.sums.communicator.mark(BEFORE_LAST)?;
         self.exchange(all)?;
-        self.sums.communicator.rejoin()?;
-        match self.lookup() {
-            None => Ok(()),
-            Some(lookup) => {
-                let own = self.sums.division.own(lookup.table(), Share::Moved);
-                lookup.add(kernels, self.gradients, &own)
-            }
-        }
+        let table = self.lookup().map(|lookup| lookup.table().clone());
+        let mut last: Vec<_> = matrices.into_iter().chain(beside).chain(table).collect();
+        last.sort_by_key(|place| place.start);
+        Ok(last)
     }
 
     /// The matrices of a bucket, and what lies beside them, without what went ahead.
     fn parts(&self, bucket: Range<usize>) -> (Vec<Range<usize>>, Vec<Range<usize>>) {
-        let inside = |place: &&Range<usize>| bucket.start <= place.start && place.end <= bucket.end;
-        let ahead = self.ahead.iter().filter(inside).cloned().collect();
+        let mut ahead = self.ahead.clone();
+        ahead.sort_by_key(|place| place.start);
         let (matrices, beside): (Vec<_>, Vec<_>) =
-            between(bucket, ahead).iter().map(|part| self.sums.division.parts(part)).unzip();
+            without(from_ref(&bucket), &ahead).iter().map(|part| self.sums.division.parts(part)).unzip();
         (matrices.concat(), beside.concat())
     }
 
@@ -302,9 +327,9 @@ impl<'a> Handover<'a> {
 }
 
 impl Buckets {
-    fn new(all: Range<usize>, end: usize) -> Self {
-        let end = end.clamp(all.start, all.end);
-        Self { all, end, from: end }
+    fn new(all: Range<usize>, layers: &Range<usize>) -> Self {
+        let end = layers.end.clamp(all.start, all.end);
+        Self { layers: layers.start.clamp(all.start, end), end, from: end, all }
     }
 
     /// What is worth a sum once everything from `start` on is there.
@@ -312,6 +337,11 @@ impl Buckets {
         let start = start.max(self.all.start);
         let is_full = start + BUCKET <= self.from;
         is_full.then(|| start..std::mem::replace(&mut self.from, start))
+    }
+
+    /// Whether no other bucket will be full.
+    fn is_nearly_done(&self) -> bool {
+        self.from < self.layers + BUCKET
     }
 
     /// What is left.
@@ -403,10 +433,12 @@ mod tests {
             }).collect();
             let end = table + layers.iter().sum::<usize>();
             let all = if held { end } else { 0 }..end + gates;
-            let mut buckets = Buckets::new(all.clone(), end);
+            let mut buckets = Buckets::new(all.clone(), &(table..end));
             let mut sums = Vec::new();
             for &start in starts.iter().rev() {
+                let was_nearly_done = buckets.is_nearly_done();
                 if let Some(bucket) = buckets.ready(start) {
+                    prop_assert!(!was_nearly_done, "another full one");
                     prop_assert!(bucket.start >= start && bucket.len() >= BUCKET);
                     sums.push(bucket);
                 }

@@ -12,6 +12,7 @@ use super::division::Share;
 use super::forward::{Counting, Run, SoftVotes};
 use super::head::{Goal, Lesson};
 use super::lookup::Lookup;
+use super::network::Layer;
 use super::room::Teaching;
 use super::sums::Sums;
 use super::weights::{download, upload};
@@ -54,6 +55,10 @@ impl Backend for Cuda {
         if number == 0 {
             self.passes = 0;
             self.all_passes = all_passes;
+            if let Some(sums) = self.sums.as_ref().filter(|_| self.is_handed_over) {
+                sums.all(&self.kernels, &self.gradients)?;
+            }
+            self.is_handed_over = false;
             self.judge.begin()?;
             self.set_pull(pull)?;
             if let Pruning::Soft { curve, .. } = pruning {
@@ -102,12 +107,17 @@ impl Backend for Cuda {
         self.judge.look(kernels, &part.losses, run.rows())?;
         let pull = GatePull { pull, lambda: &self.lambda, margins: &part.margins };
         let end = self.places.of(&self.layout.group(Group::Weights)).end;
-        let handover = sums.and_then(|sums| sums.hand_over(&self.gradients, end, number, all_passes));
-        run.backward(&part.batch, pull, &self.gradients, handover)?;
+        let layers = network.layers.first().map_or(end, Layer::start)..end;
+        let handover = sums.and_then(|sums| sums.hand_over(&self.gradients, layers, number, all_passes));
+        let late = run.backward(&part.batch, pull, &self.gradients, handover)?;
         for (layer, lanes) in part.lanes.iter_mut().enumerate() {
             *lanes = sequences * run.lanes(layer)?;
         }
         part.fetch()?;
+        if let Some(late) = late {
+            self.shares.comes_late(late);
+            self.is_handed_over = true;
+        }
         Ok(())
     }
 
@@ -148,10 +158,23 @@ impl Backend for Cuda {
         let ranges = following.ranges;
         let places: Vec<_> =
             ranges.iter().map(|followed| self.gradients.trained(self.places.of(&followed.range))).collect();
-        let Self { judge, kernels, gradients, shares, sums, sample, weights, .. } = &mut *self;
-        judge.squares(kernels, gradients, &places, shares, sums.as_ref())?;
-        if let Some(sums) = sums.as_ref().filter(|_| among_others) {
-            judge.add_up(sums)?;
+        let Self { judge, kernels, gradients, shares, is_handed_over, sums, sample, weights, .. } =
+            &mut *self;
+        let sums = sums.as_ref();
+        let was_handed_over = std::mem::take(is_handed_over);
+        if let Some(sums) = sums.filter(|_| was_handed_over) {
+            sums.all_but_last()?;
+        }
+        // What is there is looked at while the last exchange goes on.
+        judge.squares(kernels, gradients, &places, (shares, Share::Counted), sums)?;
+        if let Some(sums) = sums {
+            if was_handed_over {
+                sums.all(kernels, gradients)?;
+            }
+            judge.squares(kernels, gradients, &places, (shares, Share::CountedLate), Some(sums))?;
+            if among_others {
+                judge.add_up(sums)?;
+            }
         }
         let clipped: Vec<bool> = ranges.iter().map(|followed| followed.is_clipped).collect();
         judge.decide(kernels, &clipped, following.clip)?;
