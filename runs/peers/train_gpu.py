@@ -17,8 +17,17 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
+def without_mask(modeling):
+    """Leaves it to the attention that it is causal. Otherwise transformers makes a mask where it is compiled, which flash attention
+    does not take."""
+    modeling.create_causal_mask = lambda *_, **__: None
+
+
 def gpt2(layers, hidden, heads, vocabulary, tokens):
     from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers.models.gpt2 import modeling_gpt2
+
+    without_mask(modeling_gpt2)
 
     return GPT2LMHeadModel, GPT2Config(
         vocab_size=vocabulary, n_positions=tokens, n_embd=hidden, n_layer=layers, n_head=heads, resid_pdrop=0.0,
@@ -28,6 +37,9 @@ def gpt2(layers, hidden, heads, vocabulary, tokens):
 
 def llama(layers, hidden, heads, kv_heads, mlp, vocabulary, tokens):
     from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.models.llama import modeling_llama
+
+    without_mask(modeling_llama)
 
     return LlamaForCausalLM, LlamaConfig(
         vocab_size=vocabulary, hidden_size=hidden, intermediate_size=mlp, num_hidden_layers=layers,

@@ -109,7 +109,8 @@ def medians(numbers):
 
 
 def gpu():
-    context, most = setting("CONTEXT", 32000), setting("CLIENTS", 96)
+    # A prompt and what is generated after it are 32,768 tokens.
+    context, most = setting("CONTEXT", 28672), setting("CLIENTS", 96)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "llama-1b"
@@ -118,10 +119,11 @@ def gpu():
         capped = {}
         for method in ("none", "simulate(keep=0.2)"):
             # 16 GiB with weights and activations.
-            with dropcap(*bf16, "--method", method, "--kv-limit", setting("CAP", "13GiB"), "--max-batch", 128):
+            with dropcap(*bf16, "--method", method, "--kv-limit", setting("CAP", "13GiB"), "--max-batch", 128,
+                         "--chunk", setting("CHUNK", 2048)):
                 name = f"{method}, contexts of {context}"
                 asked = {"clients": most, "requests": setting("REQUESTS", most), "ids": context}
-                capped[method] = load(name, max_tokens=setting("TOKENS", 2048), **asked)
+                capped[method] = load(name, max_tokens=setting("TOKENS", 4096), **asked)
                 print(f"{name}: {memory()} of the card in use; {time.monotonic() - started:.0f} s so far", flush=True)
         with dropcap(*bf16, "--method", "none", "--max-batch", 64):
             # One wave: its steady part is decoding alone, as in the table beside it.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
+use dropcap_engine::Sampling;
 use dropcap_kernels::KvFormat;
 use dropcap_kernels::cuda::DeviceChoice;
 use dropcap_methods::{GATES_FILE, MethodSpec};
@@ -46,15 +47,14 @@ pub struct ModelArguments {
 }
 
 impl ModelArguments {
-    /// The method asked for; else `dcp` where gates lie with the adapter, or where the model is the one that the command
-    /// carries.
-    pub fn method(&self, asked: Option<&MethodSpec>) -> Result<MethodSpec> {
+    /// The method that goes with the model: `dcp` where gates lie with the adapter, or where the model is the one that the
+    /// command carries.
+    pub fn own_method(&self) -> Result<MethodSpec> {
         let has_gates = |folder: &PathBuf| folder.join(GATES_FILE).exists();
-        Ok(match asked {
-            Some(method) => method.clone(),
-            None if self.source.adapter.as_ref().is_some_and(has_gates) => "dcp".parse()?,
-            None if self.source.model.is_none() => default_model::METHOD.parse()?,
-            None => "none".parse()?,
+        Ok(match &self.source {
+            source if source.adapter.as_ref().is_some_and(has_gates) => "dcp".parse()?,
+            source if source.model.is_none() => default_model::METHOD.parse()?,
+            _ => "none".parse()?,
         })
     }
 
@@ -66,6 +66,102 @@ impl ModelArguments {
             None => model.to_owned(),
         }
     }
+}
+
+/// By which method a model forgets.
+#[derive(Args, Debug)]
+pub struct MethodArguments {
+    /// Pruning method; see `dropcap methods` [default: none; dcp for an adapter with gates and for the model that the
+    /// command carries].
+    #[arg(long, value_name = "SPEC")]
+    method: Option<MethodSpec>,
+}
+
+impl MethodArguments {
+    /// The method asked for, else the one that goes with the model.
+    pub fn of(&self, model: &ModelArguments) -> Result<MethodSpec> {
+        self.method.clone().map_or_else(|| model.own_method(), Ok)
+    }
+}
+
+/// How tokens are drawn.
+#[derive(Args, Debug)]
+pub struct SamplingArguments {
+    /// 0 always takes the likeliest token.
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 0.0,
+        allow_negative_numbers = true,
+        help_heading = "Sampling"
+    )]
+    temperature: f32,
+    /// Only the K likeliest tokens; 0 keeps all.
+    #[arg(
+        long,
+        value_name = "K",
+        default_value = "0",
+        allow_negative_numbers = true,
+        value_parser = size::count,
+        help_heading = "Sampling"
+    )]
+    top_k: usize,
+    /// Only the likeliest tokens whose probabilities reach this sum.
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 1.0,
+        allow_negative_numbers = true,
+        help_heading = "Sampling"
+    )]
+    top_p: f32,
+    /// Only tokens at least this share as likely as the likeliest.
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 0.0,
+        allow_negative_numbers = true,
+        help_heading = "Sampling"
+    )]
+    min_p: f32,
+    /// Above 1, tokens already in the text become less likely.
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 1.0,
+        allow_negative_numbers = true,
+        help_heading = "Sampling"
+    )]
+    repetition_penalty: f32,
+    /// Equal seeds give equal texts.
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Sampling")]
+    seed: u64,
+}
+
+impl SamplingArguments {
+    /// What the engine is asked for.
+    pub fn sampling(&self) -> Sampling {
+        Sampling {
+            repetition_penalty: self.repetition_penalty,
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            seed: self.seed,
+            ..Sampling::default()
+        }
+    }
+}
+
+/// How much a step takes along.
+#[derive(Args, Debug)]
+pub struct StepArguments {
+    /// Most prompt tokens per step [default: 256; 2048 on a GPU].
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = size::positive, help_heading = "Machine")]
+    pub chunk: Option<usize>,
+    /// Most sequences at once; the rest wait.
+    #[arg(long, value_name = "N", default_value = "64", allow_negative_numbers = true, value_parser = size::positive, help_heading = "Machine")]
+    pub max_batch: usize,
 }
 
 /// What of the machine to use.

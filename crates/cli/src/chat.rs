@@ -11,10 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 use clap::Args;
 use dropcap_engine::{EngineOptions, FinishReason, Output, Request, Sampling, TextStream};
-use dropcap_methods::MethodSpec;
 use dropcap_model::Tokenizer;
 
-use crate::arguments::ModelArguments;
+use crate::arguments::{MethodArguments, ModelArguments, SamplingArguments};
 use crate::loading::Language;
 use crate::{generate, loading, size, terminal};
 use conversation::Conversation;
@@ -26,12 +25,15 @@ const HELP: &str = "/reset forgets the conversation, /save FILE keeps it as JSON
 
 /// Flags of `dropcap chat`.
 #[derive(Args)]
+#[command(
+    mut_arg("temperature", |arg| arg.default_value("0.7")),
+    mut_arg("top_p", |arg| arg.default_value("0.95"))
+)]
 pub struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// Pruning method; see `dropcap methods` [default: none; dcp for the model that the command carries].
-    #[arg(long, value_name = "SPEC")]
-    method: Option<MethodSpec>,
+    #[command(flatten)]
+    method: MethodArguments,
     /// What the conversation begins with, as the system's message.
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
@@ -41,27 +43,8 @@ pub struct Arguments {
     /// Most tokens of an answer.
     #[arg(short = 'n', long, value_name = "N", default_value = "256", allow_negative_numbers = true, value_parser = size::positive)]
     max_tokens: usize,
-    /// 0 always takes the likeliest token.
-    #[arg(
-        long,
-        value_name = "X",
-        default_value_t = 0.7,
-        allow_negative_numbers = true,
-        help_heading = "Sampling"
-    )]
-    temperature: f32,
-    /// Only the likeliest tokens whose probabilities reach this sum.
-    #[arg(
-        long,
-        value_name = "X",
-        default_value_t = 0.95,
-        allow_negative_numbers = true,
-        help_heading = "Sampling"
-    )]
-    top_p: f32,
-    /// Equal seeds give equal answers.
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Sampling")]
-    seed: u64,
+    #[command(flatten)]
+    sampling: SamplingArguments,
 }
 
 /// What a line of the person means.
@@ -91,7 +74,7 @@ impl<'a> Line<'a> {
 
 /// Talks until the input ends.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let method = arguments.model.method(arguments.method.as_ref())?;
+    let method = arguments.method.of(&arguments.model)?;
     let loaded = loading::load(&arguments.model, &method)?;
     let Language { tokenizer, generation, template } = loaded.language(arguments.chat_template.as_deref())?;
     let template = template.with_context(|| {
@@ -143,12 +126,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             Line::Message(text) => text.to_owned(),
         };
         stop.store(false, Ordering::Relaxed);
-        let sampling = Sampling {
-            temperature: arguments.temperature,
-            top_p: arguments.top_p,
-            seed: arguments.seed.wrapping_add(turn),
-            ..Sampling::default()
-        };
+        let sampling = arguments.sampling.sampling();
+        let sampling = Sampling { seed: sampling.seed.wrapping_add(turn), ..sampling };
         turn += 1;
         let stop_tokens = generation.eos_token_ids.clone();
         // A message that cannot be answered is not part of the conversation.

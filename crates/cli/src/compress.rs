@@ -23,7 +23,7 @@ use dropcap_model::Tokenizer;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
-use crate::arguments::ModelArguments;
+use crate::arguments::{ModelArguments, StepArguments};
 use crate::loading::{self, Found, Loaded};
 use crate::{progress, size, terminal, utf8};
 use journal::Journal;
@@ -91,12 +91,8 @@ pub struct Arguments {
     /// So many sentences may stay, each passage an equal share.
     #[arg(long, value_name = "N", default_value = "150", value_parser = size::positive, help_heading = "Context")]
     volume: usize,
-    /// Most tokens that the model reads per step [default: 256; 2048 on a GPU].
-    #[arg(long, value_name = "N", value_parser = size::positive, help_heading = "Machine")]
-    chunk: Option<usize>,
-    /// Most stretches that the model reads side by side.
-    #[arg(long, value_name = "N", default_value = "64", value_parser = size::positive, help_heading = "Machine")]
-    max_batch: usize,
+    #[command(flatten)]
+    step: StepArguments,
     /// Write to a file, which is there as a whole or not at all.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -302,7 +298,8 @@ fn judge<'a>(
 ) -> Result<ModelJudge<'a>> {
     let tokenizer = Arc::new(Tokenizer::open(&loaded.directory)?);
     tokenizer.check_vocabulary(loaded.config.vocabulary)?;
-    let mut options = loaded.engine_options(&arguments.model.machine, arguments.chunk, arguments.max_batch);
+    let mut options =
+        loaded.engine_options(&arguments.model.machine, arguments.step.chunk, arguments.step.max_batch);
     options.prefix_bytes = prefix_bytes;
     let engine = loaded.engine(options, false)?;
     let mut sum = 0;

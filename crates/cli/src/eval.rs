@@ -17,7 +17,7 @@ use dropcap_methods::{GATES_FILE, MethodSpec};
 use dropcap_train::Digest;
 use serde_json::{Value, json};
 
-use crate::arguments::ModelArguments;
+use crate::arguments::{ModelArguments, StepArguments};
 use crate::loading::Found;
 use crate::size;
 use generated::Generated;
@@ -68,12 +68,8 @@ pub struct Arguments {
     aware: bool,
     #[command(flatten)]
     generated: Generated,
-    /// Most prompt tokens per step [default: 256; 2048 on a GPU].
-    #[arg(long, value_name = "N", value_parser = size::positive, help_heading = "Machine")]
-    chunk: Option<usize>,
-    /// Most sequences at once.
-    #[arg(long, value_name = "N", default_value = "64", value_parser = size::positive, help_heading = "Machine")]
-    max_batch: usize,
+    #[command(flatten)]
+    step: StepArguments,
     /// Directory for the resolved configuration, a log of every example, the table (Markdown, CSV, JSON) and a page with
     /// plots. The same command goes on where it was stopped; results of another one are never touched.
     #[arg(short, long, value_name = "DIR")]
@@ -90,8 +86,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let asking = Asking {
         device: arguments.model.machine.device,
         no_chat_template: arguments.generated.no_chat_template,
-        chunk: arguments.chunk,
-        max_batch: arguments.max_batch,
+        chunk: arguments.step.chunk,
+        max_batch: arguments.step.max_batch,
     };
     let subject = asking.subject(&arguments.model, &found, &specs)?;
     let mut tasks: Vec<Task> = Vec::new();
@@ -133,7 +129,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 fn methods(arguments: &Arguments) -> Result<Vec<MethodSpec>> {
     let mut asked = arguments.methods.clone();
     if asked.is_empty() {
-        asked.push(arguments.model.method(None)?);
+        asked.push(arguments.model.own_method()?);
     }
     let mut specs: Vec<MethodSpec> = vec!["none".parse()?];
     for spec in asked {

@@ -8,13 +8,12 @@ use anyhow::{Context, Result, bail};
 use clap::{ArgGroup, Args};
 use dropcap_engine::{EngineError, Evaluation, LogitSink, Text, evaluate_rows, evaluate_rows_on_device};
 use dropcap_files::{Existing, check, publish};
-use dropcap_methods::MethodSpec;
 use dropcap_model::DecoderConfig;
 use dropcap_model::device::{DeviceDecoder, DeviceOptions};
 use dropcap_weights::{StoredType, WeightsError, tensor_header};
 use serde_json::json;
 
-use crate::arguments::ModelArguments;
+use crate::arguments::{MethodArguments, ModelArguments};
 use crate::loading::Compute;
 use crate::{loading, progress, size};
 
@@ -29,9 +28,8 @@ const DEVICE_LOGITS: usize = 128;
 pub struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// Pruning method; see `dropcap methods` [default: as for `generate`].
-    #[arg(long, value_name = "SPEC")]
-    method: Option<MethodSpec>,
+    #[command(flatten)]
+    method: MethodArguments,
     /// Token ids, separated by commas.
     #[arg(long, value_name = "ID,ID,..", value_delimiter = ',', group = "tokens")]
     ids: Vec<u32>,
@@ -60,7 +58,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         Some(path) => ids_from(path)?,
         None => arguments.ids.clone(),
     };
-    let method = arguments.model.method(arguments.method.as_ref())?;
+    let method = arguments.method.of(&arguments.model)?;
     let loaded = loading::load(&arguments.model, &method)?;
     let machine = &arguments.model.machine;
     let (kv_dtype, kv_limit) = (machine.kv_dtype, machine.kv_limit);

@@ -14,13 +14,12 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use clap::Args;
 use dropcap_engine::{Engine, Request, Sampling, VoteScores};
-use dropcap_methods::MethodSpec;
 use dropcap_model::{GenerationConfig, Tokenizer};
 use dropcap_trace::{Granularity, TraceHeader, TraceWriter};
 
 pub use account::{kv_json, line as account_line};
 
-use crate::arguments::ModelArguments;
+use crate::arguments::{MethodArguments, ModelArguments, SamplingArguments, StepArguments};
 use crate::loading::{self, Loaded};
 use crate::prompts::{self, Prompt};
 use crate::size;
@@ -46,74 +45,21 @@ pub struct Arguments {
     /// those tokens.
     #[arg(long)]
     no_parse_special: bool,
-    /// Pruning method; see `dropcap methods` [default: none; dcp for an adapter with gates and for the model that the
-    /// command carries].
-    #[arg(long, value_name = "SPEC")]
-    method: Option<MethodSpec>,
+    #[command(flatten)]
+    method: MethodArguments,
     /// Most tokens to generate.
     #[arg(short = 'n', long, value_name = "N", default_value = "256", allow_negative_numbers = true, value_parser = size::count)]
     max_tokens: usize,
-    /// 0 always takes the likeliest token.
-    #[arg(
-        long,
-        value_name = "X",
-        default_value_t = 0.0,
-        allow_negative_numbers = true,
-        help_heading = "Sampling"
-    )]
-    temperature: f32,
-    /// Only the K likeliest tokens; 0 keeps all.
-    #[arg(
-        long,
-        value_name = "K",
-        default_value = "0",
-        allow_negative_numbers = true,
-        value_parser = size::count,
-        help_heading = "Sampling"
-    )]
-    top_k: usize,
-    /// Only the likeliest tokens whose probabilities reach this sum.
-    #[arg(
-        long,
-        value_name = "X",
-        default_value_t = 1.0,
-        allow_negative_numbers = true,
-        help_heading = "Sampling"
-    )]
-    top_p: f32,
-    /// Only tokens at least this share as likely as the likeliest.
-    #[arg(
-        long,
-        value_name = "X",
-        default_value_t = 0.0,
-        allow_negative_numbers = true,
-        help_heading = "Sampling"
-    )]
-    min_p: f32,
-    /// Above 1, tokens already in the text become less likely.
-    #[arg(
-        long,
-        value_name = "X",
-        default_value_t = 1.0,
-        allow_negative_numbers = true,
-        help_heading = "Sampling"
-    )]
-    repetition_penalty: f32,
-    /// Equal seeds give equal texts.
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Sampling")]
-    seed: u64,
+    #[command(flatten)]
+    sampling: SamplingArguments,
     /// End the text before this string, which may be a special token; may be given several times.
     #[arg(long, value_name = "TEXT", value_parser = prompts::stop_string, help_heading = "Sampling")]
     stop: Vec<String>,
     /// Go on past the model's end-of-text tokens.
     #[arg(long, help_heading = "Sampling")]
     ignore_eos: bool,
-    /// Most prompt tokens per step [default: 256; 2048 on a GPU].
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = size::positive, help_heading = "Machine")]
-    chunk: Option<usize>,
-    /// Most sequences at once; the rest wait.
-    #[arg(long, value_name = "N", default_value = "64", allow_negative_numbers = true, value_parser = size::positive, help_heading = "Machine")]
-    max_batch: usize,
+    #[command(flatten)]
+    step: StepArguments,
     /// Record what was forgotten, when, and by which token, as JSON lines, for `dropcap inspect`. A trace that cannot be written costs no
     /// text: they are printed, then the command says so and fails.
     #[arg(long, value_name = "FILE")]
@@ -145,7 +91,7 @@ impl Arguments {
 /// Generates for every prompt.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let prompts = read_prompts(arguments)?;
-    let method = arguments.model.method(arguments.method.as_ref())?;
+    let method = arguments.method.of(&arguments.model)?;
     let mut scores = None;
     let loaded = loading::load_as(&arguments.model, &method, |policy| {
         if !arguments.trace_scores {
@@ -180,14 +126,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     for (number, prompt) in prompts.into_iter().enumerate() {
         let ids = encoder.encode(&prompt);
         let ids = if single { ids? } else { ids.with_context(|| format!("prompt {}", number + 1))? };
+        let sampling = arguments.sampling.sampling();
         let sampling = Sampling {
-            repetition_penalty: arguments.repetition_penalty,
-            temperature: prompt.temperature.unwrap_or(arguments.temperature),
-            top_k: arguments.top_k,
-            top_p: arguments.top_p,
-            min_p: arguments.min_p,
-            seed: prompt.seed.unwrap_or(arguments.seed),
-            ..Sampling::default()
+            temperature: prompt.temperature.unwrap_or(sampling.temperature),
+            seed: prompt.seed.unwrap_or(sampling.seed),
+            ..sampling
         };
         let max_tokens = prompt.max_tokens.unwrap_or(arguments.max_tokens);
         let stop_tokens = stop_tokens.clone();
@@ -223,8 +166,8 @@ fn tokenizer_for(
 
 fn engine(arguments: &Arguments, loaded: &Loaded, prompts: usize) -> Result<Engine> {
     // A device prepares for every sequence of a batch.
-    let max_batch = arguments.max_batch.min(prompts.max(1));
-    let options = loaded.engine_options(&arguments.model.machine, arguments.chunk, max_batch);
+    let max_batch = arguments.step.max_batch.min(prompts.max(1));
+    let options = loaded.engine_options(&arguments.model.machine, arguments.step.chunk, max_batch);
     let mut engine = loaded.engine(options, arguments.traces())?;
     if arguments.traces() {
         let writer: Box<dyn Write + Send> = match &arguments.trace {
@@ -238,7 +181,7 @@ fn engine(arguments: &Arguments, loaded: &Loaded, prompts: usize) -> Result<Engi
         let header = TraceHeader {
             version: dropcap_trace::VERSION,
             model: arguments.model.name(),
-            method: arguments.model.method(arguments.method.as_ref())?.to_string(),
+            method: arguments.method.of(&arguments.model)?.to_string(),
             layers: config.layers,
             kv_heads: config.kv_heads,
             granularity: if loaded.policy.per_head() { Granularity::KvHead } else { Granularity::Layer },

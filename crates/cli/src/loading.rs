@@ -38,6 +38,14 @@ pub enum Compute {
 }
 
 impl Compute {
+    /// Prompt tokens of a step where nobody says otherwise; a GPU wants larger chunks than a processor.
+    pub fn chunk(&self) -> usize {
+        match self {
+            Self::Host { .. } => 256,
+            Self::Device(_) => 2048,
+        }
+    }
+
     /// How the weights are held: names of formats, that of the most bytes first.
     pub fn formats(&self) -> String {
         match self {
@@ -48,19 +56,15 @@ impl Compute {
 }
 
 impl Loaded {
-    /// How an engine of this model divides its time; a GPU wants larger chunks than a processor.
+    /// How an engine of this model divides its time.
     pub fn engine_options(
         &self,
         machine: &MachineArguments,
         chunk: Option<usize>,
         max_batch: usize,
     ) -> EngineOptions {
-        let usual = match &self.compute {
-            Compute::Host { .. } => 256,
-            Compute::Device(_) => 2048,
-        };
         EngineOptions {
-            chunk: chunk.unwrap_or(usual),
+            chunk: chunk.unwrap_or(self.compute.chunk()),
             max_batch,
             kv_dtype: machine.kv_dtype,
             kv_limit: machine.kv_limit,

@@ -17,7 +17,7 @@ use dropcap_kernels::cuda::DeviceChoice;
 use dropcap_methods::{HeadProfile, MeasuredHeads, ProfileKind};
 use serde_json::json;
 
-use crate::arguments::ModelArguments;
+use crate::arguments::{ModelArguments, StepArguments};
 use crate::eval::bar::Bar;
 use crate::eval::generated::Generated;
 use crate::eval::subject::Asking;
@@ -30,6 +30,8 @@ use report::Report;
 #[derive(Args)]
 #[command(
     group = ArgGroup::new("what").required(true),
+    // Where each head of each prompt is watched, fewer of them.
+    mut_arg("max_batch", |arg| arg.default_value("8")),
     after_help = "Find the retrieval heads of a model, and let only them keep everything:\n  \
         dropcap profile --model DIR --kind retrieval --output heads.json\n  \
         dropcap generate --model DIR --method \"duo_attention(profile=heads.json, sparsity=0.5)\" \"...\"\n\
@@ -72,12 +74,8 @@ pub struct Arguments {
     /// Newest tokens that a head of --kind duo_gates sees without its gate.
     #[arg(long, value_name = "N", default_value = "256", value_parser = size::positive, help_heading = "Gates")]
     recent: usize,
-    /// Most prompt tokens per step.
-    #[arg(long, value_name = "N", default_value = "256", value_parser = size::positive, help_heading = "Machine")]
-    chunk: usize,
-    /// Most prompts at once.
-    #[arg(long, value_name = "N", default_value = "8", value_parser = size::positive, help_heading = "Machine")]
-    max_batch: usize,
+    #[command(flatten)]
+    step: StepArguments,
     /// The profile to write, for `duo_attention(profile=FILE)` and `headkv(snapkv, profile=FILE)`; its format is in
     /// docs/formats.md.
     #[arg(short, long, value_name = "FILE", conflicts_with = "profile")]
@@ -105,8 +103,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let asking = Asking {
         device: DeviceChoice::Cpu,
         no_chat_template: arguments.generated.no_chat_template,
-        chunk: Some(arguments.chunk),
-        max_batch: arguments.max_batch,
+        chunk: arguments.step.chunk,
+        max_batch: arguments.step.max_batch,
     };
     let subject = asking.subject(&arguments.model, &found, &["none".parse()?])?;
     let mut bar = Bar::default();

@@ -8,10 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use dropcap_engine::{Engine, EngineOptions};
-use dropcap_methods::MethodSpec;
 use dropcap_server::{AccessLog, ServedModel, Server, ServerOptions};
 
-use crate::arguments::ModelArguments;
+use crate::arguments::{MethodArguments, ModelArguments, StepArguments};
 use crate::loading::Language;
 use crate::size::human;
 use crate::{loading, size, terminal};
@@ -19,9 +18,13 @@ use crate::{loading, size, terminal};
 /// Bodies of the largest size for which there is memory at once.
 const BODIES: usize = 32;
 
-/// Flags of `dropcap serve`.
+/// Flags of `dropcap serve`, each of which a container may set as a variable.
 #[derive(Args)]
-#[command(after_help = "\
+#[command(
+    mut_arg("method", |arg| arg.env("DROPCAP_METHOD")),
+    mut_arg("chunk", |arg| arg.env("DROPCAP_CHUNK")),
+    mut_arg("max_batch", |arg| arg.env("DROPCAP_MAX_BATCH")),
+    after_help = "\
     Without a flag it serves a small model on this machine:\n\n  \
     curl http://127.0.0.1:8080/v1/chat/completions -H 'Content-Type: application/json' \\\n    \
     -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Once upon a time\"}], \"max_tokens\": 60}'\n\n\
@@ -29,9 +32,8 @@ const BODIES: usize = 32;
 pub struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// Pruning method; see `dropcap methods` [default: none; dcp for the model that the command carries].
-    #[arg(long, value_name = "SPEC", env = "DROPCAP_METHOD")]
-    method: Option<MethodSpec>,
+    #[command(flatten)]
+    method: MethodArguments,
     /// What requests call the model [default: as --model does].
     #[arg(long, value_name = "NAME", env = "DROPCAP_SERVED_NAME")]
     served_name: Option<String>,
@@ -71,12 +73,8 @@ pub struct Arguments {
     /// Write no line for each request to standard error.
     #[arg(long, env = "DROPCAP_NO_ACCESS_LOG", help_heading = "Server")]
     no_access_log: bool,
-    /// Most prompt tokens per step [default: 256; 2048 on a GPU].
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = size::positive, env = "DROPCAP_CHUNK", help_heading = "Machine")]
-    chunk: Option<usize>,
-    /// Most sequences at once; the rest wait.
-    #[arg(long, value_name = "N", default_value = "64", allow_negative_numbers = true, value_parser = size::positive, env = "DROPCAP_MAX_BATCH", help_heading = "Machine")]
-    max_batch: usize,
+    #[command(flatten)]
+    step: StepArguments,
     /// Most sequences that wait; more are answered with 429.
     #[arg(long, value_name = "N", default_value = "512", allow_negative_numbers = true, value_parser = size::count, env = "DROPCAP_MAX_QUEUE", help_heading = "Machine")]
     max_queue: usize,
@@ -121,10 +119,11 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
 
 /// The engine, and what the routes need to know of its model.
 fn load(arguments: &Arguments, name: String) -> Result<(Engine, ServedModel)> {
-    let method = arguments.model.method(arguments.method.as_ref())?;
+    let method = arguments.method.of(&arguments.model)?;
     let loaded = loading::load(&arguments.model, &method)?;
     let Language { tokenizer, generation, template } = loaded.language(arguments.chat_template.as_deref())?;
-    let options = loaded.engine_options(&arguments.model.machine, arguments.chunk, arguments.max_batch);
+    let options =
+        loaded.engine_options(&arguments.model.machine, arguments.step.chunk, arguments.step.max_batch);
     let (max_waiting, prefix_bytes) = (Some(arguments.max_queue), arguments.prefix_cache);
     let options = EngineOptions { max_waiting, prefix_bytes, ..options };
     let engine = loaded.engine(options, false)?;

@@ -29,7 +29,7 @@ use half::{bf16, f16};
 use crate::error::{check_length, checked_size};
 use crate::{Buffer, DType, ElementsMut, KernelError};
 pub(crate) use coded::{CodedBlock, Lie, STEPS};
-pub(crate) use codes::LINE;
+pub(crate) use codes::{LINE, line_bytes};
 pub use format::{CodeBits, KvFormat, RowFormat};
 
 /// Entries of one page.

@@ -50,7 +50,7 @@ fn simulate(keep: f64, layers: usize, hidden: usize, width: usize) -> Result<Rul
     let random = Gates::random(layers, hidden, width, 0)?;
     let mut layers = random.layers().to_vec();
     layers.iter_mut().for_each(|layer| layer.bias = vec![NEVER_REFUSE]);
-    let gates = Gates::new(hidden, width, layers)?.pack()?;
+    let gates = Gates::new(hidden, width, layers)?.votes()?;
     // The votes first: an entry that is gone already would be spared its vote.
     Ok(Rules::new(vec![
         Rule::new(Action::Vote { gates, decides: false }),

@@ -14,10 +14,10 @@ use crate::adapter::{Adapter, LowRank};
 use crate::decoder_config::DecoderConfig;
 use crate::error::ModelError;
 use crate::weight_plan::{VectorPart, WeightPlan};
-use crate::weights::StoredAs;
+use crate::weights::{StoredAs, stored_type};
 
 use stored::StoredTensors;
-pub use write::{TOKENIZER_FILES, name_dtype, stored_type};
+pub use write::{TOKENIZER_FILES, name_dtype};
 
 /// A Hugging Face checkpoint, or a GGUF file in the place of one, opened and compared, with no weight read yet.
 ///
@@ -116,7 +116,7 @@ impl Checkpoint {
         let bytes = |dtype: DType| -> usize {
             let infos = self.plan.tensors().filter_map(|tensor| self.tensors.info(tensor.name));
             let numbers = infos
-                .filter(|info| info.dtype == Some(dtype))
+                .filter(|info| info.stored.map(StoredAs::dtype) == Some(dtype))
                 .map(|info| info.shape.iter().product::<usize>());
             numbers.sum::<usize>() * dtype.bytes()
         };
@@ -143,11 +143,12 @@ impl Checkpoint {
         Ok(DType::F32)
     }
 
-    /// How a matrix is stored, to be held so; what an adapter changes is f32.
+    /// How a matrix is stored, to be held so. What an adapter changes goes into numbers of the same dtype, but not back into
+    /// the same blocks.
     pub(crate) fn stored_as(&self, tensor: &str) -> StoredAs {
-        match self.added.contains_key(tensor) {
-            true => StoredAs::Numbers(DType::F32),
-            false => self.tensors.stored_as(tensor),
+        match self.tensors.stored_as(tensor) {
+            StoredAs::Blocks(_) if self.added.contains_key(tensor) => StoredAs::OtherBlocks,
+            stored => stored,
         }
     }
 
@@ -256,7 +257,7 @@ impl Checkpoint {
                     if info.shape != *shape {
                         problems.push(format!("{name}: expected shape {shape:?}, found {:?}", info.shape));
                     }
-                    if info.dtype.is_none() {
+                    if info.stored.is_none() {
                         problems.push(format!("{name}: expected {COMPUTABLE}, found {}", info.format));
                     }
                 }

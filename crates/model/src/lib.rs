@@ -26,7 +26,7 @@ mod weight_plan;
 mod weights;
 
 pub use adapter::{Adapter, LowRank, NewAdapter, module, peft_factor};
-pub use checkpoint::{Checkpoint, TOKENIZER_FILES, name_dtype, stored_type};
+pub use checkpoint::{Checkpoint, TOKENIZER_FILES, name_dtype};
 pub use companion::read_companion;
 pub use decoder::{DeathSink, Decoder, Logits, Scratch, Segment};
 pub use decoder_config::{
@@ -39,4 +39,4 @@ pub use generation_config::GenerationConfig;
 pub use rope_config::{RopeConfig, RopeScaling};
 pub use tokenizer::{IncrementalText, MAX_TEXT_BYTES, Tokenizer};
 pub use weight_plan::{LayerPlan, MatrixPart, MatrixPlan, NormPlan, PlannedTensor, VectorPart, WeightPlan};
-pub use weights::WeightFormat;
+pub use weights::{WeightFormat, stored_type};

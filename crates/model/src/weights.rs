@@ -10,8 +10,8 @@ use std::fmt::Debug;
 
 use dropcap_kernels::{DType, Part, RopeTable, Team};
 
-pub use self::format::WeightFormat;
 pub(crate) use self::format::{Held, StoredAs, formats_by_bytes};
+pub use self::format::{WeightFormat, stored_type};
 use self::random::Random;
 pub(crate) use self::range::first_outside;
 use self::stored::Stored;

@@ -49,9 +49,7 @@ pub use observation::{Attended, Ended, Observation, Span, Stage};
 pub use peak::Peak;
 pub use protected::Protected;
 pub use ranking::{Ranking, RankingBudget};
-pub use rule::{
-    Action, BirthGates, BirthLayer, HeadSet, PromptBudget, PromptCut, Rule, VoteGates, VoteLayer,
-};
+pub use rule::{Action, BirthGates, GateLayer, HeadSet, PromptBudget, PromptCut, Rule, RuleGates, VoteGates};
 pub use rules::Rules;
 pub use side_channel::SideChannel;
 pub use similarity::cosine;

@@ -1,14 +1,12 @@
 //! What a policy does, as data: carried out by [`crate::Rules`] on the processor, by kernels on a device.
 
-mod birth_gates;
+mod gates;
 mod head_set;
 mod prompt_cut;
-mod vote_gates;
 
-pub use birth_gates::{BirthGates, BirthLayer};
+pub use gates::{BirthGates, GateLayer, RuleGates, VoteGates};
 pub use head_set::HeadSet;
 pub use prompt_cut::{PromptBudget, PromptCut};
-pub use vote_gates::{VoteGates, VoteLayer};
 
 use std::sync::Arc;
 

@@ -76,13 +76,12 @@ impl Subject {
     ) -> Result<Samples> {
         let MachineArguments { kv_dtype, kv_limit, .. } = arguments.model.machine;
         let (warmup, repeats) = (arguments.warmup, arguments.repeats);
+        let chunk = arguments.chunk.unwrap_or(self.compute.chunk());
         match &self.compute {
             Compute::Host { team, decoder } => {
-                let chunk = arguments.chunk.unwrap_or(256);
                 Bench { decoder, team, policy, kv_dtype, kv_limit, chunk }.run(test, warmup, repeats)
             }
             Compute::Device(weights) => {
-                let chunk = arguments.chunk.unwrap_or(2048);
                 DeviceBench { weights, policy, kv_dtype, kv_limit, chunk }.run(test, warmup, repeats)
             }
         }

@@ -40,10 +40,12 @@ impl Asking {
             say_other_cache(method.policy.as_ref(), machine.kv_dtype);
         }
         let device = device_for(self.device, &config, methods.iter().map(|method| &method.policy))?;
-        let (compute, team, chunk) = match found.load(device, model)? {
-            loading::Compute::Host { team, decoder } => (Compute::Host(decoder), team, 256),
+        let compute = found.load(device, model)?;
+        let chunk = self.chunk.unwrap_or(compute.chunk());
+        let (compute, team) = match compute {
+            loading::Compute::Host { team, decoder } => (Compute::Host(decoder), team),
             loading::Compute::Device(weights) => {
-                (Compute::Device(weights), Arc::new(Team::new(machine.threads())?), 2048)
+                (Compute::Device(weights), Arc::new(Team::new(machine.threads())?))
             }
         };
         let tokenizer = Arc::new(tokenizer);
@@ -61,7 +63,7 @@ impl Asking {
             stop_tokens: generation.eos_token_ids,
             kv_dtype: machine.kv_dtype,
             kv_limit: machine.kv_limit,
-            chunk: self.chunk.unwrap_or(chunk),
+            chunk,
             max_batch: self.max_batch,
             methods,
         })

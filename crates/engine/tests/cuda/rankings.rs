@@ -7,6 +7,7 @@ use dropcap_engine::{
     evaluate_rows_on_device,
 };
 use dropcap_kernels::DType;
+use dropcap_kernels::cuda::Device;
 use dropcap_model::ModelError;
 use dropcap_model::device::{DeviceDecoder, DeviceSegment, Wanted};
 use dropcap_policy::{EvictionPolicy, Stage};
@@ -176,14 +177,12 @@ const TURNING: [(&str, usize); 6] = [
     ("streaming_llm(sinks=1, recent=70, positions=cache)", 1),
 ];
 
-#[test]
-fn cuda_rankings_end_entries_when_the_processor_does_however_a_text_is_cut() {
-    let name = "cuda_rankings_end_entries_when_the_processor_does_however_a_text_is_cut";
-    let Some(device) = device(name) else { return };
+/// Holds methods to the processor, for each model and in chunks of several sizes.
+fn end_as_on_the_host(device: &Device, folders: &[&str], methods: &[(&str, usize)]) {
     let text: Vec<u32> = (0..97).map(|i| (i * 29 + i / 7) % 97).collect();
-    for folder in ["llama_kvpress/llama", "llama_kvpress/gpt2m", "llama_kvpress/mistral_sw24"] {
-        let model = OnDevice::open(&device, folder, DType::F32);
-        for (spec, least) in RANKED {
+    for folder in folders {
+        let model = OnDevice::open(device, folder, DType::F32);
+        for &(spec, least) in methods {
             let policy = model.host.method(spec);
             assert!(serves(&model, policy.as_ref()), "{spec}");
             for chunk in [1, 16, 97].into_iter().filter(|&chunk| chunk >= least) {
@@ -195,21 +194,18 @@ fn cuda_rankings_end_entries_when_the_processor_does_however_a_text_is_cut() {
 }
 
 #[test]
+fn cuda_rankings_end_entries_when_the_processor_does_however_a_text_is_cut() {
+    let name = "cuda_rankings_end_entries_when_the_processor_does_however_a_text_is_cut";
+    let Some(device) = device(name) else { return };
+    let folders = ["llama_kvpress/llama", "llama_kvpress/gpt2m", "llama_kvpress/mistral_sw24"];
+    end_as_on_the_host(&device, &folders, &RANKED);
+}
+
+#[test]
 fn cuda_keys_turned_by_their_place_are_those_of_the_processor_however_a_text_is_cut() {
     let name = "cuda_keys_turned_by_their_place_are_those_of_the_processor_however_a_text_is_cut";
     let Some(device) = device(name) else { return };
-    let text: Vec<u32> = (0..97).map(|i| (i * 29 + i / 7) % 97).collect();
-    for folder in ["llama_kvpress/llama", "llama_kvpress/llama31_rope"] {
-        let model = OnDevice::open(&device, folder, DType::F32);
-        for (spec, least) in TURNING {
-            let policy = model.host.method(spec);
-            assert!(serves(&model, policy.as_ref()), "{spec}");
-            for chunk in [1, 16, 97].into_iter().filter(|&chunk| chunk >= least) {
-                let text = Text { ids: &text, prompt: 60, chunk };
-                ends_as_on_the_host(&model, policy.as_ref(), text, &format!("{folder} {spec}"));
-            }
-        }
-    }
+    end_as_on_the_host(&device, &["llama_kvpress/llama", "llama_kvpress/llama31_rope"], &TURNING);
 }
 
 #[test]

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use dropcap_kernels::Team;
-use dropcap_policy::{Action, BirthGates, VoteGates};
+use dropcap_policy::{Action, BirthGates, RuleGates, VoteGates};
 
-use super::{GateKind, Gates};
+use super::{GateKind, Gates, LayerGates};
 use crate::MethodError;
 
 impl Gates {
@@ -15,14 +15,10 @@ impl Gates {
     /// Gates too large for memory.
     pub(crate) fn action(&self) -> Result<Action, MethodError> {
         Ok(match self.kind {
-            GateKind::Votes => Action::Vote { gates: self.pack()?, decides: true },
+            GateKind::Votes => Action::Vote { gates: self.votes()?, decides: true },
             GateKind::Birth => {
-                let team = Team::new(1)?;
-                let mut packed = BirthGates::new(self.heads);
-                for layer in &self.layers {
-                    packed.push(&team, &layer.key, &layer.bias, self.hidden)?;
-                }
-                Action::BirthGate { gates: Arc::new(packed.settled_for(self.kv_dtype)) }
+                let gates = self.pack(BirthGates::new(self.heads), |layer| [&layer.key])?;
+                Action::BirthGate { gates }
             }
         })
     }
@@ -31,11 +27,19 @@ impl Gates {
     ///
     /// # Errors
     /// Gates too large for memory, or without queries.
-    pub(crate) fn pack(&self) -> Result<Arc<VoteGates>, MethodError> {
+    pub(crate) fn votes(&self) -> Result<Arc<VoteGates>, MethodError> {
+        self.pack(VoteGates::new(self.width, self.heads), |layer| [&layer.query, &layer.key])
+    }
+
+    /// The maps of all layers, added to gates that have none.
+    fn pack<const MAPS: usize>(
+        &self,
+        mut packed: RuleGates<MAPS>,
+        maps: impl Fn(&LayerGates) -> [&[f32]; MAPS],
+    ) -> Result<Arc<RuleGates<MAPS>>, MethodError> {
         let team = Team::new(1)?;
-        let mut packed = VoteGates::new(self.width, self.heads);
         for layer in &self.layers {
-            packed.push(&team, &layer.query, &layer.key, &layer.bias, self.hidden)?;
+            packed.push(&team, maps(layer), &layer.bias, self.hidden)?;
         }
         Ok(Arc::new(packed.settled_for(self.kv_dtype)))
     }

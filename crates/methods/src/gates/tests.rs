@@ -61,7 +61,7 @@ fn gates_per_head_their_floors_and_their_cache_are_saved_and_loaded() {
     let loaded = Gates::load(&path, 2, 2, 8, None).unwrap();
     assert_eq!((loaded.heads(), loaded.width(), loaded.floors()), (2, 3, floors));
     assert_eq!(loaded.kv_dtype(), Some(DType::Bf16));
-    assert_eq!(loaded.pack().unwrap().kv_dtype(), Some(DType::Bf16));
+    assert_eq!(loaded.votes().unwrap().kv_dtype(), Some(DType::Bf16));
     assert_eq!(loaded, gates);
     let message = message(Gates::load(&path, 2, 4, 8, None));
     assert!(message.contains("layers.0.gate.bias: expected 1 or 4 gate heads, found 2"), "{message}");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use dropcap_weights::Fingerprint;
-use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
 use super::{FORMAT, PROFILE_VERSION};
 
@@ -23,13 +23,28 @@ const WORDS: [&str; 3] = ["kind", "name", "made"];
 
 impl<'de> serde::Deserialize<'de> for Object {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(ObjectVisitor)
+        Level::File.deserialize(deserializer)
     }
 }
 
-struct ObjectVisitor;
+/// Which object of a file is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Level {
+    /// The whole: heads, or our format.
+    File,
+    /// What our format has under `heads`: nothing else.
+    Heads,
+}
 
-impl<'de> Visitor<'de> for ObjectVisitor {
+impl<'de> DeserializeSeed<'de> for Level {
+    type Value = Object;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Object, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Level {
     type Value = Object;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -40,6 +55,7 @@ impl<'de> Visitor<'de> for ObjectVisitor {
         let (mut object, mut ours, mut version, mut inner) = (Object::default(), false, None, None);
         while let Some(key) = map.next_key::<String>()? {
             match key.as_str() {
+                head if self == Self::Heads => add(&mut object.heads, head, &mut map)?,
                 "format" => {
                     let format: String = map.next_value()?;
                     if format != FORMAT {
@@ -53,7 +69,7 @@ impl<'de> Visitor<'de> for ObjectVisitor {
                     let text: String = map.next_value()?;
                     object.model = Some(text.parse().map_err(A::Error::custom)?);
                 }
-                "heads" => inner = Some(map.next_value::<Inner>()?.0),
+                "heads" => inner = Some(map.next_value_seed(Self::Heads)?.heads),
                 word if WORDS.contains(&word) => {
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -77,37 +93,10 @@ impl<'de> Visitor<'de> for ObjectVisitor {
             );
             return Err(A::Error::custom(what));
         }
-        if object.heads.is_empty() {
+        if object.heads.is_empty() && self == Self::File {
             return Err(A::Error::custom("no heads"));
         }
         Ok(object)
-    }
-}
-
-/// The heads of our format.
-struct Inner(Heads);
-
-impl<'de> serde::Deserialize<'de> for Inner {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(InnerVisitor)
-    }
-}
-
-struct InnerVisitor;
-
-impl<'de> Visitor<'de> for InnerVisitor {
-    type Value = Inner;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        ObjectVisitor.expecting(formatter)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Inner, A::Error> {
-        let mut heads = Heads::new();
-        while let Some(key) = map.next_key::<String>()? {
-            add(&mut heads, &key, &mut map)?;
-        }
-        Ok(Inner(heads))
     }
 }
 

@@ -3,10 +3,8 @@
 use std::ops::Range;
 use std::path::Path;
 
-use dropcap_kernels::{BlockFormat, DType};
-use dropcap_weights::{
-    BlockType, ContentDigest, NonFinite, ShardedTensors, StoredType, WeightsError, is_gguf,
-};
+use dropcap_kernels::DType;
+use dropcap_weights::{ContentDigest, NonFinite, ShardedTensors, StoredType, WeightsError, is_gguf};
 
 use crate::error::ModelError;
 use crate::gguf::GgufTensors;
@@ -23,8 +21,8 @@ pub(super) enum StoredTensors {
 pub(super) struct StoredInfo {
     /// Row-major.
     pub(super) shape: Vec<usize>,
-    /// What its numbers are when they have been read; none for formats that nothing here computes with.
-    pub(super) dtype: Option<DType>,
+    /// None for formats that nothing here computes with.
+    pub(super) stored: Option<StoredAs>,
     /// What the file calls its format.
     pub(super) format: &'static str,
 }
@@ -48,22 +46,17 @@ impl StoredTensors {
         match self {
             Self::Safetensors(tensors) => {
                 let info = tensors.info(name)?;
-                let (shape, format) = (info.shape.clone(), info.dtype.name());
-                Some(StoredInfo { shape, dtype: computable(info.dtype), format })
+                let (shape, stored) = (info.shape.clone(), StoredAs::of_safetensors(info.dtype));
+                Some(StoredInfo { shape, stored, format: info.dtype.name() })
             }
             Self::Gguf(tensors) => {
-                let (block, shape) = tensors.info(name)?;
-                let dtype = match block {
-                    BlockType::F16 => DType::F16,
-                    BlockType::Bf16 => DType::Bf16,
-                    _ => DType::F32,
-                };
-                Some(StoredInfo { shape, dtype: Some(dtype), format: block.name() })
+                let (format, shape) = tensors.info(name)?;
+                Some(StoredInfo { shape, stored: Some(StoredAs::of_gguf(format)), format: format.name() })
             }
         }
     }
 
-    /// Reads rows of a tensor that [`StoredInfo::dtype`] says can be computed with, and says their dtype.
+    /// Reads rows of a tensor that [`StoredInfo::stored`] says can be computed with, and says their dtype.
     pub(super) fn read_rows(
         &self,
         name: &str,
@@ -76,7 +69,8 @@ impl StoredTensors {
         };
         let file = tensors.file_of(name)?;
         let info = file.info(name);
-        let (Some(info), Some(dtype)) = (info, info.and_then(|info| computable(info.dtype))) else {
+        let stored = info.and_then(|info| StoredAs::of_safetensors(info.dtype));
+        let (Some(info), Some(dtype)) = (info, stored.map(StoredAs::dtype)) else {
             let got = info.map_or(StoredType::F32, |info| info.dtype);
             let (path, tensor) = (file.path().to_path_buf(), format!("{name:?}"));
             return Err(WeightsError::NotNumbers { path, tensor, got }.into());
@@ -89,18 +83,7 @@ impl StoredTensors {
 
     /// How the numbers of a matrix are stored.
     pub(super) fn stored_as(&self, name: &str) -> StoredAs {
-        let number = |info: StoredInfo| info.dtype.map(StoredAs::Numbers);
-        let plain = || self.info(name).and_then(number).unwrap_or(StoredAs::Numbers(DType::F32));
-        let Self::Gguf(tensors) = self else { return plain() };
-        match tensors.info(name).map(|(block, _)| block) {
-            Some(BlockType::Q8_0) => StoredAs::Blocks(BlockFormat::Q8_0),
-            Some(BlockType::Q4_0) => StoredAs::Blocks(BlockFormat::Q4_0),
-            Some(BlockType::Q4_1) => StoredAs::Blocks(BlockFormat::Q4_1),
-            None | Some(BlockType::F32 | BlockType::F16 | BlockType::Bf16) => plain(),
-            Some(BlockType::Q5_0 | BlockType::Q5_1 | BlockType::Q4K | BlockType::Q5K | BlockType::Q6K) => {
-                StoredAs::OtherBlocks
-            }
-        }
+        self.info(name).and_then(|info| info.stored).unwrap_or(StoredAs::Numbers(DType::F32))
     }
 
     /// Reads outputs of a matrix that is stored in blocks, as they are, replacing the content of `bytes`.
@@ -143,15 +126,5 @@ impl StoredTensors {
             Self::Safetensors(tensors) => Ok(digest.tensor(label, tensors, name)?),
             Self::Gguf(tensors) => tensors.digest(digest, label, name),
         }
-    }
-}
-
-/// The kernels' name of a stored format, for those that they can read.
-fn computable(dtype: StoredType) -> Option<DType> {
-    match dtype {
-        StoredType::F32 => Some(DType::F32),
-        StoredType::F16 => Some(DType::F16),
-        StoredType::Bf16 => Some(DType::Bf16),
-        _ => None,
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use dropcap_files::{Existing, publish};
 use dropcap_kernels::{DType, Team, TensorBytes};
-use dropcap_weights::{SINGLE_FILE, StoredType, tensor_header};
+use dropcap_weights::{SINGLE_FILE, tensor_header};
 use half::{bf16, f16};
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ use super::Checkpoint;
 use crate::ModelError;
 use crate::companion::read_companion;
 use crate::tokenizer::MAX_FILE_BYTES;
-use crate::weights::first_outside;
+use crate::weights::{StoredAs, first_outside, stored_type};
 
 /// Files that belong to a tokenizer and are copied with it, where they are there.
 pub const TOKENIZER_FILES: [&str; 7] = [
@@ -29,16 +29,6 @@ const GENERATION: &str = "generation_config.json";
 
 /// Numbers that are in memory at a time.
 const SLICE: usize = 1 << 22;
-
-/// How files call a format of the kernels.
-#[must_use]
-pub fn stored_type(dtype: DType) -> StoredType {
-    match dtype {
-        DType::F32 => StoredType::F32,
-        DType::F16 => StoredType::F16,
-        DType::Bf16 => StoredType::Bf16,
-    }
-}
 
 impl Checkpoint {
     /// Writes the model as it is read, an adapter merged in, into a folder that is there: `config.json`,
@@ -78,7 +68,7 @@ impl Checkpoint {
     fn write_weights(&self, team: &Team, path: &Path, dtype: Option<DType>) -> Result<(), ModelError> {
         let mut tensors = Vec::new();
         for tensor in self.plan.tensors() {
-            let stored = self.tensors.info(tensor.name).and_then(|info| info.dtype);
+            let stored = self.tensors.info(tensor.name).and_then(|info| info.stored).map(StoredAs::dtype);
             tensors.push((tensor.name, dtype.or(stored).unwrap_or(DType::F32), tensor.shape));
         }
         // Wide formats first, so that all numbers are aligned.

@@ -4,7 +4,7 @@ use dropcap_kernels::DType;
 use dropcap_kernels::cuda::{Device, DeviceBuffer};
 use dropcap_kernels::matmul::DeviceMatrix;
 use dropcap_kernels::rope::{Birth, Births};
-use dropcap_policy::{Action, BirthGates, EvictionPolicy, Floors, HeadSet, PromptCut, Rule, VoteGates};
+use dropcap_policy::{Action, EvictionPolicy, Floors, GateLayer, HeadSet, PromptCut, Rule};
 
 use super::ranker;
 use crate::weights::rope_table;
@@ -77,9 +77,10 @@ struct Accepted<'a> {
 }
 
 /// The gates of a policy's only rule that has some.
-enum AcceptedGates<'a> {
-    Votes(&'a VoteGates, Voting),
-    Birth(&'a BirthGates),
+struct AcceptedGates<'a> {
+    heads: usize,
+    voting: Option<Voting>,
+    layers: &'a [GateLayer],
 }
 
 /// Whether a device can carry out `policy` for a model of this configuration; nothing is built.
@@ -97,7 +98,7 @@ impl DeviceRules {
         policy: &dyn EvictionPolicy,
     ) -> Result<Self, ModelError> {
         let Accepted { births, gates, inherits, cuts } = Accepted::new(config, policy)?;
-        let gates = gates.map(|gates| DeviceGates::new(device, config, &gates)).transpose()?;
+        let gates = gates.map(|gates| DeviceGates::new(device, config, gates)).transpose()?;
         let cut = |(cut, floors, heads): (Cut, Floors, Option<&HeadSet>)| {
             let words = |heads: &HeadSet| {
                 let words: Vec<u32> = (0..config.layers).flat_map(|layer| bits(heads.of(layer))).collect();
@@ -157,12 +158,14 @@ impl<'a> Accepted<'a> {
                     return Err(unsupported("has two sets of gates"));
                 }
                 Action::Vote { gates, decides } => {
-                    let voting = Voting { decides: *decides, floors: *floors };
-                    accepted.gates = Some(AcceptedGates::Votes(gates, voting));
+                    let voting = Some(Voting { decides: *decides, floors: *floors });
+                    let (heads, layers) = (gates.heads(), gates.layers());
+                    accepted.gates = Some(AcceptedGates { heads, voting, layers });
                 }
                 Action::BirthGate { gates } => {
                     births.push((Birth { kind: Birth::GATE, ..window(0, 0, *floors) }, heads));
-                    accepted.gates = Some(AcceptedGates::Birth(gates));
+                    let (heads, layers) = (gates.heads(), gates.layers());
+                    accepted.gates = Some(AcceptedGates { heads, voting: None, layers });
                 }
             }
         }
@@ -192,23 +195,16 @@ impl<'a> Accepted<'a> {
 }
 
 impl DeviceGates {
-    fn new(device: &Device, config: &DecoderConfig, gates: &AcceptedGates<'_>) -> Result<Self, ModelError> {
-        let layer = |rows: &[f32], bias: &[f32]| {
+    fn new(device: &Device, config: &DecoderConfig, gates: AcceptedGates<'_>) -> Result<Self, ModelError> {
+        let layer = |gates: &GateLayer| {
+            let rows = gates.rows();
             let outputs = rows.len() / config.hidden;
             let weights = DeviceMatrix::uninitialized(device, outputs, config.hidden, DType::F32)?;
-            weights.upload_rows(0, &bytes_of(rows))?;
-            Ok(DeviceGateLayer { weights, bias: DeviceBuffer::copy_of(device, "gate biases", bias)? })
+            weights.upload_rows(0, &bytes_of(&rows))?;
+            Ok(DeviceGateLayer { weights, bias: DeviceBuffer::copy_of(device, "gate biases", gates.bias())? })
         };
-        let (heads, voting, layers) = match gates {
-            AcceptedGates::Votes(gates, voting) => {
-                let layers = gates.layers().iter().map(|gates| layer(&gates.rows(), gates.bias()));
-                (gates.heads(), Some(*voting), layers.collect::<Result<_, ModelError>>()?)
-            }
-            AcceptedGates::Birth(gates) => {
-                let layers = gates.layers().iter().map(|gates| layer(&gates.rows(), gates.bias()));
-                (gates.heads(), None, layers.collect::<Result<_, ModelError>>()?)
-            }
-        };
+        let AcceptedGates { heads, voting, layers } = gates;
+        let layers = layers.iter().map(layer).collect::<Result<_, ModelError>>()?;
         Ok(Self { heads, voting, layers })
     }
 

@@ -11,6 +11,7 @@ use super::config::{ROPE_FACTORS, head_dim};
 use super::metadata::Metadata;
 use super::names::{Arrangement, translate};
 use crate::error::ModelError;
+use crate::weights::StoredAs;
 
 /// An open GGUF file and what its tensors are called elsewhere.
 #[derive(Debug)]
@@ -187,17 +188,13 @@ impl GgufTensors {
 }
 
 /// Turns blocks into f32, and says the dtype of what there is now.
-fn widened(dtype: BlockType, bytes: &mut Vec<u8>) -> DType {
-    match dtype {
-        BlockType::F32 => DType::F32,
-        BlockType::F16 => DType::F16,
-        BlockType::Bf16 => DType::Bf16,
-        blocks => {
-            let mut numbers = Vec::new();
-            blocks.dequantise(bytes, &mut numbers);
-            bytes.clear();
-            bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
-            DType::F32
-        }
+fn widened(format: BlockType, bytes: &mut Vec<u8>) -> DType {
+    let stored = StoredAs::of_gguf(format);
+    if !matches!(stored, StoredAs::Numbers(_)) {
+        let mut numbers = Vec::new();
+        format.dequantise(bytes, &mut numbers);
+        bytes.clear();
+        bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
     }
+    stored.dtype()
 }

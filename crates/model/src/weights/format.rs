@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use dropcap_kernels::{BlockFormat, DType, KernelError};
+use dropcap_weights::{BlockType, StoredType};
 
 /// How the matrices of a model are held in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -38,6 +39,46 @@ pub(crate) enum StoredAs {
     Blocks(BlockFormat),
     /// Blocks that only become numbers.
     OtherBlocks,
+}
+
+impl StoredAs {
+    /// What a format of safetensors files is; none for those that nothing here computes with.
+    pub(crate) fn of_safetensors(format: StoredType) -> Option<Self> {
+        DType::ALL.into_iter().find(|&dtype| stored_type(dtype) == format).map(Self::Numbers)
+    }
+
+    /// What a format of GGUF files is.
+    pub(crate) fn of_gguf(format: BlockType) -> Self {
+        match format {
+            BlockType::F32 => Self::Numbers(DType::F32),
+            BlockType::F16 => Self::Numbers(DType::F16),
+            BlockType::Bf16 => Self::Numbers(DType::Bf16),
+            BlockType::Q8_0 => Self::Blocks(BlockFormat::Q8_0),
+            BlockType::Q4_0 => Self::Blocks(BlockFormat::Q4_0),
+            BlockType::Q4_1 => Self::Blocks(BlockFormat::Q4_1),
+            BlockType::Q5_0 | BlockType::Q5_1 | BlockType::Q4K | BlockType::Q5K | BlockType::Q6K => {
+                Self::OtherBlocks
+            }
+        }
+    }
+
+    /// What its numbers are when they have been read.
+    pub(crate) fn dtype(self) -> DType {
+        match self {
+            Self::Numbers(dtype) => dtype,
+            Self::Blocks(_) | Self::OtherBlocks => DType::F32,
+        }
+    }
+}
+
+/// How safetensors files call a format of the kernels.
+#[must_use]
+pub fn stored_type(dtype: DType) -> StoredType {
+    match dtype {
+        DType::F32 => StoredType::F32,
+        DType::F16 => StoredType::F16,
+        DType::Bf16 => StoredType::Bf16,
+    }
 }
 
 /// Inputs of a block.

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use dropcap_model::{Adapter, Checkpoint, ModelError};
+use dropcap_kernels::{DType, Team};
+use dropcap_model::{Adapter, Checkpoint, Decoder, ModelError, WeightFormat};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
@@ -57,6 +58,19 @@ fn problems(directory: &TempDir) -> Vec<String> {
 #[test]
 fn an_adapter_whose_factors_fit_is_taken() {
     assert_eq!(problems(&adapter(&json!({}), &factors(), None)), Vec::<String>::new());
+}
+
+#[test]
+fn what_an_adapter_changes_is_held_as_the_file_is_but_not_in_its_blocks_of_4_bits() {
+    let team = Team::new(1).unwrap();
+    let halves = TempDir::new().unwrap();
+    base().write(&team, halves.path(), Some(DType::F16)).unwrap();
+    for (model, held) in [(halves.path(), "f16"), (&golden("gguf/llama.gguf"), "Q4_1+Q8_0")] {
+        let adapter = Adapter::open(adapter(&json!({}), &factors(), None).path()).unwrap();
+        let checkpoint = Checkpoint::open(model).unwrap().with_adapter(adapter).unwrap();
+        let decoder = Decoder::load(&team, &checkpoint, WeightFormat::Auto).unwrap();
+        assert_eq!(decoder.formats(), held, "{}", model.display());
+    }
 }
 
 #[test]

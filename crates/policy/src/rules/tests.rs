@@ -15,7 +15,7 @@ fn gates(bias: f32) -> Action {
     let (team, mut gates) = (Team::new(1).unwrap(), VoteGates::new(2, 1));
     let matrix = [0.3, -0.5, 0.2, 0.7, 0.1, -0.4];
     for _ in 0..SCENE.layers {
-        gates.push(&team, &matrix, &matrix, &[bias], SCENE.hidden).unwrap();
+        gates.push(&team, [&matrix, &matrix], &[bias], SCENE.hidden).unwrap();
     }
     Action::Vote { gates: Arc::new(gates), decides: true }
 }
@@ -25,7 +25,7 @@ fn birth_gates(bias: f32, heads: usize) -> Action {
     let (team, mut gates) = (Team::new(1).unwrap(), BirthGates::new(heads));
     let matrix = [0.3, -0.5, 0.2, 0.7, 0.1, -0.4];
     for _ in 0..SCENE.layers {
-        gates.push(&team, &matrix[..heads * SCENE.hidden], &vec![bias; heads], SCENE.hidden).unwrap();
+        gates.push(&team, [&matrix[..heads * SCENE.hidden]], &vec![bias; heads], SCENE.hidden).unwrap();
     }
     Action::BirthGate { gates: Arc::new(gates) }
 }

@@ -2,7 +2,7 @@
 
 use dropcap_kernels::vote::{VoteJob, first_refusals};
 
-use super::gate_rows::{gate_rows, head_of, of_layer};
+use super::gate_rows::{gate_rows, head_of};
 use crate::{LaneEditor, Observation, PolicyError, VoteGates};
 
 /// The votes cast in one lane during one step.
@@ -42,10 +42,9 @@ fn ballots(
     seen: &Observation<'_>,
     lanes: &mut [LaneEditor<'_>],
 ) -> Result<Vec<Ballot>, PolicyError> {
-    let layer = of_layer(gates.layers(), seen)?;
     let (width, heads) = (gates.width(), gates.heads());
     let gate_row = heads * width;
-    let rows = gate_rows(&layer.both, heads, seen, lanes)?;
+    let (rows, biases) = gate_rows(gates, seen, lanes)?;
 
     let mut ballots = Vec::with_capacity(lanes.len());
     for (index, (span, lanes)) in seen.spans.iter().zip(lanes.iter_mut()).enumerate() {
@@ -56,7 +55,7 @@ fn ballots(
             ballots.push(Ballot { span: index, group, refused_by });
         }
     }
-    for (head, &bias) in layer.bias().iter().enumerate() {
+    for (head, &bias) in biases.iter().enumerate() {
         let rows = rows.chunks_exact(2 * gate_row);
         let query_gates: Vec<f32> = rows.flat_map(|row| &row[head * width..][..width]).copied().collect();
         let mut jobs: Vec<VoteJob<'_>> = Vec::with_capacity(ballots.len());
