@@ -3,9 +3,11 @@
 //! `cargo run -p dropcap-kernels --example cuda_train`
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+use std::ops::Range;
+
 use dropcap_kernels::activation::TrainActivation;
 use dropcap_kernels::cross_entropy::{Shares, TrainCrossEntropy};
-use dropcap_kernels::cuda::{Device, DeviceBuffer, DeviceSlice, Specialisation, Stopwatch};
+use dropcap_kernels::cuda::{Device, DeviceBuffer, DeviceSlice, Specialisation, Stopwatch, Stretches};
 use dropcap_kernels::embedding::{EmbeddingSlices, TokenRows, TrainEmbedding};
 use dropcap_kernels::gated_attention::{
     Attended, AttendedBack, DeviceCurve, DevicePressure, DeviceRule, DeviceVoter, DeviceVoterGradient,
@@ -13,7 +15,8 @@ use dropcap_kernels::gated_attention::{
 };
 use dropcap_kernels::matmul::{Sum, TrainMatrix, TrainProducts};
 use dropcap_kernels::norm::{NormSlices, TrainNorm};
-use dropcap_kernels::optimizer::{Parameters, TrainOptimizer};
+use dropcap_kernels::optimizer::{Judged, Parameters, TrainOptimizer};
+use dropcap_kernels::reduce::DeviceSums;
 use dropcap_kernels::{AdamW, AlphaSigmoid, AttentionShape, DType, GeluKind, KernelError};
 
 /// Bytes and products per second that were measured on an H200.
@@ -175,9 +178,14 @@ impl Bench {
         self.time("gelu, back", 0.0, 6.0 * (rows * m) as f64, || {
             activation.gelu(GeluKind::Tanh, rows * m, &dy, Some(&dy), &up)
         });
+        self.optimizer(specialisation, 32 * c * m);
+    }
+
+    /// What is done with all parameters, and with every other matrix's worth of them, as one of two processes does.
+    fn optimizer(&mut self, specialisation: &Specialisation, count: usize) {
         let optimizer = TrainOptimizer::new(&self.device, specialisation).unwrap();
-        let (values, second) = (self.f32(c * m, 1.0), self.f32(c * m, 0.0));
-        let first = self.f32(c * m, 0.0);
+        let [values, gradients, first, second] = [1.0, 0.1, 0.0, 0.0].map(|value| self.f32(count, value));
+        let working = self.bf16(count);
         let rule = AdamW {
             learning_rate: 1e-4,
             beta1: 0.9,
@@ -187,16 +195,30 @@ impl Bench {
             step: 1,
             gradient_scale: 1.0,
         };
-        self.time("adamw of a matrix", 0.0, 30.0 * (c * m) as f64, || {
-            let range = Parameters {
-                values: (&values).into(),
-                gradients: (&gradient).into(),
-                first: (&first).into(),
-                second: (&second).into(),
-                working: Some((&weight).into()),
-            };
-            optimizer.adamw(&rule, range, None)
-        });
+        let sums = DeviceSums::new(&self.device, specialisation).unwrap();
+        let scratch = DeviceBuffer::zeroed(&self.device, "squares", DeviceSums::SQUARES_SCRATCH).unwrap();
+        let total = DeviceBuffer::zeroed(&self.device, "squares", 1).unwrap();
+        let verdict = DeviceBuffer::copy_of(&self.device, "a verdict", &[0.5, 1.0]).unwrap();
+        let piece = count / 64;
+        let halves: Vec<_> = (0..32).map(|at| 2 * at * piece..(2 * at + 1) * piece).collect();
+        for (what, ranges) in [("all", std::slice::from_ref(&(0..count))), ("half", &halves)] {
+            let stretches = Stretches::new(&self.device, ranges).unwrap();
+            let moved: usize = ranges.iter().map(Range::len).sum();
+            self.time(&format!("adamw of {what}"), 0.0, 30.0 * moved as f64, || {
+                let range = Parameters {
+                    values: (&values).into(),
+                    gradients: (&gradients).into(),
+                    first: (&first).into(),
+                    second: (&second).into(),
+                    working: Some((&working).into()),
+                };
+                let judged = Judged { verdict: (&verdict).into(), is_clipped: true };
+                optimizer.adamw(&rule, range, &stretches, judged)
+            });
+            self.time(&format!("squares of {what}"), 0.0, 4.0 * moved as f64, || {
+                sums.squares((&gradients).into(), &stretches, &scratch, (&total).into())
+            });
+        }
     }
 
     /// Dense, under the hard rule with a gate per KV head, and under the soft one with a gate per layer.
@@ -299,6 +321,7 @@ impl Bench {
                 .collect();
         let mut batch = TokenRows::new(&self.device, rows).unwrap();
         batch.set(&ids, model.vocabulary).unwrap();
+        batch.sort().unwrap();
         let table = self.f32(model.vocabulary * model.hidden, 1.0);
         let dx = self.f32(rows * model.hidden, 1.0);
         let embedding = TrainEmbedding::new(&self.device, specialisation).unwrap();

@@ -75,6 +75,23 @@ pub(crate) fn checked_size(op: &'static str, factors: &[usize]) -> Result<usize,
     Ok(product)
 }
 
+/// Refuses an address on a device that is no multiple of so many bytes.
+pub(crate) fn check_aligned(
+    op: &'static str,
+    what: &str,
+    pointer: u64,
+    bytes: u64,
+) -> Result<(), KernelError> {
+    if pointer.is_multiple_of(bytes) {
+        return Ok(());
+    }
+    Err(KernelError::Invalid {
+        op,
+        expected: format!("{what} at a multiple of {bytes} bytes"),
+        got: format!("address {pointer}"),
+    })
+}
+
 /// Refuses a buffer that is shorter than what will be used of its front.
 pub(crate) fn check_at_least(
     op: &'static str,

@@ -48,7 +48,7 @@ pub use matmul::{
 pub use norm::{
     layer_norm, layer_norm_backward, rms_norm, rms_norm_backward, rms_norm_heads, rms_norm_heads_backward,
 };
-pub use optimizer::{AdamW, adamw, sum_of_squares};
+pub use optimizer::{AdamW, Verdict, adamw, sum_of_squares};
 pub use page::{CodeBits, KvFormat, PAGE_ENTRIES, PageLayout, RowFormat};
 pub use rope::{RopeAngles, RopeTable, rope, rotate, rotate_back};
 pub use simd::Isa;

@@ -24,7 +24,7 @@ use dropcap_kernels::cuda::{Communicator, Device, DeviceBuffer, DeviceChoice, Ex
 use dropcap_kernels::{AdamW, AlphaSigmoid, DType, Team};
 use dropcap_model::{DecoderConfig, WeightPlan};
 use dropcap_policy::Floors;
-use dropcap_train::backend::{Backend, DenseTeacher, Gathered, Pass, Processor, Room};
+use dropcap_train::backend::{Backend, DenseTeacher, Followed, Following, Gathered, Pass, Processor, Room};
 use dropcap_train::collective::{Alone, Collective, Meeting, PATIENCE, Star};
 use dropcap_train::device::{Cuda, Plan, Teacher};
 use dropcap_train::network::{FactorForm, GateForm, Group, Layout, Network, Pruning, Pull, initialize};
@@ -118,11 +118,6 @@ impl Step<'_> {
             part: 0,
             parts,
         })?;
-        let all = backend.layout().trained();
-        let gathered = backend.gather(std::slice::from_ref(&all), &mut **others)?;
-        if !gathered.squares.iter().all(|squares| squares.is_finite()) {
-            return Err("a gradient is not finite".into());
-        }
         self.taken += 1;
         let rule = AdamW {
             learning_rate: 1e-9,
@@ -133,7 +128,12 @@ impl Step<'_> {
             step: self.taken,
             gradient_scale: 1.0,
         };
-        backend.update(&[(all, rule)])?;
+        let range = backend.layout().trained();
+        let ranges = [Followed { range, is_clipped: true, rule: Some(rule) }];
+        let gathered = backend.follow(&Following { ranges: &ranges, clip: 1.0 }, &mut **others)?;
+        if gathered.skipped {
+            return Err("the loss or a gradient is not finite".into());
+        }
         Ok(gathered)
     }
 }

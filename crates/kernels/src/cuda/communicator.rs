@@ -1,5 +1,6 @@
 //! What the GPUs of several processes exchange.
 
+use std::cell::RefCell;
 use std::ffi::c_int;
 
 use cudarc::driver::result::{event, stream};
@@ -32,7 +33,7 @@ pub struct Communicator {
     written: CUevent,
     exchanged: CUevent,
     /// What [`Communicator::rejoin_at`] waits for.
-    marks: Vec<CUevent>,
+    marks: RefCell<Vec<CUevent>>,
 }
 
 /// What all processes do with numbers that lie in each of them.
@@ -40,6 +41,8 @@ pub struct Communicator {
 pub enum Exchange<'a> {
     /// Adds them up; every process has the sums.
     Sum(DeviceSlice<'a, f32>),
+    /// The same with a few exact numbers.
+    SumExact(DeviceSlice<'a, f64>),
     /// Adds them up; of as many equal pieces as there are processes, each has the sums of the one with its rank, and
     /// anything in the others.
     SumPiece(DeviceSlice<'a, f32>),
@@ -90,7 +93,7 @@ impl Communicator {
         match made().map_err(driver("making a stream for exchanges")) {
             Ok((stream, written, exchanged)) => {
                 let device = device.clone();
-                let marks = Vec::new();
+                let marks = RefCell::default();
                 Ok(Self { library, handle, rank, size, device, stream, written, exchanged, marks })
             }
             Err(error) => {
@@ -123,8 +126,9 @@ impl Communicator {
             // pieces of `count`; handle and stream are alive.
             unsafe {
                 match exchange {
-                    Exchange::Sum(_) if count == 0 => Ok(()),
+                    Exchange::Sum(_) | Exchange::SumExact(_) if count == 0 => Ok(()),
                     Exchange::Sum(_) => library.sum(address, count, handle, stream),
+                    Exchange::SumExact(_) => library.sum_exact(address, count, handle, stream),
                     Exchange::SumPiece(_) => library.sum_piece(address, count, rank, handle, stream),
                     Exchange::Gather(_) => library.gather(address, count, rank, handle, stream),
                 }
@@ -137,6 +141,7 @@ impl Communicator {
     fn located<'a>(&self, exchange: &Exchange<'a>) -> Result<(Exchange<'a>, u64, usize), KernelError> {
         let (address, len, pieces) = match exchange {
             Exchange::Sum(values) => (values.pointer(), values.len(), 1),
+            Exchange::SumExact(values) => (values.pointer(), values.len(), 1),
             Exchange::SumPiece(values) => (values.pointer(), values.len(), self.size),
             Exchange::Gather(bytes) => (bytes.pointer(), bytes.len(), self.size),
         };
@@ -167,14 +172,15 @@ impl Communicator {
     ///
     /// # Errors
     /// A failed device.
-    pub fn mark(&mut self, number: usize) -> Result<(), CudaError> {
+    pub fn mark(&self, number: usize) -> Result<(), CudaError> {
         self.device.bind()?;
-        while self.marks.len() <= number {
+        let mut marks = self.marks.borrow_mut();
+        while marks.len() <= number {
             let made = event::create(CUevent_flags::CU_EVENT_DISABLE_TIMING);
-            self.marks.push(made.map_err(driver("making a mark for exchanges"))?);
+            marks.push(made.map_err(driver("making a mark for exchanges"))?);
         }
         // SAFETY: the stream and the event are alive.
-        unsafe { event::record(self.marks[number], self.stream) }.map_err(driver("marking an exchange"))
+        unsafe { event::record(marks[number], self.stream) }.map_err(driver("marking an exchange"))
     }
 
     /// What is asked of the device from now on happens after the exchanges up to a mark; nothing changes without it.
@@ -182,19 +188,27 @@ impl Communicator {
     /// # Errors
     /// A failed device.
     pub fn rejoin_at(&self, number: usize) -> Result<(), CudaError> {
-        let Some(&mark) = self.marks.get(number) else { return Ok(()) };
+        let Some(&mark) = self.marks.borrow().get(number) else { return Ok(()) };
         let queue = self.device.queue()?;
         // SAFETY: the stream and the event are alive.
         unsafe { wait(queue.stream(), mark) }.map_err(driver("ordering an exchange"))
     }
 
+    /// Whether the others can still be reached, as far as NCCL noticed.
+    ///
+    /// # Errors
+    /// A process or a link that is gone.
+    pub fn check(&self) -> Result<(), CudaError> {
+        // SAFETY: the handle is alive.
+        unsafe { self.library.check(self.handle) }
+    }
+
     /// Whether all exchanges so far are done.
     ///
     /// # Errors
-    /// A failed device; a process or a link that NCCL noticed to be gone.
+    /// A failed device; as [`Communicator::check`].
     pub fn is_done(&self) -> Result<bool, CudaError> {
-        // SAFETY: the handle is alive.
-        unsafe { self.library.check(self.handle) }?;
+        self.check()?;
         self.device.bind()?;
         // SAFETY: the stream is alive.
         match unsafe { cudarc::driver::sys::cuStreamQuery(self.stream) } {
@@ -222,7 +236,7 @@ impl Drop for Communicator {
             if self.device.bind().is_ok() {
                 let _ = event::destroy(self.written);
                 let _ = event::destroy(self.exchanged);
-                for &mark in &self.marks {
+                for &mark in &*self.marks.borrow() {
                     let _ = event::destroy(mark);
                 }
                 let _ = stream::destroy(self.stream);
@@ -245,13 +259,15 @@ mod tests {
         }
         let numbers: Vec<f32> = (0..100_000).map(|i| i as f32 * 0.25).collect();
         let buffer = DeviceBuffer::copy_of(&device, "numbers", &numbers).unwrap();
-        let mut one = Communicator::join(&device, &WorldId::new().unwrap(), 0, 1).unwrap();
+        let one = Communicator::join(&device, &WorldId::new().unwrap(), 0, 1).unwrap();
         let part = |range| DeviceSlice::new(&buffer, range).unwrap();
+        let exact = DeviceBuffer::copy_of(&device, "exact numbers", &[0.1, 1e300]).unwrap();
         let all = [
             Exchange::Sum(part(3..70_000)),
             Exchange::Sum(part(5..5)),
             Exchange::SumPiece(part(70_000..80_001)),
             Exchange::Gather(part(90_000..95_000).bytes()),
+            Exchange::SumExact((&exact).into()),
         ];
         one.exchange(&all).unwrap();
         one.mark(2).unwrap();
@@ -259,6 +275,7 @@ mod tests {
         one.rejoin_at(3).unwrap();
         one.rejoin().unwrap();
         assert_eq!(buffer.read().unwrap(), numbers);
+        assert_eq!(exact.read().unwrap(), [0.1, 1e300]);
         assert!(one.is_done().unwrap());
     }
 }

@@ -16,15 +16,16 @@ mod kernel_cache;
 mod lanes;
 mod launch;
 mod libraries;
-mod marks;
 mod memory;
 mod module;
+mod moment;
 mod nccl;
 mod pinned;
 mod slice;
 mod specialisation;
 mod step;
 mod stopwatch;
+mod stretches;
 
 pub use argument::{Argument, Field, Layout, kernel_struct};
 pub use bandwidth::read_bandwidth;
@@ -37,15 +38,16 @@ pub use graph::Graph;
 pub use lanes::{DeviceLanes, DeviceSpan, LaneTables, Row};
 pub use launch::Grid;
 pub use libraries::Library;
-pub use marks::Marks;
 pub use memory::DeviceBuffer;
 pub(crate) use memory::Place;
 pub use module::{Function, Module};
+pub use moment::Moment;
 pub use pinned::PinnedBuffer;
 pub use slice::DeviceSlice;
 pub use specialisation::Specialisation;
 pub use step::{DeviceStep, StepSize};
 pub use stopwatch::Stopwatch;
+pub use stretches::Stretches;
 
 /// The kernel files of inference.
 pub const SOURCES: &[Source] = &[

@@ -26,6 +26,8 @@ const IN_PROGRESS: Status = 7;
 const BYTE: c_int = 1;
 /// `ncclFloat32`.
 const F32: c_int = 7;
+/// `ncclFloat64`.
+const F64: c_int = 8;
 /// `ncclSum`.
 const SUM: c_int = 0;
 
@@ -120,9 +122,36 @@ impl Nccl {
         handle: Handle,
         stream: CUstream,
     ) -> Result<(), CudaError> {
+        // SAFETY: as the caller promises.
+        unsafe { self.sum_of(F32, values, count, handle, stream) }
+    }
+
+    /// # Safety
+    /// As [`Nccl::sum`], of f64.
+    pub(super) unsafe fn sum_exact(
+        &self,
+        values: u64,
+        count: usize,
+        handle: Handle,
+        stream: CUstream,
+    ) -> Result<(), CudaError> {
+        // SAFETY: as the caller promises.
+        unsafe { self.sum_of(F64, values, count, handle, stream) }
+    }
+
+    /// # Safety
+    /// As [`Nccl::sum`], of numbers of a `kind`.
+    unsafe fn sum_of(
+        &self,
+        kind: c_int,
+        values: u64,
+        count: usize,
+        handle: Handle,
+        stream: CUstream,
+    ) -> Result<(), CudaError> {
         let values = values as *mut c_void;
         // SAFETY: as the caller promises; source and target may be the same.
-        let status = unsafe { (self.all_reduce)(values, values, count, F32, SUM, handle, stream) };
+        let status = unsafe { (self.all_reduce)(values, values, count, kind, SUM, handle, stream) };
         self.checked("adding up over all processes", status)
     }
 

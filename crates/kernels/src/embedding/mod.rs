@@ -8,7 +8,7 @@ mod train_cuda;
 mod train_cuda_tests;
 
 pub(crate) use train_cuda::TRAIN_SOURCE;
-pub use train_cuda::{EmbeddingSlices, TokenRows, TrainEmbedding};
+pub use train_cuda::{EmbeddingSlices, SumsOfTokens, TokenRows, TrainEmbedding};
 
 pub use cuda::DeviceEmbedding;
 pub(crate) use cuda::SOURCE;

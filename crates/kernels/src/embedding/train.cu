@@ -35,13 +35,14 @@ struct EmbedBackward {
     float* gradient;     // [v][c], added to
 };
 // The sum of every `step`th row from `first` on.
-__device__ __forceinline__ void sum_rows(float (&sum)[N], const EmbedBackward& p, u32 first, u32 end, u32 step, u32 column) {
+__device__ __forceinline__ void sum_rows(float (&sum)[N], const float* dx, const u32* order, u32 first, u32 end, u32 step,
+                                         u32 column) {
 #pragma unroll
     for (u32 k = 0; k < N; k++) sum[k] = 0.0f;
 #pragma unroll 8
     for (u32 at = first; at < end; at += step) {
         float x[N];
-        load(x, p.dx + (u64)p.order[at] * HIDDEN + column);
+        load(x, dx + (u64)order[at] * HIDDEN + column);
 #pragma unroll
         for (u32 k = 0; k < N; k++) sum[k] += x[k];
     }
@@ -50,7 +51,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) embed_parts(EmbedBackward 
     u32 first = p.parts[2 * blockIdx.x], end = p.parts[2 * blockIdx.x + 1];
     for (u32 i = threadIdx.x * N; i < HIDDEN; i += THREADS * N) {
         float sum[N];
-        sum_rows(sum, p, first, end, 1, i);
+        sum_rows(sum, p.dx, p.order, first, end, 1, i);
         store(p.dx + (u64)p.order[first] * HIDDEN + i, sum);
     }
 }
@@ -59,11 +60,54 @@ extern "C" __global__ void __launch_bounds__(THREADS) embed_backward(EmbedBackwa
     float* to = p.gradient + (u64)p.ids[p.order[first]] * HIDDEN;
     for (u32 i = threadIdx.x * N; i < HIDDEN; i += THREADS * N) {
         float sum[N], sofar[N];
-        sum_rows(sum, p, first, end, end - first > PART ? PART : 1, i);
+        sum_rows(sum, p.dx, p.order, first, end, end - first > PART ? PART : 1, i);
         load(sofar, to + i);
 #pragma unroll
         for (u32 k = 0; k < N; k++) sofar[k] += sum[k];
         store(to + i, sofar);
+    }
+}
+
+// The same sums as rows of their own, so that processes can exchange them: of tokens there are fewer than of entries.
+struct TokenSums {
+    const u32* order;    // as above, as are the next two
+    const u32* starts;
+    const u32* ids;
+    const float* dx;     // [t][c], parts of frequent tokens added up
+    u32* tokens;         // [rows]: whose sums follow, and NEVER behind the last one
+    float* sums;         // [rows][c]
+    u32 distinct, padding;
+};
+extern "C" __global__ void __launch_bounds__(THREADS) token_sums(TokenSums p) {
+    bool is_one = blockIdx.x < p.distinct;
+    u32 first = is_one ? p.starts[blockIdx.x] : 0, end = is_one ? p.starts[blockIdx.x + 1] : 0;
+    if (threadIdx.x == 0) p.tokens[blockIdx.x] = is_one ? p.ids[p.order[first]] : NEVER;
+    if (!is_one) return;
+    for (u32 i = threadIdx.x * N; i < HIDDEN; i += THREADS * N) {
+        float sum[N];
+        sum_rows(sum, p.dx, p.order, first, end, end - first > PART ? PART : 1, i);
+        store(p.sums + (u64)blockIdx.x * HIDDEN + i, sum);
+    }
+}
+
+struct AddTokens {
+    const u32* tokens;    // [rows], no token twice, or NEVER
+    const float* sums;    // [rows][c]
+    float* gradient;      // [v][c], of which only the numbers from `first` to `end` are added to, multiples of N
+    u64 first, end;
+};
+extern "C" __global__ void __launch_bounds__(THREADS) add_tokens(AddTokens p) {
+    u32 token = p.tokens[blockIdx.x];
+    if (token == NEVER) return;
+    for (u32 i = threadIdx.x * N; i < HIDDEN; i += THREADS * N) {
+        u64 at = (u64)token * HIDDEN + i;
+        if (at < p.first || at >= p.end) continue;
+        float sum[N], sofar[N];
+        load(sum, p.sums + (u64)blockIdx.x * HIDDEN + i);
+        load(sofar, p.gradient + at);
+#pragma unroll
+        for (u32 k = 0; k < N; k++) sofar[k] += sum[k];
+        store(p.gradient + at, sofar);
     }
 }
 

@@ -8,7 +8,7 @@ mod train_cuda;
 mod train_cuda_tests;
 
 pub(crate) use train_cuda::TRAIN_SOURCE;
-pub use train_cuda::{Parameters, Stretches, TrainOptimizer};
+pub use train_cuda::{Judged, Parameters, TrainOptimizer};
 
 use crate::error::check_length;
 use crate::simd::Isa;
@@ -31,6 +31,30 @@ pub struct AdamW {
     pub step: u64,
     /// Every gradient is multiplied by this first: for clipping and averaging.
     pub gradient_scale: f32,
+}
+
+/// What torch adds to a norm that it divides by.
+const NORM_EPSILON: f64 = 1e-6;
+
+/// What the gradients of a step decide about it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Verdict {
+    /// What gradients that are clipped together are multiplied by.
+    pub scale: f32,
+    /// Whether all sums of squares are finite: otherwise nothing moves.
+    pub moves: bool,
+}
+
+impl Verdict {
+    /// Of the sums of `squares` of some ranges, the gradients of those that are `clipped` together scaled down to the norm `clip`, as
+    /// `torch.nn.utils.clip_grad_norm_` does; 0 for never.
+    #[must_use]
+    pub fn of(squares: &[f64], clipped: &[bool], clip: f64) -> Self {
+        let sum: f64 =
+            squares.iter().zip(clipped).filter(|&(_, &is_clipped)| is_clipped).map(|(x, _)| x).sum();
+        let scale = if clip > 0.0 { (clip / (sum.sqrt() + NORM_EPSILON)).min(1.0) } else { 1.0 };
+        Self { scale: scale as f32, moves: squares.iter().all(|squares| squares.is_finite()) }
+    }
 }
 
 /// Takes one step: updates the moments `first` and `second` with `gradients` and moves `parameters`, all of one length.

@@ -120,3 +120,18 @@ fn wrong_arguments_are_typed_errors() {
         assert!(matches!(call(bad, [3; 4]), Err(KernelError::Invalid { .. })));
     }
 }
+
+#[test]
+fn a_verdict_clips_as_torch_does_and_stands_still_for_what_is_not_finite() {
+    let of = |squares: &[f64], clipped: &[bool], clip| Verdict::of(squares, clipped, clip);
+    assert_eq!(
+        of(&[9.0, 16.0, 1e9], &[true, true, false], 1.0),
+        Verdict { scale: (1.0 / 5.000001_f64) as f32, moves: true }
+    );
+    assert_eq!(of(&[9.0], &[true], 4.0), Verdict { scale: 1.0, moves: true });
+    assert_eq!(of(&[1e18], &[true], 0.0), Verdict { scale: 1.0, moves: true });
+    assert_eq!(of(&[9.0, 9.0], &[false, false], 1.0), Verdict { scale: 1.0, moves: true });
+    for bad in [f64::NAN, f64::INFINITY] {
+        assert!(!of(&[1.0, bad], &[true, false], 1.0).moves);
+    }
+}

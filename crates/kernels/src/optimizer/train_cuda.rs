@@ -1,26 +1,29 @@
 //! AdamW on the device, and the copies of parameters that products read.
 
-use std::ops::Range;
-
 use super::AdamW;
 use crate::cuda::{
-    Argument, Device, DeviceBuffer, DeviceSlice, Function, Grid, Marks, Module, Source, Specialisation,
+    Argument, Device, DeviceBuffer, DeviceSlice, Function, Grid, Module, Source, Specialisation, Stretches,
     kernel_struct,
 };
-use crate::error::{check_at_least, check_length};
+use crate::error::{check_aligned, check_at_least, check_length};
 use crate::{DType, KernelError};
 
 pub(crate) const TRAIN_SOURCE: Source = Source {
     file: "optimizer/train.cu",
     text: concat!(include_str!("../cuda/vectors.cuh"), include_str!("train.cu")),
-    constants: |_, _| vec![("THREADS", THREADS as usize), ("STRETCH", Marks::STRETCH)],
-    arguments: &[Step::LAYOUT, Narrow::LAYOUT, Split::LAYOUT, AddScaled::LAYOUT, Clear::LAYOUT],
+    constants: |_, _| vec![("THREADS", THREADS as usize), ("STRETCH", Stretches::LONGEST)],
+    arguments: &[
+        Judge::LAYOUT,
+        Step::LAYOUT,
+        Narrow::LAYOUT,
+        Split::LAYOUT,
+        AddScaled::LAYOUT,
+        Clear::LAYOUT,
+    ],
 };
 
 const OP: &str = "adamw on the device";
 const THREADS: u32 = 256;
-/// Numbers that one block sets to zero at most.
-const CLEARED: usize = 16 << 10;
 
 /// A range of parameters with what a step changes beside them, all of one length.
 #[derive(Debug, Clone, Copy)]
@@ -37,9 +40,19 @@ pub struct Parameters<'a> {
     pub working: Option<DeviceSlice<'a, u8>>,
 }
 
+/// What was decided about a step, where the device knows it before the host does.
+#[derive(Debug, Clone, Copy)]
+pub struct Judged<'a> {
+    /// What [`TrainOptimizer::judge`] has written.
+    pub verdict: DeviceSlice<'a, f32>,
+    /// Whether these gradients are scaled as it says.
+    pub is_clipped: bool,
+}
+
 /// The optimiser's kernels.
 #[derive(Debug, Clone)]
 pub struct TrainOptimizer {
+    judge: Function,
     adamw: Function,
     narrow: Function,
     split: Function,
@@ -50,15 +63,28 @@ pub struct TrainOptimizer {
 }
 
 kernel_struct! {
+    struct Judge as Judge {
+        found: u64,
+        squares: u64,
+        verdict: u64,
+        clip: f64,
+        count: u32,
+        apart: u32,
+        clipped: u32,
+        padding: u32,
+    }
+}
+
+kernel_struct! {
     struct Step as Step {
         parameters: u64,
         gradients: u64,
         first: u64,
         second: u64,
         working: u64,
-        count: u64,
-        marks: u64,
-        bits: u32,
+        stretches: u64,
+        verdict: u64,
+        is_clipped: u32,
         gradient_scale: f32,
         beta1: f32,
         beta2: f32,
@@ -103,30 +129,6 @@ kernel_struct! {
     }
 }
 
-/// Stretches of an array on the device that are set to zero together.
-#[derive(Debug)]
-pub struct Stretches {
-    /// `[n, 2]`, where each begins and ends.
-    bounds: DeviceBuffer<u64>,
-    end: usize,
-}
-
-impl Stretches {
-    /// These `ranges`, in any order.
-    ///
-    /// # Errors
-    /// A failed device.
-    pub fn new(device: &Device, ranges: &[Range<usize>]) -> Result<Self, KernelError> {
-        let pieces = ranges.iter().flat_map(|range| {
-            let end = range.end;
-            range.clone().step_by(CLEARED).map(move |start| [start, end.min(start + CLEARED)])
-        });
-        let bounds: Vec<u64> = pieces.flatten().map(|bound| bound as u64).collect();
-        let end = ranges.iter().map(|range| range.end).max().unwrap_or_default();
-        Ok(Self { bounds: DeviceBuffer::copy_of(device, "what is set to zero", &bounds)?, end })
-    }
-}
-
 impl TrainOptimizer {
     /// Compiles the kernels, or takes them from the cache.
     ///
@@ -135,6 +137,7 @@ impl TrainOptimizer {
     pub fn new(device: &Device, specialisation: &Specialisation) -> Result<Self, KernelError> {
         let module = Module::load(device, &TRAIN_SOURCE, specialisation)?;
         Ok(Self {
+            judge: module.function("judge", 0)?,
             adamw: module.function("adamw", 0)?,
             narrow: module.function("narrow_copy", 0)?,
             split: module.function("split", 0)?,
@@ -145,16 +148,59 @@ impl TrainOptimizer {
         })
     }
 
-    /// Takes one step, as [`adamw`](super::adamw) does, with the marked stretches of the range or, without marks, with all.
+    /// Numbers of a verdict.
+    pub const VERDICT: usize = 2;
+
+    /// Decides about a step as [`Verdict::of`](super::Verdict::of) does, by sums of `squares` `[2, n]` in two parts, of which as many
+    /// ranges are looked at as may be `clipped`; nothing moves where the number `found` is not 0.
     ///
     /// # Errors
-    /// Lengths that differ, slices that do not begin at multiples of 16 bytes (8 of the working copy), a beta outside 0..1, step
-    /// 0, or a failed device.
+    /// Fewer sums than ranges, more than 32 ranges, no room for the verdict, or a failed device.
+    pub fn judge(
+        &self,
+        found: DeviceSlice<'_, f64>,
+        squares: DeviceSlice<'_, f64>,
+        clipped: &[bool],
+        clip: f64,
+        verdict: DeviceSlice<'_, f32>,
+    ) -> Result<(), KernelError> {
+        check_at_least(OP, "what was found", 1, found.len())?;
+        check_at_least(OP, "the sums of squares", 2 * clipped.len(), squares.len())?;
+        check_at_least(OP, "the verdict", Self::VERDICT, verdict.len())?;
+        if clipped.len() > 32 {
+            return Err(KernelError::Invalid {
+                op: OP,
+                expected: "squares of 32 ranges at most".to_owned(),
+                got: clipped.len().to_string(),
+            });
+        }
+        let bits = clipped.iter().enumerate().map(|(at, &is_clipped)| u32::from(is_clipped) << at).sum();
+        let arguments = Judge {
+            found: found.pointer(),
+            squares: squares.pointer(),
+            verdict: verdict.pointer(),
+            clip,
+            count: clipped.len() as u32,
+            apart: squares.len() as u32 / 2,
+            clipped: bits,
+            padding: 0,
+        };
+        // SAFETY: the layout of `Judge`; lengths as just checked.
+        unsafe { self.judge.launch(Grid::new(1, 1), &arguments) }?;
+        Ok(())
+    }
+
+    /// Takes one step, as [`adamw`](super::adamw) does, with these stretches of the range, if the verdict says that it moves.
+    ///
+    /// # Errors
+    /// Lengths that differ, slices that do not begin at multiples of 16 bytes (8 of the working copy), stretches that do not begin at
+    /// multiples of four numbers, a beta outside 0..1, step 0, or a failed device.
     pub fn adamw(
         &self,
         step: &AdamW,
         range: Parameters<'_>,
-        marks: Option<Marks<'_>>,
+        stretches: &Stretches,
+        judged: Judged<'_>,
     ) -> Result<(), KernelError> {
         super::check_step(step)?;
         let count = range.values.len();
@@ -162,24 +208,25 @@ impl TrainOptimizer {
             [("gradients", range.gradients), ("first moments", range.first), ("second moments", range.second)]
         {
             check_length(OP, what, count, slice.len())?;
-            check_aligned(what, slice.pointer(), 16)?;
+            check_aligned(OP, what, slice.pointer(), 16)?;
         }
-        check_aligned("parameters", range.values.pointer(), 16)?;
+        check_aligned(OP, "parameters", range.values.pointer(), 16)?;
         if let Some(working) = range.working {
             check_length(OP, "the working copy", count * self.weights.bytes(), working.len())?;
-            check_aligned("the working copy", working.pointer(), 4 * self.weights.bytes() as u64)?;
+            check_aligned(OP, "the working copy", working.pointer(), 4 * self.weights.bytes() as u64)?;
         }
+        check_at_least(OP, "the verdict", Self::VERDICT, judged.verdict.len())?;
         let constants = super::Constants::of(step);
-        let (marks, bits) = Marks::for_kernel(marks, OP, count)?;
+        let (stretches, blocks) = stretches.for_fours(OP, count)?;
         let arguments = Step {
             parameters: range.values.pointer(),
             gradients: range.gradients.pointer(),
             first: range.first.pointer(),
             second: range.second.pointer(),
             working: range.working.map_or(0, |working| working.pointer()),
-            count: count as u64,
-            marks,
-            bits,
+            stretches,
+            verdict: judged.verdict.pointer(),
+            is_clipped: u32::from(judged.is_clipped),
             gradient_scale: step.gradient_scale,
             beta1: step.beta1,
             beta2: step.beta2,
@@ -188,7 +235,6 @@ impl TrainOptimizer {
             rate: constants.rate,
             root: constants.root,
         };
-        let blocks = count.div_ceil(4 * THREADS as usize);
         // SAFETY: the layout of `Step`; lengths as just checked.
         unsafe { self.adamw.launch(Grid::new(blocks, THREADS), &arguments) }?;
         Ok(())
@@ -200,8 +246,8 @@ impl TrainOptimizer {
     /// Lengths or alignments that do not agree, or a failed device.
     pub fn narrow(&self, from: DeviceSlice<'_, f32>, to: DeviceSlice<'_, u8>) -> Result<(), KernelError> {
         check_length(OP, "the narrow copy", from.len() * self.weights.bytes(), to.len())?;
-        check_aligned("the source", from.pointer(), 16)?;
-        check_aligned("the narrow copy", to.pointer(), 4 * self.weights.bytes() as u64)?;
+        check_aligned(OP, "the source", from.pointer(), 16)?;
+        check_aligned(OP, "the narrow copy", to.pointer(), 4 * self.weights.bytes() as u64)?;
         let arguments = Narrow { from: from.pointer(), to: to.pointer(), count: from.len() as u64 };
         let blocks = from.len().div_ceil(4 * THREADS as usize);
         // SAFETY: the layout of `Narrow`; lengths as just checked.
@@ -246,10 +292,10 @@ impl TrainOptimizer {
     /// # Errors
     /// Stretches beyond the end of `numbers`, or a failed device.
     pub fn clear(&self, numbers: &DeviceBuffer<f32>, stretches: &Stretches) -> Result<(), KernelError> {
-        check_at_least("clearing", "the numbers", stretches.end, numbers.len())?;
-        let arguments = Clear { numbers: numbers.pointer(), stretches: stretches.bounds.pointer() };
+        let (stretches, blocks) = stretches.for_kernel("clearing", numbers.len())?;
+        let arguments = Clear { numbers: numbers.pointer(), stretches };
         // SAFETY: the layout of `Clear`; every stretch ends inside `numbers`.
-        unsafe { self.clear.launch(Grid::new(stretches.bounds.len() / 2, THREADS), &arguments) }?;
+        unsafe { self.clear.launch(Grid::new(blocks, THREADS), &arguments) }?;
         Ok(())
     }
 
@@ -278,15 +324,4 @@ impl TrainOptimizer {
         }?;
         Ok(())
     }
-}
-
-fn check_aligned(what: &str, pointer: u64, bytes: u64) -> Result<(), KernelError> {
-    if pointer.is_multiple_of(bytes) {
-        return Ok(());
-    }
-    Err(KernelError::Invalid {
-        op: OP,
-        expected: format!("{what} at a multiple of {bytes} bytes"),
-        got: format!("address {pointer}"),
-    })
 }

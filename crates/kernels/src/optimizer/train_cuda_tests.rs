@@ -1,9 +1,11 @@
 //! AdamW on the device against the processor's.
 
-use super::{AdamW, Parameters, Stretches, TrainOptimizer, adamw};
-use crate::cuda::rounding::{assert_close, last_bits, numbers_of, plain, poisoned};
+use std::slice::from_ref;
+
+use super::{AdamW, Judged, Parameters, TrainOptimizer, Verdict, adamw};
+use crate::cuda::rounding::{assert_close, last_bits, numbers_of, plain, poisoned, poisoned_f32};
 use crate::cuda::testing::device;
-use crate::cuda::{DeviceBuffer, DeviceSlice, Marks};
+use crate::cuda::{DeviceBuffer, DeviceSlice, Stretches};
 use crate::testing::Random;
 use crate::{DType, Team};
 
@@ -26,6 +28,8 @@ fn cuda_steps_of_adamw_agree_with_the_processor() {
             let copy = |values: &[f32]| DeviceBuffer::copy_of(&device, "a test", values).unwrap();
             let (device_x, device_m, device_v) = (copy(&x), copy(&m), copy(&v));
             let working = poisoned(&device, count * dtype.bytes());
+            let all = Stretches::new(&device, from_ref(&(0..count))).unwrap();
+            let verdict = copy(&[0.25, 1.0]);
             for step in 1..=3 {
                 let g = random.row(count);
                 let rule = AdamW {
@@ -35,9 +39,10 @@ fn cuda_steps_of_adamw_agree_with_the_processor() {
                     epsilon: 1e-8,
                     weight_decay: 0.1,
                     step,
-                    gradient_scale: 0.5,
+                    gradient_scale: 2.0,
                 };
-                adamw(&team, &rule, &mut x, &g, &mut m, &mut v).unwrap();
+                let clipped = AdamW { gradient_scale: 0.5, ..rule };
+                adamw(&team, &clipped, &mut x, &g, &mut m, &mut v).unwrap();
                 let device_g = copy(&g);
                 let range = Parameters {
                     values: (&device_x).into(),
@@ -46,7 +51,8 @@ fn cuda_steps_of_adamw_agree_with_the_processor() {
                     second: (&device_v).into(),
                     working: Some((&working).into()),
                 };
-                optimizer.adamw(&rule, range, None).unwrap();
+                let judged = Judged { verdict: (&verdict).into(), is_clipped: true };
+                optimizer.adamw(&rule, range, &all, judged).unwrap();
             }
             let what = format!("{dtype} {count}");
             assert_close(&what, &device_x.read().unwrap(), &wide(&x), TOLERANCE);
@@ -62,11 +68,11 @@ fn cuda_steps_of_adamw_agree_with_the_processor() {
 }
 
 #[test]
-fn cuda_a_step_moves_marked_stretches_as_it_moves_all_and_leaves_the_others() {
-    let Some(device) = device("cuda_a_step_moves_marked_stretches") else { return };
+fn cuda_a_step_moves_some_stretches_as_it_moves_all_and_none_against_its_verdict() {
+    let Some(device) = device("cuda_a_step_moves_some_stretches") else { return };
     let mut random = Random(93);
     let optimizer = TrainOptimizer::new(&device, &plain(DType::Bf16, 8)).unwrap();
-    let count = 20 * Marks::STRETCH + 7;
+    let count = 20 * 1024 + 7;
     let rule = AdamW {
         learning_rate: 1e-2,
         beta1: 0.9,
@@ -77,11 +83,9 @@ fn cuda_a_step_moves_marked_stretches_as_it_moves_all_and_leaves_the_others() {
         gradient_scale: 1.0,
     };
     let (x, g) = (random.row(count), random.row(count));
-    let bytes: Vec<u8> = (0..count.div_ceil(Marks::STRETCH)).map(|at| [0, 1, 2, 3][at * 7 % 4]).collect();
-    let device_marks = DeviceBuffer::copy_of(&device, "a test", &bytes).unwrap();
-    let moved = |marks: Option<Marks<'_>>| {
+    let moved = |ranges: &[std::ops::Range<usize>], verdict: [f32; 2]| {
         let copy = |values: &[f32]| DeviceBuffer::copy_of(&device, "a test", values).unwrap();
-        let (values, gradients) = (copy(&x), copy(&g));
+        let (values, gradients, verdict) = (copy(&x), copy(&g), copy(&verdict));
         let moments = [copy(&vec![0.0; count]), copy(&vec![0.0; count])];
         let working = DeviceBuffer::copy_of(&device, "a test", &vec![0_u8; 2 * count]).unwrap();
         let range = Parameters {
@@ -91,20 +95,68 @@ fn cuda_a_step_moves_marked_stretches_as_it_moves_all_and_leaves_the_others() {
             second: (&moments[1]).into(),
             working: Some((&working).into()),
         };
-        optimizer.adamw(&rule, range, marks).unwrap();
+        let stretches = Stretches::new(&device, ranges).unwrap();
+        // The scale is not asked for.
+        let judged = Judged { verdict: (&verdict).into(), is_clipped: false };
+        optimizer.adamw(&rule, range, &stretches, judged).unwrap();
         let [first, second] = moments.map(|moment| moment.read().unwrap());
         let working = numbers_of(&working.read().unwrap(), DType::Bf16);
         [values.read().unwrap(), first, second, working]
     };
-    let whole = moved(None);
-    let some = moved(Some(Marks { bytes: (&device_marks).into(), bits: 2 }));
+    let all = 0..count;
+    let chosen = [64..64, 128..132, 4096..9000, 9004..9007, 12_288..20_480, 20_484..count];
+    let whole = moved(from_ref(&all), [0.5, 1.0]);
+    let some = moved(&chosen, [0.5, 1.0]);
     let before = [x.clone(), vec![0.0; count], vec![0.0; count], vec![0.0; count]];
     for ((whole, some), before) in whole.iter().zip(&some).zip(&before) {
         for at in 0..count {
-            let want = if bytes[at / Marks::STRETCH] & 2 == 0 { before[at] } else { whole[at] };
-            assert_eq!(some[at], want, "number {at}");
+            let is_chosen = chosen.iter().any(|range| range.contains(&at));
+            assert_eq!(some[at], if is_chosen { whole[at] } else { before[at] }, "number {at}");
         }
     }
+    assert_eq!(moved(from_ref(&all), [0.5, 0.0]), before, "the verdict says that nothing moves");
+}
+
+#[test]
+fn cuda_verdicts_are_the_hosts() {
+    let Some(device) = device("cuda_verdicts_are_the_hosts") else { return };
+    let optimizer = TrainOptimizer::new(&device, &plain(DType::F32, 8)).unwrap();
+    let verdict = poisoned_f32(&device, TrainOptimizer::VERDICT);
+    for (squares, clipped) in [
+        (vec![], vec![]),
+        (vec![0.0], vec![true]),
+        (vec![7.3], vec![true]),
+        (vec![7.3, 1e9, 0.1], vec![true, false, true]),
+        (vec![1e300, 1e300], vec![false, false]),
+        (vec![1.0, f64::INFINITY], vec![true, false]),
+        (vec![f64::NAN], vec![true]),
+    ] {
+        for clip in [0.0, 1.0, 0.3, 1e4] {
+            for others in [0.0, 2.0] {
+                // In two parts, with a sum behind each that nobody asks for.
+                let parts: Vec<f64> = [0.25, 0.75]
+                    .into_iter()
+                    .flat_map(|share| squares.iter().map(move |x| share * x).chain([f64::NAN]))
+                    .collect();
+                let found = DeviceBuffer::copy_of(&device, "a test", &[others]).unwrap();
+                let parts = DeviceBuffer::copy_of(&device, "a test", &parts).unwrap();
+                let (found, parts) = ((&found).into(), (&parts).into());
+                optimizer.judge(found, parts, &clipped, clip, (&verdict).into()).unwrap();
+                let got = verdict.read().unwrap();
+                let sums: Vec<f64> = squares.iter().map(|x| 0.25 * x + 0.75 * x).collect();
+                let want = Verdict::of(&sums, &clipped, clip);
+                let moves = want.moves && others == 0.0;
+                assert_eq!(got[1], f32::from(u8::from(moves)), "{squares:?} {others}");
+                assert!(
+                    !moves || got[0].to_bits() == want.scale.to_bits(),
+                    "{squares:?} {clip}: {got:?} {want:?}"
+                );
+            }
+        }
+    }
+    let numbers = DeviceBuffer::copy_of(&device, "a test", &[0.0, 1.0]).unwrap();
+    let all: DeviceSlice<'_, f64> = (&numbers).into();
+    assert!(optimizer.judge(all, all, &[true; 2], 1.0, (&verdict).into()).is_err());
 }
 
 #[test]

@@ -2,10 +2,10 @@
 
 use crate::KernelError;
 use crate::cuda::{
-    Argument, Device, DeviceBuffer, DeviceSlice, Function, Grid, Marks, Module, Source, Specialisation,
+    Argument, Device, DeviceBuffer, DeviceSlice, Function, Grid, Module, Source, Specialisation, Stretches,
     kernel_struct,
 };
-use crate::error::{check_at_least, checked_size};
+use crate::error::{check_aligned, check_at_least, checked_size};
 
 pub(crate) const SOURCE: Source = Source {
     file: "reduce/sums.cu",
@@ -16,10 +16,10 @@ pub(crate) const SOURCE: Source = Source {
             ("SUM_ROWS", ROWS),
             ("SUM_COLUMNS", COLUMNS),
             ("SQUARE_BLOCKS", SQUARE_BLOCKS),
-            ("STRETCH", Marks::STRETCH),
+            ("STRETCH", Stretches::LONGEST),
         ]
     },
-    arguments: &[ColumnSums::LAYOUT, AddPartials::LAYOUT, Squares::LAYOUT],
+    arguments: &[ColumnSums::LAYOUT, AddPartials::LAYOUT, Squares::LAYOUT, NotFinite::LAYOUT],
 };
 
 const OP: &str = "sums on the device";
@@ -41,6 +41,7 @@ pub struct DeviceSums {
     add: Function,
     squares: Function,
     total: Function,
+    not_finite: Function,
     element: usize,
 }
 
@@ -68,9 +69,17 @@ kernel_struct! {
         x: u64,
         partials: u64,
         total: u64,
+        stretches: u64,
         count: u64,
-        marks: u64,
-        bits: u32,
+    }
+}
+
+kernel_struct! {
+    struct NotFinite as NotFinite {
+        x: u64,
+        found: u64,
+        count: u32,
+        apart: u32,
     }
 }
 
@@ -87,6 +96,7 @@ impl DeviceSums {
             add: module.function("add_partials", 0)?,
             squares: module.function("squares", 0)?,
             total: module.function("squares_total", 0)?,
+            not_finite: module.function("not_finite", 0)?,
             element: specialisation.weights.bytes(),
         })
     }
@@ -158,32 +168,54 @@ impl DeviceSums {
     /// Numbers that [`DeviceSums::squares`] needs beside its result.
     pub const SQUARES_SCRATCH: usize = SQUARE_BLOCKS;
 
-    /// Writes the sum of the squares of `x`, or of its marked stretches, to the front of `total`, in f64. NaN and infinity come through.
+    /// Writes the sum of the squares of `x` in these stretches, in f64, to the front of `total`. NaN and infinity come through.
     ///
     /// # Errors
-    /// No room for the result or the partial sums, too few marks, or a failed device.
+    /// No room for the result or the partial sums, stretches that end behind `x` or do not begin at multiples of four numbers,
+    /// `x` at no multiple of 16 bytes, or a failed device.
     pub fn squares(
         &self,
         x: DeviceSlice<'_, f32>,
-        marks: Option<Marks<'_>>,
+        stretches: &Stretches,
         scratch: &DeviceBuffer<f64>,
         total: DeviceSlice<'_, f64>,
     ) -> Result<(), KernelError> {
         check_at_least(OP, "total", 1, total.len())?;
         check_at_least(OP, "scratch", SQUARE_BLOCKS, scratch.len())?;
-        let (marks, bits) = Marks::for_kernel(marks, OP, x.len())?;
+        check_aligned(OP, "x", x.pointer(), 16)?;
+        let (stretches, count) = stretches.for_fours(OP, x.len())?;
         let arguments = Squares {
             x: x.pointer(),
             partials: scratch.pointer(),
             total: total.pointer(),
-            count: x.len() as u64,
-            marks,
-            bits,
+            stretches,
+            count: count as u64,
         };
-        // SAFETY: the layout of `Squares`; lengths as just checked.
+        // SAFETY: the layout of `Squares`; lengths and alignments as just checked.
         unsafe { self.squares.launch(Grid::new(SQUARE_BLOCKS, THREADS), &arguments) }?;
         // SAFETY: as above.
         unsafe { self.total.launch(Grid::new(1, THREADS), &arguments) }?;
+        Ok(())
+    }
+
+    /// Writes 1 to the front of `found` if any of the first `count` numbers of `x` that stand `apart` is not finite; leaves it as it
+    /// is otherwise.
+    ///
+    /// # Errors
+    /// Fewer numbers than that, no room for the result, or a failed device.
+    pub fn not_finite(
+        &self,
+        x: DeviceSlice<'_, f32>,
+        count: usize,
+        apart: usize,
+        found: DeviceSlice<'_, f64>,
+    ) -> Result<(), KernelError> {
+        check_at_least(OP, "found", 1, found.len())?;
+        check_at_least(OP, "x", checked_size(OP, &[count, apart])?, x.len())?;
+        let arguments =
+            NotFinite { x: x.pointer(), found: found.pointer(), count: count as u32, apart: apart as u32 };
+        // SAFETY: the layout of `NotFinite`; lengths as just checked.
+        unsafe { self.not_finite.launch(Grid::new(count.div_ceil(THREADS as usize), THREADS), &arguments) }?;
         Ok(())
     }
 }

@@ -64,11 +64,10 @@ extern "C" __global__ void __launch_bounds__(SUM_THREADS) add_partials(AddPartia
 
 struct Squares {
     const float* x;
-    double* partials;   // [SQUARE_BLOCKS]
-    double* total;      // [1]
+    double* partials;       // [SQUARE_BLOCKS]
+    double* total;          // [1]
+    const u64* stretches;   // [count][2]: begin, a multiple of 4, and end, at most STRETCH later
     u64 count;
-    const u8* marks;    // of stretches that count, or none where all do
-    u32 bits;
 };
 __device__ __forceinline__ double block_total(double x) {
     __shared__ double sums[SUM_THREADS];
@@ -80,20 +79,49 @@ __device__ __forceinline__ double block_total(double x) {
     }
     return sums[0];
 }
+// A thread's share of a stretch, asked for at once: one load after the other would wait for memory each time.
+constexpr u32 LOADS = STRETCH / (4 * SUM_THREADS);
+static_assert(LOADS * 4 * SUM_THREADS == STRETCH, "threads share a stretch evenly");
 extern "C" __global__ void __launch_bounds__(SUM_THREADS) squares(Squares p) {
-    double sum = 0.0;
-#pragma unroll 4
-    for (u64 i = (u64)blockIdx.x * SUM_THREADS + threadIdx.x; i < p.count; i += SQUARE_BLOCKS * SUM_THREADS) {
-        if (p.marks && !(p.marks[i / STRETCH] & p.bits)) continue;
-        double x = (double)p.x[i];
-        sum += x * x;
+    double sum[4] = {0.0, 0.0, 0.0, 0.0};
+    u64 at = blockIdx.x;
+    ulonglong2 next = at < p.count ? ((const ulonglong2*)p.stretches)[at] : make_ulonglong2(0, 0);
+    while (at < p.count) {
+        u64 first = next.x + threadIdx.x * 4, end = next.y;
+        at += SQUARE_BLOCKS;
+        if (at < p.count) next = ((const ulonglong2*)p.stretches)[at];
+        float x[LOADS][4];
+#pragma unroll
+        for (u32 i = 0; i < LOADS; i++) {
+            u64 own = first + i * 4 * SUM_THREADS;
+            if (own + 4 <= end) load(x[i], p.x + own);
+            else
+#pragma unroll
+                for (u32 k = 0; k < 4; k++) x[i][k] = own + k < end ? p.x[own + k] : 0.0f;
+        }
+#pragma unroll
+        for (u32 i = 0; i < LOADS; i++) {
+#pragma unroll
+            for (u32 k = 0; k < 4; k++) sum[k] += (double)x[i][k] * (double)x[i][k];
+        }
     }
-    sum = block_total(sum);
-    if (threadIdx.x == 0) p.partials[blockIdx.x] = sum;
+    double all = block_total((sum[0] + sum[1]) + (sum[2] + sum[3]));
+    if (threadIdx.x == 0) p.partials[blockIdx.x] = all;
 }
 extern "C" __global__ void __launch_bounds__(SUM_THREADS) squares_total(Squares p) {
     double sum = 0.0;
     for (u32 i = threadIdx.x; i < SQUARE_BLOCKS; i += SUM_THREADS) sum += p.partials[i];
     sum = block_total(sum);
     if (threadIdx.x == 0) *p.total = sum;
+}
+
+struct NotFinite {
+    const float* x;   // [count][apart], of which the first numbers are looked at
+    double* found;    // [1]: becomes 1 if one is not finite
+    u32 count, apart;
+};
+extern "C" __global__ void __launch_bounds__(SUM_THREADS) not_finite(NotFinite p) {
+    u32 at = blockIdx.x * SUM_THREADS + threadIdx.x;
+    // Whoever finds one writes the same.
+    if (at < p.count && !isfinite(p.x[(u64)at * p.apart])) *p.found = 1.0;
 }

@@ -50,6 +50,26 @@ pub struct Pass<'a> {
     pub parts: usize,
 }
 
+/// A range of the layout whose gradients are looked at together, and how its parameters follow them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Followed {
+    /// The range.
+    pub range: Range<usize>,
+    /// Whether its gradients are clipped, together with those of all ranges that are.
+    pub is_clipped: bool,
+    /// How its parameters move; `None` where they stay.
+    pub rule: Option<AdamW>,
+}
+
+/// What becomes of a step's gradients.
+#[derive(Debug, Clone, Copy)]
+pub struct Following<'a> {
+    /// Ranges that do not overlap. Unless the squares of all of them and the loss are finite, nothing moves.
+    pub ranges: &'a [Followed],
+    /// The norm to which gradients are scaled down where those that are clipped have a larger one together; 0 for none.
+    pub clip: f64,
+}
+
 /// What the passes of a step came to.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Gathered {
@@ -63,25 +83,26 @@ pub struct Gathered {
     pub met: Vec<Pressure>,
     /// The sum of squares of the gradients in each range that was asked for.
     pub squares: Vec<f64>,
+    /// Whether the loss or a gradient was not finite, so that nothing moved.
+    pub skipped: bool,
+    /// Whether the last move that a backend can tell of was large enough to see, of some thousand parameters of the first range
+    /// that moves; true where nothing was to move.
+    pub moved: bool,
 }
 
 impl Gathered {
-    /// Adds up what the processes of a world have gathered of one step, squares too where each has counted its own: of
-    /// gradients that every process has whole, they are set afterwards.
+    /// Adds up what the processes of a world have gathered of the passes of one step.
     ///
     /// # Errors
     /// As [`Collective::sum`].
     pub fn add_up(&mut self, others: &mut dyn Collective) -> Result<(), CollectiveError> {
-        let Self { loss, keep, survival, met, squares } = self;
+        let Self { loss, keep, survival, met, .. } = self;
         let mut numbers = loss.numbers().to_vec();
         numbers.push(*survival);
         numbers.extend(met.iter().flat_map(|met| [met.pull, met.weight]));
         let pairs = numbers.len();
         numbers.append(keep);
-        let ratios = numbers.len();
-        numbers.append(squares);
         others.sum_exact(&mut numbers)?;
-        *squares = numbers.split_off(ratios);
         *keep = numbers.split_off(pairs);
         for (met, pair) in met.iter_mut().zip(numbers[Loss::NUMBERS + 1..].as_chunks().0) {
             let &[pull, weight] = pair;
@@ -151,16 +172,33 @@ pub trait Backend: fmt::Debug {
         Ok(None)
     }
 
-    /// What the passes of this step came to in all processes, their gradients added up, with the sums of squares of the
-    /// gradients in `ranges` of the layout.
+    /// Adds up the gradients of this step's passes in all processes, moves the parameters by them, and says what the passes came
+    /// to. Several processes ask for it once a step.
+    ///
+    /// It may return before parameters have moved; whatever is asked for later sees them moved.
     ///
     /// # Errors
-    /// A failed device; a process that is lost.
+    /// Ranges outside the layout; a failed device; a process that is lost.
+    fn follow(
+        &mut self,
+        following: &Following<'_>,
+        others: &mut dyn Collective,
+    ) -> Result<Gathered, TrainError>;
+
+    /// [`Backend::follow`] where nothing moves: what the passes came to, with the sums of squares of the gradients in `ranges` of
+    /// the layout.
+    ///
+    /// # Errors
+    /// As [`Backend::follow`].
     fn gather(
         &mut self,
         ranges: &[Range<usize>],
         others: &mut dyn Collective,
-    ) -> Result<Gathered, TrainError>;
+    ) -> Result<Gathered, TrainError> {
+        let still = |range: &Range<usize>| Followed { range: range.clone(), is_clipped: false, rule: None };
+        let ranges: Vec<_> = ranges.iter().map(still).collect();
+        self.follow(&Following { ranges: &ranges, clip: 0.0 }, others)
+    }
 
     /// The gradients of the passes that were gathered last, `[layout.trained()]`.
     ///
@@ -174,13 +212,6 @@ pub trait Backend: fmt::Debug {
     /// # Errors
     /// A failed device.
     fn input_gradients(&mut self) -> Result<Cow<'_, [f32]>, TrainError>;
-
-    /// Moves the parameters of each range, and says whether the last move that it can tell of was large enough to see,
-    /// of some thousand parameters of the first range.
-    ///
-    /// # Errors
-    /// Ranges outside the layout; a failed device.
-    fn update(&mut self, rules: &[(Range<usize>, AdamW)]) -> Result<bool, TrainError>;
 
     /// Runs one sequence of the run's length forward and measures the loss of `targets` and what was kept.
     ///

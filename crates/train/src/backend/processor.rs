@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use dropcap_kernels::{AdamW, RowLoss, Team, adamw, sum_of_squares};
+use dropcap_kernels::{AdamW, RowLoss, Team, Verdict, adamw, sum_of_squares};
 
 use super::moved::{apart, has_moved};
-use super::{Backend, Gathered, Measured, Parameters, Pass, Room};
+use super::{Backend, Followed, Following, Gathered, Measured, Parameters, Pass, Room};
 use crate::TrainError;
 use crate::collective::Collective;
 use crate::network::{Activations, Distillation, Gradients, Layout, Network, Pressure, Pruning, Teacher};
@@ -115,6 +115,32 @@ impl Processor {
         range.start.saturating_sub(first)..range.end.saturating_sub(first)
     }
 
+    /// Moves the parameters of each range that has a rule, gradients that are clipped multiplied by `scale`; says whether the move
+    /// was large enough to see.
+    fn update(&mut self, ranges: &[Followed], scale: f32) -> Result<bool, TrainError> {
+        let mut rules = ranges.iter().filter_map(|followed| Some((followed, followed.rule?))).peekable();
+        let Some(looked_at) = rules.peek().map(|(followed, _)| followed.range.clone()) else {
+            return Ok(true);
+        };
+        let before = sample(&self.values[looked_at.clone()]);
+        self.packed = false;
+        for (Followed { range, is_clipped, .. }, rule) in rules {
+            let scale = if *is_clipped { scale } else { 1.0 };
+            let rule = AdamW { gradient_scale: rule.gradient_scale * scale, ..rule };
+            let among = self.among_trained(range);
+            let [first, second] = &mut self.moments;
+            adamw(
+                &self.team,
+                &rule,
+                &mut self.values[range.clone()],
+                &self.gradients[among.clone()],
+                &mut first[among.clone()],
+                &mut second[among],
+            )?;
+        }
+        Ok(has_moved(&before, &sample(&self.values[looked_at])))
+    }
+
     fn pack(&mut self) -> Result<(), TrainError> {
         if !self.packed {
             self.network.refill(&self.team, &self.values)?;
@@ -221,9 +247,9 @@ impl Backend for Processor {
         Ok(())
     }
 
-    fn gather(
+    fn follow(
         &mut self,
-        ranges: &[Range<usize>],
+        following: &Following<'_>,
         others: &mut dyn Collective,
     ) -> Result<Gathered, TrainError> {
         self.gathered.add_up(others)?;
@@ -232,10 +258,16 @@ impl Backend for Processor {
             let range = self.among_trained(range);
             self.gradients[range].fill(0.0);
         }
-        let squares =
-            |range: &Range<usize>| sum_of_squares(&self.team, &self.gradients[self.among_trained(range)]);
-        let squares = ranges.iter().map(squares).collect();
-        Ok(Gathered { squares, ..self.gathered.clone() })
+        let Following { ranges, clip } = *following;
+        let squares = |followed: &Followed| {
+            sum_of_squares(&self.team, &self.gradients[self.among_trained(&followed.range)])
+        };
+        let squares: Vec<f64> = ranges.iter().map(squares).collect();
+        let clipped: Vec<bool> = ranges.iter().map(|followed| followed.is_clipped).collect();
+        let Verdict { scale, moves } = Verdict::of(&squares, &clipped, clip);
+        let skipped = !moves || !self.gathered.loss.mean().is_finite();
+        let moved = if skipped { true } else { self.update(ranges, scale)? };
+        Ok(Gathered { squares, skipped, moved, ..self.gathered.clone() })
     }
 
     fn gradients(&mut self) -> Result<Cow<'_, [f32]>, TrainError> {
@@ -244,25 +276,6 @@ impl Backend for Processor {
 
     fn input_gradients(&mut self) -> Result<Cow<'_, [f32]>, TrainError> {
         Ok(Cow::Borrowed(self.activations.input_gradients()))
-    }
-
-    fn update(&mut self, rules: &[(Range<usize>, AdamW)]) -> Result<bool, TrainError> {
-        let looked_at = rules.first().map(|(range, _)| range.clone()).unwrap_or_default();
-        let before = sample(&self.values[looked_at.clone()]);
-        self.packed = false;
-        for (range, rule) in rules {
-            let among = self.among_trained(range);
-            let [first, second] = &mut self.moments;
-            adamw(
-                &self.team,
-                rule,
-                &mut self.values[range.clone()],
-                &self.gradients[among.clone()],
-                &mut first[among.clone()],
-                &mut second[among],
-            )?;
-        }
-        Ok(has_moved(&before, &sample(&self.values[looked_at])))
     }
 
     fn evaluate(

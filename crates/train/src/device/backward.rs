@@ -1,5 +1,7 @@
 //! The way back on the device.
 
+use std::ops::Range;
+
 use dropcap_kernels::cuda::{DeviceBuffer, DeviceSlice};
 use dropcap_kernels::embedding::{EmbeddingSlices, TokenRows};
 use dropcap_kernels::gated_attention::{AttendedBack, DevicePressure, DeviceVoterGradient};
@@ -26,17 +28,20 @@ pub(super) struct GatePull<'a> {
 
 impl Run<'_> {
     /// Adds the gradients of everything that trains, from that of the head's input in the room, and hands them over where
-    /// other processes wait for them.
+    /// other processes wait for them: says then which come last.
     pub(super) fn backward(
         &self,
         batch: &TokenRows,
         pull: GatePull<'_>,
         gradients: &Gradients,
         mut handover: Option<Handover<'_>>,
-    ) -> Result<(), KernelError> {
+    ) -> Result<Option<Vec<Range<usize>>>, KernelError> {
         let Self { kernels, network, weights, room, .. } = self;
         let (rows, layers) = (self.rows(), network.layers.len());
         let BackRoom { d_residual, narrow, d_input, norm: scratch, .. } = &room.back;
+        if let Some(handover) = &mut handover {
+            handover.head(network)?;
+        }
         kernels.norm.backward(
             rows,
             network.final_norm.values(weights)?,
@@ -54,21 +59,32 @@ impl Run<'_> {
             if room.recompute && index + 1 < layers {
                 self.layer(index, slot, &room.residual[index], &room.residual[index + 1])?;
             }
-            self.layer_backward(index, slot, pull, gradients)?;
+            let layer = &network.layers[index];
+            self.feed_forward_backward(layer, slot, gradients)?;
+            if let (Some(handover), Some(start)) = (&mut handover, layer.start_of_mlp()) {
+                handover.ready(start)?;
+            }
+            self.attention_backward(index, slot, pull, gradients)?;
             if let Some(handover) = &mut handover {
-                handover.ready(network.layers[index].start())?;
+                handover.ready(layer.start())?;
             }
         }
         if let Some(table) = gradients.of(&network.embedding)? {
             let positions = network.positions.as_ref();
             let positions = positions.map(|positions| gradients.vector(positions)).transpose()?;
-            let tables = EmbeddingSlices { table, positions };
-            kernels.embedding.backward(batch, room.tokens, d_residual, tables)?;
+            match handover.as_ref().and_then(Handover::lookup) {
+                Some(lookup) => lookup.sum(kernels, batch, room.tokens, d_residual, positions)?,
+                None => {
+                    let tables = EmbeddingSlices { table, positions };
+                    kernels.embedding.backward(batch, room.tokens, d_residual, tables)?;
+                }
+            }
         }
-        handover.map_or(Ok(()), Handover::finish)
+        handover.map(Handover::finish).transpose()
     }
 
-    fn layer_backward(
+    /// Through attention: from the gradient of the residual stream after it to that before it, in place.
+    fn attention_backward(
         &self,
         index: usize,
         slot: &LayerRoom,
@@ -77,8 +93,6 @@ impl Run<'_> {
     ) -> Result<(), KernelError> {
         let Self { kernels, network, weights, room, .. } = self;
         let (layer, config, rows) = (&network.layers[index], &network.config, self.rows());
-        self.feed_forward_backward(layer, slot, gradients)?;
-
         let BackRoom { narrow, d_input, d_mixed, d_qkv, delta, d_gates, columns, .. } = &room.back;
         layer.output.gradients(kernels, gradients, rows, &slot.mixed, narrow, columns)?;
         let dy = kernels.rows(narrow, rows, config.hidden)?;

@@ -8,17 +8,25 @@
 use std::ops::Range;
 
 use dropcap_kernels::KernelError;
-use dropcap_kernels::cuda::{Device, DeviceBuffer, DeviceSlice, Exchange, Marks};
+use dropcap_kernels::cuda::Exchange;
 
 use super::gradients::Gradients;
 use super::weights::Weights;
-use crate::TrainError;
 use crate::collective::World;
 
-/// This process moves the stretch.
-const MOVED: u8 = 1;
-/// This process's squares of the stretch's gradients count.
-const COUNTED: u8 = 2;
+/// Pieces begin at multiples of so many numbers: at whole vectors in every format.
+const ALIGNMENT: usize = super::place::ALIGNMENT;
+
+/// What a process does with gradients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Share {
+    /// It moves parameters by them.
+    Moved,
+    /// Their squares count here, of all but what the last exchange of a step brings.
+    Counted,
+    /// And of that.
+    CountedLate,
+}
 
 /// A matrix, and who reads it in a pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,23 +43,13 @@ pub(super) struct Divisible {
 pub(super) struct Division {
     /// What is cut into equal pieces, in order.
     matrices: Vec<Divisible>,
-    /// The first place that trains, where the marks begin.
-    first: usize,
-    marks: DeviceBuffer<u8>,
+    world: World,
 }
 
 impl Division {
     /// Of the places `trained`, in which matrices lie.
-    pub(super) fn new(
-        device: &Device,
-        trained: Range<usize>,
-        matrices: Vec<Divisible>,
-        world: World,
-    ) -> Result<Self, KernelError> {
-        let matrices = divisible(matrices, &trained, world.size);
-        let marks = marks(&trained, &matrices, world);
-        let marks = DeviceBuffer::copy_of(device, "whose gradients are whose", &marks)?;
-        Ok(Self { matrices, first: trained.start, marks })
+    pub(super) fn new(trained: &Range<usize>, matrices: Vec<Divisible>, world: World) -> Self {
+        Self { matrices: divisible(matrices, trained, world.size), world }
     }
 
     /// The matrices of a bucket, in none of which it begins or ends, and what lies beside them.
@@ -100,55 +98,59 @@ impl Division {
         Ok(all)
     }
 
-    /// What of a place this process moves.
-    pub(super) fn of_moves(&self, place: &Range<usize>) -> Result<Marks<'_>, TrainError> {
-        self.of(place, MOVED)
-    }
-
-    /// Of which of a place's gradients this process counts the squares.
-    pub(super) fn of_squares(&self, place: &Range<usize>) -> Result<Marks<'_>, TrainError> {
-        self.of(place, COUNTED)
-    }
-
-    fn of(&self, place: &Range<usize>, bits: u8) -> Result<Marks<'_>, TrainError> {
-        let start = place.start.max(self.first) - self.first;
-        if !start.is_multiple_of(Marks::STRETCH) {
-            let what = format!("gradients from {start} on begin inside a stretch of {}", Marks::STRETCH);
-            return Err(TrainError::Internal { what });
+    /// This process's share of a place, in stretches that count from its beginning.
+    pub(super) fn own(&self, place: &Range<usize>, share: Share) -> Vec<Range<usize>> {
+        let World { rank, size } = self.world;
+        let is_beside_own = share == Share::Moved || self.world.is_first();
+        let (mut own, mut from) = (Vec::<Range<usize>>::new(), place.start);
+        let mut add = |stretch: Range<usize>| {
+            let stretch = stretch.start.max(place.start)..stretch.end.min(place.end);
+            match own.last_mut() {
+                _ if stretch.is_empty() => {}
+                Some(last) if last.end == stretch.start - place.start => last.end = stretch.end - place.start,
+                _ => own.push(stretch.start - place.start..stretch.end - place.start),
+            }
+        };
+        for Divisible { place: matrix, .. } in &self.matrices {
+            if is_beside_own {
+                add(from..matrix.start);
+            }
+            let piece = matrix.len() / size;
+            add(matrix.start + rank * piece..matrix.start + (rank + 1) * piece);
+            from = from.max(matrix.end);
         }
-        let stretches = start / Marks::STRETCH..(start + place.len()).div_ceil(Marks::STRETCH);
-        let bytes = DeviceSlice::new(&self.marks, stretches)?;
-        Ok(Marks { bytes, bits })
+        if is_beside_own {
+            add(from..place.end);
+        }
+        own
     }
 }
 
-/// Which matrices train and fall into pieces of whole stretches.
+/// What of these ranges lies in no hole; both are in order and apart.
+pub(super) fn without(ranges: &[Range<usize>], holes: &[Range<usize>]) -> Vec<Range<usize>> {
+    let mut left = Vec::new();
+    for range in ranges {
+        let mut from = range.start;
+        for hole in holes.iter().filter(|hole| hole.end > range.start && hole.start < range.end) {
+            left.push(from..hole.start.max(from));
+            from = hole.end;
+        }
+        left.push(from..range.end.max(from));
+    }
+    left.retain(|part| !part.is_empty());
+    left
+}
+
+/// Which matrices train and fall into pieces of whole vectors.
 fn divisible(mut matrices: Vec<Divisible>, trained: &Range<usize>, size: usize) -> Vec<Divisible> {
     matrices.retain(|Divisible { place, .. }| {
-        let whole = |number: usize| number.is_multiple_of(Marks::STRETCH);
         trained.start <= place.start
             && place.end <= trained.end
-            && whole(place.start - trained.start)
-            && place.len().is_multiple_of(size * Marks::STRETCH)
+            && (place.start - trained.start).is_multiple_of(ALIGNMENT)
+            && place.len().is_multiple_of(size * ALIGNMENT)
     });
     matrices.sort_by_key(|matrix| matrix.place.start);
     matrices
-}
-
-/// What this process does with each stretch.
-fn marks(trained: &Range<usize>, matrices: &[Divisible], world: World) -> Vec<u8> {
-    let everybody = if world.is_first() { MOVED | COUNTED } else { MOVED };
-    let mut marks = vec![everybody; trained.len().div_ceil(Marks::STRETCH)];
-    for Divisible { place: matrix, .. } in matrices {
-        let stretches = |place: Range<usize>| {
-            (place.start - trained.start) / Marks::STRETCH..(place.end - trained.start) / Marks::STRETCH
-        };
-        let piece = matrix.len() / world.size;
-        let own = matrix.start + world.rank * piece;
-        marks[stretches(matrix.clone())].fill(0);
-        marks[stretches(own..own + piece)].fill(MOVED | COUNTED);
-    }
-    marks
 }
 
 #[cfg(test)]
@@ -157,17 +159,27 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn what_lies_in_no_hole_is_left() {
+        let whole = std::slice::from_ref(&(0..10));
+        assert_eq!(without(whole, &[0..2, 3..7, 7..10]), [2..3]);
+        assert_eq!(without(whole, &[]), [0..10]);
+        assert_eq!(without(&[0..5, 6..10], &[4..7, 9..12]), [0..4, 7..9]);
+        assert_eq!(without(&[2..4, 8..9], &[0..1, 4..8]), [2..4, 8..9]);
+        assert!(without(&[], whole).is_empty() && without(whole, whole).is_empty());
+    }
+
     proptest! {
         #[test]
         fn every_gradient_counts_once_and_is_moved_by_its_owner_or_by_all(
             size in 1_usize..5,
             tensors in prop::collection::vec((1_usize..900, any::<bool>()), 1..20),
-            held in 0_usize..3,
+            held in 0_usize..3, parts in 1_usize..4,
         ) {
             let (mut end, mut matrices) = (0_usize, Vec::new());
             let mut starts = Vec::new();
             for (length, is_matrix) in tensors {
-                let start = end.next_multiple_of(Marks::STRETCH);
+                let start = end.next_multiple_of(ALIGNMENT);
                 let length = if length % 3 == 0 { length } else { length * 64 };
                 end = start + length;
                 starts.push(start);
@@ -176,21 +188,38 @@ mod tests {
                 }
             }
             let trained = starts[held.min(starts.len() - 1)]..end;
-            let cut = divisible(matrices.clone(), &trained, size);
+            let all: Vec<_> = (0..size).map(|rank| Division::new(&trained, matrices.clone(), World { rank, size })).collect();
+            let cut = &all[0].matrices;
             prop_assert!(cut.iter().all(|matrix| matrices.contains(matrix) && matrix.place.start >= trained.start));
-            let all: Vec<Vec<u8>> =
-                (0..size).map(|rank| marks(&trained, &cut, World { rank, size })).collect();
-            for stretch in 0..trained.len().div_ceil(Marks::STRETCH) {
-                let at = trained.start + stretch * Marks::STRETCH;
-                let of = |bit: u8| all.iter().filter(|marks| marks[stretch] & bit != 0).count();
-                let is_cut = cut.iter().any(|matrix| matrix.place.contains(&at));
-                prop_assert_eq!(of(COUNTED), 1);
-                prop_assert_eq!(of(MOVED), if is_cut { 1 } else { size });
-                if let Some(Divisible { place, .. }) = cut.iter().find(|matrix| matrix.place.contains(&at)) {
-                    // Where the library puts the sums of a piece.
-                    let owner = (at - place.start) / (place.len() / size);
-                    prop_assert!(all[owner][stretch] & MOVED != 0);
+            // Places are asked for in parts that cut no tensor.
+            let borders: Vec<usize> = (0..=parts).map(|part| match part * starts.len() / parts {
+                _ if part == parts => end,
+                at => starts[at].max(trained.start),
+            }).collect();
+            let mut times = [vec![0; end], vec![0; end]];
+            for (rank, division) in all.iter().enumerate() {
+                for place in borders.windows(2).map(|pair| pair[0]..pair[1]) {
+                    for (share, times) in [Share::Moved, Share::Counted].into_iter().zip(&mut times) {
+                        let own = division.own(&place, share);
+                        prop_assert!(own.windows(2).all(|pair| pair[0].end < pair[1].start), "apart and in order");
+                        prop_assert!(own.iter().all(|stretch| (place.start + stretch.start).is_multiple_of(ALIGNMENT)
+                            || stretch.start == 0));
+                        for at in own.into_iter().flatten() {
+                            times[place.start + at] += 1;
+                            if let Some(matrix) = cut.iter().find(|matrix| matrix.place.contains(&(place.start + at))) {
+                                // Where the library puts the sums of a piece.
+                                let at = place.start + at - matrix.place.start;
+                                prop_assert_eq!(at / (matrix.place.len() / size), rank);
+                            }
+                        }
+                    }
                 }
+            }
+            let [moved, counted] = &times;
+            for (at, (&moved, &counted)) in moved.iter().zip(counted).enumerate().skip(borders[0]) {
+                let is_cut = cut.iter().any(|matrix| matrix.place.contains(&at));
+                prop_assert_eq!(moved, if is_cut { 1 } else { size });
+                prop_assert_eq!(counted, 1);
             }
         }
     }

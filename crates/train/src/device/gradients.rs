@@ -1,12 +1,13 @@
 //! The gradients of what trains, and the optimiser's moments.
 
 use std::ops::Range;
+use std::slice::from_ref;
 
 use dropcap_kernels::KernelError;
-use dropcap_kernels::cuda::{DeviceBuffer, DeviceSlice};
+use dropcap_kernels::cuda::{DeviceBuffer, DeviceSlice, Stretches};
 use dropcap_kernels::matmul::Sum;
-use dropcap_kernels::optimizer::Stretches;
 
+use super::division::without;
 use super::kernels::Kernels;
 use super::place::Places;
 
@@ -41,10 +42,11 @@ impl Gradients {
         let zeros = |what, len| DeviceBuffer::zeroed(&kernels.device, what, len);
         let len = places.len() - first.min(places.len());
         let stored = matrices.into_iter().filter(|place| place.start >= first && !is_still(&still, place));
-        let stored = stored.map(|place| place.start - first..place.end - first).collect();
+        let mut stored: Vec<_> = stored.map(|place| place.start - first..place.end - first).collect();
+        stored.sort_by_key(|place| place.start);
         Ok(Self {
             first,
-            added: Stretches::new(&kernels.device, &between(0..len, stored))?,
+            added: Stretches::new(&kernels.device, &without(from_ref(&(0..len)), &stored))?,
             is_first: true,
             still,
             numbers: zeros("the gradients", len)?,
@@ -115,25 +117,4 @@ impl Gradients {
 /// Whether a place lies where gradients are not followed.
 fn is_still(still: &[Range<usize>], place: &Range<usize>) -> bool {
     still.iter().any(|still| still.start <= place.start && place.end <= still.end)
-}
-
-/// What of `whole` lies between these places, which do not overlap.
-fn between(whole: Range<usize>, mut places: Vec<Range<usize>>) -> Vec<Range<usize>> {
-    places.sort_by_key(|place| place.start);
-    let ends = std::iter::once(whole.start).chain(places.iter().map(|place| place.end));
-    let starts = places.iter().map(|place| place.start).chain(std::iter::once(whole.end));
-    ends.zip(starts).map(|(from, to)| from..to).filter(|part| !part.is_empty()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_lies_between_places_and_they_are_the_whole() {
-        assert_eq!(between(0..10, vec![7..10, 0..2, 3..7]), vec![2..3]);
-        assert_eq!(between(0..10, vec![]), vec![0..10]);
-        assert_eq!(between(0..10, vec![4..5]), vec![0..4, 5..10]);
-        assert!(between(0..0, vec![]).is_empty());
-    }
 }

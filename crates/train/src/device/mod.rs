@@ -1,6 +1,7 @@
 //! Training on a CUDA device: the decoder of [`network`](crate::network) with every number of a step on the card.
 //!
-//! Parameters, moments and gradients are f32; products read a copy of the parameters in their own format. A step is sent without waiting; what it came to is fetched once.
+//! Parameters, moments and gradients are f32; products read a copy of the parameters in their own format. A step, with the decision whether and how far parameters move,
+//! is sent without waiting; what it came to is fetched once, while they move.
 
 mod attention;
 mod backward;
@@ -11,8 +12,10 @@ mod gaps;
 mod gates;
 mod gradients;
 mod head;
+mod judge;
 mod kernels;
 mod look;
+mod lookup;
 mod matrix;
 mod need;
 mod network;
@@ -32,7 +35,6 @@ use std::ops::Range;
 
 use dropcap_kernels::cuda::{Device, DeviceBuffer, PinnedBuffer};
 use dropcap_kernels::gated_attention::{DeviceCurve, GateScratch};
-use dropcap_kernels::reduce::DeviceSums;
 use dropcap_kernels::training::KeepTable;
 use dropcap_kernels::{DType, KernelError};
 use dropcap_model::{DecoderConfig, WeightPlan};
@@ -46,6 +48,7 @@ use crate::network::{FactorForm, GateForm, Layout, Pruning, gated_shape};
 use forward::Run;
 use gates::GateMaps;
 use gradients::Gradients;
+use judge::{Judge, Shares};
 use kernels::Kernels;
 use look::Look;
 use network::Network;
@@ -57,9 +60,6 @@ use sample::Sample;
 use sums::Sums;
 use weights::Weights;
 use windows::Windows;
-
-/// The most ranges whose squares are summed at a time.
-const MOST_RANGES: usize = 16;
 
 /// What is trained on a device, and how.
 #[derive(Debug)]
@@ -131,7 +131,10 @@ pub struct Cuda {
     sent_lambda: PinnedBuffer<f32>,
     /// Of soft votes at this step.
     curve: DeviceCurve,
-    squares: Squares,
+    judge: Judge,
+    shares: Shares,
+    /// Whether gradients were handed over that nobody has waited for on the device.
+    is_handed_over: bool,
     sample: Sample,
     look: Option<Look>,
     /// For looking at the rows of a micro-batch.
@@ -146,14 +149,6 @@ enum Taught {
     Student(Box<Network>),
     Apart(Weights),
     Other(Box<Other>),
-}
-
-/// Sums of squares of gradients.
-#[derive(Debug)]
-struct Squares {
-    scratch: DeviceBuffer<f64>,
-    totals: DeviceBuffer<f64>,
-    fetched: PinnedBuffer<f64>,
 }
 
 impl Cuda {
@@ -193,7 +188,6 @@ impl Cuda {
         let pruning = Pruning::Hard { floors, shifts: &[], noise: None };
         let shape = gated_shape(config, gates, 0, [size.sequences, size.tokens], &pruning);
         let heads = gates.map_or(0, |form| form.heads);
-        let zeros = |what, len| DeviceBuffer::zeroed(device, what, len).map_err(KernelError::from);
         let taught = matches!(teacher, Taught::Student(_) | Taught::Apart(_));
         let purpose = Purpose::Train { recompute: size.recompute, taught };
         let mut room = Room::new(&kernels, &network, &shape, purpose)?;
@@ -224,11 +218,9 @@ impl Cuda {
                 .map_err(KernelError::from)?,
             sent_lambda: PinnedBuffer::zeroed(device, config.layers * heads).map_err(KernelError::from)?,
             curve: DeviceCurve::new(device)?,
-            squares: Squares {
-                scratch: zeros("sums of squares", DeviceSums::SQUARES_SCRATCH)?,
-                totals: zeros("sums of squares", MOST_RANGES)?,
-                fetched: PinnedBuffer::zeroed(device, MOST_RANGES).map_err(KernelError::from)?,
-            },
+            judge: Judge::new(device)?,
+            shares: Shares::default(),
+            is_handed_over: false,
             sample: Sample::new(&kernels)?,
             look: None,
             survey: None,

@@ -216,6 +216,15 @@ impl Layer {
         norms.into_iter().chain(matrices).fold(usize::MAX, usize::min)
     }
 
+    /// Where the parameters of its MLP begin, if they are its last ones.
+    pub(super) fn start_of_mlp(&self) -> Option<usize> {
+        let start = self.up.weight.start.min(self.down.weight.start);
+        let norms = [&self.attention_norm, &self.mlp_norm].map(|norm| norm.weight.start);
+        let before = norms.into_iter().chain([self.qkv.weight.start, self.output.weight.start]);
+        let heads = self.head_norms.iter().flatten().map(|norm| norm.start);
+        before.chain(heads).all(|other| other < start).then_some(start)
+    }
+
     pub(super) fn head_norms<'a>(&self, weights: &'a Weights) -> Result<Option<HeadNorms<'a>>, KernelError> {
         self.norms_of(|place| weights.of(place))
     }

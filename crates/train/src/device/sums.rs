@@ -2,14 +2,18 @@
 //! moved by itself.
 
 use std::ops::Range;
+use std::slice::from_ref;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use dropcap_kernels::KernelError;
-use dropcap_kernels::cuda::{Communicator, CudaError, Device, Exchange, Marks, WorldId};
+use dropcap_kernels::cuda::{Communicator, CudaError, Device, Exchange, Moment, WorldId};
 
-use super::division::{Divisible, Division};
+use super::division::{Divisible, Division, Share, without};
 use super::gradients::Gradients;
+use super::kernels::Kernels;
+use super::lookup::Lookup;
+use super::network::Network;
 use super::weights::Weights;
 use crate::TrainError;
 use crate::collective::{Collective, CollectiveError, World};
@@ -17,7 +21,7 @@ use crate::collective::{Collective, CollectiveError, World};
 /// Gradients that are handed over at once: enough for the links to reach their speed, and few enough that little is left
 /// when the way back ends.
 const BUCKET: usize = 8 << 20;
-/// Gradients beside a bucket's matrices that are worth an exchange of their own; fewer wait for the last one.
+/// Gradients beside a bucket's matrices that are worth an exchange of their own; fewer wait for a later one.
 const APART: usize = 1 << 20;
 /// How long devices may take to find each other once all processes are there.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -27,6 +31,8 @@ const LOOK: Duration = Duration::from_millis(10);
 const GLANCE: Duration = Duration::from_millis(1);
 /// Parts of an update, each sent while the next is made.
 const PARTS: usize = 4;
+/// The mark before the last exchange of gradients, behind those of parts.
+const BEFORE_LAST: usize = PARTS;
 /// What TCP may take to name the process whose links NCCL found broken.
 const NAMING: Duration = Duration::from_secs(2);
 
@@ -36,6 +42,8 @@ pub(super) struct Sums {
     communicator: Communicator,
     world: World,
     division: Division,
+    /// Where the table trains whose rows tokens are looked up in, and its rows are what is exchanged.
+    lookup: Option<Lookup>,
     /// What trains, in parts that are moved and sent one after the other.
     parts: Vec<Range<usize>>,
     /// In which of them lies what each step of a forward pass reads: the look-up, and each layer.
@@ -50,8 +58,12 @@ pub(super) struct Handover<'a> {
     sums: &'a Sums,
     gradients: &'a Gradients,
     buckets: Buckets,
-    /// Places that the last exchange takes along.
+    /// Places that a later exchange takes along.
     late: Vec<Range<usize>>,
+    /// Places that went ahead of their bucket, or go another way.
+    ahead: Vec<Range<usize>>,
+    /// Passes of the step in all processes.
+    passes: usize,
 }
 
 /// How gradients are cut into sums.
@@ -59,7 +71,8 @@ pub(super) struct Handover<'a> {
 struct Buckets {
     /// Everything that trains.
     all: Range<usize>,
-    /// Where the model's weights end, whose gradients come in the order of layers.
+    /// Where the weights of layers begin, and the model's weights end: in between gradients come layer by layer.
+    layers: usize,
     end: usize,
     /// Of those, everything from here on has been handed over.
     from: usize,
@@ -67,7 +80,8 @@ struct Buckets {
 
 impl Sums {
     /// Lets the devices of all processes find each other, or says why they cannot: then none of them has tried. Of what
-    /// trains, whose places are read in this `order`, they divide up the `matrices`.
+    /// trains, whose places are read in this `order`, they divide up the `matrices`; of the table among them they exchange
+    /// rows where there is a `lookup`.
     ///
     /// # Errors
     /// A process that is lost meanwhile.
@@ -75,6 +89,7 @@ impl Sums {
         device: &Device,
         order: Vec<Range<usize>>,
         matrices: Vec<Divisible>,
+        lookup: impl FnOnce(World) -> Result<Option<Lookup>, KernelError>,
         others: &mut dyn Collective,
     ) -> Result<Result<Self, String>, TrainError> {
         let world = others.world();
@@ -91,33 +106,62 @@ impl Sums {
         let joined = join(device, id, others)?;
         let first = order.iter().map(|place| place.start).min().unwrap_or_default();
         let end = order.iter().map(|place| place.end).max().unwrap_or_default();
-        let division = Division::new(device, first..end, matrices, world)?;
+        let division = Division::new(&(first..end), matrices, world);
         let joined = agreed(joined, others)?;
         let (parts, read) = parts(&order);
-        Ok(joined.map(|communicator| Self { communicator, world, division, parts, read, is_whole: true }))
+        let lookup = lookup(world)?;
+        Ok(joined.map(|communicator| Self {
+            communicator,
+            world,
+            division,
+            lookup,
+            parts,
+            read,
+            is_whole: true,
+        }))
     }
 
-    /// Begins the handover of gradients, in a step's last pass of this process; the model's weights end at `end`.
+    /// Begins the handover of gradients, in a step's last pass of this process; `layers` are the model's weights from the first layer
+    /// on.
     pub(super) fn hand_over<'a>(
         &'a self,
         gradients: &'a Gradients,
-        end: usize,
+        layers: Range<usize>,
         part: usize,
         parts: usize,
     ) -> Option<Handover<'a>> {
         let is_last = part + 1 == self.world.share_of(parts).len();
-        let buckets = Buckets::new(gradients.first()..gradients.end(), end);
-        is_last.then_some(Handover { sums: self, gradients, buckets, late: Vec::new() })
+        let buckets = Buckets::new(gradients.first()..gradients.end(), &layers);
+        let (late, ahead) = (Vec::new(), Vec::new());
+        is_last.then_some(Handover { sums: self, gradients, buckets, late, ahead, passes: parts })
     }
 
-    /// What of a place this process moves.
-    pub(super) fn moves(&self, place: &Range<usize>) -> Result<Marks<'_>, TrainError> {
-        self.division.of_moves(place)
+    /// This process's share of a place, in stretches that count from its beginning.
+    pub(super) fn own(&self, place: &Range<usize>, share: Share) -> Vec<Range<usize>> {
+        self.division.own(place, share)
     }
 
-    /// Of which of a place's gradients this process counts the squares.
-    pub(super) fn squares(&self, place: &Range<usize>) -> Result<Marks<'_>, TrainError> {
-        self.division.of_squares(place)
+    /// What is asked of the device from now on reads the sums of all gradients but those that the last exchange brings.
+    pub(super) fn all_but_last(&self) -> Result<(), KernelError> {
+        Ok(self.communicator.rejoin_at(BEFORE_LAST)?)
+    }
+
+    /// What is asked of the device from now on reads the sums of all gradients, rows of tokens added to their table.
+    pub(super) fn all(&self, kernels: &Kernels, gradients: &Gradients) -> Result<(), KernelError> {
+        self.communicator.rejoin()?;
+        match &self.lookup {
+            None => Ok(()),
+            Some(lookup) => {
+                let own = self.division.own(lookup.table(), Share::Moved);
+                lookup.add(kernels, gradients, &own)
+            }
+        }
+    }
+
+    /// Adds up a few numbers over all processes; what is asked of the device from now on reads the sums.
+    pub(super) fn add_up(&self, all: &[Exchange<'_>]) -> Result<(), KernelError> {
+        self.communicator.exchange(all)?;
+        Ok(self.communicator.rejoin()?)
     }
 
     /// What trains, in the parts that are to be moved and sent one after the other.
@@ -154,7 +198,7 @@ impl Sums {
             self.communicator.rejoin().map_err(KernelError::from)?;
             self.is_whole = true;
         }
-        self.wait(others)
+        wait_until(others, || self.communicator.is_done())
     }
 
     /// Whether every process has all values and moments.
@@ -162,66 +206,130 @@ impl Sums {
         self.is_whole
     }
 
-    /// Waits until all sums are there, with an eye on the other processes: a lost one would never bring its share.
+    /// Waits for a moment of the device, with an eye on the other processes: a lost one would never bring its share.
     ///
     /// # Errors
     /// A process that is lost; drop this then, before anything that waits for the device.
-    pub(super) fn wait(&self, others: &mut dyn Collective) -> Result<(), TrainError> {
-        let mut looked = Instant::now();
-        loop {
-            match self.communicator.is_done() {
-                Ok(true) => return Ok(()),
-                // The device idles until the end is noticed, and who sleeps notices it late.
-                Ok(false) => thread::yield_now(),
-                Err(error) => {
-                    let noticed = Instant::now();
-                    while noticed.elapsed() < NAMING {
-                        others.check()?;
-                        thread::sleep(LOOK);
-                    }
-                    return Err(KernelError::from(error).into());
+    pub(super) fn wait_for(&self, moment: &Moment, others: &mut dyn Collective) -> Result<(), TrainError> {
+        wait_until(others, || {
+            self.communicator.check()?;
+            moment.has_passed()
+        })
+    }
+}
+
+/// Waits until it is done; names the process that is lost meanwhile.
+fn wait_until(
+    others: &mut dyn Collective,
+    is_done: impl Fn() -> Result<bool, CudaError>,
+) -> Result<(), TrainError> {
+    let mut looked = Instant::now();
+    loop {
+        match is_done() {
+            Ok(true) => return Ok(()),
+            // What comes next begins when the end is noticed, and who sleeps notices it late.
+            Ok(false) => thread::yield_now(),
+            Err(error) => {
+                let noticed = Instant::now();
+                while noticed.elapsed() < NAMING {
+                    others.check()?;
+                    thread::sleep(LOOK);
                 }
+                return Err(KernelError::from(error).into());
             }
-            if looked.elapsed() > GLANCE {
-                others.check()?;
-                looked = Instant::now();
-            }
+        }
+        if looked.elapsed() > GLANCE {
+            others.check()?;
+            looked = Instant::now();
         }
     }
 }
 
-impl Handover<'_> {
+impl<'a> Handover<'a> {
+    /// The head has its gradient, before anything else: it goes ahead. So does what the table has already, where the rest of it
+    /// will be rows of tokens.
+    pub(super) fn head(&mut self, network: &Network) -> Result<(), KernelError> {
+        let lookup = self.sums.lookup.as_ref();
+        let table = lookup.filter(|lookup| lookup.has_more(self.passes)).map(Lookup::table);
+        let trains = |place: &Range<usize>| Ok::<_, KernelError>(self.gradients.of(place)?.is_some());
+        // A head that is the table, too, waits for it where it goes with the rest.
+        let head = Some(&network.head.weight).filter(|&head| *head != network.embedding);
+        let mut now: Vec<Range<usize>> = Vec::new();
+        for place in head.into_iter().chain(table) {
+            if trains(place)? {
+                now.push(place.clone());
+            }
+        }
+        self.ahead.extend(now.iter().chain(lookup.map(Lookup::table)).cloned());
+        let (matrices, beside): (Vec<_>, Vec<_>) =
+            now.iter().map(|place| self.sums.division.parts(place)).unzip();
+        self.exchange(self.sums(&matrices.concat(), &beside.concat())?)
+    }
+
     /// Everything of the model's weights from `start` on has its gradient.
     pub(super) fn ready(&mut self, start: usize) -> Result<(), KernelError> {
         let Some(bucket) = self.buckets.ready(start) else { return Ok(()) };
-        let (matrices, beside) = self.sums.division.parts(&bucket);
-        let (now, late): (Vec<_>, Vec<_>) = beside.into_iter().partition(|part| part.len() >= APART);
+        let (matrices, beside) = self.parts(bucket);
+        let (mut now, late): (Vec<_>, Vec<_>) = beside.into_iter().partition(|part| part.len() >= APART);
         self.late.extend(late);
-        self.sum(&matrices, &now)
+        if self.buckets.is_nearly_done() {
+            // Many small sums take a while: the last exchange, which nothing hides, is to have few.
+            now.append(&mut self.late);
+        }
+        self.exchange(self.sums(&matrices, &now)?)
     }
 
-    /// Everything else has, too; what is asked of the device from now on reads sums.
-    pub(super) fn finish(self) -> Result<(), KernelError> {
-        let rest = self.buckets.rest().map(|bucket| self.sums.division.parts(&bucket));
+    /// How the gradients of tokens are handed over, if by rows: before [`Handover::finish`], which takes them along.
+    pub(super) fn lookup(&self) -> Option<&'a Lookup> {
+        self.sums.lookup.as_ref()
+    }
+
+    /// Everything else has its gradient, too: begins the last exchange, and says what it brings. [`Sums::all_but_last`] and
+    /// [`Sums::all`] wait for it on the device.
+    pub(super) fn finish(self) -> Result<Vec<Range<usize>>, KernelError> {
+        let rest = self.buckets.rest().map(|bucket| self.parts(bucket));
         let (matrices, beside): (Vec<_>, Vec<_>) = rest.into_iter().unzip();
-        self.sum(&matrices.concat(), &[beside.concat(), self.late.clone()].concat())?;
-        Ok(self.sums.communicator.rejoin()?)
+        let (matrices, beside) = (matrices.concat(), [beside.concat(), self.late.clone()].concat());
+        let mut all = self.sums(&matrices, &beside)?;
+        all.extend(self.lookup().into_iter().flat_map(Lookup::exchange));
+        self.sums.communicator.mark(BEFORE_LAST)?;
+        self.exchange(all)?;
+        let table = self.lookup().map(|lookup| lookup.table().clone());
+        let mut last: Vec<_> = matrices.into_iter().chain(beside).chain(table).collect();
+        last.sort_by_key(|place| place.start);
+        Ok(last)
     }
 
-    /// Begins to sum the pieces of matrices, and other places as a whole.
-    fn sum(&self, matrices: &[Range<usize>], others: &[Range<usize>]) -> Result<(), KernelError> {
+    /// The matrices of a bucket, and what lies beside them, without what went ahead.
+    fn parts(&self, bucket: Range<usize>) -> (Vec<Range<usize>>, Vec<Range<usize>>) {
+        let mut ahead = self.ahead.clone();
+        ahead.sort_by_key(|place| place.start);
+        let (matrices, beside): (Vec<_>, Vec<_>) =
+            without(from_ref(&bucket), &ahead).iter().map(|part| self.sums.division.parts(part)).unzip();
+        (matrices.concat(), beside.concat())
+    }
+
+    /// The sums of the pieces of matrices, and of other places as a whole.
+    fn sums(
+        &self,
+        matrices: &[Range<usize>],
+        others: &[Range<usize>],
+    ) -> Result<Vec<Exchange<'a>>, KernelError> {
         let numbers = |place: &Range<usize>| -> Result<_, KernelError> { Ok(self.gradients.all(place)?[0]) };
         let pieces = matrices.iter().map(|matrix| Ok(Exchange::SumPiece(numbers(matrix)?)));
         let whole = others.iter().map(|place| Ok(Exchange::Sum(numbers(place)?)));
-        let all = pieces.chain(whole).collect::<Result<Vec<_>, KernelError>>()?;
+        pieces.chain(whole).collect()
+    }
+
+    fn exchange(&self, all: Vec<Exchange<'_>>) -> Result<(), KernelError> {
         self.sums.communicator.exchange(&all)
     }
 }
 
 impl Buckets {
-    fn new(all: Range<usize>, end: usize) -> Self {
-        let end = end.clamp(all.start, all.end);
-        Self { all, end, from: end }
+    fn new(all: Range<usize>, layers: &Range<usize>) -> Self {
+        let end = layers.end.clamp(all.start, all.end);
+        Self { layers: layers.start.clamp(all.start, end), end, from: end, all }
     }
 
     /// What is worth a sum once everything from `start` on is there.
@@ -229,6 +337,11 @@ impl Buckets {
         let start = start.max(self.all.start);
         let is_full = start + BUCKET <= self.from;
         is_full.then(|| start..std::mem::replace(&mut self.from, start))
+    }
+
+    /// Whether no other bucket will be full.
+    fn is_nearly_done(&self) -> bool {
+        self.from < self.layers + BUCKET
     }
 
     /// What is left.
@@ -320,10 +433,12 @@ mod tests {
             }).collect();
             let end = table + layers.iter().sum::<usize>();
             let all = if held { end } else { 0 }..end + gates;
-            let mut buckets = Buckets::new(all.clone(), end);
+            let mut buckets = Buckets::new(all.clone(), &(table..end));
             let mut sums = Vec::new();
             for &start in starts.iter().rev() {
+                let was_nearly_done = buckets.is_nearly_done();
                 if let Some(bucket) = buckets.ready(start) {
+                    prop_assert!(!was_nearly_done, "another full one");
                     prop_assert!(bucket.start >= start && bucket.len() >= BUCKET);
                     sums.push(bucket);
                 }

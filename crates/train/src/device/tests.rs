@@ -2,7 +2,7 @@
 
 mod factors;
 
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -13,7 +13,7 @@ use dropcap_model::{DecoderConfig, WeightPlan};
 use dropcap_policy::Floors;
 
 use super::{Cuda, OtherModel, Plan, Teacher};
-use crate::backend::{Backend, DenseTeacher, Gathered, Pass, Processor, Room};
+use crate::backend::{Backend, DenseTeacher, Followed, Following, Gathered, Pass, Processor, Room};
 use crate::collective::Alone;
 use crate::network::{GateForm, Group, Layout, Network, Noise, Pruning, Pull, initialize};
 
@@ -179,9 +179,9 @@ impl Twins {
     }
 
     fn update(&mut self, rule: AdamW) {
-        let rules = [(self.processor.layout().trained(), rule)];
-        self.device.update(&rules).unwrap();
-        self.processor.update(&rules).unwrap();
+        let range = self.processor.layout().trained();
+        follow(&mut self.device, range.clone(), rule);
+        follow(&mut self.processor, range, rule);
     }
 
     /// The gradients of both: what the first moment is where it forgets at once.
@@ -190,6 +190,12 @@ impl Twins {
         [&mut self.device as &mut dyn Backend, &mut self.processor]
             .map(|backend| backend.export().unwrap().moments[0].to_vec())
     }
+}
+
+/// Moves what is trained in a range.
+fn follow(backend: &mut dyn Backend, range: Range<usize>, rule: AdamW) -> Gathered {
+    let ranges = [Followed { range, is_clipped: false, rule: Some(rule) }];
+    backend.follow(&Following { ranges: &ranges, clip: 0.0 }, &mut Alone).unwrap()
 }
 
 fn rule(step: u64, learning_rate: f32, beta1: f32) -> AdamW {
@@ -332,6 +338,93 @@ fn a_look_between_two_steps_sees_what_the_processor_sees_and_changes_nothing() {
 }
 
 #[test]
+fn what_is_handed_over_in_a_world_of_one_comes_back_as_it_was() {
+    let Some(device) = device("gradients that are handed over") else { return };
+    for (name, mut config) in families() {
+        // More tokens than rows, so that rows of the table are exchanged and not the table.
+        config.vocabulary = 400;
+        let mut alone = Twins::new(&device, &config, GateForm::votes(2, 5), false);
+        let mut connected = Twins::new(&device, &config, GateForm::votes(2, 5), false);
+        if let Some(why) = connected.device.connect(&mut Alone).unwrap() {
+            eprintln!("SKIPPED gradients that are handed over: {why}");
+            return;
+        }
+        let floors = Floors { sinks: 2, recent: 5 };
+        let pruning = Pruning::Hard { floors, shifts: &[0.1, -0.2], noise: None };
+        for number in 1..4 {
+            let [[one, _], [other, _]] = [&mut alone, &mut connected].map(|twins| {
+                let gathered = twins.pass(&pruning, 0.5);
+                twins.update(rule(number, 1e-3, 0.9));
+                gathered
+            });
+            assert_eq!(one, other, "{name}, step {number}");
+        }
+        connected.device.complete(&mut Alone).unwrap();
+        let [one, other] = [&mut alone, &mut connected].map(|twins| twins.device.export().unwrap());
+        assert!(one == other, "{name}: the same bits");
+    }
+}
+
+#[test]
+fn clipped_gradients_and_those_that_are_not_finite_are_followed_as_on_the_processor() {
+    let Some(device) = device("clipping") else { return };
+    let (name, config) = families().remove(0);
+    let layout = Twins::new(&device, &config, GateForm::votes(2, 5), false).processor.layout().clone();
+    let (weights, gates) = (layout.group(Group::Weights), layout.group(Group::Gates));
+    for (clip, are_clipped) in [(0.0, [true; 2]), (1e-2, [true; 2]), (1e-2, [true, false]), (1e9, [true; 2])]
+    {
+        let mut twins = Twins::new(&device, &config, GateForm::votes(2, 5), false);
+        let step = |twins: &mut Twins, number| {
+            let floors = Floors { sinks: 2, recent: 5 };
+            twins.pass(&Pruning::Hard { floors, shifts: &[0.1, -0.2], noise: None }, 0.0);
+            // First moments that forget at once are the gradients, clipped.
+            let rule = Some(rule(number, 1e-3, 0.0));
+            let [clips, clips_gates] = are_clipped;
+            let ranges = [
+                Followed { range: weights.clone(), is_clipped: clips, rule },
+                Followed { range: gates.clone(), is_clipped: clips_gates, rule },
+            ];
+            [&mut twins.device as &mut dyn Backend, &mut twins.processor]
+                .map(|backend| backend.follow(&Following { ranges: &ranges, clip }, &mut Alone).unwrap())
+        };
+        let moments = |twins: &mut Twins| {
+            [&mut twins.device as &mut dyn Backend, &mut twins.processor]
+                .map(|backend| backend.export().unwrap().moments[0].to_vec())
+        };
+        let [got, expected] = step(&mut twins, 1);
+        assert!(!got.skipped && !expected.skipped && got.moved && expected.moved);
+        for (got, expected) in got.squares.iter().zip(&expected.squares) {
+            close(&format!("{name} squares"), *got, *expected, TOLERANCE);
+        }
+        let [got, expected] = moments(&mut twins);
+        let norm = |x: &[f32]| x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+        for range in [weights.clone(), gates.clone(), 0..layout.len()] {
+            let [got, expected] = [&got, &expected].map(|all| norm(&all[range.clone()]));
+            close(&format!("{name} clipped at {clip}"), got, expected, TOLERANCE);
+        }
+        let clipped = if are_clipped[1] { 0..layout.len() } else { weights.clone() };
+        let free = clip == 0.0 || clip == 1e9;
+        assert!(free || (norm(&got[clipped.clone()]) / clip - 1.0).abs() < 1e-3, "{name} clipped to {clip}");
+        assert!(!free || norm(&got[clipped]) > 2e-2, "{name} is not clipped at {clip}");
+        // A weight that is no number: neither moves, and both go on afterwards.
+        let healthy = twins.device.export().unwrap().values.to_vec();
+        let mut poisoned = healthy.clone();
+        poisoned[weights.start + 7] = f32::NAN;
+        twins.device.load(&poisoned, None).unwrap();
+        twins.processor.load(&poisoned, None).unwrap();
+        let before = moments(&mut twins);
+        assert!(step(&mut twins, 2).iter().all(|gathered| gathered.skipped && gathered.moved));
+        assert_eq!(moments(&mut twins), before, "{name}: moments stay");
+        let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&twins.device.export().unwrap().values), bits(&poisoned), "{name}: values stay");
+        twins.device.load(&healthy, None).unwrap();
+        twins.processor.load(&healthy, None).unwrap();
+        assert!(step(&mut twins, 2).iter().all(|gathered| !gathered.skipped && gathered.moved));
+        assert_ne!(moments(&mut twins), before);
+    }
+}
+
+#[test]
 fn a_steady_step_takes_no_memory() {
     let Some(device) = device("memory of a steady step") else { return };
     let (_, config) = families().remove(1);
@@ -393,7 +486,7 @@ fn frozen_weights_have_no_gradients_and_stay() {
     let gathered = backend.gather(&groups, &mut Alone).unwrap();
     assert!(gathered.squares[0] == 0.0 && gathered.squares[1] > 0.0, "{gathered:?}");
     assert!(gathered.loss.divergence > 0.0, "the student is its own teacher: {gathered:?}");
-    backend.update(&[(layout.group(Group::Gates), rule(1, 1e-2, 0.9))]).unwrap();
+    follow(&mut backend, layout.group(Group::Gates), rule(1, 1e-2, 0.9));
     assert_ne!(backend.export().unwrap().values.to_vec(), gates);
     assert_eq!(backend.evaluate(&ids, &ids, &Pruning::Dense).unwrap(), before, "the dense model stays");
 }

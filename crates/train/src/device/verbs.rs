@@ -4,19 +4,21 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use dropcap_kernels::cross_entropy::Shares;
-use dropcap_kernels::cuda::DeviceSlice;
-use dropcap_kernels::optimizer::Parameters as Moved;
+use dropcap_kernels::optimizer::{Judged, Parameters as Moved};
 use dropcap_kernels::{AdamW, KernelError, RowLoss};
 
 use super::backward::GatePull;
+use super::division::Share;
 use super::forward::{Counting, Run, SoftVotes};
 use super::head::{Goal, Lesson};
+use super::lookup::Lookup;
+use super::network::Layer;
 use super::room::Teaching;
 use super::sums::Sums;
 use super::weights::{download, upload};
-use super::{Cuda, MOST_RANGES, Taught};
+use super::{Cuda, Taught};
 use crate::TrainError;
-use crate::backend::{Backend, Gathered, Measured, Parameters, Pass};
+use crate::backend::{Backend, Following, Gathered, Measured, Parameters, Pass};
 use crate::collective::Collective;
 use crate::network::{GateForm, Group, Layout, Pressure, Pruning, Pull, mean_survival};
 
@@ -53,6 +55,11 @@ impl Backend for Cuda {
         if number == 0 {
             self.passes = 0;
             self.all_passes = all_passes;
+            if let Some(sums) = self.sums.as_ref().filter(|_| self.is_handed_over) {
+                sums.all(&self.kernels, &self.gradients)?;
+            }
+            self.is_handed_over = false;
+            self.judge.begin()?;
             self.set_pull(pull)?;
             if let Pruning::Soft { curve, .. } = pruning {
                 self.curve.set(curve)?;
@@ -88,6 +95,8 @@ impl Backend for Cuda {
             _ => None,
         };
         run.forward(&part.batch, Some(Counting { table: &self.table, sums: &part.kept }))?;
+        // While the device works on the forward pass.
+        part.batch.sort()?;
         let goal = Goal {
             targets: &part.targets,
             losses: &part.losses,
@@ -95,65 +104,108 @@ impl Backend for Cuda {
             shares: Shares { distill, scale },
         };
         run.loss(goal, Some(&self.gradients))?;
+        self.judge.look(kernels, &part.losses, run.rows())?;
         let pull = GatePull { pull, lambda: &self.lambda, margins: &part.margins };
         let end = self.places.of(&self.layout.group(Group::Weights)).end;
-        let handover = sums.and_then(|sums| sums.hand_over(&self.gradients, end, number, all_passes));
-        run.backward(&part.batch, pull, &self.gradients, handover)?;
+        let layers = network.layers.first().map_or(end, Layer::start)..end;
+        let handover = sums.and_then(|sums| sums.hand_over(&self.gradients, layers, number, all_passes));
+        let late = run.backward(&part.batch, pull, &self.gradients, handover)?;
         for (layer, lanes) in part.lanes.iter_mut().enumerate() {
             *lanes = sequences * run.lanes(layer)?;
         }
         part.fetch()?;
+        if let Some(late) = late {
+            self.shares.comes_late(late);
+            self.is_handed_over = true;
+        }
         Ok(())
     }
 
     fn connect(&mut self, others: &mut dyn Collective) -> Result<Option<String>, TrainError> {
         let order = self.network.order_of_reading(self.gradients.first()..self.gradients.end());
         let matrices = self.network.divisible();
-        Ok(match Sums::meet(&self.kernels.device, order, matrices, others)? {
+        let Self { kernels, network, gradients, room, .. } = &*self;
+        let table = &network.embedding;
+        let is_head = network.head.weight == *table;
+        let trains = gradients.of(table).map_err(TrainError::from)?.is_some();
+        let lookup = |world| {
+            let rows = room.sequences * room.tokens;
+            if !trains {
+                return Ok(None);
+            }
+            let hidden = network.config.hidden;
+            Lookup::new(&kernels.device, world, (table.clone(), is_head), rows, hidden)
+        };
+        Ok(match Sums::meet(&kernels.device, order, matrices, lookup, others)? {
             Ok(sums) => {
                 self.sums = Some(sums);
+                self.shares.forget();
                 None
             }
             Err(reason) => Some(format!("gradients go over TCP, which is slow: {reason}")),
         })
     }
 
-    fn gather(
+    fn follow(
         &mut self,
-        ranges: &[Range<usize>],
+        following: &Following<'_>,
         others: &mut dyn Collective,
     ) -> Result<Gathered, TrainError> {
-        if ranges.len() > MOST_RANGES {
-            return Err(TrainError::Internal { what: format!("squares of {} ranges", ranges.len()) });
+        let among_others = others.world().size > 1;
+        if among_others && self.sums.is_none() {
+            self.add_up_on_the_host(others)?;
         }
-        if others.world().size > 1 && self.sums.is_none() {
-            let (trained, first) = (self.layout.trained(), self.gradients.first());
-            let mut gradients = download(&self.places, trained.clone(), &self.gradients.numbers, first)?;
-            others.sum(&mut gradients)?;
-            upload(&self.places, trained.start, &gradients, &self.gradients.numbers, first)?;
+        let ranges = following.ranges;
+        let places: Vec<_> =
+            ranges.iter().map(|followed| self.gradients.trained(self.places.of(&followed.range))).collect();
+        let Self { judge, kernels, gradients, shares, is_handed_over, sums, sample, weights, .. } =
+            &mut *self;
+        let sums = sums.as_ref();
+        let was_handed_over = std::mem::take(is_handed_over);
+        if let Some(sums) = sums.filter(|_| was_handed_over) {
+            sums.all_but_last()?;
         }
-        for (index, range) in ranges.iter().enumerate() {
-            let place = self.gradients.trained(self.places.of(range));
-            let [gradients, ..] = self.gradients.all(&place)?;
-            let total = DeviceSlice::new(&self.squares.totals, index..index + 1)?;
-            let marks = self.sums.as_ref().map(|sums| sums.squares(&place)).transpose()?;
-            self.kernels.sums.squares(gradients, marks, &self.squares.scratch, total)?;
+        // What is there is looked at while the last exchange goes on.
+        judge.squares(kernels, gradients, &places, (shares, Share::Counted), sums)?;
+        if let Some(sums) = sums {
+            if was_handed_over {
+                sums.all(kernels, gradients)?;
+            }
+            judge.squares(kernels, gradients, &places, (shares, Share::CountedLate), Some(sums))?;
+            if among_others {
+                judge.add_up(sums)?;
+            }
         }
-        self.squares.totals.read_pinned(&mut self.squares.fetched).map_err(KernelError::from)?;
-        self.sample.fetch(&self.kernels, &self.weights)?;
-        if let Some(sums) = self.sums.take() {
-            sums.wait(others)?;
-            self.sums = Some(sums);
+        let clipped: Vec<bool> = ranges.iter().map(|followed| followed.is_clipped).collect();
+        judge.decide(kernels, &clipped, following.clip)?;
+        judge.fetch()?;
+        sample.fetch(kernels, weights)?;
+        judge.note()?;
+        let rules: Vec<_> = places
+            .into_iter()
+            .zip(ranges)
+            .filter_map(|(place, followed)| Some((place, followed.rule?, followed.is_clipped)))
+            .collect();
+        if !rules.is_empty() {
+            self.move_all(&rules)?;
         }
-        self.kernels.device.synchronize().map_err(KernelError::from)?;
+        // Taken, so that an error drops it at once: what it waits for would never come.
+        match self.sums.take() {
+            None => self.judge.fetched_at().wait().map_err(KernelError::from)?,
+            Some(sums) => {
+                sums.wait_for(self.judge.fetched_at(), others)?;
+                self.sums = Some(sums);
+            }
+        }
         self.sample.take();
-        let squares = self.squares.fetched.first(ranges.len());
-        // Over a division each process has counted its own; after sums over TCP, everybody all of them.
-        let (own, whole) = if self.sums.is_some() { (squares, None) } else { (Vec::new(), Some(squares)) };
-        let mut gathered = Gathered { squares: own, ..self.gathered() };
+        let (squares, moves) = self.judge.found_and_decided();
+        let mut gathered = self.gathered();
         gathered.add_up(others)?;
-        gathered.squares = whole.unwrap_or(gathered.squares);
-        Ok(gathered)
+        let moved = match rules.into_iter().next() {
+            Some((place, ..)) if moves => self.sample.update(place),
+            _ => true,
+        };
+        Ok(Gathered { squares, skipped: !moves, moved, ..gathered })
     }
 
     fn gradients(&mut self) -> Result<Cow<'_, [f32]>, TrainError> {
@@ -163,26 +215,6 @@ impl Backend for Cuda {
 
     fn input_gradients(&mut self) -> Result<Cow<'_, [f32]>, TrainError> {
         Ok(Cow::Owned(self.room.back.d_residual.read().map_err(KernelError::from)?))
-    }
-
-    fn update(&mut self, rules: &[(Range<usize>, AdamW)]) -> Result<bool, TrainError> {
-        self.packed = false;
-        let place = |range| self.gradients.trained(self.places.of(range));
-        let rules: Vec<_> = rules.iter().map(|(range, rule)| (place(range), rule)).collect();
-        let all = [self.gradients.first()..self.gradients.end()];
-        let parts = self.sums.as_ref().map_or(&all[..], Sums::parts).to_vec();
-        for (number, part) in parts.into_iter().enumerate() {
-            for (place, rule) in &rules {
-                let place = place.start.max(part.start)..place.end.min(part.end);
-                if !place.is_empty() {
-                    self.move_place(&place, rule)?;
-                }
-            }
-            if let Some(sums) = &mut self.sums {
-                sums.moved(number, &self.weights)?;
-            }
-        }
-        Ok(self.sample.update(rules.into_iter().next().map_or(0..0, |(place, _)| place)))
     }
 
     fn evaluate(
@@ -248,12 +280,44 @@ impl Backend for Cuda {
 }
 
 impl Cuda {
+    /// Adds up gradients, and what was found of losses, over all processes where their devices cannot.
+    fn add_up_on_the_host(&self, others: &mut dyn Collective) -> Result<(), TrainError> {
+        let (trained, first) = (self.layout.trained(), self.gradients.first());
+        let mut gradients = download(&self.places, trained.clone(), &self.gradients.numbers, first)?;
+        others.sum(&mut gradients)?;
+        upload(&self.places, trained.start, &gradients, &self.gradients.numbers, first)?;
+        self.judge.share(|found| Ok(others.sum_exact(found)?))
+    }
+
+    /// One step of the optimiser at some places, part by part, each sent to the others while the next is made; nothing changes
+    /// where it was decided that nothing moves.
+    fn move_all(&mut self, rules: &[(Range<usize>, AdamW, bool)]) -> Result<(), TrainError> {
+        self.packed = false;
+        let all = [self.gradients.first()..self.gradients.end()];
+        let parts = self.sums.as_ref().map_or(&all[..], Sums::parts).to_vec();
+        for (number, part) in parts.into_iter().enumerate() {
+            for (place, rule, is_clipped) in rules {
+                let place = place.start.max(part.start)..place.end.min(part.end);
+                if !place.is_empty() {
+                    self.move_place(&place, rule, *is_clipped)?;
+                }
+            }
+            if let Some(sums) = &mut self.sums {
+                sums.moved(number, &self.weights)?;
+            }
+        }
+        Ok(())
+    }
+
     /// One step of the optimiser for what this process moves of a place.
-    fn move_place(&self, place: &Range<usize>, rule: &AdamW) -> Result<(), TrainError> {
-        let [gradients, first, second] = self.gradients.all(place)?;
-        let (values, working) = (self.weights.of(place)?, self.weights.working(place)?);
-        let marks = self.sums.as_ref().map(|sums| sums.moves(place)).transpose()?;
-        Ok(self.kernels.optimizer.adamw(rule, Moved { values, gradients, first, second, working }, marks)?)
+    fn move_place(&mut self, place: &Range<usize>, rule: &AdamW, is_clipped: bool) -> Result<(), TrainError> {
+        let Self { kernels, gradients, weights, judge, shares, sums, .. } = self;
+        let [gradients, first, second] = gradients.all(place)?;
+        let (values, working) = (weights.of(place)?, weights.working(place)?);
+        let stretches = shares.of(&kernels.device, sums.as_ref(), place, Share::Moved)?;
+        let moved = Moved { values, gradients, first, second, working };
+        let judged = Judged { verdict: judge.verdict(), is_clipped };
+        Ok(kernels.optimizer.adamw(rule, moved, stretches, judged)?)
     }
 
     /// What the passes of this process came to, once they were waited for.

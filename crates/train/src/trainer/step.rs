@@ -1,14 +1,12 @@
 //! One step: passes over the batch, clipping, the optimiser, the controller.
 
-use std::ops::Range;
-
 use dropcap_kernels::AdamW;
 use dropcap_kernels::cross_entropy::IGNORE;
 
 use super::start::biases_are_controlled;
 use super::{Pressure, Trainer};
 use crate::TrainError;
-use crate::backend::{Gathered, Pass};
+use crate::backend::{Followed, Following, Gathered, Pass};
 use crate::config::{GateRule, Method, SparsityForm, Trained};
 use crate::data::Batch;
 use crate::network::{Group, Loss, Pull};
@@ -40,9 +38,6 @@ pub struct Outcome {
     pub chosen: Option<Vec<Account>>,
 }
 
-/// What torch adds to a norm that it divides by.
-const NORM_EPSILON: f64 = 1e-6;
-
 impl Trainer {
     /// Takes one step.
     ///
@@ -62,40 +57,39 @@ impl Trainer {
     /// [`Trainer::step`] on a batch of one's own.
     pub(super) fn step_on(&mut self, batch: &Batch) -> Result<Outcome, TrainError> {
         self.passes(batch)?;
-        let layout = self.backend.layout();
-        let ranges = [self.clipped(), self.followed(), layout.group(Group::Gates)];
-        let Gathered { loss, keep, survival, met, squares } =
-            self.backend.gather(&ranges, &mut *self.others)?;
-        let norm = |range: usize| squares.get(range).map_or(0.0, |squares| squares.sqrt());
+        let ranges = self.ranges();
+        let following = Following { ranges: &ranges, clip: self.config.optimizer.clip };
+        let gathered = self.backend.follow(&following, &mut *self.others)?;
+        let Gathered { loss, keep, survival, met, squares, skipped, moved } = gathered;
+        let norm = |counts: &dyn Fn(usize, &Followed) -> bool| {
+            let all = ranges.iter().enumerate().zip(&squares);
+            let squares = all.filter(|&((number, followed), _)| counts(number, followed)).map(|(_, x)| x);
+            squares.sum::<f64>().sqrt()
+        };
         let has_soft_gates = self.config.gates.as_ref().is_some_and(|gates| gates.rule == GateRule::Soft);
-        let mut outcome = Outcome {
+        let outcome = Outcome {
             loss,
             keep: if self.config.method == Method::Dcp { keep } else { Vec::new() },
-            gradient_norm: norm(0),
-            norms: (norm(1), norm(2)),
+            gradient_norm: norm(&|_, followed| followed.is_clipped),
+            norms: (norm(&|number, _| number == 0), norm(&|number, _| number == 1)),
             has_gates: self.config.gates.is_some(),
-            moved: true,
+            moved,
             learning_rate: self.config.optimizer.learning_rate(self.config.steps).at(self.step),
             survival: if has_soft_gates { survival } else { 0.0 },
-            skipped: false,
+            skipped,
             chosen: None,
         };
-        let all_finite = outcome.gradient_norm.is_finite()
-            && outcome.norms.0.is_finite()
-            && outcome.norms.1.is_finite()
-            && outcome.loss.mean().is_finite();
-        outcome.skipped = !all_finite;
-        if all_finite {
-            outcome.moved = self.update(outcome.gradient_norm)?;
-            if let Pressure::Controlled(controller) = &mut self.pressure {
-                controller.observe(self.step as f64 / self.config.steps.max(1) as f64, &outcome.keep, &met);
-            }
-            self.skipped = 0;
-        } else {
+        if skipped {
             self.skipped += 1;
             if self.skipped > self.config.watchdog.skip_steps {
                 return Err(TrainError::Diverged { step: self.step, skipped: self.skipped });
             }
+        } else {
+            self.updates += 1;
+            if let Pressure::Controlled(controller) = &mut self.pressure {
+                controller.observe(self.step as f64 / self.config.steps.max(1) as f64, &outcome.keep, &met);
+            }
+            self.skipped = 0;
         }
         self.step += 1;
         Ok(outcome)
@@ -151,43 +145,34 @@ impl Trainer {
         }
     }
 
-    /// What is clipped together: all gradients, or, where hard gates have their own scale and rate, the others alone.
-    fn clipped(&self) -> Range<usize> {
-        if biases_are_controlled(&self.config) { self.followed() } else { self.backend.layout().trained() }
-    }
-
-    /// What is trained beside the gates.
-    fn followed(&self) -> Range<usize> {
-        let layout = self.backend.layout();
-        match self.config.train {
+    /// What is trained, weights (or their factors) first and gates second, and how each follows its gradient at this step: all are
+    /// clipped together, unless hard gates have their own scale and rate.
+    fn ranges(&self) -> [Followed; 2] {
+        let (layout, optimizer) = (self.backend.layout(), &self.config.optimizer);
+        let followed = match self.config.train {
             Trained::All => layout.group(Group::Weights),
             Trained::Gates => layout.len()..layout.len(),
             Trained::Lora => layout.group(Group::Factors),
-        }
-    }
-
-    fn update(&mut self, norm: f64) -> Result<bool, TrainError> {
-        self.updates += 1;
-        let optimizer = &self.config.optimizer;
-        let clip = if optimizer.clip > 0.0 { (optimizer.clip / (norm + NORM_EPSILON)).min(1.0) } else { 1.0 };
-        let clipped = self.clipped();
+        };
         let groups = [
-            (self.followed(), optimizer.learning_rate(self.config.steps)),
-            (self.backend.layout().group(Group::Gates), optimizer.gate_learning_rate(self.config.steps)),
+            (followed, optimizer.learning_rate(self.config.steps), true),
+            (
+                layout.group(Group::Gates),
+                optimizer.gate_learning_rate(self.config.steps),
+                !biases_are_controlled(&self.config),
+            ),
         ];
-        let mut rules = Vec::new();
-        for (range, rate) in groups.into_iter().filter(|(range, _)| !range.is_empty()) {
+        groups.map(|(range, rate, is_clipped)| {
             let rule = AdamW {
                 learning_rate: rate.at(self.step) as f32,
                 beta1: optimizer.betas[0] as f32,
                 beta2: optimizer.betas[1] as f32,
                 epsilon: optimizer.epsilon as f32,
                 weight_decay: optimizer.weight_decay as f32,
-                step: self.updates,
-                gradient_scale: if clipped.contains(&range.start) { clip as f32 } else { 1.0 },
+                step: self.updates + 1,
+                gradient_scale: 1.0,
             };
-            rules.push((range, rule));
-        }
-        self.backend.update(&rules)
+            Followed { rule: Some(rule).filter(|_| !range.is_empty()), range, is_clipped }
+        })
     }
 }

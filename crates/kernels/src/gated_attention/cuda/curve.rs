@@ -1,7 +1,7 @@
 //! The alpha-sigmoid on the device.
 
 use crate::alpha_sigmoid::AlphaSigmoid;
-use crate::cuda::{Device, DeviceBuffer};
+use crate::cuda::{Device, DeviceBuffer, PinnedBuffer};
 use crate::{KernelError, error::check_at_least};
 
 /// Numbers before the cells: `Curve` of `curve.cuh`.
@@ -13,6 +13,7 @@ const MOST_CELLS: usize = 64 * 40;
 #[derive(Debug)]
 pub struct DeviceCurve {
     numbers: DeviceBuffer<f32>,
+    sent: PinnedBuffer<f32>,
 }
 
 impl DeviceCurve {
@@ -21,18 +22,20 @@ impl DeviceCurve {
     /// # Errors
     /// No memory.
     pub fn new(device: &Device) -> Result<Self, KernelError> {
-        let numbers = DeviceBuffer::zeroed(device, "the votes' curve", HEAD + 4 * MOST_CELLS)?;
-        Ok(Self { numbers })
+        let length = HEAD + 4 * MOST_CELLS;
+        let numbers = DeviceBuffer::zeroed(device, "the votes' curve", length)?;
+        Ok(Self { numbers, sent: PinnedBuffer::zeroed(device, length)? })
     }
 
-    /// Takes another curve; waits for the copy of some kilobytes.
+    /// Takes another curve without waiting for the copy: the device must have been waited for since one was taken before.
     ///
     /// # Errors
     /// A failed device.
     pub fn set(&mut self, curve: &AlphaSigmoid) -> Result<(), KernelError> {
         let numbers = curve.device_numbers();
         check_at_least("alpha_sigmoid", "the curve", numbers.len(), self.numbers.len())?;
-        Ok(self.numbers.write(0, &numbers)?)
+        self.sent.write(&numbers);
+        Ok(self.numbers.write_pinned(&self.sent)?)
     }
 
     pub(super) fn pointer(&self) -> u64 {

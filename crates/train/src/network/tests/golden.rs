@@ -12,7 +12,7 @@ use dropcap_policy::Floors;
 use dropcap_weights::TensorFile;
 
 use super::super::{Activations, GateForm, Gradients, Layout, Loss, Network, Pruning, Pull};
-use crate::backend::{Backend, Gathered, Pass, Room};
+use crate::backend::{Backend, Followed, Following, Gathered, Pass, Room};
 use crate::collective::Alone;
 use crate::device::tests::device;
 use crate::device::{Cuda, Plan};
@@ -421,7 +421,8 @@ fn every_gradient_on_a_device_is_that_of_the_oracle() {
             step: 1,
             gradient_scale: 1.0,
         };
-        backend.update(&[(0..values.len(), rule)]).unwrap();
+        let ranges = [Followed { range: 0..values.len(), is_clipped: false, rule: Some(rule) }];
+        backend.follow(&Following { ranges: &ranges, clip: 0.0 }, &mut Alone).unwrap();
         let gradients = backend.export().unwrap().moments[0].to_vec();
         let (mut error, mut norm) = (0.0, 0.0);
         for slot in network.layout().slots() {
@@ -462,7 +463,8 @@ fn adamw_walks_the_same_way_on_a_device() {
             step: index as u64 + 1,
             gradient_scale: 1.0,
         };
-        backend.update(&[(0..values.len(), rule)]).unwrap();
+        let ranges = [Followed { range: 0..values.len(), is_clipped: false, rule: Some(rule) }];
+        backend.follow(&Following { ranges: &ranges, clip: 0.0 }, &mut Alone).unwrap();
     }
     let after = backend.export().unwrap().values.to_vec();
     for slot in network.layout().slots() {
