@@ -1,6 +1,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use dropcap_kernels::DType;
 use proptest::prelude::*;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, serialize};
@@ -84,7 +85,7 @@ fn gates_at_birth_are_saved_and_loaded_and_never_taken_for_votes() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("gates.safetensors");
     for heads in [1, 2] {
-        let gates = birth(heads).settled_for(DType::F16);
+        let gates = birth(heads).settled_for(SettledFor { kv_dtype: Some(DType::F16), tokens: None });
         gates.save(&path, &fingerprint(2, 8)).unwrap();
         let loaded = Gates::load(&path, 2, 2, 8, Some(&fingerprint(2, 8))).unwrap();
         assert_eq!(loaded, gates);

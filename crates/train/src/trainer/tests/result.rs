@@ -50,7 +50,7 @@ pub(super) fn infer_with(
         directory: Some(gates.to_path_buf()),
     };
     let policy = dropcap_methods::build(&"dcp".parse().unwrap(), &facts).unwrap();
-    let settled_for = policy.rules().unwrap().first().and_then(|rule| rule.action.settled_for());
+    let settled_for = policy.rules().unwrap().first().and_then(|rule| rule.action.settled_for().kv_dtype);
     assert_eq!(settled_for, Some(kv_dtype), "the file names the cache that it was settled for");
     let team = Team::new(2).unwrap();
     let decoder = Decoder::load(&team, checkpoint, DType::F32).unwrap();
