@@ -357,11 +357,10 @@ fn what_is_handed_over_in_a_world_of_one_comes_back_as_it_was() {
                 twins.update(rule(number, 1e-3, 0.9));
                 gathered
             });
-            // Squares are added up in another order where they are shared out.
-            let near =
-                one.squares.iter().zip(&other.squares).all(|(one, other)| (one - other).abs() <= 1e-12 * one);
-            assert!(near, "{name}, step {number}: {:?} and {:?}", one.squares, other.squares);
-            assert_eq!(Gathered { squares: other.squares.clone(), ..one }, other, "{name}, step {number}");
+            // Squares are summed in two parts.
+            close(&format!("{name}, step {number}"), one.squares[0], other.squares[0], 1e-12);
+            let but_squares = |gathered| Gathered { squares: Vec::new(), ..gathered };
+            assert_eq!(but_squares(one), but_squares(other), "{name}, step {number}");
         }
         connected.device.complete(&mut Alone).unwrap();
         let [one, other] = [&mut alone, &mut connected].map(|twins| twins.device.export().unwrap());
