@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The adapter in models/smollm2-135m-instruct-fifth (but for the seeds of its chats) and its dense twin: chats that the model writes itself, then LoRA factors
-# and gates on books, articles and those chats. Its steps took about eight minutes on an H200; interrupted, the same command goes on.
+# The adapter in models/smollm2-135m-instruct-fifth (but for the seeds of its chats) and its dense twin: chats that the model writes itself, and chats about what
+# stands somewhere in a text, then LoRA factors and gates on books, articles and those chats. Its steps took about eight minutes on an H200; interrupted, the same command goes on.
 #   runs/smollm2_fifth.sh MODEL DATA OUT
 # MODEL is a directory of SmolLM2-135M-Instruct. DATA holds train.{books,wiki}.txt.xz and valid.{books,wiki}.txt.xz, documents apart
 # by a line <|endoftext|>. OUT gets the chats and the runs. DROPCAP names the binary (default: target/release/dropcap), DEVICE what to
@@ -24,11 +24,13 @@ chats() {
 }
 chats 6000 1 train.chats.jsonl
 chats 300 2 valid.chats.jsonl
+# So that what has not been asked for yet is kept: two or three questions about sentences that were put into pages of the books.
+[[ -e recall.jsonl ]] || { python3 "$runs/recall_chats.py" "$data/train.books.txt.xz" 3000 1 >recall.part && mv recall.part recall.jsonl; }
 
 cat >lora.yaml <<YAML
 model: $model
 data:
-  train: [$data/train.books.txt.xz, $data/train.wiki.txt.xz, $out/train.chats.jsonl]
+  train: [$data/train.books.txt.xz, $data/train.wiki.txt.xz, $out/train.chats.jsonl, $out/recall.jsonl]
   valid: [$data/valid.books.txt.xz, $data/valid.wiki.txt.xz, $out/valid.chats.jsonl]
   cache: $out/cache
 output: $out/twin
