@@ -1,10 +1,13 @@
-// Pages of codes become tiles of 16-bit numbers, as the tensor cores take them: a chunk of 8 neighbouring dimensions at a
-// time, which lie in one group.
+// Codes as tensor cores take them: for `prefill.cu` a chunk of 8 neighbouring dimensions at a time, which lie in one group, becomes
+// 16-bit numbers; `coded.cuh` multiplies codes themselves.
 
-// Codes of a tile on its way: rows as a page has them, then the steps.
-constexpr u32 CODE_ROWS = PAGE_ENTRIES * KEY_ROW;  // keys are the longer ones
-constexpr u32 CODE_STEPS = 4 * PAGE_ENTRIES * (KEY_GROUPS > VALUE_GROUPS ? KEY_GROUPS : VALUE_GROUPS);
-
+// Where chunk `chunk` of 16 bytes of a row of codes lies in a tile of `coded.cuh`. Chunks of a row change places, as far as their number is
+// even, so that neither the same chunk of eight rows nor two neighbouring chunks of four rows meet in a bank.
+template <u32 ROW> __device__ __forceinline__ u32 code_offset(u32 row, u32 chunk) {
+    constexpr u32 OF_ROW = ROW / 16, TURNED = OF_ROW % 8 == 0 ? 8 : OF_ROW % 4 == 0 ? 4 : OF_ROW % 2 == 0 ? 2 : 1;
+    const u32 fourth = row >> 2 & 1, turn = TURNED == 8 ? (row & 3) << 1 | fourth : TURNED == 4 ? (row & 2) | fourth : TURNED == 2 ? fourth : 0;
+    return row * ROW + (chunk ^ turn) * 16;
+}
 __device__ __forceinline__ u32 pick_bytes(u32 low, u32 high, u32 which) {
     u32 y;
     asm("prmt.b32 %0, %1, %2, %3;" : "=r"(y) : "r"(low), "r"(high), "r"(which));

@@ -18,6 +18,7 @@ pub const DECODE: Source = Source {
         include_str!("unit.cuh"),
         include_str!("../cuda/line.cuh"),
         include_str!("codes.cuh"),
+        include_str!("coded.cuh"),
         include_str!("feed.cuh"),
         include_str!("parts.cuh"),
         include_str!("decode.cu")

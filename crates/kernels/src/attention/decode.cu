@@ -52,16 +52,8 @@ __device__ __forceinline__ void decode(const DecodeArgs& a) {
         Place place = feed.place;
         u32 head = feed.head, page = feed.page, slot = 0;
         u32 heads = ((place.unit % GROUPS) * LANE_HEADS + head) * RATIO;
-        State state;
-        if constexpr (CODED) {
-            // A step's own entries lie among the others' codes: they are waited for.
-            wait_for_previous();
-            for (u32 i = 0; i < TILES; i++) {
-                if (i % 2 == 0) feed.keys(a, ring);
-                else feed.values(a, ring);
-            }
-            state.begin(a.qkv + (u64)place.first_row * QKV_STRIDE + heads * D);
-        } else {
+        Pick<CODED, CodedState, State>::type state;
+        {
             Lack lacks[TILES];
             Late late[TILES];
             ask_early(a, feed, ring, lacks);
@@ -73,7 +65,7 @@ __device__ __forceinline__ void decode(const DecodeArgs& a) {
         while (true) {
             u32 pages = min(remaining, place.pages - page);
             for (u32 i = 0; i < pages; i++) {
-                u32 weights[2][NT][2];
+                decltype(state)::Weights weights;
                 wait_copies<TILES - 1>();
                 __syncwarp();
                 const u32* known = (const u32*)(ring_memory + slot * TILE_BYTES + KNOWN_AT);
@@ -85,14 +77,7 @@ __device__ __forceinline__ void decode(const DecodeArgs& a) {
                     u64 line = (u64)place.first * LANE_HEADS + head * place.pages + page + i;
                     if (a.told) told = a.told + line * PAGE_ENTRIES * MEMBERS;
                 }
-                u32 tile = ring + slot * TILE_BYTES;
-                if constexpr (CODED) {
-                    tile = ring + TILES * TILE_BYTES;
-                    if (seen != 0 || told) {
-                        decode_tile<8>(ring_memory + TILES * TILE_BYTES, ring_memory + slot * TILE_BYTES, count);
-                    }
-                }
-                if (seen != 0 || told) state.keys(tile, seen, scale, told, weights);
+                if (seen != 0 || told) state.keys(ring_memory + slot * TILE_BYTES, seen, scale, told, weights);
                 __syncwarp();
                 if constexpr (TILES % 2 == 0) feed.keys(a, ring);
                 else feed.values(a, ring);
@@ -100,14 +85,7 @@ __device__ __forceinline__ void decode(const DecodeArgs& a) {
 
                 wait_copies<TILES - 1>();
                 __syncwarp();
-                tile = ring + slot * TILE_BYTES;
-                if constexpr (CODED) {
-                    tile = ring + TILES * TILE_BYTES;
-                    if (seen != 0) {
-                        decode_tile<VALUE_BITS>(ring_memory + TILES * TILE_BYTES, ring_memory + slot * TILE_BYTES, count);
-                    }
-                }
-                if (seen != 0) state.values(tile, weights);
+                if (seen != 0) state.values(ring_memory + slot * TILE_BYTES, seen, weights);
                 __syncwarp();
                 if constexpr (TILES % 2 == 0) feed.values(a, ring);
                 else feed.keys(a, ring);
@@ -129,7 +107,8 @@ __device__ __forceinline__ void decode(const DecodeArgs& a) {
                 u32 to = 2 * warp + (remaining == 0 ? 1 : 0);
                 float* part = remaining == 0 ? (float*)ring_memory
                                              : a.warp_parts + (u64)(blockIdx.x * WARPS + warp) * MEMBERS * D;
-                state.leave(part, parts.stats[to]);
+                state.each([=](u32 member, u32 column, float x, float) { part[member * D + column] = x; });
+                state.leave_stats(parts.stats[to]);
                 if (thread == 0) {
                     u32 first = place.first * LANE_HEADS + head * place.pages;
                     parts.left[to] = Left{place.unit * LANE_HEADS + head, first, place.pages, out};

@@ -45,14 +45,15 @@ pub(super) struct DecodePlan {
     /// Of a warp's ring.
     tiles: usize,
     tile_bytes: usize,
-    /// Of a warp, behind its ring: the numbers of a tile of codes.
-    numbers: usize,
 }
 
 impl DecodePlan {
     /// Whether `decode.cu` takes the shape.
     pub(super) fn serves(specialisation: &Specialisation) -> bool {
-        uses_tensor_cores(specialisation) && ratio(specialisation) <= MOST_MEMBERS
+        // Rows of codes are whole vectors of 16 bytes.
+        let [_, (values, _)] = specialisation.rows();
+        let whole = specialisation.codes.is_none() || values.is_multiple_of(16);
+        uses_tensor_cores(specialisation) && ratio(specialisation) <= MOST_MEMBERS && whole
     }
 
     pub(super) fn new(capability: (i32, i32), specialisation: &Specialisation) -> Self {
@@ -62,18 +63,17 @@ impl DecodePlan {
             _ if is_roomy(capability) => 110_592,
             _ => 99_840,
         };
-        let tile = PAGE_ENTRIES * row_bytes(width(specialisation));
-        let (tile_bytes, numbers) = match (specialisation.codes, specialisation.rows()) {
-            (None, _) => (tile + KNOWN_BYTES, 0),
-            (Some(_), [(keys, of_keys), (_, of_values)]) => {
-                (PAGE_ENTRIES * (keys + 4 * of_keys.max(of_values)) + KNOWN_BYTES, tile)
-            }
+        let row = match (specialisation.codes, specialisation.rows()) {
+            (None, _) => row_bytes(width(specialisation)),
+            // Keys are the longer ones.
+            (Some(_), [(keys, groups), _]) => keys + 4 * groups,
         };
+        let tile_bytes = PAGE_ENTRIES * row + KNOWN_BYTES;
         // Eight warps have 128 registers a thread, too few for more than 8 query heads.
         let most = if ratio(specialisation) <= 8 || !Self::serves(specialisation) { 8 } else { 4 };
-        let fits = |warps: &usize| *warps <= most && warps * (3 * tile_bytes + numbers) <= room;
+        let fits = |warps: &usize| *warps <= most && warps * 3 * tile_bytes <= room;
         let warps = [8, 4].into_iter().find(fits).unwrap_or(2);
-        Self { warps, tiles: ((room / warps - numbers) / tile_bytes).min(6), tile_bytes, numbers }
+        Self { warps, tiles: (room / warps / tile_bytes).min(6), tile_bytes }
     }
 
     /// As the kernel file names them.
@@ -83,7 +83,7 @@ impl DecodePlan {
 
     /// Dynamic shared memory of a block.
     pub(super) fn shared(&self) -> usize {
-        self.warps * (self.tiles * self.tile_bytes + self.numbers)
+        self.warps * self.tiles * self.tile_bytes
     }
 }
 

@@ -3,12 +3,11 @@
 // A block takes at most half of a multiprocessor where kernels overlap, so that the kernel before still runs while this
 // one's first tiles are on their way, and the next kernel's while this one runs.
 //
-// Tiles: keys or values of a page, or their codes and steps, then room for the positions and lifetimes. WARPS and TILES, the
-// tiles of each warp's ring, come from `DecodePlan`. Behind its ring a warp has room for the numbers of a tile of codes.
-constexpr u32 TILE_NUMBERS = PAGE_ENTRIES * ROW_BYTES;
-constexpr u32 KNOWN_AT = CODED ? CODE_ROWS + CODE_STEPS : TILE_NUMBERS;
+// Tiles: keys or values of a page, or their codes and steps, then room for the positions and lifetimes beside keys, which are the longer
+// ones. WARPS and TILES, the tiles of each warp's ring, come from `DecodePlan`.
+constexpr u32 KNOWN_AT = PAGE_ENTRIES * (CODED ? KEY_ROW + 4 * KEY_GROUPS : ROW_BYTES);
 constexpr u32 TILE_BYTES = KNOWN_AT + 256;
-constexpr u32 RING_BYTES = TILES * TILE_BYTES + (CODED ? TILE_NUMBERS : 0);
+constexpr u32 RING_BYTES = TILES * TILE_BYTES;
 static_assert(!DECODES || WARPS * RING_BYTES == RINGS_BYTES, "the host gives the rings other room");
 constexpr u32 THREADS = 32 * WARPS;
 // A block with fewer pages than this would cost more in the sum than it saves in the reading.
@@ -94,7 +93,7 @@ struct Feed {
             u32 tile = ring + slot * TILE_BYTES;
             const u8* known = page_base + POSITION_OFFSET;
             const Page from{(u8*)page_base};
-            if constexpr (CODED) copy_codes<KEY_ROW, KEY_GROUPS>(tile, from.key_codes(head), from.key_steps(head));
+            if constexpr (CODED) copy_codes<EARLY, KEY_ROW, KEY_GROUPS>(tile, from.key_codes(head), from.key_steps(head), lack);
             else copy<EARLY>(tile, page_base + head * HEAD_BYTES, lack);
             if constexpr (EARLY) {
                 lack.known = known;
@@ -109,7 +108,7 @@ struct Feed {
         if (left > 0) {
             u32 tile = ring + slot * TILE_BYTES;
             const Page from{(u8*)page_base};
-            if constexpr (CODED) copy_codes<VALUE_ROW, VALUE_GROUPS>(tile, from.value_codes(head), from.value_steps(head));
+            if constexpr (CODED) copy_codes<EARLY, VALUE_ROW, VALUE_GROUPS>(tile, from.value_codes(head), from.value_steps(head), lack);
             else copy<EARLY>(tile, page_base + head * HEAD_BYTES + PAGE_ENTRIES * D * 2, lack);
             left -= 1;
             page += 1;
@@ -150,30 +149,40 @@ struct Feed {
             lack.to = tile + chunk_offset(newest, thread);
         }
     }
-    // Rows of codes and their steps as they are: what lies behind the last entry is made zeros with the numbers.
-    template <u32 ROW, u32 OF_ENTRY> __device__ __forceinline__ void copy_codes(u32 tile, const u8* rows, const u32* steps) {
-        constexpr u32 PIECES = PAGE_ENTRIES * ROW / 16, MORE = PAGE_ENTRIES * OF_ENTRY * 4 / 16;
-        for (u32 i = threadIdx.x & 31; i < PIECES; i += 32) copy16(tile + i * 16, rows + i * 16);
-        for (u32 i = threadIdx.x & 31; i < MORE; i += 32) copy16(tile + CODE_ROWS + i * 16, (const u8*)steps + i * 16);
+    // Rows of codes, their chunks in the places of `code_offset`, then their steps. Early copies leave out all that a new entry's are in.
+    template <bool EARLY, u32 ROW, u32 OF_ENTRY>
+    __device__ __forceinline__ void copy_codes(u32 tile, const u8* rows, const u32* steps, Lack& lack) {
+        constexpr u32 OF_ROW = ROW < 16 ? 1 : ROW / 16, BYTES = 4 * OF_ENTRY;
+        const u32 thread = threadIdx.x & 31, newest = EARLY && count <= PAGE_ENTRIES ? count - 1 : NEVER;
+        const u8* all_steps = (const u8*)steps;
+        const u32 steps_to = tile + PAGE_ENTRIES * ROW;
+#pragma unroll
+        for (u32 i = 0; i < OF_ROW; i++) {
+            const u32 chunk = i * 32 + thread, row = chunk / OF_ROW;
+            if (row != newest) copy16(tile + code_offset<ROW>(row, chunk % OF_ROW), rows + chunk * 16, row < count ? 16 : 0);
+        }
+        // Of the 16 bytes of steps that hold some of the new entry's.
+        const u32 first = newest * BYTES / 16, last = (newest * BYTES + BYTES - 1) / 16;
+#pragma unroll
+        for (u32 i = thread; i < PAGE_ENTRIES * BYTES / 16; i += 32) {
+            if (newest == NEVER || i < first || i > last) copy16(steps_to + i * 16, all_steps + i * 16, i * 16 < count * BYTES ? 16 : 0);
+        }
+        if (EARLY && newest != NEVER) {
+            const u32 more = first + thread - 16;
+            if (thread < OF_ROW) {
+                lack.row = rows + (newest * OF_ROW + thread) * 16;
+                lack.to = tile + code_offset<ROW>(newest, thread);
+            } else if (thread >= 16 && more <= last) {
+                lack.row = all_steps + more * 16;
+                lack.to = steps_to + more * 16;
+            }
+        }
     }
     __device__ __forceinline__ void step() {
         commit_copies();
         slot = slot + 1 == TILES ? 0 : slot + 1;
     }
 };
-
-// The numbers of a tile of codes that has arrived, `BITS` each, of `count` entries or more than a page has.
-template <u32 BITS> __device__ __forceinline__ void decode_tile(u8* numbers, const u8* tile, u32 count) {
-    const u32 thread = threadIdx.x & 31;
-#pragma unroll 4
-    for (u32 i = 0; i < CHUNKS; i++) {
-        const u32 chunk = i * 32 + thread, row = chunk / CHUNKS;
-        uint4 x = make_uint4(0, 0, 0, 0);
-        if (row < count) x = chunk_of_codes<BITS>(tile, tile + CODE_ROWS, row, chunk % CHUNKS);
-        *(uint4*)(numbers + chunk_offset(row, chunk % CHUNKS)) = x;
-    }
-    __syncwarp();
-}
 
 // The first tiles of a warp, all slots of its ring.
 __device__ __forceinline__ void ask_early(const DecodeArgs& a, Feed& feed, u32 ring, Lack (&lacks)[TILES]) {

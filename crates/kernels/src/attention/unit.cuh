@@ -1,6 +1,6 @@
 // What a warp of `decode.cu` gathers from a unit, one KV head of one lane, and how parts of it are added up.
 
-constexpr bool DECODES = SERVED && RATIO <= 16;
+constexpr bool DECODES = SERVED && RATIO <= 16 && (CODE_BITS != 4 || HEAD_DIM % 32 == 0);
 constexpr u32 NT = DECODES ? (RATIO + 7) / 8 : 1;
 constexpr u32 MEMBERS = DECODES ? RATIO : 8;
 
@@ -11,11 +11,71 @@ __device__ __forceinline__ u32 transposed(u32 x) {
     return y;
 }
 
-// What a warp knows of the unit that it is in: columns are the query heads 2 (thread % 4) and the next, of each tile.
-struct State {
+// The softmax of a unit: columns are the query heads 2 (thread % 4) and the next, of each tile of 8.
+struct Softmax {
+    float maximum[NT][2], sum[NT][2];
+
+    __device__ __forceinline__ void begin() {
+#pragma unroll
+        for (u32 j = 0; j < NT; j++)
+#pragma unroll
+            for (u32 c = 0; c < 2; c++) maximum[j][c] = -infinity(), sum[j][c] = 0.0f;
+    }
+    // Tells scores of entries 8 n + thread / 4 to `told` [32][MEMBERS], if there is one.
+    __device__ __forceinline__ static void tell(float* told, u32 j, u32 c, const float (&x)[4]) {
+        if constexpr (STATISTICS > 0) {
+            u32 thread = threadIdx.x & 31, member = j * 8 + 2 * (thread % 4) + c;
+            if (told && member < MEMBERS) {
+#pragma unroll
+                for (u32 n = 0; n < 4; n++) told[(8 * n + thread / 4) * MEMBERS + member] = x[n];
+            }
+        }
+    }
+    // Makes weights of such scores; gives what was summed up with other weights is to be multiplied by.
+    __device__ __forceinline__ float weigh(u32 j, u32 c, float (&x)[4]) {
+        float top = fmaxf(fmaxf(x[0], x[1]), fmaxf(x[2], x[3]));
+#pragma unroll
+        for (u32 lane = 4; lane < 32; lane *= 2) top = fmaxf(top, __shfl_xor_sync(ALL, top, lane));
+        top = fmaxf(top, maximum[j][c]);
+        float base = base_of(top);
+        float keep = two_to(maximum[j][c] - base);
+        maximum[j][c] = top;
+#pragma unroll
+        for (u32 n = 0; n < 4; n++) x[n] = two_to(x[n] - base);
+        sum[j][c] = sum[j][c] * keep + ((x[0] + x[1]) + (x[2] + x[3]));
+        return keep;
+    }
+    // A sum over this thread's entries becomes one over all.
+    __device__ __forceinline__ static float over_entries(float x) {
+#pragma unroll
+        for (u32 lane = 4; lane < 32; lane *= 2) x += __shfl_xor_sync(ALL, x, lane);
+        return x;
+    }
+    __device__ __forceinline__ void end() {
+#pragma unroll
+        for (u32 j = 0; j < NT; j++)
+#pragma unroll
+            for (u32 c = 0; c < 2; c++) sum[j][c] = over_entries(sum[j][c]);
+    }
+    template <typename S> __device__ __forceinline__ void leave_stats(S* stats) const {
+        u32 thread = threadIdx.x & 31;
+        if (thread < 4) {
+#pragma unroll
+            for (u32 j = 0; j < NT; j++)
+#pragma unroll
+                for (u32 c = 0; c < 2; c++) {
+                    u32 member = j * 8 + 2 * thread + c;
+                    if (member < MEMBERS) stats[member] = S{{maximum[j][c], sum[j][c]}};
+                }
+        }
+    }
+};
+
+// What a warp knows of the unit that it is in, over numbers.
+struct State : Softmax {
     u32 query[D / 16][NT][2];
     float mixed[D / 16][NT][4];
-    float maximum[NT][2], sum[NT][2];
+    typedef u32 Weights[2][NT][2];   // 16 entries of 8 query heads each, as the tensor cores take them
 
     __device__ __forceinline__ void begin(const W* rows) {
         u32 thread = threadIdx.x & 31;
@@ -30,14 +90,13 @@ struct State {
 #pragma unroll
                 for (u32 k = 0; k < 4; k++) mixed[i][j][k] = 0.0f;
             }
-#pragma unroll
-            for (u32 k = 0; k < 2; k++) maximum[j][k] = -infinity(), sum[j][k] = 0.0f;
         }
+        Softmax::begin();
     }
 
-    // Scores of a tile of keys, as weights: `weights[i][j]` are 16 entries of 8 query heads. They are told as they are to
-    // `told` [32][MEMBERS], if there is one.
-    __device__ __forceinline__ void keys(u32 tile, u32 seen, float scale, float* told, u32 (&weights)[2][NT][2]) {
+    // Scores of a tile of keys, as weights. They are told as they are to `told` [32][MEMBERS], if there is one.
+    __device__ __forceinline__ void keys(const u8* memory, u32 seen, float scale, float* told, Weights& weights) {
+        const u32 tile = shared_address(memory);
         u32 thread = threadIdx.x & 31;
         u32 offset = chunk_offset(thread & 15, thread >> 4);
         // Two chains of products each, because one product waits long for the one before.
@@ -73,24 +132,11 @@ struct State {
                     float dot = score[n / 2][j][n % 2 * 2 + c] + other[n / 2][j][n % 2 * 2 + c];
                     x[n] = mine >> (8 * n) & 1 ? dot * scale : -infinity();
                 }
-                if constexpr (STATISTICS > 0) {
-                    u32 member = j * 8 + 2 * (thread % 4) + c;
-                    if (told && member < MEMBERS) {
-#pragma unroll
-                        for (u32 n = 0; n < 4; n++) told[(8 * n + thread / 4) * MEMBERS + member] = x[n];
-                    }
-                }
-                float top = fmaxf(fmaxf(x[0], x[1]), fmaxf(x[2], x[3]));
-#pragma unroll
-                for (u32 lane = 4; lane < 32; lane *= 2) top = fmaxf(top, __shfl_xor_sync(ALL, top, lane));
-                top = fmaxf(top, maximum[j][c]);
-                float base = base_of(top);
-                keep[j][c] = two_to(maximum[j][c] - base);
+                tell(told, j, c, x);
+                keep[j][c] = weigh(j, c, x);
                 moved |= keep[j][c] != 1.0f;
-                maximum[j][c] = top;
 #pragma unroll
-                for (u32 n = 0; n < 4; n++) score[n / 2][j][n % 2 * 2 + c] = x[n] = two_to(x[n] - base);
-                sum[j][c] = sum[j][c] * keep[j][c] + ((x[0] + x[1]) + (x[2] + x[3]));
+                for (u32 n = 0; n < 4; n++) score[n / 2][j][n % 2 * 2 + c] = x[n];
             }
 #pragma unroll
             for (u32 i = 0; i < 2; i++) {
@@ -108,7 +154,8 @@ struct State {
         }
     }
 
-    __device__ __forceinline__ void values(u32 tile, const u32 (&weights)[2][NT][2]) {
+    __device__ __forceinline__ void values(const u8* memory, u32, const Weights& weights) {
+        const u32 tile = shared_address(memory);
         u32 thread = threadIdx.x & 31;
         u32 offset = chunk_offset((thread & 7) + (thread >> 4) * 8, thread >> 3 & 1);
 #pragma unroll
@@ -121,16 +168,6 @@ struct State {
                 for (u32 j = 0; j < NT; j++) mma<T>(mixed[i][j], a, weights[step][j][0], weights[step][j][1]);
             }
         }
-    }
-
-    // The sums so far are over this thread's entries.
-    __device__ __forceinline__ void end() {
-#pragma unroll
-        for (u32 j = 0; j < NT; j++)
-#pragma unroll
-            for (u32 c = 0; c < 2; c++)
-#pragma unroll
-                for (u32 lane = 4; lane < 32; lane *= 2) sum[j][c] += __shfl_xor_sync(ALL, sum[j][c], lane);
     }
 
     // Calls `write(member, column, value, sum)` for all that this thread holds.
@@ -149,21 +186,5 @@ struct State {
                     }
                 }
             }
-    }
-    template <typename S> __device__ __forceinline__ void leave(float* part, S* stats) const {
-        each([=](u32 member, u32 column, float x, float) { part[member * D + column] = x; });
-        leave_stats(stats);
-    }
-    template <typename S> __device__ __forceinline__ void leave_stats(S* stats) const {
-        u32 thread = threadIdx.x & 31;
-        if (thread < 4) {
-#pragma unroll
-            for (u32 j = 0; j < NT; j++)
-#pragma unroll
-                for (u32 c = 0; c < 2; c++) {
-                    u32 member = j * 8 + 2 * thread + c;
-                    if (member < MEMBERS) stats[member] = S{{maximum[j][c], sum[j][c]}};
-                }
-        }
     }
 };

@@ -105,7 +105,9 @@ impl DeviceEmbedding {
         );
         match (matrix.in_blocks(), matrix.format()) {
             _ if matrix.inputs() != self.hidden => Err(KernelError::Invalid { op: OP, expected, got }),
-            (Some((format, data, heads)), _) => Ok(Table { data, heads, rows, format: format.code() }),
+            (Some(blocks), _) => {
+                Ok(Table { data: blocks.codes, heads: blocks.heads, rows, format: blocks.format.code() })
+            }
             (None, MatrixFormat::Numbers(dtype)) if dtype == self.dtype => {
                 Ok(Table { data: matrix.data().pointer(), rows, ..Table::NONE })
             }

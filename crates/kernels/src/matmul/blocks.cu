@@ -1,4 +1,4 @@
-// Products of 1 to 16 rows of bf16 with weights in blocks of 32, each weight read once; and such weights as numbers.
+// Products of 2 to 16 rows of bf16 with weights in blocks of 32, each weight read once; and such weights as numbers.
 //
 // The sums are those of whole numbers: codes become bf16 exactly, by their bits, and tensor cores multiply them with x. A block's
 // sum is then scaled once, in f32. Codes of 4 bits have 128 added, which the bits of 128.0 give for nothing; what that adds
@@ -25,45 +25,12 @@ constexpr u32 PITCH = UNIT + 4;   // of sums: rows of a warp's lanes lie in diff
 constexpr u32 EIGHTS = 4;         // vectors of a block's inputs in x
 constexpr u32 LATER = 4;          // steps after the ring's that the second-level cache fetches beside x
 
-// d = a b + c, where c is the same for outputs 8 apart.
-__device__ __forceinline__ void mma_from(float (&d)[4], float c0, float c1, const u32 (&a)[4], u32 b0, u32 b1) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%10,%11};"
-        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(c0), "f"(c1));
-}
-// d += a b.
-__device__ __forceinline__ void mma_more(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-// (a & b) | c at once: of two constants in one expression the compiler makes two operations.
-__device__ __forceinline__ u32 and_or(u32 a, u32 b, u32 c) {
-    u32 d;
-    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
-    return d;
-}
-// Pair i of a word of 4-bit codes: 128 more than each.
-__device__ __forceinline__ u32 nibbles(u32 word, u32 i) { return and_or(word >> (4 * i), 0x000f000fu, 0x43004300u); }
-// Pair i of a word of signed bytes: 128 and the low seven bits, then -128 or, of a negative one, -256.
-__device__ __forceinline__ u32 bytes(u32 word, u32 i) {
-    word >>= 8 * i;
-    const u32 low = and_or(word, 0x007f007fu, 0x43004300u), high = and_or(word, 0x00800080u, 0xc300c300u);
-    u32 sum;
-    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(low), "r"(0x3f803f80u), "r"(high));
-    return sum;
-}
-__device__ __forceinline__ float low_half(u32 word) { return widen(f16{(u16)word}); }
-__device__ __forceinline__ float high_half(u32 word) { return widen(f16{(u16)(word >> 16)}); }
-
-// ROWS: 1, or up to 8 or 16.
+// ROWS: up to 8 or 16.
 template <u32 F, u32 ROWS> __device__ __forceinline__ void stream_blocks(const Blocks& p) {
     constexpr u32 V = Tile<F>::VECTORS, TILES = 2 / V, CODES = Tile<F>::CODES, HEADS = Tile<F>::HEADS;
     constexpr u32 PANEL_HEADS = TILES * HEADS / 16;          // vectors of a panel's heads in a step
     constexpr u32 SLOT = (4 * 32 + 2 * PANEL_HEADS) * 16;    // bytes of a warp's step
     constexpr u32 N = ROWS > 8 ? 2 : 1;
-    constexpr u32 E = ROWS > 1 ? 1 : 2;                      // of the four sums of a lane, those of rows that are there
     constexpr u32 OFFSET = F == Q4_0 ? 0xc308c308u : 0xc300c300u;   // -136 or -128, twice
     extern __shared__ uint4 shared[];   // the ring, then x
     __shared__ float sums[WARPS][N * 8 * PITCH];
@@ -178,9 +145,7 @@ template <u32 F, u32 ROWS> __device__ __forceinline__ void stream_blocks(const B
         for (u32 n = 0; n < N; n++) {
             const u32 row = n * 8 + threadIdx.x / UNIT;
             writes[n] = own && row < p.rows;
-            added[n] = 0.0f;
-            if (writes[n] && p.bias) added[n] = p.bias[output];
-            if (writes[n] && p.kind == ADD) added[n] += ((const float*)p.out)[(u64)row * p.out_width + output];
+            added[n] = writes[n] ? added_to(p, row, output) : 0.0f;
         }
 
         float acc[2][N][4];
@@ -274,7 +239,7 @@ template <u32 F, u32 ROWS> __device__ __forceinline__ void stream_blocks(const B
                         mma_from(d, base[n][0], base[n][1], one, v[n][b].x, v[n][b].y);
                         mma_more(d, two, v[n][b].z, v[n][b].w);
 #pragma unroll
-                        for (u32 e = 0; e < 4; e += E) {
+                        for (u32 e = 0; e < 4; e++) {
                             float& sum = acc[i][n][e];
                             sum = fmaf(scale[e / 2], d[e], sum);
                             if constexpr (F == Q4_1) sum = fmaf(least[e / 2], sum_of_x[n][e % 2], sum);
@@ -297,20 +262,14 @@ template <u32 F, u32 ROWS> __device__ __forceinline__ void stream_blocks(const B
         for (u32 n = 0; n < N; n++) {
             if (!writes[n]) continue;
             const u32 row = n * 8 + threadIdx.x / UNIT, place = row * PITCH + column;
-            const u64 at = (u64)row * p.out_width + output;
-            float y = added[n];
+            float y = added[n], up = gated ? added_to_up(p, output) : 0.0f;
 #pragma unroll
             for (u32 s = 0; s < WARPS; s++) y += sums[s][place];
             if (gated) {
-                float up = p.bias ? p.bias[output + p.out_width] : 0.0f;
 #pragma unroll
                 for (u32 s = 0; s < WARPS; s++) up += sums[s][place + TILE_OUTPUTS];
-                ((bf16*)p.out)[at] = narrow<bf16>(silu_times(y, up));
-                continue;
             }
-            y = activate(p.activation, y);
-            if (p.kind == STORE) ((bf16*)p.out)[at] = narrow<bf16>(y);
-            else ((float*)p.out)[at] = y;
+            finish<bf16>(p, row, output, y, up);
         }
         __syncthreads();
     }
@@ -320,9 +279,6 @@ template <u32 F, u32 ROWS> __device__ __forceinline__ void stream_blocks(const B
 #define STREAM(NAME, F, ROWS) \
     extern "C" __global__ void __launch_bounds__(BLOCK_THREADS, 2) NAME(Blocks p) { stream_blocks<F, ROWS>(p); }
 
-STREAM(blocks_q8_0_1, Q8_0, 1)
-STREAM(blocks_q4_0_1, Q4_0, 1)
-STREAM(blocks_q4_1_1, Q4_1, 1)
 STREAM(blocks_q8_0_8, Q8_0, 8)
 STREAM(blocks_q4_0_8, Q4_0, 8)
 STREAM(blocks_q4_1_8, Q4_1, 8)

@@ -1,11 +1,12 @@
 //! Products with weights in blocks on the device: our kernel where a few rows share one reading of the weights, passes of it for
 //! some more, and for many the weights as numbers, some outputs at a time, and the library.
 
+use super::blocks_row::{self, RowArguments, RowProducts};
 use super::checked::Checked;
 use super::lt::{BlasLt, Operands, Shape};
 use super::quantised::TILE_OUTPUTS;
 use super::stream::{KEPT, Kind, Product};
-use super::{BlockFormat, DeviceMatrix, MatrixFormat};
+use super::{BlockFormat, DeviceMatrix, InBlocks};
 use crate::activation::{CODES, DeviceActivation};
 use crate::cuda::{
     Argument, Device, DeviceBuffer, Function, Grid, Module, Source, Specialisation, kernel_struct,
@@ -17,22 +18,28 @@ pub(crate) const SOURCE: Source = Source {
     file: "matmul/blocks.cu",
     text: concat!(
         include_str!("../activation/gelu.cuh"),
+        include_str!("ends.cuh"),
         include_str!("blocks.cuh"),
         include_str!("ring.cuh"),
-        include_str!("blocks.cu")
+        include_str!("blocks_mma.cuh"),
+        include_str!("blocks.cu"),
+        include_str!("blocks_row.cu")
     ),
     constants: |_, _| {
         let own = [
             ("BLOCK_THREADS", THREADS as usize),
             ("SUM_BYTES", SUMS),
             ("DEPTH", DEPTH),
+            ("ROW_WARPS", blocks_row::WARPS),
+            ("ROW_DEPTH", blocks_row::DEPTH),
+            ("ROW_BATCH", blocks_row::BATCH),
             ("SLOT_Q8_0", slot(BlockFormat::Q8_0)),
             ("SLOT_Q4_0", slot(BlockFormat::Q4_0)),
             ("SLOT_Q4_1", slot(BlockFormat::Q4_1)),
         ];
         own.into_iter().chain(BlockFormat::CODES).chain(Kind::CODES).chain(CODES).collect()
     },
-    arguments: &[Arguments::LAYOUT, NumbersArguments::LAYOUT],
+    arguments: &[Arguments::LAYOUT, RowArguments::LAYOUT, NumbersArguments::LAYOUT],
 };
 
 /// Rows that share one reading of the weights.
@@ -49,7 +56,7 @@ const SUMS: usize = WARPS * 8 * 36 * 4;
 const DEPTH: usize = 4;
 
 /// Bytes of a warp's step in the ring: 4 vectors of numbers for each lane, and the heads that go with them.
-const fn slot(format: BlockFormat) -> usize {
+pub(super) const fn slot(format: BlockFormat) -> usize {
     2048 + match format {
         BlockFormat::Q8_0 => 128,
         BlockFormat::Q4_0 => 256,
@@ -88,8 +95,9 @@ kernel_struct! {
 /// The kernels for blocks of a device, and room for weights as numbers.
 #[derive(Debug)]
 pub(super) struct BlockProducts {
-    /// By format; of one row, of up to 8, and of more.
-    functions: [[Function; 3]; 3],
+    row: RowProducts,
+    /// By format; of up to 8 rows, and of more.
+    functions: [[Function; 2]; 3],
     /// By format.
     numbers: [Function; 3],
     scratch: DeviceBuffer<u8>,
@@ -108,13 +116,15 @@ impl BlockProducts {
         let module = Module::load(device, &SOURCE, specialisation)?;
         let facts = device.facts();
         let shared = facts.shared_memory as usize;
-        let load = |format: &str| -> Result<[Function; 3], KernelError> {
+        let multiprocessors = facts.multiprocessors as usize;
+        let load = |format: &str| -> Result<[Function; 2], KernelError> {
             let load = |rows: usize| {
                 module.function(&format!("blocks_{format}_{rows}"), (shared - sums(rows)) as u32)
             };
-            Ok([load(1)?, load(8)?, load(16)?])
+            Ok([load(8)?, load(16)?])
         };
         Ok(Self {
+            row: RowProducts::new(&module, multiprocessors, shared)?,
             functions: [load("q8_0")?, load("q4_0")?, load("q4_1")?],
             numbers: [
                 module.function("numbers_q8_0", 0)?,
@@ -126,7 +136,7 @@ impl BlockProducts {
                 "weights as numbers",
                 most.saturating_mul(2).min(SCRATCH),
             )?,
-            multiprocessors: facts.multiprocessors as usize,
+            multiprocessors,
             shared,
         })
     }
@@ -136,25 +146,37 @@ impl BlockProducts {
         rows <= PASSED && w.outputs().is_multiple_of(2 * TILE_OUTPUTS)
     }
 
-    /// Starts a product of any number of rows.
+    /// Whether an RMS norm may be inside of a product of that many rows.
+    pub(super) fn norms(&self, w: &DeviceMatrix, rows: usize) -> bool {
+        w.in_blocks().is_some_and(|weight| self.row.fits(weight, rows, w.outputs(), w.inputs()))
+    }
+
+    /// Starts a product of any number of rows, or of one with an RMS norm; `weight` is that of the product.
     pub(super) fn run(
         &self,
         product: &Checked<'_>,
+        weight: InBlocks,
         library: &BlasLt,
         finish: &DeviceActivation,
     ) -> Result<(), KernelError> {
+        let invalid =
+            |expected: String, got: String| KernelError::Invalid { op: super::cuda::OP, expected, got };
         if product.is_gated() && !product.w.outputs().is_multiple_of(2 * TILE_OUTPUTS) {
-            return Err(KernelError::Invalid {
-                op: super::cuda::OP,
-                expected: format!("gates and ups of whole {TILE_OUTPUTS}"),
-                got: format!("{} outputs", product.w.outputs()),
-            });
+            let got = format!("{} outputs", product.w.outputs());
+            return Err(invalid(format!("gates and ups of whole {TILE_OUTPUTS}"), got));
         }
-        if product.rows > PASSED && !product.is_gated() && self.multiply(product, library, finish)? {
+        let all = product.streamed();
+        if self.row.fits(weight, all.rows, all.outputs, all.inputs) {
+            // SAFETY: of a checked product, whose weight has these blocks.
+            return unsafe { self.row.launch(&all, weight) };
+        }
+        if product.is_normed() {
+            let got = format!("{} rows of {} inputs", product.rows, product.w.inputs());
+            return Err(invalid("one row that fits shared memory for a norm inside".to_owned(), got));
+        }
+        if product.rows > PASSED && !product.is_gated() && self.multiply(product, weight, library, finish)? {
             return Ok(());
         }
-        let Some((format, _, heads)) = product.w.in_blocks() else { return Ok(()) };
-        let all = product.streamed();
         let width = if product.is_gated() { all.outputs / 2 } else { all.outputs };
         let out = if matches!(all.kind, Kind::Store | Kind::SiluMul) { 2 } else { 4 };
         for first in (0..all.rows).step_by(ROWS) {
@@ -164,8 +186,8 @@ impl BlockProducts {
                 rows: ROWS.min(all.rows - first),
                 ..all
             };
-            // SAFETY: rows of a checked product, and the heads of its weight.
-            unsafe { self.launch(&part, heads, format) }?;
+            // SAFETY: rows of a checked product, whose weight has these blocks.
+            unsafe { self.launch(&part, weight) }?;
         }
         Ok(())
     }
@@ -173,8 +195,9 @@ impl BlockProducts {
     /// One to 16 rows.
     ///
     /// # Safety
-    /// What the product names is there, its weights in blocks of that format, their heads at `heads`.
-    unsafe fn launch(&self, product: &Product, heads: u64, format: BlockFormat) -> Result<(), KernelError> {
+    /// What the product names is there, its weights those blocks.
+    unsafe fn launch(&self, product: &Product, weight: InBlocks) -> Result<(), KernelError> {
+        let InBlocks { format, codes, heads } = weight;
         let Product { rows, outputs, inputs, kind, .. } = *product;
         let width = if kind == Kind::SiluMul { outputs / 2 } else { outputs };
         let (span, step) = (if kind == Kind::SiluMul { 1 } else { 2 }, WARPS * slot(format));
@@ -185,7 +208,7 @@ impl BlockProducts {
         // As the other streams: no three share a multiprocessor.
         let least = if blocks == self.multiprocessors { (self.shared + KEPT) / 3 } else { 0 };
         let arguments = Arguments {
-            codes: product.weights,
+            codes,
             heads,
             x: product.x,
             bias: product.bias,
@@ -199,12 +222,8 @@ impl BlockProducts {
             rows: rows as u32,
         };
         let bytes = (DEPTH * step + rows * pitch * 16).max(least);
-        let which = match rows {
-            1 => 0,
-            2..=8 => 1,
-            _ => 2,
-        };
-        let function = self.functions[format.code() as usize][which].with_shared(bytes as u32);
+        let function =
+            self.functions[format.code() as usize][usize::from(rows > 8)].with_shared(bytes as u32);
         // SAFETY: the layout of `Blocks`; the caller's promise.
         unsafe { function.launch(Grid::new(blocks, THREADS).early(), &arguments) }?;
         Ok(())
@@ -214,6 +233,7 @@ impl BlockProducts {
     fn multiply(
         &self,
         product: &Checked<'_>,
+        weight: InBlocks,
         library: &BlasLt,
         finish: &DeviceActivation,
     ) -> Result<bool, KernelError> {
@@ -241,7 +261,7 @@ impl BlockProducts {
         }
         for first in (0..w.outputs()).step_by(slice) {
             let (shape, operands) = part(first);
-            self.numbers(w, first, shape.outputs)?;
+            self.numbers(weight, w.inputs(), first, shape.outputs)?;
             // SAFETY: the operands of the checked product, of which this is a part, and weights that were just written.
             unsafe { library.run(shape, operands) }?;
         }
@@ -254,27 +274,28 @@ impl BlockProducts {
     }
 
     /// Writes `count` outputs from `first` on, the first of a panel, to the scratch as bf16.
-    fn numbers(&self, w: &DeviceMatrix, first: usize, count: usize) -> Result<(), KernelError> {
-        let Some((format, codes, heads)) = w.in_blocks() else { return Ok(()) };
+    fn numbers(
+        &self,
+        weight: InBlocks,
+        inputs: usize,
+        first: usize,
+        count: usize,
+    ) -> Result<(), KernelError> {
+        let InBlocks { format, codes, heads } = weight;
         let arguments = NumbersArguments {
             codes,
             heads,
             to: self.scratch.pointer(),
-            inputs: w.inputs() as u32,
+            inputs: inputs as u32,
             first: first as u32,
             count: count as u32,
         };
         // Not early: what reads the scratch must have ended.
-        let tiles = w.inputs().div_ceil(64);
+        let tiles = inputs.div_ceil(64);
         let grid = Grid::new(count.div_ceil(TILE_OUTPUTS), THREADS).by(tiles.div_ceil(WARPS));
         // SAFETY: the layout of `Numbers`; the scratch has room for so many outputs, and the weight has them.
         unsafe { self.numbers[format.code() as usize].launch(grid, &arguments) }?;
         Ok(())
-    }
-
-    /// Whether a matrix is one for these kernels.
-    pub(super) fn takes(w: &DeviceMatrix) -> bool {
-        matches!(w.format(), MatrixFormat::Blocks(_))
     }
 }
 
@@ -284,14 +305,12 @@ fn sums(rows: usize) -> usize {
 }
 
 /// Vectors of 16 bytes from one row of x to the next in shared memory, or 0 where x stays in the device's memory: because a block has
-/// one unit of outputs and reads x once, or because it does not fit beside `taken` bytes. One row has half of a multiprocessor,
-/// so that a block of the next kernel finds room beside this one; `shared` is the most that a block has.
+/// one unit of outputs and reads x once, or because it does not fit beside `taken` bytes of the `shared` that a block can have.
 fn pitch(shared: usize, taken: usize, rows: usize, inputs: usize, units: usize) -> usize {
-    let room = if rows == 1 { (shared + KEPT) / 2 - KEPT } else { shared };
     let vectors = inputs / 8;
     // Rows of neighbouring lanes lie in different banks.
     let pitch = if vectors.is_multiple_of(8) { vectors + 4 } else { vectors };
-    if units > 1 && taken + rows * pitch * 16 <= room { pitch } else { 0 }
+    if units > 1 && taken + rows * pitch * 16 <= shared { pitch } else { 0 }
 }
 
 #[cfg(test)]
@@ -304,7 +323,7 @@ mod tests {
         for shared in [232_448, 101_376] {
             for format in BlockFormat::ALL {
                 for (rows, inputs) in
-                    [(1, 4096), (1, 14336), (8, 4096), (8, 14336), (16, 4096), (16, 14336), (16, 32)]
+                    [(2, 4096), (2, 14336), (8, 4096), (8, 14336), (16, 4096), (16, 14336), (16, 32)]
                 {
                     let taken = DEPTH * WARPS * slot(format) + sums(rows);
                     let pitch = pitch(shared, taken, rows, inputs, 2);
@@ -318,7 +337,7 @@ mod tests {
         let large = |rows, inputs, units| {
             pitch(232_448, DEPTH * WARPS * slot(BlockFormat::Q4_1) + sums(rows), rows, inputs, units)
         };
-        assert_eq!((large(1, 4096, 2), large(1, 4096, 1), large(8, 4096, 4)), (516, 0, 516));
+        assert_eq!((large(2, 4096, 2), large(2, 4096, 1), large(8, 4096, 4)), (516, 0, 516));
         assert_eq!((large(8, 14336, 2), large(16, 4096, 2)), (0, 516));
     }
 }

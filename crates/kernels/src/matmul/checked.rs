@@ -100,9 +100,10 @@ impl<'a> Checked<'a> {
         match w.format() {
             MatrixFormat::Numbers(own) if own == dtype => {}
             // x is bf16, whatever the blocks hold.
-            MatrixFormat::Blocks(_) if dtype == DType::Bf16 && input.norm == (0, 0) => {}
+            MatrixFormat::Blocks(_) if dtype == DType::Bf16 && input.norm.1 == 0 => {}
             format => {
-                let expected = format!("weights of {dtype}, or blocks with x of bf16 and no norm inside");
+                let expected =
+                    format!("weights of {dtype}, or blocks with x of bf16 and no layer norm inside");
                 return Err(KernelError::Invalid { op: OP, expected, got: format!("{format} with {dtype}") });
             }
         }

@@ -7,7 +7,7 @@ use super::blocks::BlockProducts;
 use super::checked::Checked;
 use super::lt::{BlasLt, Shape};
 use super::stream::{MAX_ROWS, Streams};
-use super::{DeviceBias, DeviceMatrix, MatrixFormat};
+use super::{DeviceBias, DeviceMatrix, InBlocks, MatrixFormat};
 use crate::activation::DeviceActivation;
 use crate::cuda::{Device, DeviceBuffer, Specialisation, Stopwatch};
 use crate::norm::NormParameters;
@@ -83,15 +83,20 @@ impl DeviceMatmul {
     /// Whether [`DeviceMatmul::normed_product`] takes `rows` rows.
     #[must_use]
     pub fn streams(&self, w: &DeviceMatrix, rows: usize) -> bool {
-        !BlockProducts::takes(w) && self.streams.fit(rows, w.inputs(), is_wide(w))
+        w.in_blocks().is_none() && self.streams.fit(rows, w.inputs(), is_wide(w))
     }
 
-    /// Whether a norm inside of the product is faster than one before it: every block computes it for itself, which
-    /// pays where it is short (8B, 1 row: 4.64 ms for the products of a step with norms inside, 4.23 ms apart;
-    /// GPT-2-medium: 0.39 against 0.51 ms, but at 4 rows 0.72 against 0.63 ms; H200).
+    /// Whether `norm` inside of the product is faster than before it. Every block computes it for itself, which of numbers pays where
+    /// it is short (8B, 1 row: 4.64 ms for the products of a step with norms inside, 4.23 ms apart; GPT-2-medium: 0.39
+    /// against 0.51 ms, but at 4 rows 0.72 against 0.63 ms; H200). With blocks an RMS norm of one row is a factor of the sums.
     #[must_use]
-    pub fn norms(&self, w: &DeviceMatrix, rows: usize) -> bool {
-        self.streams(w, rows) && rows * w.inputs() <= 1024
+    pub fn norms(&self, w: &DeviceMatrix, rows: usize, norm: NormParameters<'_>) -> bool {
+        match &self.blocks {
+            Some(blocks) if w.in_blocks().is_some() => {
+                matches!(norm, NormParameters::Rms { .. }) && blocks.norms(w, rows)
+            }
+            _ => self.streams(w, rows) && rows * w.inputs() <= 1024,
+        }
     }
 
     /// Whether our kernel is the one to use for `rows` rows without looking, and [`Target::SiluMul`] with it. From two
@@ -99,7 +104,7 @@ impl DeviceMatmul {
     /// up to 64.
     #[must_use]
     pub fn gates(&self, w: &DeviceMatrix, rows: usize) -> bool {
-        (rows == 1 && self.streams(w, rows)) || (BlockProducts::takes(w) && BlockProducts::gates(w, rows))
+        (rows == 1 && self.streams(w, rows)) || (w.in_blocks().is_some() && BlockProducts::gates(w, rows))
     }
 
     /// Whether a kernel of ours takes `rows` rows at all.
@@ -123,7 +128,7 @@ impl DeviceMatmul {
     }
 
     /// As [`DeviceMatmul::product`], of the norm of the residual stream, f32 `[rows, k]`, rounded to W: one launch, and
-    /// the norm is nowhere else. Only where [`DeviceMatmul::streams`] says so.
+    /// the norm is nowhere else. Only where [`DeviceMatmul::streams`] or, of a weight in blocks, [`DeviceMatmul::norms`] says so.
     ///
     /// # Errors
     /// As [`DeviceMatmul::product`], or more rows than share one reading of the weights.
@@ -138,7 +143,7 @@ impl DeviceMatmul {
         rows: usize,
         target: Target<'_>,
     ) -> Result<(), KernelError> {
-        self.stream(&Checked::normed(self.dtype, residual, norm, epsilon, w, bias, rows, target)?)
+        self.start_normed(&Checked::normed(self.dtype, residual, norm, epsilon, w, bias, rows, target)?)
     }
 
     /// As [`DeviceMatmul::product`] in f32 throughout, whatever W is: `x` f32 `[rows, k]`, `w` f32 `[n, k]`, `out` f32
@@ -170,7 +175,7 @@ impl DeviceMatmul {
         out: &DeviceBuffer<f32>,
     ) -> Result<(), KernelError> {
         let target = Target::StoreF32(out);
-        self.stream(&Checked::normed(DType::F32, residual, norm, epsilon, w, None, rows, target)?)
+        self.start_normed(&Checked::normed(DType::F32, residual, norm, epsilon, w, None, rows, target)?)
     }
 
     /// Times what could compute this product, our kernel and the library's candidates, and keeps the fastest for it;
@@ -220,7 +225,7 @@ impl DeviceMatmul {
             }
             Ok(best)
         };
-        if BlockProducts::takes(product.w) {
+        if product.w.in_blocks().is_some() {
             return Ok(f64::from(time(&|| self.start(product))?));
         }
         let own = match self.is_ours(product.w, product.rows) {
@@ -247,12 +252,8 @@ impl DeviceMatmul {
         if rows == 0 {
             return Ok(());
         }
-        if BlockProducts::takes(w) {
-            let Some(blocks) = &self.blocks else {
-                let (expected, got) = ("weights of numbers".to_owned(), w.format().to_string());
-                return Err(KernelError::Invalid { op: OP, expected, got });
-            };
-            return blocks.run(product, &self.library, &self.finish);
+        if let Some(weight) = w.in_blocks() {
+            return self.start_blocks(product, weight);
         }
         let (shape, operands) = product.for_library();
         let streams = self.is_ours(w, rows) && !self.better_in_library().contains(&shape);
@@ -274,6 +275,21 @@ impl DeviceMatmul {
         let wide = shape.out == DType::F32;
         // SAFETY: as above: the target has `rows` rows of the weight's outputs, and so has the bias one.
         unsafe { self.finish.finish(operands.out, wide, bias, rows, w.outputs(), activation) }
+    }
+
+    fn start_normed(&self, product: &Checked<'_>) -> Result<(), KernelError> {
+        match product.w.in_blocks() {
+            Some(weight) if product.rows > 0 => self.start_blocks(product, weight),
+            _ => self.stream(product),
+        }
+    }
+
+    fn start_blocks(&self, product: &Checked<'_>, weight: InBlocks) -> Result<(), KernelError> {
+        let Some(blocks) = &self.blocks else {
+            let (expected, got) = ("weights of numbers".to_owned(), product.w.format().to_string());
+            return Err(KernelError::Invalid { op: OP, expected, got });
+        };
+        blocks.run(product, weight, &self.library, &self.finish)
     }
 
     fn stream(&self, product: &Checked<'_>) -> Result<(), KernelError> {

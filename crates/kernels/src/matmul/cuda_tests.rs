@@ -163,6 +163,46 @@ fn cuda_gated_products_with_blocks_agree_with_their_numbers() {
 }
 
 #[test]
+fn cuda_one_row_with_blocks_takes_an_rms_norm_along() {
+    let Some(device) = device("cuda_one_row_with_blocks_takes_an_rms_norm_along") else { return };
+    let mut random = Random(31);
+    for format in BlockFormat::ALL {
+        for (n, k) in [(64, 128), (33, 96), (50, 2080), (4104, 512), (640, 4096), (17, 14336)] {
+            let weights = Weights::in_blocks(&device, &mut random, n, k, format);
+            let matmul = with_blocks(&device, n * k);
+            let residual: Vec<f32> = random.row(k).iter().map(|x| x * 2.0 + 1.0).collect();
+            let (scales, shift) = (random.row(k), random.row(k));
+            let copy = |values: &[f32]| DeviceBuffer::copy_of(&device, "a test", values).unwrap();
+            let (device_residual, device_scales, device_shift) =
+                (copy(&residual), copy(&scales), copy(&shift));
+            let norm = NormParameters::Rms { weight: &device_scales };
+            assert!(matmul.norms(&weights.matrix, 1, norm) && !matmul.norms(&weights.matrix, 2, norm));
+            let out = poisoned_f32(&device, n + 1);
+            let product = |norm, rows| {
+                let target = Target::StoreF32(&out);
+                matmul.normed_product(&device_residual, norm, 1e-5, &weights.matrix, None, rows, target)
+            };
+            product(norm, 1).unwrap();
+            // The norm's weights before the rounding, the one factor of the row behind the sums.
+            let scaled: Vec<f32> = residual.iter().zip(&scales).map(|(x, w)| x * w).collect();
+            let square = residual.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / k as f64;
+            let factor = 1.0 / (square + 1e-5).sqrt();
+            let want: Vec<f64> = sums(&rounded(&scaled, DType::Bf16), &weights.values, None, k)
+                .iter()
+                .map(|x| x * factor)
+                .collect();
+            let got = out.read().unwrap();
+            assert_close(&format!("{format} [{k}] x [{n}]"), &got[..n], &want, BLOCK_TOLERANCE);
+            assert!(got[n].is_nan(), "{format}: past the end");
+            // A layer norm has a mean too: it comes before the product.
+            let layer = NormParameters::Layer { weight: &device_scales, bias: &device_shift };
+            assert!(!matmul.norms(&weights.matrix, 1, layer));
+            assert!(matches!(product(layer, 1), Err(KernelError::Invalid { .. })));
+        }
+    }
+}
+
+#[test]
 fn cuda_recorded_products_with_blocks_are_still_right() {
     let Some(device) = device("cuda_recorded_products_with_blocks_are_still_right") else { return };
     let mut random = Random(29);

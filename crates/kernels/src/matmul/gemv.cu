@@ -245,12 +245,7 @@ template <typename T, int ROWS> __device__ __forceinline__ void stream(const Str
         const u32 batched = threadIdx.x / (NR * ROWS), place = threadIdx.x % (NR * ROWS), row = place % ROWS;
         const u32 unit = start * groups + batched, output = low + unit * span + place / ROWS;
         const bool writes = batched < BATCH * groups && place / ROWS < span && unit < units && output < high;
-        float added = 0.0f, added_up = 0.0f;
-        if (writes && p.bias) {
-            added = p.bias[output];
-            if (gated) added_up = p.bias[output + p.out_width];
-        }
-        if (writes && p.kind == ADD) added += ((const float*)p.out)[(u64)row * p.out_width + output];
+        const float added = writes ? added_to(p, row, output) : 0.0f, added_up = writes && gated ? added_to_up(p, output) : 0.0f;
 
         for (u32 round = start; round < min(start + BATCH, rounds); round++) {
             if (round * groups + group >= units) break;
@@ -298,14 +293,7 @@ template <typename T, int ROWS> __device__ __forceinline__ void stream(const Str
             y += from[0];
             if (gated) up += from[NR / 2 * ROWS];
         }
-        const u64 at = (u64)row * p.out_width + output;
-        if (gated) {
-            ((W*)p.out)[at] = narrow<W>(silu_times(y, up));
-            continue;
-        }
-        y = activate(p.activation, y);
-        if (p.kind == STORE) ((W*)p.out)[at] = narrow<W>(y);
-        else ((float*)p.out)[at] = y;
+        finish<W>(p, row, output, y, up);
     }
 }
 
@@ -332,13 +320,7 @@ template <typename T> __device__ __forceinline__ void any(const Stream& p) {
         float sum = 0.0f;
         for (u32 i = thread; i < p.inputs; i += 32) sum = fmaf(widen(weights[i]), widen(from[i]), sum);
         sum = warp_sum(sum);
-        if (thread != 0) continue;
-        u64 at = (u64)row * p.out_width + output;
-        if (p.bias) sum += p.bias[output];
-        if (p.kind == ADD) sum += ((const float*)p.out)[at];
-        sum = activate(p.activation, sum);
-        if (p.kind == STORE) ((W*)p.out)[at] = narrow<W>(sum);
-        else ((float*)p.out)[at] = sum;
+        if (thread == 0) finish<W>(p, row, output, sum + added_to(p, row, output), 0.0f);
     }
 }
 

@@ -68,9 +68,7 @@ template <bool BOTH> __device__ __forceinline__ void stream_mma(const Stream& p)
         for (u32 j = 0; j < WRITES; j++) {
             const u32 row = j * 8 + threadIdx.x / UNIT;
             writes[j] = row < p.rows && column < span && output < high;
-            added[j] = 0.0f;
-            if (writes[j] && p.bias) added[j] = p.bias[output];
-            if (writes[j] && p.kind == ADD) added[j] += ((const float*)p.out)[(u64)row * p.out_width + output];
+            added[j] = writes[j] ? added_to(p, row, output) : 0.0f;
         }
 
         float d[NR][4];
@@ -116,20 +114,14 @@ template <bool BOTH> __device__ __forceinline__ void stream_mma(const Stream& p)
         for (u32 j = 0; j < WRITES; j++) {
             if (!writes[j]) continue;
             const u32 row = j * 8 + threadIdx.x / UNIT, place = row * UNIT + (column ^ row % 4 * TILE);
-            const u64 at = (u64)row * p.out_width + output;
-            float y = added[j];
+            float y = added[j], up = gated ? added_to_up(p, output) : 0.0f;
 #pragma unroll
             for (u32 s = 0; s < WARPS; s++) y += sums[s][place];
             if (gated) {
-                float up = p.bias ? p.bias[output + p.out_width] : 0.0f;
 #pragma unroll
                 for (u32 s = 0; s < WARPS; s++) up += sums[s][place ^ 2 * TILE];
-                ((W*)p.out)[at] = narrow<W>(silu_times(y, up));
-                continue;
             }
-            y = activate(p.activation, y);
-            if (p.kind == STORE) ((W*)p.out)[at] = narrow<W>(y);
-            else ((float*)p.out)[at] = y;
+            finish<W>(p, row, output, y, up);
         }
         __syncthreads();
     }

@@ -105,7 +105,7 @@ impl DeviceMatrix {
         let count = checked_size(OP, &[part.outputs, self.inputs])?;
         let source = part.source;
         check_length(OP, "the bytes of a part", count * source.dtype.bytes(), source.bytes.len())?;
-        check_at_least(OP, "the outputs of the matrix", first_output + part.outputs, self.outputs)?;
+        self.end_of(first_output, part.outputs)?;
         let MatrixFormat::Numbers(dtype) = self.format else {
             return self.quantise(team, first_output, part);
         };
@@ -175,12 +175,19 @@ impl DeviceMatrix {
     fn numbers(&self) -> Result<DType, KernelError> {
         match self.format {
             MatrixFormat::Numbers(dtype) => Ok(dtype),
-            MatrixFormat::Blocks(format) => Err(KernelError::Invalid {
-                op: OP,
-                expected: "a matrix of numbers".to_owned(),
-                got: format!("blocks of {format}"),
-            }),
+            MatrixFormat::Blocks(_) => Err(self.other_than("a matrix of numbers")),
         }
+    }
+
+    /// Where a part of outputs ends, if the matrix has them.
+    pub(super) fn end_of(&self, first: usize, outputs: usize) -> Result<usize, KernelError> {
+        let end = first.saturating_add(outputs);
+        check_at_least(OP, "the outputs of the matrix", end, self.outputs)?;
+        Ok(end)
+    }
+
+    pub(super) fn other_than(&self, expected: &str) -> KernelError {
+        KernelError::Invalid { op: OP, expected: expected.to_owned(), got: format!("one of {}", self.format) }
     }
 }
 

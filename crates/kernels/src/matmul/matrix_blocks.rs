@@ -4,8 +4,17 @@ use super::matrix::{OP, check_shape};
 use super::quantised::{BLOCK, Panels, TILE_OUTPUTS, Tiles};
 use super::{BlockFormat, DeviceMatrix, DeviceRandom, MatrixFormat, Part};
 use crate::cuda::{Device, DeviceBuffer};
-use crate::error::{check_at_least, check_length, checked_size};
+use crate::error::{check_length, checked_size};
 use crate::{KernelError, Team};
+
+/// Where a weight in blocks lies on its device; to be used at once, as [`DeviceBuffer::pointer`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct InBlocks {
+    pub(crate) format: BlockFormat,
+    /// Its numbers, then its scales and least values: see [`Tiles`].
+    pub(crate) codes: u64,
+    pub(crate) heads: u64,
+}
 
 impl DeviceMatrix {
     /// A weight of zeros in blocks, to be filled.
@@ -46,9 +55,9 @@ impl DeviceMatrix {
         seed: u64,
     ) -> Result<Self, KernelError> {
         let matrix = Self::zeroed_blocks(device, outputs, inputs, format)?;
-        let tiles = Tiles::new(format, outputs, inputs);
-        // SAFETY: the matrix was just made for these tiles.
-        unsafe { random.fill_blocks(format, matrix.tile_pointers(tiles), (outputs, inputs), scale, seed) }?;
+        let blocks = matrix.blocks(Tiles::new(format, outputs, inputs));
+        // SAFETY: the matrix was just made for so many.
+        unsafe { random.fill_blocks(blocks, (outputs, inputs), scale, seed) }?;
         device.synchronize()?;
         Ok(matrix)
     }
@@ -93,8 +102,7 @@ impl DeviceMatrix {
         lay: impl FnOnce(Tiles, &mut Panels),
     ) -> Result<(), KernelError> {
         let tiles = self.tiles()?;
-        let end = first.saturating_add(outputs);
-        check_at_least(OP, "the outputs of the matrix", end, self.outputs)?;
+        let end = self.end_of(first, outputs)?;
         if outputs == 0 {
             return Ok(());
         }
@@ -118,24 +126,17 @@ impl DeviceMatrix {
     fn tiles(&self) -> Result<Tiles, KernelError> {
         match self.format {
             MatrixFormat::Blocks(format) => Ok(Tiles::new(format, self.outputs, self.inputs)),
-            MatrixFormat::Numbers(dtype) => Err(KernelError::Invalid {
-                op: OP,
-                expected: "a matrix of blocks".to_owned(),
-                got: format!("numbers of {dtype}"),
-            }),
+            MatrixFormat::Numbers(_) => Err(self.other_than("a matrix of blocks")),
         }
     }
 
-    /// Where the numbers and the heads of its blocks begin on the device; to be used at once, as [`DeviceBuffer::pointer`].
-    fn tile_pointers(&self, tiles: Tiles) -> (u64, u64) {
+    fn blocks(&self, tiles: Tiles) -> InBlocks {
         let codes = self.data.pointer();
-        (codes, codes + tiles.heads_at() as u64)
+        InBlocks { format: tiles.format, codes, heads: codes + tiles.heads_at() as u64 }
     }
 
-    /// Its format as kernels number them, and where its numbers and heads begin; none for a matrix of numbers.
-    pub(crate) fn in_blocks(&self) -> Option<(BlockFormat, u64, u64)> {
-        let tiles = self.tiles().ok()?;
-        let (codes, heads) = self.tile_pointers(tiles);
-        Some((tiles.format, codes, heads))
+    /// Where its blocks are; none for a matrix of numbers.
+    pub(crate) fn in_blocks(&self) -> Option<InBlocks> {
+        self.tiles().ok().map(|tiles| self.blocks(tiles))
     }
 }

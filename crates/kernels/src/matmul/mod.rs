@@ -8,6 +8,7 @@
 mod bias;
 mod blas;
 mod blocks;
+mod blocks_row;
 mod checked;
 mod cpu;
 mod cuda;
@@ -42,6 +43,7 @@ pub use matrix::{DeviceMatrix, MatrixFormat};
 pub use packed::{Orientation, PANEL, PackedMatrix, Part, TensorBytes};
 
 pub(crate) use blocks::SOURCE as BLOCKS;
+pub(crate) use matrix_blocks::InBlocks;
 pub use quantised::{BlockFormat, QuantisedMatrix, quantised_matmul};
 pub use random::DeviceRandom;
 pub(crate) use random::SOURCE as RANDOM;

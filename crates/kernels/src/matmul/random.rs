@@ -1,5 +1,6 @@
 //! Random numbers on the device, and the other kernel that fills weights.
 
+use super::InBlocks;
 use super::quantised::{BLOCK, BlockFormat};
 use crate::cuda::{
     Argument, Device, DeviceBuffer, Function, Grid, Module, Source, Specialisation, kernel_struct,
@@ -136,16 +137,16 @@ impl DeviceRandom {
     /// past the end stays as it is.
     ///
     /// # Safety
-    /// `codes` and `heads` are where [`Tiles`](super::quantised::Tiles) has them.
+    /// The weight has that shape.
     pub(super) unsafe fn fill_blocks(
         &self,
-        format: BlockFormat,
-        (codes, heads): (u64, u64),
+        blocks: InBlocks,
         (outputs, inputs): (usize, usize),
         scale: f32,
         seed: u64,
     ) -> Result<(), KernelError> {
         let (count, shape) = (outputs * (inputs / BLOCK), (outputs as u32, inputs as u32));
+        let InBlocks { format, codes, heads } = blocks;
         let arguments = FillBlocksArguments { codes, heads, seed, outputs: shape.0, inputs: shape.1, scale };
         let grid = Grid::new(count.div_ceil(THREADS), THREADS as u32);
         // SAFETY: the layout of `FillBlocks`; the caller's promise.

@@ -8,6 +8,7 @@ pub(crate) const SOURCE: Source = Source {
     file: "matmul/gemv.cu",
     text: concat!(
         include_str!("../activation/gelu.cuh"),
+        include_str!("ends.cuh"),
         include_str!("ring.cuh"),
         include_str!("gemv.cu"),
         include_str!("gemv_mma.cu")

@@ -59,8 +59,9 @@ impl DeviceDecoder {
         self.project(&layer.attention_norm, &layer.qkv, rows, gates.is_some(), target)?;
         if let (Some(gates), Some(normed), Some(out)) = (gates, &scratch.normed_f32, &scratch.gates) {
             let matmul = &self.kernels.matmul;
-            if self.is_fused(&layer.qkv, rows) {
-                let (norm, epsilon) = (layer.attention_norm.parameters(), self.epsilon());
+            let norm = layer.attention_norm.parameters();
+            if self.is_fused(norm, &layer.qkv, rows) {
+                let epsilon = self.epsilon();
                 matmul.normed_product_f32(&scratch.residual, norm, epsilon, gates, rows, out)?;
             } else {
                 matmul.product_f32(normed, gates, rows, out)?;
@@ -174,7 +175,7 @@ impl DeviceDecoder {
     ) -> Result<(), ModelError> {
         let (scratch, matmul, epsilon) = (&self.scratch, &self.kernels.matmul, self.epsilon());
         let (parameters, bias) = (norm.parameters(), linear.bias.as_ref());
-        if self.is_fused(linear, rows) {
+        if self.is_fused(parameters, linear, rows) {
             let residual = &scratch.residual;
             matmul.normed_product(residual, parameters, epsilon, &linear.weight, bias, rows, target)?;
             return Ok(());
@@ -187,10 +188,11 @@ impl DeviceDecoder {
 
     /// Whether a norm and the product after it are one launch. The gates of a layer follow its projection, since they
     /// read the same norm.
-    fn is_fused(&self, linear: &DeviceLinear, rows: usize) -> bool {
+    fn is_fused(&self, norm: NormParameters<'_>, linear: &DeviceLinear, rows: usize) -> bool {
         let gates = self.rules.gates.as_ref().and_then(|gates| gates.layers.first());
         let matmul = &self.kernels.matmul;
-        matmul.norms(&linear.weight, rows) && gates.is_none_or(|gates| matmul.norms(&gates.weights, rows))
+        matmul.norms(&linear.weight, rows, norm)
+            && gates.is_none_or(|gates| matmul.norms(&gates.weights, rows, norm))
     }
 
     fn epsilon(&self) -> f32 {
@@ -203,7 +205,7 @@ impl DeviceDecoder {
         let norm = weights.final_norm.parameters();
         let (matmul, head) = (&self.kernels.matmul, weights.head());
         let target = Target::StoreF32(&scratch.logits);
-        if matmul.norms(head, rows) {
+        if matmul.norms(head, rows, norm) {
             matmul.normed_product(&scratch.residual, norm, self.epsilon(), head, None, rows, target)?;
             return Ok(());
         }
