@@ -45,9 +45,11 @@ struct Histogram {
     u32 digit, left, whole;
 };
 
-// The k-th largest of the keys that `each(take)` gives, of which there are more than k; no two are equal. What is returned
-// may be smaller than it, but not than the one after it. Every thread must come; k is at least 1.
-template <typename Each> __device__ __forceinline__ u64 least_kept(Histogram& shared, u32 k, Each each) {
+// The k-th largest of the `count` keys that `each(take)` gives; no two are equal. What is returned may be smaller than it,
+// but not than the one after it: 0 where all are among the k largest, and above every key where none is. Every thread must come.
+template <typename Each> __device__ __forceinline__ u64 least_kept(Histogram& shared, u32 k, u32 count, Each each) {
+    if (k >= count) return 0;
+    if (k == 0) return ~0ull;
     u64 prefix = 0;
     for (u32 shift = 56;; shift -= 8) {
         __syncthreads();
@@ -115,12 +117,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) keep_alike(const __grid_co
         lower(page, slot, page.positions()[slot], lane.next, lane.next - 1, a.floors);
         return;
     }
-    u64 separates = ~0ull;
-    if (kept > 0) {
-        separates = least_kept(histogram, kept, [&](auto take) {
-            lane.each_live([&](Page page, u32 slot, u32 position, u32) { take(key_of(a, page, slot, position, lane.next, group)); });
-        });
-    }
+    const u64 separates = least_kept(histogram, kept, count, [&](auto take) {
+        lane.each_live([&](Page page, u32 slot, u32 position, u32) { take(key_of(a, page, slot, position, lane.next, group)); });
+    });
     end_below(a, lane, group, separates, ~0ull);
 }
 
@@ -137,12 +136,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) keep_safe(const __grid_con
     u32 count = 0;
     lane.each_live([&](Page, u32, u32, u32) { count += 1; });
     count = block_total(count, parts);
-    u64 least = safe >= count ? 0 : ~0ull;
-    if (safe > 0 && safe < count) {
-        least = least_kept(histogram, safe, [&](auto take) {
-            lane.each_live([&](Page page, u32 slot, u32 position, u32) { take(key_of(a, page, slot, position, lane.next, group)); });
-        });
-    }
+    const u64 least = least_kept(histogram, safe, count, [&](auto take) {
+        lane.each_live([&](Page page, u32 slot, u32 position, u32) { take(key_of(a, page, slot, position, lane.next, group)); });
+    });
     if (threadIdx.x == 0) a.safe[((u64)blockIdx.y * a.pruned.lanes.layers + layer) * GROUPS + group] = least;
 }
 
@@ -172,7 +168,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) keep_shared(const __grid_c
     outside = block_total(outside, parts);
     const u32 all = GROUPS * kept, rest = all > inside ? all - inside : 0;
     if (outside <= rest) return;
-    const u64 separates = rest == 0 ? ~0ull : least_kept(histogram, rest, [&](auto take) {
+    const u64 separates = least_kept(histogram, rest, outside, [&](auto take) {
         each([&](u64 key, bool rests) { if (rests) take(key); });
     });
     for (u32 group = 0; group < GROUPS; group++) {
@@ -196,14 +192,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) draw(const __grid_constant
     others = block_total(others, parts);
     const u32 chosen = kept > fixed ? kept - fixed : 0, drawn = (u32)((double)chosen * a.chance), best = chosen - drawn;
     if (drawn == 0) return;
-    u64 least = best >= others ? 0 : ~0ull;
-    if (best > 0 && best < others) {
-        least = least_kept(histogram, best, [&](auto take) {
-            lane.each_live([&](Page page, u32 slot, u32 position, u32) {
-                if (!counts_anyway(a, position, lane.next)) take(key_of(a, page, slot, position, lane.next, group));
-            });
+    const u64 least = least_kept(histogram, best, others, [&](auto take) {
+        lane.each_live([&](Page page, u32 slot, u32 position, u32) {
+            if (!counts_anyway(a, position, lane.next)) take(key_of(a, page, slot, position, lane.next, group));
         });
-    }
+    });
     const u64 of_head = noise_of(a.seed, layer, group);
     lane.each_live([&](Page page, u32 slot, u32 position, u32) {
         if (counts_anyway(a, position, lane.next)) return;
