@@ -146,8 +146,9 @@ impl PrefillPlan {
 #[cfg(test)]
 mod tests {
     use super::DecodePlan;
+    use crate::CodeBits::{Eight, Four};
+    use crate::DType;
     use crate::cuda::Specialisation;
-    use crate::{CodeBits, DType};
 
     #[test]
     fn codes_leave_room_for_twice_as_many_warps_as_numbers() {
@@ -169,7 +170,6 @@ mod tests {
             assert!(plan.shared() <= 110_592 && plan.tiles >= 3, "{plan:?}");
             (DecodePlan::serves(&specialisation), plan.warps)
         };
-        use CodeBits::{Eight, Four};
         assert_eq!(
             (plan(None, 128), plan(Some(Eight), 128), plan(Some(Four), 128)),
             ((true, 4), (true, 8), (true, 8))
