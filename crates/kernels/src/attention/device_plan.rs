@@ -146,13 +146,13 @@ impl PrefillPlan {
 #[cfg(test)]
 mod tests {
     use super::DecodePlan;
-    use crate::CodeBits::{Eight, Four};
+    use crate::CodeBits::{self, Eight, Four};
     use crate::DType;
     use crate::cuda::Specialisation;
 
     #[test]
     fn codes_leave_room_for_twice_as_many_warps_as_numbers() {
-        let plan = |codes, head_dim| {
+        let plan = |codes: Option<CodeBits>, head_dim| {
             let specialisation = Specialisation {
                 weights: DType::Bf16,
                 cache: if codes.is_none() { DType::Bf16 } else { DType::F16 },
