@@ -142,3 +142,39 @@ impl PrefillPlan {
         (self.rows() + 2 * 2 * self.pages * PAGE_ENTRIES) * self.row_bytes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::DecodePlan;
+    use crate::CodeBits::{self, Eight, Four};
+    use crate::DType;
+    use crate::cuda::Specialisation;
+
+    #[test]
+    fn codes_leave_room_for_twice_as_many_warps_as_numbers() {
+        let plan = |codes: Option<CodeBits>, head_dim| {
+            let specialisation = Specialisation {
+                weights: DType::Bf16,
+                cache: if codes.is_none() { DType::Bf16 } else { DType::F16 },
+                codes,
+                query_heads: 32,
+                kv_heads: 8,
+                groups: 1,
+                head_dim,
+                hidden: 4096,
+                side_width: 0,
+                statistics: 0,
+            };
+            let plan = DecodePlan::new((9, 0), &specialisation);
+            // Half of a multiprocessor, and never fewer than three tiles of a warp.
+            assert!(plan.shared() <= 110_592 && plan.tiles >= 3, "{plan:?}");
+            (DecodePlan::serves(&specialisation), plan.warps)
+        };
+        assert_eq!(
+            (plan(None, 128), plan(Some(Eight), 128), plan(Some(Four), 128)),
+            ((true, 4), (true, 8), (true, 8))
+        );
+        // Rows of 40 bytes are no whole vectors.
+        assert_eq!((plan(Some(Eight), 80).0, plan(Some(Four), 80).0), (true, false));
+    }
+}
