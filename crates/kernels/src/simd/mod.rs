@@ -224,10 +224,12 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn no_bytes(self) -> Self::Bytes;
     /// The low halves of all bytes, and the high ones.
     fn nibbles(self, a: Self::Bytes) -> (Self::Bytes, Self::Bytes);
+    /// The same four bytes in every lane.
+    fn splat_bytes(self, four: [i8; 4]) -> Self::Bytes;
     /// In each lane the products of its bytes, 0 to 15, with those of `x`, -127 to 127, summed; exact.
-    fn dot_nibbles(self, a: &[Self::Bytes; 8], x: &[[i8; 4]; 8]) -> Self::V;
+    fn dot_nibbles<X: Fours<Self>>(self, a: &[Self::Bytes; 8], x: &X) -> Self::V;
     /// The same for signed bytes, and [`Simd::SIGN`] times the sum of `x` on top.
-    fn dot_bytes(self, a: &[Self::Bytes; 8], x: &[[i8; 4]; 8]) -> Self::V;
+    fn dot_bytes<X: Fours<Self>>(self, a: &[Self::Bytes; 8], x: &X) -> Self::V;
 
     /// Writes `LANES` f32.
     ///
@@ -269,6 +271,42 @@ pub(crate) trait Simd: Copy + Send + Sync {
         self.write(&mut lanes, a);
         let count = to.len().min(Self::LANES);
         to[..count].copy_from_slice(&lanes[..count]);
+    }
+}
+
+/// 32 bytes, each of their fours wanted in all lanes.
+pub(crate) trait Fours<S: Simd> {
+    /// One of the eight.
+    fn four(&self, simd: S, index: usize) -> S::Bytes;
+}
+
+/// Bytes in memory, read where they are wanted: for operands that leave no registers.
+impl<S: Simd> Fours<S> for [[i8; 4]; 8] {
+    #[inline(always)]
+    fn four(&self, simd: S, index: usize) -> S::Bytes {
+        simd.splat_bytes(self[index])
+    }
+}
+
+/// Bytes in registers, for several operands.
+pub(crate) struct Held<S: Simd>([S::Bytes; 8]);
+
+impl<S: Simd> Held<S> {
+    /// Reads them.
+    #[inline(always)]
+    pub(crate) fn new(simd: S, bytes: &[[i8; 4]; 8]) -> Self {
+        let mut held = [simd.no_bytes(); 8];
+        for (held, &four) in held.iter_mut().zip(bytes) {
+            *held = simd.splat_bytes(four);
+        }
+        Self(held)
+    }
+}
+
+impl<S: Simd> Fours<S> for Held<S> {
+    #[inline(always)]
+    fn four(&self, _simd: S, index: usize) -> S::Bytes {
+        self.0[index]
     }
 }
 

@@ -9,7 +9,7 @@ use super::{BLOCK, BlockFormat, QuantisedMatrix};
 use crate::Team;
 use crate::chunks::Pieces;
 use crate::matmul::{Epilogue, PANEL, cpu};
-use crate::simd::{Isa, Kernel, Simd};
+use crate::simd::{Fours, Held, Isa, Kernel, Simd};
 
 /// Tiles of rows of a task: their blocks stay in L2 while the panels pass by.
 const TILES_PER_TASK: usize = 8;
@@ -116,17 +116,26 @@ impl Task<'_> {
                             simd.prefetch(weights.as_ptr().wrapping_add(AHEAD + 64 * line));
                         }
                     }
+                    if let [x] = x {
+                        // What all columns are multiplied with stays in registers.
+                        let held = Held::new(simd, &x.fours);
+                        for column in (0..PANEL).step_by(S::LANES) {
+                            let columns = columns::<S, F>(simd, weights, column);
+                            add_block::<S, F>(simd, x, &held, &columns, &mut sums[0][column..]);
+                        }
+                        continue;
+                    }
                     for column in (0..PANEL).step_by(S::LANES) {
-                        let (scale, least, numbers) = columns::<S, F>(simd, weights, column);
+                        let columns = columns::<S, F>(simd, weights, column);
                         // In pairs: what a loop costs is a tenth of such a row's work. Bytes fill the registers alone.
                         let (pairs, rest) = if F::NIBBLES { x.as_chunks::<2>() } else { (&[][..], x) };
                         for (x, sums) in pairs.iter().zip(sums.as_chunks_mut::<2>().0) {
                             for (x, sums) in x.iter().zip(sums) {
-                                add_block::<S, F>(simd, x, scale, least, &numbers, &mut sums[column..]);
+                                add_block::<S, F>(simd, x, &x.fours, &columns, &mut sums[column..]);
                             }
                         }
                         for (x, sums) in rest.iter().zip(&mut sums[2 * pairs.len()..]) {
-                            add_block::<S, F>(simd, x, scale, least, &numbers, &mut sums[column..]);
+                            add_block::<S, F>(simd, x, &x.fours, &columns, &mut sums[column..]);
                         }
                     }
                 }
@@ -156,9 +165,16 @@ const fn block_bytes<F: Format>() -> usize {
     }
 }
 
-/// Scales, least values and numbers of a panel's block from an output on, as many outputs as there are lanes.
+/// Some outputs of a panel's block, as many as there are lanes.
+struct Outputs<S: Simd> {
+    scale: S::V,
+    least: S::V,
+    numbers: [S::Bytes; 8],
+}
+
+/// The outputs of a panel's block from one on.
 #[inline(always)]
-fn columns<S: Simd, F: Format>(simd: S, block: &[u8], column: usize) -> (S::V, S::V, [S::Bytes; 8]) {
+fn columns<S: Simd, F: Format>(simd: S, block: &[u8], column: usize) -> Outputs<S> {
     let head = if matches!(F::FORMAT, BlockFormat::Q4_1) { 4 * PANEL } else { 2 * PANEL };
     let numbers = &block[head + 4 * column..];
     assert!(numbers.len() >= (if F::NIBBLES { 3 } else { 7 }) * GROUP + 4 * S::LANES, "a whole block");
@@ -182,30 +198,30 @@ fn columns<S: Simd, F: Format>(simd: S, block: &[u8], column: usize) -> (S::V, S
                 *bytes = group(i);
             }
         }
-        (scale, least, all)
+        Outputs { scale, least, numbers: all }
     }
 }
 
-/// `sums += scale * (x's scale) * (numbers . x's bytes) + least * (x's scale) * (x's sum)`.
+/// `sums += scale * (x's scale) * (numbers . x's bytes) + least * (x's scale) * (x's sum)`; `bytes` are x's.
 #[inline(always)]
 fn add_block<S: Simd, F: Format>(
     simd: S,
     x: &RowBlock,
-    scale: S::V,
-    least: S::V,
-    numbers: &[S::Bytes; 8],
+    bytes: &impl Fours<S>,
+    outputs: &Outputs<S>,
     sums: &mut [f32],
 ) {
-    let mut dot =
-        if F::NIBBLES { simd.dot_nibbles(numbers, &x.fours) } else { simd.dot_bytes(numbers, &x.fours) };
+    let numbers = &outputs.numbers;
+    let mut dot = if F::NIBBLES { simd.dot_nibbles(numbers, bytes) } else { simd.dot_bytes(numbers, bytes) };
     let zero = if F::NIBBLES { F::ZERO } else { F::ZERO + S::SIGN };
     if zero != 0.0 {
         // Whole numbers far below 2^24: exact.
         dot = simd.sub(dot, simd.splat(zero * x.sum));
     }
-    let mut sum = simd.mul_add(simd.mul(scale, simd.splat(x.scale)), dot, simd.read(sums));
+    let scale = simd.mul(outputs.scale, simd.splat(x.scale));
+    let mut sum = simd.mul_add(scale, dot, simd.read(sums));
     if matches!(F::FORMAT, BlockFormat::Q4_1) {
-        sum = simd.mul_add(least, simd.splat(x.scaled_sum), sum);
+        sum = simd.mul_add(outputs.least, simd.splat(x.scaled_sum), sum);
     }
     simd.write(sums, sum);
 }
