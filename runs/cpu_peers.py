@@ -181,8 +181,8 @@ def main():
     files = {}
     for given in arguments.gguf:
         name, _, path = given.partition("=")
-        if not path or " " in name or not Path(path).is_file():
-            parser.error(f"--gguf {given}: a name without spaces, =, and a file that is there")
+        if not path or name in ("", "f32", "f16") or " " in name or not Path(path).is_file():
+            parser.error(f"--gguf {given}: a name without spaces, not f32 or f16, then = and a file that is there")
         files[name] = str(Path(path).resolve())
     tables = {"GPT-2-124M shape, random weights": (COLUMNS, RATIOS, WORKLOADS)}
     for name, path in files.items():
