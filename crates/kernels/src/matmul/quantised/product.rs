@@ -216,7 +216,7 @@ fn add_block<S: Simd, F: Format>(
     let zero = if F::NIBBLES { F::ZERO } else { F::ZERO + S::SIGN };
     if zero != 0.0 {
         // Whole numbers far below 2^24: exact.
-        dot = simd.mul_add(simd.splat(-zero), simd.splat(x.sum), dot);
+        dot = simd.sub(dot, simd.splat(zero * x.sum));
     }
     let scale = simd.mul(outputs.scale, simd.splat(x.scale));
     let mut sum = simd.mul_add(scale, dot, simd.read(sums));
