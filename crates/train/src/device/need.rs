@@ -5,6 +5,7 @@ use dropcap_model::{DecoderConfig, WeightPlan};
 
 use super::factors::FactorRoom;
 use super::room::SLICE;
+use super::weights::HEAD_ROWS;
 use super::{OtherModel, Plan, Teacher};
 use crate::network::{GateForm, Group, Layout};
 
@@ -75,7 +76,7 @@ impl Plan<'_> {
         // Pairs of a strip, at most STRIPS bytes, and the smallest scores of keys.
         let pairs = (room.sequences * config.kv_heads * tiles * tiles * 64 * 64 * narrow).min(STRIPS);
         let (votes, strips) = if gates > 0 { (heads * (4 * tiles + 16) + 2 * hidden, pairs) } else { (0, 0) };
-        let logits = 4 * SLICE.min(rows) * config.vocabulary.next_multiple_of(64);
+        let logits = 4 * SLICE.min(rows) * config.vocabulary.next_multiple_of(HEAD_ROWS);
         let outputs = if matches!(self.teacher, Teacher::None) { 1 } else { 2 };
         let activations = rows
             * (layers * layer + back + stream + votes + outputs * narrow * hidden + 2 * narrow * thin)

@@ -9,6 +9,7 @@ use dropcap_kernels::{DType, KernelError};
 
 use super::kernels::Kernels;
 use super::network::Network;
+use super::weights::HEAD_ROWS;
 use crate::network::GateForm;
 
 /// Rows whose logits exist at a time.
@@ -120,7 +121,7 @@ pub(super) enum Purpose {
 
 impl Teaching {
     pub(super) fn new(kernels: &Kernels, network: &Network, rows: usize) -> Result<Self, KernelError> {
-        let stride = network.config.vocabulary.next_multiple_of(64);
+        let stride = network.config.vocabulary.next_multiple_of(HEAD_ROWS);
         Ok(Self {
             output: kernels.room("the teacher's output", rows * network.config.hidden)?,
             logits: kernels.wide("the teacher's logits", SLICE.min(rows) * stride)?,
@@ -146,7 +147,7 @@ impl Room {
         let gate_width = network.gates.map_or(0, GateForm::row);
         let hidden = |rows: usize| kernels.wide("the residual stream", rows * config.hidden);
         let slots = if recompute { 1 } else { config.layers };
-        let stride = config.vocabulary.next_multiple_of(64);
+        let stride = config.vocabulary.next_multiple_of(HEAD_ROWS);
         let slice = SLICE.min(back);
         let rest = gated && kernels.dtype != DType::F32;
         Ok(Self {
