@@ -19,11 +19,6 @@ struct BackKeys {
 // The exact change of dout . out if an entry were there rather than not is `weight * change` over this. Bounded for an entry that
 // is all that its query sees.
 __device__ __forceinline__ float whole_of(bool living, float weight) { return living ? 1.0f - fminf(0.9f, weight) : 1.0f + weight; }
-__device__ __forceinline__ float reciprocal(float x) {
-    float y;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
 
 template <int RULE> __device__ __forceinline__ void back_keys_with(const BackKeys& p) {
     extern __shared__ __align__(16) u8 raw_memory[];
@@ -81,11 +76,11 @@ template <int RULE> __device__ __forceinline__ void back_keys_with(const BackKey
         arrived<0>();
         if (STAGES == 2) start(i + 1);
         u32 stage = i % STAGES, now = begin + i / RATIO, query = now * SIDE;
-        float weight[SIDE / 8][4], change[SIDE / 8][4], logs[2][SIDE / 4];
+        float weight[SIDE / 8][4], change[SIDE / 8][4];
+        LogRow logs[2];
         if (RULE == SOFT) {
 #pragma unroll
-            for (u32 half = 0; half < 2; half++)
-                load(logs[half], logs_of(s, sequence, kv, key[half]) + query - s.first_tile * SIDE + lane() % 4 * 16);
+            for (u32 half = 0; half < 2; half++) logs[half].start(logs_of(s, sequence, kv, key[half]) + query - s.first_tile * SIDE + lane() % 4 * 16);
         }
         clear(weight);
         clear(change);
@@ -103,7 +98,7 @@ template <int RULE> __device__ __forceinline__ void back_keys_with(const BackKey
                 for (u32 k = 0; k < 4; k++) {
                     u32 half = k / 2, at = query + lane() % 4 * 16 + 2 * j + k % 2;
                     float more = k % 2 ? rest.y : rest.x;
-                    if (RULE == SOFT) more = fmaf(logs[half][2 * j + k % 2], LOG2_E, more);
+                    if (RULE == SOFT) more += logs[half].get(2 * j + k % 2);
                     float x = fmaf(weight[j][k], scale, more);
                     if (RULE == HARD) x = fminf(20.0f * LOG2_E, x);
                     float own = two_to(x), product = own * (change[j][k] - (k % 2 ? delta.y : delta.x));

@@ -53,12 +53,13 @@ template <bool TURNED> struct GateRows {
                 for (u32 k = 0; k < N; k++) x[i][k] = 0.0f;
         }
     }
-    __device__ __forceinline__ void put(W* tile) const {
+    // In all parts, or in the first alone.
+    template <u32 KEPT = PARTS> __device__ __forceinline__ void put(W* tile) const {
 #pragma unroll
         for (u32 i = 0; i < COUNT; i++) {
             u32 at = i * THREADS + threadIdx.x, to = at / COLUMNS * GATE_STRIDE + at % COLUMNS * N;
             store(tile + to, x[i]);
-            if constexpr (PARTS == 2) {
+            if constexpr (KEPT == 2) {
                 float rest[N];
 #pragma unroll
                 for (u32 k = 0; k < N; k += 2) {
@@ -94,11 +95,29 @@ struct Keys {
 __device__ __forceinline__ void gate_scores(float (&scores)[2 * OWN], const Keys& keys, const W* key_gates, const W* query_gates) {
     float sums[SIDE / 8][4];
     clear(sums);
-    if (PARTS == 2) {
-        add_scores<GATE_STRIDE, RP>(sums, key_gates + GATE_TILE, warp() * 16, query_gates);
-        add_scores<GATE_STRIDE, RP>(sums, key_gates, warp() * 16, query_gates + GATE_TILE);
+    if constexpr (PARTS == 2) {
+#pragma unroll
+        for (u32 k = 0; k < RP; k += 16) {
+            Left<W> key[2];
+            load_left<GATE_STRIDE>(key[0], key_gates, warp() * 16, k);
+            load_left<GATE_STRIDE>(key[1], key_gates + GATE_TILE, warp() * 16, k);
+#pragma unroll
+            for (u32 j = 0; j < SIDE / 16; j++) {
+                Right<W> query[2], rest[2];
+                load_right_turned<GATE_STRIDE>(query, query_gates, 16 * j, k);
+                load_right_turned<GATE_STRIDE>(rest, query_gates + GATE_TILE, 16 * j, k);
+                // Small ones first. What both roundings left over is below the sum's own.
+#pragma unroll
+                for (u32 i = 0; i < 2; i++) multiply(sums[2 * j + i], key[1], query[i]);
+#pragma unroll
+                for (u32 i = 0; i < 2; i++) multiply(sums[2 * j + i], key[0], rest[i]);
+#pragma unroll
+                for (u32 i = 0; i < 2; i++) multiply(sums[2 * j + i], key[0], query[i]);
+            }
+        }
+    } else {
+        add_scores<GATE_STRIDE, RP>(sums, key_gates, warp() * 16, query_gates);
     }
-    add_scores<GATE_STRIDE, RP>(sums, key_gates, warp() * 16, query_gates);
     float factor = 1.0f / sqrtf((float)R);
 #pragma unroll
     for (u32 i = 0; i < 2 * OWN; i++) scores[i] = fmaf(sums[i % OWN / 2][i / OWN * 2 + i % 2], factor, keys.offset[i / OWN]);

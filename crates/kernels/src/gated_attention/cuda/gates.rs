@@ -57,6 +57,7 @@ kernel_struct! {
         segment_sums: u64,
         logs: u64,
         own: u64,
+        turned: u64,
         ends: u64,
         expires_at: u64,
         survival: u64,
@@ -93,15 +94,17 @@ impl Gates {
         let parts = if specialisation.weights == DType::F32 { 1 } else { 2 };
         let tile = parts * SIDE * (specialisation.side_width.next_multiple_of(16) * element + 16);
         let gradients = SIDE * (SIDE * element + 16);
+        // A tile of logarithms of 16 bits.
+        let logs = if parts == 2 { gradients } else { 0 };
         Ok(Self {
             hard_votes: votes.function("hard_votes", 3 * tile as u32)?,
             soft_sums: votes.function("soft_sums", 3 * tile as u32)?,
-            soft_votes: votes.function("soft_votes", 3 * tile as u32)?,
+            soft_votes: votes.function("soft_votes", (3 * tile + logs) as u32)?,
             survival: votes.function("survival_totals", 0)?,
             gather: blame.function("gather_worth", 0)?,
             hard_blame: blame.function("hard_blame", (3 * tile + gradients) as u32)?,
             soft_blame: blame.function("soft_blame", (3 * tile + gradients) as u32)?,
-            blame_queries: blame.function("blame_queries", (2 * tile + 2 * gradients) as u32)?,
+            blame_queries: blame.function("blame_queries", (2 * tile / parts + 2 * gradients) as u32)?,
             totals: blame.function("blame_totals", 0)?,
             specialisation: *specialisation,
         })
@@ -195,6 +198,8 @@ impl Gates {
                 segment_sums: scratch.segment_sums.pointer(),
                 logs: scratch.logs.pointer(),
                 own: if own && voters.len() > 1 { scratch.own_logs.pointer() } else { 0 },
+                // Once all voters are in.
+                turned: if own && !scratch.turned_logs.is_empty() { scratch.turned_logs.pointer() } else { 0 },
                 ends: scratch.ends.pointer(),
                 expires_at: outcome.map_or(0, DeviceBuffer::pointer),
                 survival: outcome.map_or(0, |_| scratch.survival.pointer()),

@@ -63,6 +63,9 @@ pub struct GateScratch {
     /// and of the own one where there are more.
     pub(super) logs: DeviceBuffer<u8>,
     pub(super) own_logs: DeviceBuffer<u8>,
+    /// f16 `[b, G, tiles, tiles of the strip, 64 * 64]`, soft beside 16-bit weights: `logs` of all voters as attention's threads
+    /// hold them.
+    pub(super) turned_logs: DeviceBuffer<u8>,
     /// f32 `[strips + 1, voters, b, G, T]`, soft: sums of logarithms at the start of a strip.
     pub(super) sums: DeviceBuffer<f32>,
     /// f32 `[segments, b, G, T]`, soft.
@@ -102,7 +105,9 @@ impl GateScratch {
         // Of one tile of queries.
         let pairs = checked_size(OP, &[shape.sequences, kv_heads, tiles, SIDE * SIDE, weights.bytes()])?;
         let logs = if soft { checked_size(OP, &[rows, SIDE, weights.bytes()])? } else { 0 };
-        let strip = (bytes / pairs.max(logs).max(1)).clamp(1, tiles);
+        let turned = if soft && weights.bytes() == 2 { [lanes, tiles, SIDE * SIDE, 2] } else { [0; 4] };
+        let turned = checked_size(OP, &turned)?;
+        let strip = (bytes / pairs.max(logs).max(turned).max(1)).clamp(1, tiles);
         let strips = tiles.div_ceil(strip);
         let carried_keys =
             if strips > 1 { [shape.sequences, shape.tokens, 2 * kv_heads, head_dim] } else { [0; 4] };
@@ -140,6 +145,7 @@ impl GateScratch {
             ends: DeviceBuffer::uninitialized(device, "ends of keys", rows)?,
             logs: bytes_of("what queries see", checked_size(OP, &[logs, strip])?)?,
             own_logs: bytes_of("what queries see", if soft_voters > 1 { logs * strip } else { 0 })?,
+            turned_logs: bytes_of("what queries see", checked_size(OP, &[turned, strip])?)?,
             sums: f32s(
                 "sums of votes",
                 if soft { checked_size(OP, &[strips + 1, voters, rows])? } else { 0 },
@@ -156,7 +162,7 @@ impl GateScratch {
     /// Bytes of device memory that it holds.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let bytes = [&self.worth, &self.pairs, &self.logs, &self.own_logs];
+        let bytes = [&self.worth, &self.pairs, &self.logs, &self.own_logs, &self.turned_logs];
         let f32s = [&self.carried_keys, &self.carried, &self.trail, &self.sums, &self.segment_sums];
         let f64s = [&self.partials, &self.survival];
         let u32s = [&self.busy, &self.ends];
