@@ -90,8 +90,12 @@ impl Attention {
         let grouped =
             device.facts().capability == (9, 0) && element == 2 && specialisation.head_dim.is_multiple_of(64);
         let tile = (SIDE * (wide + if grouped { 0 } else { 16 })) as u32;
-        let stages = if wide <= 512 { 2 } else { 1 };
+        let stages = if element == 2 && wide <= 512 { 2 } else { 1 };
         let (forward, back) = ((1 + 2 * stages) * tile + ATOM, (2 + 2 * stages) * tile + ATOM);
+        // WORTH_BYTES of the kernel file, and the logarithms of a tile.
+        let shared = specialisation.query_heads > specialisation.kv_heads;
+        let worth = if shared { (SIDE * SIDE * 4) as u32 } else { 0 };
+        let logs = (SIDE * SIDE * element) as u32;
         Ok(Self {
             attend: attend.function("attend", forward)?,
             attend_soft: attend.function("attend_soft", forward)?,
@@ -99,8 +103,8 @@ impl Attention {
             back_queries: attend.function("back_queries", back)?,
             back_queries_soft: attend.function("back_queries_soft", back)?,
             back_keys: keys.function("back_keys", back)?,
-            back_keys_hard: keys.function("back_keys_hard", back)?,
-            back_keys_soft: keys.function("back_keys_soft", back)?,
+            back_keys_hard: keys.function("back_keys_hard", back + worth)?,
+            back_keys_soft: keys.function("back_keys_soft", back + worth + logs)?,
             specialisation: *specialisation,
         })
     }

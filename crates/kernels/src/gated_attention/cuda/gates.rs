@@ -199,7 +199,11 @@ impl Gates {
                 logs: scratch.logs.pointer(),
                 own: if own && voters.len() > 1 { scratch.own_logs.pointer() } else { 0 },
                 // Once all voters are in.
-                turned: if own && !scratch.turned_logs.is_empty() { scratch.turned_logs.pointer() } else { 0 },
+                turned: if own && !scratch.turned_logs.is_empty() {
+                    scratch.turned_logs.pointer()
+                } else {
+                    0
+                },
                 ends: scratch.ends.pointer(),
                 expires_at: outcome.map_or(0, DeviceBuffer::pointer),
                 survival: outcome.map_or(0, |_| scratch.survival.pointer()),

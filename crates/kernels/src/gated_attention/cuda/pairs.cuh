@@ -6,13 +6,22 @@ struct No { __device__ constexpr operator bool() const { return false; } };
 
 constexpr u32 PAIR_CHUNK = 16 / sizeof(W), PAIR_CHUNKS = SIDE * SIDE / THREADS / PAIR_CHUNK;
 
+// Eight of a thread's: of row `half` and the columns of pieces 4 `part` to 4 `part` + 3.
+__device__ __forceinline__ void put_eight(W* to, u32 half, u32 part, const float (&eight)[8]) {
+#pragma unroll
+    for (u32 i = 0; i < 8; i += PAIR_CHUNK) {
+        u32 chunk = (half * 16 + part * 8 + i) / PAIR_CHUNK;
+        store(to + (chunk * THREADS + threadIdx.x) * PAIR_CHUNK, *(const float(*)[PAIR_CHUNK])&eight[i]);
+    }
+}
 __device__ __forceinline__ void put_pairs(W* to, const float (&pairs)[SIDE / 8][4]) {
-    float row[SIDE / 2];
 #pragma unroll
-    for (u32 i = 0; i < SIDE / 2; i++) row[i] = pairs[i % 16 / 2][i / 16 * 2 + i % 2];
+    for (u32 i = 0; i < 4; i++) {
+        float eight[8];
 #pragma unroll
-    for (u32 chunk = 0; chunk < PAIR_CHUNKS; chunk++)
-        store(to + (chunk * THREADS + threadIdx.x) * PAIR_CHUNK, *(const float(*)[PAIR_CHUNK])&row[chunk * PAIR_CHUNK]);
+        for (u32 k = 0; k < 8; k++) eight[k] = pairs[i % 2 * 4 + k / 2][i / 2 * 2 + k % 2];
+        put_eight(to, i / 2, i % 2, eight);
+    }
 }
 // What was put, on its way from memory.
 struct PairWords {

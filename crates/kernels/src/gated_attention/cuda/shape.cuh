@@ -12,7 +12,7 @@ struct Shape {
     const Log* turned_logs;  // [b][groups][tiles of T][tiles][64 x 64]: the same as `load_logs` wants it, or none
 };
 
-constexpr u32 STAGES = DP * sizeof(W) <= 512 ? 2 : 1;
+constexpr u32 STAGES = sizeof(W) == 2 && DP <= 256 ? 2 : 1;
 
 __device__ __forceinline__ u32 group_of(const Shape& s, u32 kv_head) { return kv_head / (KV_HEADS / s.groups); }
 __device__ __forceinline__ u32 end_of(const Shape& s, u32 sequence, u32 kv_head, u32 key) {
