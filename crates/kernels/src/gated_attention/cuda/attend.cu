@@ -185,8 +185,10 @@ template <bool SOFT> __device__ __forceinline__ void attend_with(const Attend& p
         write_row(p.out + token * MIXED + head * D, mixed, half, 1.0f / total);
     }
 }
+// Heads of 64 without gates have five blocks on a multiprocessor; with soft ones they keep them.
+constexpr u32 BLOCKS = DP <= 64 && sizeof(W) == 2 ? 5 : 1;
 extern "C" __global__ void __launch_bounds__(THREADS) attend(const __grid_constant__ Attend p) { attend_with<false>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) attend_soft(const __grid_constant__ Attend p) { attend_with<true>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend_soft(const __grid_constant__ Attend p) { attend_with<true>(p); }
 
 struct Deltas {
     const W* out;    // [rows][MIXED]

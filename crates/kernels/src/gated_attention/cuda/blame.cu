@@ -263,8 +263,10 @@ template <bool HARD> __device__ __forceinline__ void blame(const Blame& p) {
         if (threadIdx.x == 0) partials[i] = first_strip ? total : partials[i] + total;
     }
 }
-extern "C" __global__ void __launch_bounds__(THREADS) hard_blame(const __grid_constant__ Blame p) { blame<true>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) soft_blame(const __grid_constant__ Blame p) { blame<false>(p); }
+// As many as have room for their tiles in shared memory where gates are 64 wide.
+constexpr u32 BLOCKS = RP <= 64 && sizeof(W) == 2 ? 3 : 1;
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) hard_blame(const __grid_constant__ Blame p) { blame<true>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) soft_blame(const __grid_constant__ Blame p) { blame<false>(p); }
 
 // A block owns 64 queries of one gate head and walks the keys up.
 struct BlameQueries {
