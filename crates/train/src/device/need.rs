@@ -1,6 +1,7 @@
 //! How much memory a training takes on a device, before any is taken.
 
 use dropcap_kernels::DType;
+use dropcap_kernels::gated_attention::GateScratch;
 use dropcap_model::{DecoderConfig, WeightPlan};
 
 use super::factors::FactorRoom;
@@ -19,8 +20,6 @@ pub struct Need {
     pub rest: usize,
 }
 
-/// What the kernels of gates take at most for the pairs of a strip of queries.
-const STRIPS: usize = 256 << 20;
 /// The context, compiled kernels and workspaces: rather too much than too little.
 const REST: usize = 1 << 30;
 
@@ -72,8 +71,9 @@ impl Plan<'_> {
             + 4 * (hidden + config.heads + 2 * gates);
         let stream = 4 * hidden * (config.layers + 1);
         let tiles = room.tokens.div_ceil(64);
-        // Pairs of a strip, at most STRIPS bytes, and the smallest scores of keys.
-        let pairs = (room.sequences * config.kv_heads * tiles * tiles * 64 * 64 * narrow).min(STRIPS);
+        // Pairs of a strip, and the smallest scores of keys.
+        let pairs = room.sequences * config.kv_heads * tiles * tiles * 64 * 64 * narrow;
+        let pairs = pairs.min(GateScratch::STRIP_BYTES);
         let (votes, strips) = if gates > 0 { (heads * (4 * tiles + 16) + 2 * hidden, pairs) } else { (0, 0) };
         let logits = 4 * SLICE.min(rows) * config.vocabulary.next_multiple_of(64);
         let outputs = if matches!(self.teacher, Teacher::None) { 1 } else { 2 };

@@ -6,9 +6,6 @@ use crate::cuda::{Device, DeviceBuffer, Specialisation};
 use crate::error::{check_at_least, checked_size};
 use crate::gated_attention::GatedShape;
 
-/// The most bytes of an array whose size is that of a strip's pairs; a strip has at least 64 queries.
-const STRIP_BYTES: usize = 256 << 20;
-
 /// Blocks that the votes of a strip are cut into where there are few keys: enough for any card, and the same for all.
 const VOTE_BLOCKS: usize = 256;
 
@@ -34,7 +31,7 @@ impl Strip {
 
 /// Memory that the layers of a model share, one after the other, for one shape.
 ///
-/// Pairs of a strip of queries take at most 256 MiB an array, and never those of all queries unless they fit; beside them
+/// Pairs of a strip of queries take at most [`GateScratch::STRIP_BYTES`] an array, and never those of all queries unless they fit; beside them
 /// the smallest scores of keys take a 64th of the tokens' square per gate head (hard), and sums of keys some numbers a token.
 #[derive(Debug)]
 pub struct GateScratch {
@@ -75,6 +72,10 @@ pub struct GateScratch {
 }
 
 impl GateScratch {
+    /// The most bytes of an array whose size is that of a strip's pairs; a strip has at least 64 queries. Every strip reads and
+    /// writes what keys carry on, and soft votes of all strips but the last are made once more.
+    pub const STRIP_BYTES: usize = 1 << 30;
+
     /// Room for layers of `shape`, or of fewer or shorter sequences; `soft_voters` is 0 for the hard rule, else the most voters
     /// that a layer has.
     ///
@@ -86,7 +87,7 @@ impl GateScratch {
         shape: &GatedShape,
         soft_voters: usize,
     ) -> Result<Self, KernelError> {
-        Self::with_strips_of(device, specialisation, shape, soft_voters, STRIP_BYTES)
+        Self::with_strips_of(device, specialisation, shape, soft_voters, Self::STRIP_BYTES)
     }
 
     /// As [`GateScratch::new`], with another bound of a strip's array.
