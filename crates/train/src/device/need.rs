@@ -67,7 +67,7 @@ impl Plan<'_> {
         let (up, active) = (config.up_width(), config.intermediate);
         let layer = layer(config, self.gates, narrow);
         let layers = if room.recompute { 1 } else { config.layers };
-        let back = narrow * (2 * hidden + mixed + fused + up + active + gates)
+        let back = narrow * (2 * hidden + mixed + fused + up + active + 2 * gates)
             + 4 * (hidden + config.heads + 2 * gates);
         let stream = 4 * hidden * (config.layers + 1);
         let tiles = room.tokens.div_ceil(64);

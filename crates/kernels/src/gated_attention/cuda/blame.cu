@@ -10,7 +10,7 @@ struct Blame {
     W* pairs;                // its tiles of each group's first KV head, [64 keys][64 turned queries], written; may be the same memory
     const u32* ends;         // [b][GROUPS][T]: the first query that no longer sees a key
     float* carried;          // [b][GROUPS][T]: from strip to strip
-    float* d_key_gates;      // [b T][GATES]
+    float* d_key_gates;      // rows as those of gates
     double* partials;        // [b][GROUPS][tiles][3]: worth, weight, gradient of the bias
     u32* busy;               // [b][GROUPS][tiles][tiles of the strip]: whether a tile has gradients, written
     u32 fresh;               // whether gradients are written rather than added to
@@ -132,7 +132,7 @@ template <bool HARD> __device__ __forceinline__ void blame(const Blame& p) {
     if (threadIdx.x == 0) latest = latest_worth = 0;
     {
         GateRows<false> rows;
-        rows.read(at.gates(v.key_gates, v, first), count);
+        rows.read(at.gates(v.key_gates, v, first), v.stride, count);
         rows.put(key_gates);
     }
     Keys keys(v, at);
@@ -156,11 +156,11 @@ template <bool HARD> __device__ __forceinline__ void blame(const Blame& p) {
     float dk[RP / 8][4], factor = 1.0f / sqrtf((float)R), lambda = HARD ? p.lambda[at.group] : 0.0f;
     clear(dk);
     GateRows<true> next;
-    if (top > begin) next.read(at.gates(v.query_gates, v, (top - 1) * SIDE), min(SIDE, v.tokens - (top - 1) * SIDE));
+    if (top > begin) next.read(at.gates(v.query_gates, v, (top - 1) * SIDE), v.stride, min(SIDE, v.tokens - (top - 1) * SIDE));
     for (u32 tile = top; tile-- > begin;) {
         next.put(query_gates(tile));
         __syncthreads();
-        if (tile > begin) next.read(at.gates(v.query_gates, v, (tile - 1) * SIDE), min(SIDE, v.tokens - (tile - 1) * SIDE));
+        if (tile > begin) next.read(at.gates(v.query_gates, v, (tile - 1) * SIDE), v.stride, min(SIDE, v.tokens - (tile - 1) * SIDE));
         u64 place = ((u64)(at.sequence * KV_HEADS + at.group * GROUP_KV) * tiles + at.tile) * v.tiles + tile - v.first_tile;
         W* out = p.pairs + place * (SIDE * SIDE);
         // On its way while scores are computed.
@@ -253,8 +253,7 @@ template <bool HARD> __device__ __forceinline__ void blame(const Blame& p) {
         u32 key = keys.key[half];
         if (key >= v.tokens) continue;
         if (lane() % 4 == 0) p.carried[at.row(v, key)] = carried[half];
-        float* to = p.d_key_gates + ((u64)at.sequence * v.tokens + key) * GATES + at.group * R;
-        add_gates(to, dk, half, factor, p.fresh && first_strip);
+        add_gates(at.gates(p.d_key_gates, v, key), dk, half, factor, p.fresh && first_strip);
     }
     double* partials = p.partials + (at.head() * tiles + at.tile) * 3;
 #pragma unroll
@@ -273,7 +272,7 @@ struct BlameQueries {
     Voter voter;
     const W* pairs;          // what Blame left
     const u32* busy;
-    float* d_query_gates;    // [b T][GATES]
+    float* d_query_gates;    // rows as those of gates
     u32 fresh, padding;
 };
 extern "C" __global__ void __launch_bounds__(THREADS) blame_queries(const __grid_constant__ BlameQueries p) {
@@ -302,14 +301,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) blame_queries(const __grid
     float dq[RP / 8][4], factor = 1.0f / sqrtf((float)R);
     clear(dq);
     GateRows<false> next;
-    next.read(at.gates(v.key_gates, v, 0), min(SIDE, v.tokens));
+    next.read(at.gates(v.key_gates, v, 0), v.stride, min(SIDE, v.tokens));
     start(0);
     for (u32 key = 0; key <= tile; key++) {
         next.put<1>(key_gates(key));
         wait_copies<0>();
         __syncthreads();
         start(key + 1);
-        if (key < tile) next.read(at.gates(v.key_gates, v, (key + 1) * SIDE), min(SIDE, v.tokens - (key + 1) * SIDE));
+        if (key < tile) next.read(at.gates(v.key_gates, v, (key + 1) * SIDE), v.stride, min(SIDE, v.tokens - (key + 1) * SIDE));
         if (!busy[key * v.tiles]) continue;
 #pragma unroll
         for (u32 j = 0; j < SIDE / 16; j++) {
@@ -327,7 +326,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) blame_queries(const __grid
 #pragma unroll
     for (u32 half = 0; half < 2; half++) {
         u32 token = tile * SIDE + turned(own_row(half));
-        if (token < v.tokens) add_gates(p.d_query_gates + ((u64)at.sequence * v.tokens + token) * GATES + at.group * R, dq, half, factor, p.fresh);
+        if (token < v.tokens) add_gates(at.gates(p.d_query_gates, v, token), dq, half, factor, p.fresh);
     }
 }
 

@@ -10,15 +10,15 @@ constexpr u32 GROUP_KV = KV_HEADS / GROUPS;
 constexpr u32 OWN = 16;
 
 struct Voter {
-    const float* query_gates;   // [b T][GATES]
-    const float* key_gates;     // [b T][GATES]
+    const float* query_gates;   // [b T] rows of GATES, `stride` apart
+    const float* key_gates;     // the same
     const float* bias;          // [GROUPS]
     const float* noise;         // [b][GROUPS][T], added to every score of a key, or none
     float shift;                // subtracted from every score
     u32 tokens, sinks, recent;
     u32 window;                 // NEVER for no window
     u32 first_tile, tiles;      // the strip: the tiles of queries that this launch is about
-    u32 padding;
+    u32 stride;
 };
 
 // A gate head of a sequence, and the number of one of `tiles` tiles. Blocks of one tile come together: with the longest walks first,
@@ -34,8 +34,9 @@ struct Place {
     __device__ __forceinline__ u64 row(const Voter& v, u32 token) const { return head() * v.tokens + token; }
     // Of all gate heads.
     __device__ __forceinline__ u64 rows(const Voter& v) const { return (u64)sequences * GROUPS * v.tokens; }
-    __device__ __forceinline__ const float* gates(const float* all, const Voter& v, u32 token) const {
-        return all + ((u64)sequence * v.tokens + token) * GATES + group * R;
+    // Of a token, in an array like those of gates.
+    template <typename T> __device__ __forceinline__ T* gates(T* all, const Voter& v, u32 token) const {
+        return all + ((u64)sequence * v.tokens + token) * v.stride + group * R;
     }
 };
 
@@ -43,11 +44,11 @@ struct Place {
 template <bool TURNED> struct GateRows {
     static constexpr u32 N = R % 4 == 0 ? 4 : 1, COLUMNS = RP / N, COUNT = SIDE * COLUMNS / THREADS;
     float x[COUNT][N];
-    __device__ __forceinline__ void read(const float* from, u32 count) {
+    __device__ __forceinline__ void read(const float* from, u32 stride, u32 count) {
 #pragma unroll
         for (u32 i = 0; i < COUNT; i++) {
             u32 at = i * THREADS + threadIdx.x, to = at / COLUMNS, column = at % COLUMNS * N, row = TURNED ? turned(to) : to;
-            if (row < count && column < R) load(x[i], from + (u64)row * GATES + column);
+            if (row < count && column < R) load(x[i], from + (u64)row * stride + column);
             else
 #pragma unroll
                 for (u32 k = 0; k < N; k++) x[i][k] = 0.0f;

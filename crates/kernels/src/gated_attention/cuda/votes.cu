@@ -21,7 +21,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) hard_votes(const __grid_co
     auto query_gates = [&](u32 tile) { return key_gates + (1 + tile % 2) * PARTS * GATE_TILE; };
     {
         GateRows<false> rows;
-        rows.read(at.gates(p.voter.key_gates, v, first), min(SIDE, v.tokens - first));
+        rows.read(at.gates(p.voter.key_gates, v, first), v.stride, min(SIDE, v.tokens - first));
         rows.put(key_gates);
     }
     Keys keys(v, at);
@@ -29,7 +29,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) hard_votes(const __grid_co
     u32 refused[2] = {NEVER, NEVER}, fades[2] = {NEVER, NEVER};
     float* trail = p.trail + at.head() * tiles * v.tokens;
     GateRows<true> next;
-    next.read(at.gates(v.query_gates, v, first), min(SIDE, v.tokens - first));
+    next.read(at.gates(v.query_gates, v, first), v.stride, min(SIDE, v.tokens - first));
     for (u32 tile = at.tile; tile < tiles; tile++) {
         next.put(query_gates(tile));
         // Nothing passes any more, and so everyone has been refused.
@@ -37,7 +37,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) hard_votes(const __grid_co
 #pragma unroll
         for (u32 half = 0; half < 2; half++) over &= keys.key[half] >= v.tokens || smallest[half] < LOWEST_SCORE;
         if (__syncthreads_and(over)) break;
-        if (tile + 1 < tiles) next.read(at.gates(v.query_gates, v, (tile + 1) * SIDE), min(SIDE, v.tokens - (tile + 1) * SIDE));
+        if (tile + 1 < tiles) next.read(at.gates(v.query_gates, v, (tile + 1) * SIDE), v.stride, min(SIDE, v.tokens - (tile + 1) * SIDE));
         float scores[2 * OWN];
         gate_scores(scores, keys, key_gates, query_gates(tile));
         u32 query = own_query(tile);
@@ -121,7 +121,7 @@ template <bool SUMS> __device__ __forceinline__ void soft_votes_with(const SoftV
     Log* tile_logs = (Log*)(key_gates + 3 * PARTS * GATE_TILE);
     {
         GateRows<false> rows;
-        rows.read(at.gates(v.key_gates, v, first), min(SIDE, v.tokens - first));
+        rows.read(at.gates(v.key_gates, v, first), v.stride, min(SIDE, v.tokens - first));
         rows.put(key_gates);
     }
     Keys keys(v, at);
@@ -139,11 +139,11 @@ template <bool SUMS> __device__ __forceinline__ void soft_votes_with(const SoftV
     }
     double seen[2] = {0.0, 0.0};
     GateRows<true> next;
-    next.read(at.gates(v.query_gates, v, begin * SIDE), min(SIDE, v.tokens - begin * SIDE));
+    next.read(at.gates(v.query_gates, v, begin * SIDE), v.stride, min(SIDE, v.tokens - begin * SIDE));
     for (u32 tile = begin; tile < end; tile++) {
         next.put(query_gates(tile));
         __syncthreads();
-        if (tile + 1 < end) next.read(at.gates(v.query_gates, v, (tile + 1) * SIDE), min(SIDE, v.tokens - (tile + 1) * SIDE));
+        if (tile + 1 < end) next.read(at.gates(v.query_gates, v, (tile + 1) * SIDE), v.stride, min(SIDE, v.tokens - (tile + 1) * SIDE));
         float scores[2 * OWN];
         gate_scores(scores, keys, key_gates, query_gates(tile));
         u32 query = own_query(tile);
