@@ -138,7 +138,11 @@ impl<'a> Run<'a> {
             // What decides at birth is in no cache.
             let cached = network.gates.filter(|form| form.kind.votes() && self.cache != DType::F32);
             if let Some(width) = cached.map(GateForm::row) {
-                kernels.counts.round(rows, [2 * width, width, width], DeviceSlice::from(&slot.gates).bytes())?;
+                kernels.counts.round(
+                    rows,
+                    [2 * width, width, width],
+                    DeviceSlice::from(&slot.gates).bytes(),
+                )?;
             }
             self.draw(index)?;
         }

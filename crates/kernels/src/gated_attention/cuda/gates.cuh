@@ -1,7 +1,7 @@
 // Gates of one layer: tiles of them, and the scores of their pairs. Rows are keys and columns queries, `turned`: a lane has two keys
 // and 16 neighbouring queries, and with the three lanes beside it all 64 queries of a tile.
 
-constexpr u32 R = SIDE_WIDTH > 0 ? SIDE_WIDTH : 1, RP = (R + 15) / 16 * 16, GATES = GROUPS * R;
+constexpr u32 R = SIDE_WIDTH > 0 ? SIDE_WIDTH : 1, RP = (R + 15) / 16 * 16;
 constexpr u32 GATE_STRIDE = padded<W>(RP);
 // In 16 bits a gate is a sum of two numbers, in f32 it is one.
 constexpr u32 PARTS = sizeof(W) == 2 ? 2 : 1;
@@ -10,7 +10,7 @@ constexpr u32 GROUP_KV = KV_HEADS / GROUPS;
 constexpr u32 OWN = 16;
 
 struct Voter {
-    const float* query_gates;   // [b T] rows of GATES, `stride` apart
+    const float* query_gates;   // [b T] rows of GROUPS R, `stride` apart
     const float* key_gates;     // the same
     const float* bias;          // [GROUPS]
     const float* noise;         // [b][GROUPS][T], added to every score of a key, or none
