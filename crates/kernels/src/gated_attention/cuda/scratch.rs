@@ -113,9 +113,7 @@ impl GateScratch {
         let carried_keys =
             if strips > 1 { [shape.sequences, shape.tokens, 2 * kv_heads, head_dim] } else { [0; 4] };
         let voters = soft_voters.max(1);
-        let blocks =
-            std::env::var("VOTE_BLOCKS").ok().and_then(|text| text.parse().ok()).unwrap_or(VOTE_BLOCKS);
-        let segment = strip.div_ceil((blocks / (lanes * tiles).max(1)).clamp(1, strip));
+        let segment = strip.div_ceil((VOTE_BLOCKS / (lanes * tiles).max(1)).clamp(1, strip));
         let segments = strip.div_ceil(segment);
         let only_hard = |size: usize| if soft { 0 } else { size };
         let bytes_of = |what, len| DeviceBuffer::<u8>::uninitialized(device, what, len);
