@@ -256,7 +256,13 @@ impl Bench {
         let (out, dout) =
             (self.bf16(rows * query_heads * head_dim), self.bf16(rows * query_heads * head_dim));
         let (lse, delta) = (self.f32(rows * query_heads, 1.0), self.f32(rows * query_heads, 1.0));
-        let gates: Vec<_> = (0..4).map(|_| self.f32(rows * gate_heads * gate_width, 1.0)).collect();
+        let row = gate_heads * gate_width;
+        let gates = [self.f32(2 * rows * row, 1.0), self.f32(2 * rows * row, 1.0)];
+        // Query and key gates of a token beside each other.
+        let halves = |both| {
+            [0..(2 * rows - 1) * row, row..2 * rows * row].map(|range| DeviceSlice::new(both, range).unwrap())
+        };
+        let ([query_gates, key_gates], [d_query, d_key]) = (halves(&gates[0]), halves(&gates[1]));
         let (d_bias, lambda) = (self.f32(gate_heads, 1.0), self.f32(gate_heads, 0.1));
         let ends = DeviceBuffer::<u32>::zeroed(&self.device, "ends", rows * gate_heads).unwrap();
         let margin = DeviceBuffer::<f64>::zeroed(&self.device, "margin", 2 * gate_heads).unwrap();
@@ -279,7 +285,7 @@ impl Bench {
         // Scores deviate by a third: with a bias of 0.8 a key lives for about a hundred queries.
         for (what, level) in [("nothing dies", 50.0), ("most die", 0.8)] {
             let bias = DeviceBuffer::copy_of(&self.device, "bias", &vec![level; gate_heads]).unwrap();
-            let voter = DeviceVoter { query_gates: &gates[0], key_gates: &gates[1], bias: (&bias).into() };
+            let voter = DeviceVoter { query_gates, key_gates, stride: 2 * row, bias: (&bias).into() };
             let (rule, pressure, name) = match alpha {
                 None => (
                     DeviceRule::DENSE,
@@ -294,8 +300,8 @@ impl Bench {
             };
             let layer = Attended { qkv: &qkv, expires_at: Some(&ends), out: &out, lse: &lse };
             let gradient = DeviceVoterGradient {
-                query_gates: &gates[2],
-                key_gates: &gates[3],
+                query_gates: d_query,
+                key_gates: d_key,
                 fresh: true,
                 bias: (&d_bias).into(),
             };

@@ -1,10 +1,24 @@
 // The activations in training: forward beside what went in, and their gradients.
 
+// 1 / (1 + exp x), and exp x beside it. Of 16-bit results the special-function unit's exponential and quotient change no bit
+// but where one lies at the edge of rounding, and full precision would take longer than memory does.
+__device__ __forceinline__ float share_of(float x, float& tail) {
+    if constexpr (sizeof(W) == 2) {
+        tail = __expf(x);
+        return __fdividef(1.0f, 1.0f + tail);
+    }
+    tail = expf(x);
+    return 1.0f / (1.0f + tail);
+}
+// As gelu_tanh.
+__device__ __forceinline__ float gelu_tanh_train(float x) {
+    float tail;
+    return x * share_of(x * fmaf(x * x, -0.071354814f, -1.5957692f), tail);
+}
 // The derivative of gelu_tanh; beyond 10 it is 0 or 1 in f32, and up to there the tail is finite.
 __device__ __forceinline__ float gelu_tanh_slope(float x) {
     x = x < -10.0f ? -10.0f : x > 10.0f ? 10.0f : x;
-    float tail = expf(x * fmaf(x * x, -0.071354814f, -1.5957692f));
-    float share = 1.0f / (1.0f + tail);
+    float tail, share = share_of(x * fmaf(x * x, -0.071354814f, -1.5957692f), tail);
     return fmaf(x * share * (tail * share), fmaf(x * x, 0.21406444f, 1.5957692f), share);
 }
 __device__ __forceinline__ float gelu_erf_slope(float x) {
@@ -26,7 +40,7 @@ template <int N> __device__ __forceinline__ void gelu(const Gelu& p, u64 at) {
 #pragma unroll
     for (int i = 0; i < N; i++) {
         if (p.dy) x[i] = dy[i] * (p.kind == GELU_TANH ? gelu_tanh_slope(x[i]) : gelu_erf_slope(x[i]));
-        else x[i] = activate(p.kind, x[i]);
+        else x[i] = p.kind == GELU_TANH ? gelu_tanh_train(x[i]) : gelu_erf(x[i]);
     }
     store(p.out + at, x);
 }
@@ -50,14 +64,17 @@ template <int N> __device__ __forceinline__ void silu_mul(const SiluMul& p, u64 
     load(up, from + p.width);
     if (!p.dy) {
 #pragma unroll
-        for (int i = 0; i < N; i++) gate[i] = silu_times(gate[i], up[i]);
+        for (int i = 0; i < N; i++) {
+            float tail;
+            gate[i] *= share_of(-gate[i], tail) * up[i];
+        }
         store(p.out + row * p.width + at, gate);
         return;
     }
     load(dy, p.dy + row * p.width + at);
 #pragma unroll
     for (int i = 0; i < N; i++) {
-        float share = 1.0f / (1.0f + expf(-gate[i]));
+        float tail, share = share_of(-gate[i], tail);
         float slope = share * fmaf(gate[i], 1.0f - share, 1.0f);
         float d_up = gate[i] * share * dy[i];
         gate[i] = dy[i] * up[i] * slope;

@@ -1,7 +1,7 @@
 // The loss of a slice of rows: logits become their gradient in place, a block per row.
 //
-// A row of logits has `stride` f32; its gradient takes W's width from the same address on. Two readings of a row: its sums
-// while it is read the first time, each thread's relative to its own largest so far.
+// A row of logits has `stride` f32; its gradient takes W's width from the same address on, with zeros behind the vocabulary. Two
+// readings of a row: its sums while it is read the first time, each thread's relative to its own largest so far.
 
 constexpr u32 WARPS = THREADS / 32;
 constexpr float LOG2_E = 1.4426950408889634f;
@@ -76,7 +76,7 @@ template <int N> __device__ __forceinline__ void rows(const CrossEntropy& p) {
     const float* teacher = p.teacher ? p.teacher + (u64)blockIdx.x * p.stride : nullptr;
     u32 target = p.targets[blockIdx.x];
     if (target == IGNORE) {
-        for (u32 i = threadIdx.x; i < p.vocabulary; i += THREADS) out[i] = narrow<W>(0.0f);
+        for (u32 i = threadIdx.x; i < p.stride; i += THREADS) out[i] = narrow<W>(0.0f);
         if (threadIdx.x < 3) p.losses[3 * blockIdx.x + threadIdx.x] = 0.0f;
         return;
     }
@@ -119,24 +119,19 @@ template <int N> __device__ __forceinline__ void rows(const CrossEntropy& p) {
         if (part != 0.0f) read(t, teacher, first, p.vocabulary);
     };
     fetch(threadIdx.x * N);
-    for (u32 first = 0; first < p.vocabulary; first += STEP) {
+    for (u32 first = 0; first < p.stride; first += STEP) {
         u32 i = first + threadIdx.x * N;
         float g[N];
 #pragma unroll
         for (int k = 0; k < N; k++) {
-            g[k] = power_of_e(x[k] - own.top) * share;
+            g[k] = i + k < p.vocabulary ? power_of_e(x[k] - own.top) * share : 0.0f;
             if (part != 0.0f) g[k] = fmaf(power_of_e(t[k] - taught.top), -part, g[k]);
             if (i + k == target) g[k] -= onehot;
         }
         fetch(i + STEP);
         __syncthreads();
-        if (i + N <= p.vocabulary) {
-            store(out + i, g);
-        } else {
-#pragma unroll
-            for (int k = 0; k < N; k++)
-                if (i + k < p.vocabulary) out[i + k] = narrow<W>(g[k]);
-        }
+        // N is 1 where it does not divide the stride.
+        if (i < p.stride) store(out + i, g);
     }
 }
 // Four at a time need rows that start at multiples of 16 bytes.

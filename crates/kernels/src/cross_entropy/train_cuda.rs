@@ -62,7 +62,7 @@ impl TrainCrossEntropy {
 
     /// As [`cross_entropy`](super::cross_entropy()), of `logits` and `teacher`, f32 `[targets, stride]` of which the first
     /// `vocabulary` columns count. The gradient, W, takes the place of the logits: row i begins where it began, so that as W
-    /// its stride is `4 / W's bytes` times as many. `losses`, f32 `[targets, 3]`, are the fields of
+    /// its stride is `4 / W's bytes` times as many, and behind the vocabulary it is zero. `losses`, f32 `[targets, 3]`, are the fields of
     /// [`RowLoss`].
     ///
     /// Targets are the caller's promise to be below the vocabulary, or [`IGNORE`].

@@ -58,10 +58,12 @@ fn cuda_losses_and_their_gradients_agree_with_the_processor() {
                 let what = format!("{dtype} {rows} x {vocabulary}, {distill:?}");
                 let bytes: &[u8] =
                     &device_logits.read().unwrap().iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>();
-                let got: Vec<f32> = bytes
+                let rows: Vec<Vec<f32>> = bytes
                     .chunks(4 * stride)
-                    .flat_map(|row| numbers_of(&row[..vocabulary * dtype.bytes()], dtype))
+                    .map(|row| numbers_of(&row[..stride * dtype.bytes()], dtype))
                     .collect();
+                assert!(rows.iter().flat_map(|row| &row[vocabulary..]).all(|&zero| zero == 0.0), "{what}");
+                let got: Vec<f32> = rows.iter().flat_map(|row| &row[..vocabulary]).copied().collect();
                 let want: Vec<f64> = want.iter().map(|&x| f64::from(x)).collect();
                 // Gradients are at most 0.3: relative to 1.
                 assert_close(&what, &got, &want, TOLERANCE.max(0.1 * last_bits(dtype)));

@@ -1,11 +1,18 @@
 // The norms in training: forward with what the way back needs, and the gradients.
 
-// A vector of 4 numbers per access where a row divides so; about two of them per thread.
+// A vector of 4 numbers per access where a row divides so.
 constexpr u32 STEP = HIDDEN % 4 == 0 ? 4 : 1;
-constexpr u32 VECTORS = (HIDDEN + NORM_THREADS * STEP - 1) / (NORM_THREADS * STEP);
-constexpr u32 WARPS = NORM_THREADS / 32;
+constexpr u32 vectors(u32 threads) { return (HIDDEN + threads * STEP - 1) / (threads * STEP); }
+constexpr u32 VECTORS = vectors(NORM_THREADS), WARPS = NORM_THREADS / 32;
 
 __device__ __forceinline__ u32 column(u32 v) { return (v * NORM_THREADS + threadIdx.x) * STEP; }
+
+// On the way forward a short row is one warp's, so that nothing waits for other warps.
+constexpr u32 ROW_THREADS = FORWARD_THREADS / FORWARD_ROWS, ROW_VECTORS = vectors(ROW_THREADS);
+__device__ __forceinline__ float row_sum(float x, float* partial) {
+    if constexpr (ROW_THREADS == 32) return warp_sum(x);
+    else return block_sum<ROW_THREADS / 32>(x, partial);
+}
 
 struct NormForward {
     const float* x;        // [t][c]
@@ -15,34 +22,38 @@ struct NormForward {
     bf16* rest;            // [t][c]: what the rounding of y left over, or none
     float* stats;          // [t][2]: the mean (0 of an RMS norm), and 1 over the deviation
     float epsilon;
+    u32 rows;
 };
 
-extern "C" __global__ void __launch_bounds__(NORM_THREADS) norm_forward(NormForward p) {
+extern "C" __global__ void __launch_bounds__(FORWARD_THREADS) norm_forward(NormForward p) {
     __shared__ float partials[2][32];
-    u64 row = (u64)blockIdx.x * HIDDEN;
-    float x[VECTORS][STEP];
+    u32 index = blockIdx.x * FORWARD_ROWS + threadIdx.x / ROW_THREADS, lane = threadIdx.x % ROW_THREADS;
+    if (index >= p.rows) return;
+    auto column = [&](u32 v) { return (v * ROW_THREADS + lane) * STEP; };
+    u64 row = (u64)index * HIDDEN;
+    float x[ROW_VECTORS][STEP];
     float sum = 0.0f;
 #pragma unroll
-    for (u32 v = 0; v < VECTORS; v++) {
+    for (u32 v = 0; v < ROW_VECTORS; v++) {
 #pragma unroll
         for (u32 i = 0; i < STEP; i++) x[v][i] = 0.0f;
         if (column(v) < HIDDEN) load(x[v], p.x + row + column(v));
 #pragma unroll
         for (u32 i = 0; i < STEP; i++) sum += x[v][i];
     }
-    float mean = p.bias ? block_sum<WARPS>(sum, partials[0]) / (float)HIDDEN : 0.0f;
+    float mean = p.bias ? row_sum(sum, partials[0]) / (float)HIDDEN : 0.0f;
     float squares = 0.0f;
 #pragma unroll
-    for (u32 v = 0; v < VECTORS; v++)
+    for (u32 v = 0; v < ROW_VECTORS; v++)
 #pragma unroll
         for (u32 i = 0; i < STEP; i++) {
             x[v][i] -= mean;
             if (column(v) < HIDDEN) squares += x[v][i] * x[v][i];
         }
-    float scale = 1.0f / sqrtf(block_sum<WARPS>(squares, partials[1]) / (float)HIDDEN + p.epsilon);
-    if (threadIdx.x == 0) p.stats[2 * blockIdx.x] = mean, p.stats[2 * blockIdx.x + 1] = scale;
+    float scale = 1.0f / sqrtf(row_sum(squares, partials[1]) / (float)HIDDEN + p.epsilon);
+    if (lane == 0) p.stats[2 * index] = mean, p.stats[2 * index + 1] = scale;
 #pragma unroll
-    for (u32 v = 0; v < VECTORS; v++) {
+    for (u32 v = 0; v < ROW_VECTORS; v++) {
         if (column(v) >= HIDDEN) continue;
         float weight[STEP], bias[STEP], y[STEP];
         load(weight, p.weight + column(v));
@@ -69,50 +80,86 @@ struct NormBackward {
     u32 rows, centred, fresh;
 };
 
+// What a thread reads of a row before anything can be said about it.
+struct Share {
+    float x[VECTORS][STEP], dy[VECTORS][STEP];
+};
+__device__ __forceinline__ void fetch(Share& row, const NormBackward& p, u32 index) {
+    u64 at = (u64)index * HIDDEN;
+#pragma unroll
+    for (u32 v = 0; v < VECTORS; v++) {
+        if (column(v) >= HIDDEN) continue;
+        load(row.x[v], p.x + at + column(v)), load(row.dy[v], p.dy + at + column(v));
+    }
+}
+// Two sums over the block, to every thread, between two barriers.
+__device__ __forceinline__ float2 block_sums(float2 x, float2* partial) {
+    x = make_float2(warp_sum(x.x), warp_sum(x.y));
+    if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = x;
+    __syncthreads();
+    float2 y = threadIdx.x % 32 < WARPS ? partial[threadIdx.x % 32] : make_float2(0.0f, 0.0f);
+    return make_float2(warp_sum(y.x), warp_sum(y.y));
+}
+
+// While a row's sums are waited for, the next one is read, where registers have room for both.
+constexpr bool AHEAD = VECTORS <= 2 && NORM_THREADS <= 512;
+// Of short rows all blocks find room at once on a GPU of 128 multiprocessors.
+constexpr u32 AT_ONCE = NORM_THREADS <= 128 ? 6 : 1;
+
 // Rows b, b + blocks, ...: which rows a block sums does not depend on the device.
-extern "C" __global__ void __launch_bounds__(NORM_THREADS) norm_backward(NormBackward p) {
-    __shared__ float partials[2][2][32];
-    float dweight[VECTORS][STEP], dbias[VECTORS][STEP], weight[VECTORS][STEP];
+extern "C" __global__ void __launch_bounds__(NORM_THREADS, AT_ONCE) norm_backward(NormBackward p) {
+    __shared__ float2 partials[2][32];
+    float dweight[VECTORS][STEP], dbias[VECTORS][STEP];
+    Share row, next;
 #pragma unroll
     for (u32 v = 0; v < VECTORS; v++) {
 #pragma unroll
-        for (u32 i = 0; i < STEP; i++) dweight[v][i] = dbias[v][i] = weight[v][i] = 0.0f;
-        if (column(v) < HIDDEN) load(weight[v], p.weight + column(v));
+        for (u32 i = 0; i < STEP; i++) {
+            dweight[v][i] = dbias[v][i] = 0.0f;
+            next.x[v][i] = next.dy[v][i] = 0.0f;
+        }
     }
+    if (AHEAD) fetch(next, p, blockIdx.x);
     u32 turn = 0;
     for (u32 index = blockIdx.x; index < p.rows; index += gridDim.x, turn ^= 1) {
-        u64 row = (u64)index * HIDDEN;
         float mean = p.stats[2 * index], scale = p.stats[2 * index + 1];
-        float n[VECTORS][STEP], g[VECTORS][STEP], dx[VECTORS][STEP];
-        float sum = 0.0f, product = 0.0f;
+        u64 at = (u64)index * HIDDEN;
+        if (!AHEAD) fetch(next, p, index);
+        row = next;
+        float dx[VECTORS][STEP];
 #pragma unroll
         for (u32 v = 0; v < VECTORS; v++) {
 #pragma unroll
-            for (u32 i = 0; i < STEP; i++) n[v][i] = mean, g[v][i] = dx[v][i] = 0.0f;
-            if (column(v) < HIDDEN) {
-                load(n[v], p.x + row + column(v)), load(g[v], p.dy + row + column(v));
-                if (!p.fresh) load(dx[v], p.dx + row + column(v));
-            }
+            for (u32 i = 0; i < STEP; i++) dx[v][i] = 0.0f;
+            if (!p.fresh && column(v) < HIDDEN) load(dx[v], p.dx + at + column(v));
+        }
+        if (AHEAD && index + gridDim.x < p.rows) fetch(next, p, index + gridDim.x);
+        float2 sums = make_float2(0.0f, 0.0f);
+#pragma unroll
+        for (u32 v = 0; v < VECTORS; v++) {
+            if (column(v) >= HIDDEN) continue;
+            float weight[STEP];
+            load(weight, p.weight + column(v));
 #pragma unroll
             for (u32 i = 0; i < STEP; i++) {
-                n[v][i] = (n[v][i] - mean) * scale;
-                dweight[v][i] = fmaf(g[v][i], n[v][i], dweight[v][i]);
-                dbias[v][i] += g[v][i];
-                g[v][i] *= weight[v][i];
-                sum += g[v][i];
-                product = fmaf(g[v][i], n[v][i], product);
+                float n = row.x[v][i] = (row.x[v][i] - mean) * scale;
+                dweight[v][i] = fmaf(row.dy[v][i], n, dweight[v][i]);
+                dbias[v][i] += row.dy[v][i];
+                float g = row.dy[v][i] *= weight[i];
+                sums.x = fmaf(g, n, sums.x), sums.y += g;
             }
         }
         // Two sets: the next row's sums must not meet a slow warp that still reads this row's.
-        product = block_sum<WARPS>(product, partials[turn][0]) / (float)HIDDEN;
-        sum = p.centred ? block_sum<WARPS>(sum, partials[turn][1]) / (float)HIDDEN : 0.0f;
+        sums = block_sums(sums, partials[turn]);
+        float product = sums.x / (float)HIDDEN, sum = p.centred ? sums.y / (float)HIDDEN : 0.0f;
 #pragma unroll
         for (u32 v = 0; v < VECTORS; v++) {
             if (column(v) >= HIDDEN) continue;
 #pragma unroll
-            for (u32 i = 0; i < STEP; i++) dx[v][i] = fmaf(g[v][i] - sum - n[v][i] * product, scale, dx[v][i]);
-            store(p.dx + row + column(v), dx[v]);
-            if (p.narrow_dx) store(p.narrow_dx + row + column(v), dx[v]);
+            for (u32 i = 0; i < STEP; i++)
+                dx[v][i] = fmaf(row.dy[v][i] - sum - row.x[v][i] * product, scale, dx[v][i]);
+            store(p.dx + at + column(v), dx[v]);
+            if (p.narrow_dx) store(p.narrow_dx + at + column(v), dx[v]);
         }
     }
     float* to = p.partials + (u64)blockIdx.x * 2 * HIDDEN;

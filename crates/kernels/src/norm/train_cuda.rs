@@ -12,11 +12,23 @@ use crate::reduce::{DeviceSums, PARTS};
 pub(crate) const TRAIN_SOURCE: Source = Source {
     file: "norm/train.cu",
     text: concat!(include_str!("../cuda/vectors.cuh"), include_str!("train.cu")),
-    constants: |_, specialisation| vec![("NORM_THREADS", threads(specialisation.hidden))],
+    constants: |_, specialisation| {
+        let (rows, forward) = forward_block(specialisation.hidden);
+        vec![
+            ("NORM_THREADS", threads(specialisation.hidden)),
+            ("FORWARD_THREADS", forward),
+            ("FORWARD_ROWS", rows),
+        ]
+    },
     arguments: &[Forward::LAYOUT, Backward::LAYOUT],
 };
 
 const OP: &str = "norm in training";
+
+/// Rows of a block on the way forward, and its threads: a warp for each row that fits into the registers of one.
+fn forward_block(width: usize) -> (usize, usize) {
+    if width <= 1024 { (4, 128) } else { (1, threads(width)) }
+}
 
 /// Weight and bias of a norm, f32 `[c]`, or their gradients; without a bias it is an RMS norm.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +58,7 @@ kernel_struct! {
         rest: u64,
         stats: u64,
         epsilon: f32,
+        rows: u32,
     }
 }
 
@@ -120,9 +133,11 @@ impl TrainNorm {
             rest: rest.map_or(0, DeviceBuffer::pointer),
             stats: stats.pointer(),
             epsilon,
+            rows: rows as u32,
         };
+        let (block, threads) = forward_block(self.width);
         // SAFETY: the layout of `NormForward`; lengths as just checked.
-        unsafe { self.forward.launch(Grid::new(rows, threads(self.width) as u32), &arguments) }?;
+        unsafe { self.forward.launch(Grid::new(rows.div_ceil(block), threads as u32), &arguments) }?;
         Ok(())
     }
 

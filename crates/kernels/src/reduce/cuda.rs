@@ -161,7 +161,7 @@ impl DeviceSums {
             columns: columns as u32,
         };
         // SAFETY: the layout of `AddPartials`; lengths as just checked.
-        unsafe { self.add.launch(Grid::new(columns.div_ceil(32), THREADS), &arguments) }?;
+        unsafe { self.add.launch(Grid::new(columns.div_ceil(32), 1024), &arguments) }?;
         Ok(())
     }
 

@@ -15,7 +15,7 @@ template <int N> __device__ __forceinline__ void sum_columns(const ColumnSums& p
     for (int i = 0; i < N; i++) sum[i] = 0.0f;
     u32 end = min((blockIdx.y + 1) * SUM_ROWS, p.rows);
     if (column < p.columns) {
-#pragma unroll 4
+#pragma unroll 8
         for (u32 row = blockIdx.y * SUM_ROWS + warp; row < end; row += SUM_THREADS / 32) {
             float x[N];
             load(x, p.x + (u64)row * p.columns + column);
@@ -44,22 +44,20 @@ struct AddPartials {
     float* to;               // [columns], added to
     u32 parts, stride, columns;
 };
-extern "C" __global__ void __launch_bounds__(SUM_THREADS) add_partials(AddPartials p) {
-    // A warp per column would read across; eight rows of a block share the parts instead.
-    __shared__ float sums[8][32];
-    u32 share = threadIdx.x / 32, lane = threadIdx.x % 32, column = blockIdx.x * 32 + lane;
+// 32 columns of a block, and 32 warps that share the parts: few columns are summed, so one thread must not wait for many loads in turn.
+extern "C" __global__ void __launch_bounds__(1024) add_partials(AddPartials p) {
+    __shared__ float sums[32][33];
+    u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, column = blockIdx.x * 32 + lane;
     float sum = 0.0f;
     if (column < p.columns) {
-#pragma unroll 16
-        for (u32 part = share; part < p.parts; part += 8) sum += p.partials[(u64)part * p.stride + column];
+#pragma unroll 8
+        for (u32 part = warp; part < p.parts; part += 32) sum += p.partials[(u64)part * p.stride + column];
     }
-    sums[share][lane] = sum;
+    sums[warp][lane] = sum;
     __syncthreads();
-    if (share > 0 || column >= p.columns) return;
-    float total = 0.0f;
-#pragma unroll
-    for (u32 i = 0; i < 8; i++) total += sums[i][lane];
-    p.to[column] += total;
+    float total = warp_sum(sums[lane][warp]);
+    u32 own = blockIdx.x * 32 + warp;
+    if (lane == 0 && own < p.columns) p.to[own] += total;
 }
 
 struct Squares {

@@ -8,13 +8,13 @@ use dropcap_kernels::gated_attention::{AttendedBack, DevicePressure, DeviceVoter
 use dropcap_kernels::{GeluKind, KernelError};
 use dropcap_model::Mlp;
 
-use super::forward::Run;
+use super::forward::{Run, halves};
 use super::gates::{GateBack, GateInput};
 use super::gradients::Gradients;
 use super::network::Layer;
 use super::room::{BackRoom, LayerRoom};
 use super::sums::Handover;
-use crate::network::{Pruning, Pull};
+use crate::network::{GateForm, Pruning, Pull};
 
 /// What a pass pulls at its gates with, and where it says what they met.
 #[derive(Debug, Clone, Copy)]
@@ -105,15 +105,13 @@ impl Run<'_> {
         let call = self.call(index, slot, &shape)?;
         let heads = network.gates.map_or(0, |form| form.heads);
         let places = layer.gates.as_ref().filter(|_| call.voter.is_some());
-        let [d_query, d_key] = d_gates;
         let gates = match places {
             None => None,
-            Some(places) => Some(DeviceVoterGradient {
-                query_gates: d_query,
-                key_gates: d_key,
-                fresh: true,
-                bias: gradients.vector(&places.bias)?,
-            }),
+            Some(places) => {
+                let [query_gates, key_gates] = halves(d_gates, network.gates.map_or(0, GateForm::row))?;
+                let bias = gradients.vector(&places.bias)?;
+                Some(DeviceVoterGradient { query_gates, key_gates, fresh: true, bias })
+            }
         };
         let pressure = match (self.pruning, pull.pull, pull.margins.get(index)) {
             (Pruning::Hard { .. }, _, Some(margin)) => {
@@ -136,7 +134,7 @@ impl Run<'_> {
         if let (Some(places), Some(maps)) = (places, self.maps.get(index)) {
             let input = GateInput { rows, high: &slot.attention_input, rest: None };
             let BackRoom { narrow_gates, unscaled, .. } = &room.back;
-            let back = GateBack { d: [d_query, d_key], narrow: narrow_gates, unscaled, d_input };
+            let back = GateBack { d: d_gates, narrow: narrow_gates, unscaled, d_input };
             maps.backward(kernels, gradients, places, input, back)?;
         }
         let (norm, stats) = (&layer.attention_norm, &slot.attention_stats);

@@ -134,11 +134,15 @@ impl<'a> Run<'a> {
             (self.pruning, self.maps.get(index))
         {
             let input = GateInput { rows, high: attention_input, rest };
-            maps.apply(kernels, input, &slot.query, &slot.key)?;
+            maps.apply(kernels, input, &slot.gates)?;
             // What decides at birth is in no cache.
             let cached = network.gates.filter(|form| form.kind.votes() && self.cache != DType::F32);
             if let Some(width) = cached.map(GateForm::row) {
-                kernels.counts.round(rows, [width, 0, width], DeviceSlice::from(&slot.key).bytes())?;
+                kernels.counts.round(
+                    rows,
+                    [2 * width, width, width],
+                    DeviceSlice::from(&slot.gates).bytes(),
+                )?;
             }
             self.draw(index)?;
         }
@@ -180,11 +184,12 @@ impl<'a> Run<'a> {
     {
         let gates = self.network.layers.get(index).and_then(|layer| layer.gates.as_ref());
         let voter = match (self.pruning, gates) {
-            (Pruning::Hard { .. } | Pruning::Soft { .. }, Some(places)) => Some(DeviceVoter {
-                query_gates: &slot.query,
-                key_gates: &slot.key,
-                bias: self.weights.of(&places.bias)?,
-            }),
+            (Pruning::Hard { .. } | Pruning::Soft { .. }, Some(places)) => {
+                let row = self.network.gates.map_or(0, GateForm::row);
+                let [query_gates, key_gates] = halves(&slot.gates, row)?;
+                let bias = self.weights.of(&places.bias)?;
+                Some(DeviceVoter { query_gates, key_gates, stride: 2 * row, bias })
+            }
             _ => None,
         };
         let (rule, scratch) = match (self.pruning, self.soft) {
@@ -261,4 +266,10 @@ impl<'a> Run<'a> {
         let call = self.call(index, self.room.slot(index), &shape)?;
         Ok(call.layer.expires_at.map_or(0, |_| shape.gate_heads))
     }
+}
+
+/// The query gates and the key gates of rows that hold both.
+pub(super) fn halves(both: &DeviceBuffer<f32>, row: usize) -> Result<[DeviceSlice<'_, f32>; 2], KernelError> {
+    let end = both.len();
+    Ok([DeviceSlice::new(both, 0..end.saturating_sub(row))?, DeviceSlice::new(both, row.min(end)..end)?])
 }

@@ -10,22 +10,17 @@ use super::network::{GatePlaces, Network};
 use super::weights::Weights;
 use crate::network::GateForm;
 
-/// One layer's maps as products read them, their inputs' scales multiplied in.
+/// One layer's maps as products read them, their inputs' scales multiplied in: `[2 G r, c]`, that of queries first, or that of
+/// keys alone where every query gate is 1. What the format of products holds, and what its rounding left over.
 #[derive(Debug)]
 pub(super) struct GateMaps {
-    /// None where every query gate is 1.
-    query: Option<Map>,
-    key: Map,
-    /// `[c]`, or nothing.
-    scale: Option<DeviceBuffer<f32>>,
-}
-
-/// `[G r, c]`: what the format of products holds, and what its rounding left over.
-#[derive(Debug)]
-struct Map {
     high: DeviceBuffer<u8>,
     rest: Option<DeviceBuffer<u8>>,
     rows: usize,
+    /// Where a row of gates begins to be theirs.
+    first: usize,
+    /// `[c]`, or nothing.
+    scale: Option<DeviceBuffer<f32>>,
 }
 
 /// The rows that gates read: what the format of products holds, and what its rounding left over, bf16.
@@ -39,11 +34,11 @@ pub(super) struct GateInput<'a> {
 /// Gradients of one layer's gates on their way down.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct GateBack<'a> {
-    /// f32 `[t, G r]` of queries and of keys.
-    pub(super) d: [&'a DeviceBuffer<f32>; 2],
+    /// f32 `[t, 2 G r]`, of queries and of keys.
+    pub(super) d: &'a DeviceBuffer<f32>,
     /// Room for the same in the format of products.
     pub(super) narrow: &'a DeviceBuffer<u8>,
-    /// Room for the gradient of a map, f32 `[G r, c]`.
+    /// Room for the gradient of the maps, f32 `[2 G r, c]`.
     pub(super) unscaled: &'a DeviceBuffer<f32>,
     /// The gradient of the rows, added to.
     pub(super) d_input: &'a DeviceBuffer<u8>,
@@ -51,17 +46,15 @@ pub(super) struct GateBack<'a> {
 
 impl GateMaps {
     pub(super) fn new(kernels: &Kernels, network: &Network) -> Result<Self, KernelError> {
-        let rows = network.gates.map_or(0, GateForm::row);
-        let count = rows * network.config.hidden;
-        let map = || -> Result<Map, KernelError> {
-            let rest = match kernels.dtype {
-                DType::F32 => None,
-                _ => Some(DeviceBuffer::uninitialized(&kernels.device, "the maps of gates", 2 * count)?),
-            };
-            Ok(Map { high: kernels.room("the maps of gates", count)?, rest, rows })
-        };
+        let row = network.gates.map_or(0, GateForm::row);
         let votes = network.gates.is_some_and(|form| form.kind.votes());
-        Ok(Self { query: votes.then(map).transpose()?, key: map()?, scale: None })
+        let (rows, first) = if votes { (2 * row, 0) } else { (row, row) };
+        let count = rows * network.config.hidden;
+        let rest = match kernels.dtype {
+            DType::F32 => None,
+            _ => Some(DeviceBuffer::uninitialized(&kernels.device, "the maps of gates", 2 * count)?),
+        };
+        Ok(Self { high: kernels.room("the maps of gates", count)?, rest, rows, first, scale: None })
     }
 
     pub(super) fn rescale(&mut self, kernels: &Kernels, scale: &[f32]) -> Result<(), KernelError> {
@@ -76,41 +69,35 @@ impl GateMaps {
         weights: &Weights,
         places: &GatePlaces,
     ) -> Result<(), KernelError> {
-        let query = self.query.as_ref().zip(places.query.as_ref());
-        for (map, place) in query.into_iter().chain([(&self.key, &places.key)]) {
-            let scale = self.scale.as_ref().map(DeviceSlice::from);
-            let rest = map.rest.as_ref().map(DeviceSlice::from);
-            kernels.optimizer.split(weights.of(place)?, scale, (&map.high).into(), rest)?;
-        }
-        Ok(())
+        let scale = self.scale.as_ref().map(DeviceSlice::from);
+        let rest = self.rest.as_ref().map(DeviceSlice::from);
+        kernels.optimizer.split(weights.of(&places.maps)?, scale, (&self.high).into(), rest)
     }
 
-    /// Query and key gates, f32 `[t, G r]` each; constant query gates stay as they are.
+    /// Gates, f32 `[t, 2 G r]`, of queries and of keys; constant query gates stay as they are.
     pub(super) fn apply(
         &self,
         kernels: &Kernels,
         input: GateInput<'_>,
-        query: &DeviceBuffer<f32>,
-        key: &DeviceBuffer<f32>,
+        gates: &DeviceBuffer<f32>,
     ) -> Result<(), KernelError> {
-        let query = self.query.as_ref().map(|map| (map, query));
-        for (map, out) in query.into_iter().chain([(&self.key, key)]) {
-            let out = f32_rows(out, input.rows, map.rows)?;
-            let width = width(map, kernels);
-            let high = kernels.rows(&map.high, map.rows, width)?.turned();
-            let x = kernels.rows(input.high, input.rows, width)?;
-            kernels.products.multiply(x, high, Sum::Store, None, out)?;
-            if let (Some(map_rest), Some(rest)) = (&map.rest, input.rest) {
-                let rest = TrainMatrix::new(rest.into(), DType::Bf16, input.rows, width, width)?;
-                kernels.products.multiply(rest, high, Sum::Add, None, out)?;
-                let low = TrainMatrix::new(map_rest.into(), DType::Bf16, map.rows, width, width)?.turned();
-                kernels.products.multiply(x, low, Sum::Add, None, out)?;
-            }
+        let columns = self.first + self.rows;
+        let out = DeviceSlice::new(gates, self.first..input.rows * columns)?.bytes();
+        let out = TrainMatrix::new(out, DType::F32, input.rows, self.rows, columns)?;
+        let width = self.width(kernels);
+        let high = kernels.rows(&self.high, self.rows, width)?.turned();
+        let x = kernels.rows(input.high, input.rows, width)?;
+        kernels.products.multiply(x, high, Sum::Store, None, out)?;
+        if let (Some(map_rest), Some(rest)) = (&self.rest, input.rest) {
+            let rest = TrainMatrix::new(rest.into(), DType::Bf16, input.rows, width, width)?;
+            kernels.products.multiply(rest, high, Sum::Add, None, out)?;
+            let low = TrainMatrix::new(map_rest.into(), DType::Bf16, self.rows, width, width)?.turned();
+            kernels.products.multiply(x, low, Sum::Add, None, out)?;
         }
         Ok(())
     }
 
-    /// Adds the gradients of both maps, and of the rows that they read.
+    /// Adds the gradients of the maps, and of the rows that they read.
     pub(super) fn backward(
         &self,
         kernels: &Kernels,
@@ -119,39 +106,33 @@ impl GateMaps {
         input: GateInput<'_>,
         back: GateBack<'_>,
     ) -> Result<(), KernelError> {
-        let rows = input.rows;
-        let [d_query, d_key] = back.d;
-        let query = self.query.as_ref().zip(places.query.as_ref()).map(|(map, place)| (map, place, d_query));
-        for (map, place, d) in query.into_iter().chain([(&self.key, &places.key, d_key)]) {
-            let width = width(map, kernels);
-            let count = rows * map.rows;
-            let bytes = count * kernels.dtype.bytes();
-            let narrow = DeviceSlice::new(back.narrow, 0..bytes)?;
-            kernels.optimizer.narrow(DeviceSlice::new(d, 0..count)?, narrow)?;
-            let dy = kernels.rows(back.narrow, rows, map.rows)?;
-            let x = kernels.rows(input.high, rows, width)?;
-            if let Some(gradient) = gradients.of(place)? {
-                match &self.scale {
-                    None => {
-                        let gradient = TrainMatrix::f32(gradient, map.rows, width)?;
-                        kernels.products.multiply(dy.turned(), x, Sum::Add, None, gradient)?;
-                    }
-                    Some(scale) => {
-                        let unscaled = f32_rows(back.unscaled, map.rows, width)?;
-                        kernels.products.multiply(dy.turned(), x, Sum::Store, None, unscaled)?;
-                        kernels.optimizer.add_scaled(back.unscaled.into(), scale.into(), gradient)?;
-                    }
+        let (rows, width, columns) = (input.rows, self.width(kernels), self.first + self.rows);
+        let bytes = kernels.dtype.bytes();
+        let narrow = DeviceSlice::new(back.narrow, 0..rows * columns * bytes)?;
+        kernels.optimizer.narrow(DeviceSlice::new(back.d, 0..rows * columns)?, narrow)?;
+        let dy = DeviceSlice::new(back.narrow, self.first * bytes..rows * columns * bytes)?;
+        let dy = TrainMatrix::new(dy, kernels.dtype, rows, self.rows, columns)?;
+        let x = kernels.rows(input.high, rows, width)?;
+        if let Some(gradient) = gradients.of(&places.maps)? {
+            match &self.scale {
+                None => {
+                    let gradient = TrainMatrix::f32(gradient, self.rows, width)?;
+                    kernels.products.multiply(dy.turned(), x, Sum::Add, None, gradient)?;
+                }
+                Some(scale) => {
+                    let unscaled = f32_rows(back.unscaled, self.rows, width)?;
+                    kernels.products.multiply(dy.turned(), x, Sum::Store, None, unscaled)?;
+                    kernels.optimizer.add_scaled(back.unscaled.into(), scale.into(), gradient)?;
                 }
             }
-            let d_input = kernels.rows(back.d_input, rows, width)?;
-            let high = kernels.rows(&map.high, map.rows, width)?;
-            kernels.products.multiply(dy, high, Sum::Add, None, d_input)?;
         }
-        Ok(())
+        let d_input = kernels.rows(back.d_input, rows, width)?;
+        let high = kernels.rows(&self.high, self.rows, width)?;
+        kernels.products.multiply(dy, high, Sum::Add, None, d_input)
     }
-}
 
-/// Inputs c of a map.
-fn width(map: &Map, kernels: &Kernels) -> usize {
-    map.high.len() / (map.rows * kernels.dtype.bytes()).max(1)
+    /// Inputs c of the maps.
+    fn width(&self, kernels: &Kernels) -> usize {
+        self.high.len() / (self.rows * kernels.dtype.bytes()).max(1)
+    }
 }

@@ -45,13 +45,14 @@ impl Run<'_> {
             let rows = SLICE.min(self.rows() - first);
             let width = network.config.hidden;
             let x = self.slice(&room.normed, width, first, rows)?;
-            let out = self.logits(&room.logits, rows)?;
-            kernels.products.multiply(x, weights.matrix(head)?, Sum::Store, None, out)?;
+            let columns = weights.head_columns(head);
+            let out = self.logits(&room.logits, rows, columns)?;
+            kernels.products.multiply(x, weights.head(head)?, Sum::Store, None, out)?;
             let mut teacher_logits = None;
             if let Some(Lesson { network: teacher, weights, output, logits }) = goal.teacher {
                 let x = self.slice(output, teacher.config.hidden, first, rows)?;
-                let out = self.logits(logits, rows)?;
-                kernels.products.multiply(x, weights.matrix(&teacher.head)?, Sum::Store, None, out)?;
+                let out = self.logits(logits, rows, weights.head_columns(&teacher.head))?;
+                kernels.products.multiply(x, weights.head(&teacher.head)?, Sum::Store, None, out)?;
                 teacher_logits = Some(logits);
             }
             kernels.loss.slice(
@@ -64,18 +65,17 @@ impl Run<'_> {
                 DeviceSlice::new(goal.losses, RowLoss::NUMBERS * first..RowLoss::NUMBERS * (first + rows))?,
             )?;
             if let Some(gradients) = gradients {
-                // The gradient of each row begins where the row began.
-                let gradient = DeviceSlice::from(&room.logits).bytes();
+                // The gradient of each row begins where the row began, and is zero behind the vocabulary.
                 let apart = stride * size_of::<f32>() / element;
-                let d = TrainMatrix::new(gradient, kernels.dtype, rows, vocabulary, apart)?;
+                let gradient = |columns| {
+                    let numbers = DeviceSlice::from(&room.logits).bytes();
+                    TrainMatrix::new(numbers, kernels.dtype, rows, columns, apart)
+                };
                 let sum = if first == 0 { gradients.sum() } else { Sum::Add };
-                head.weight_gradient(kernels, gradients, x, d, sum)?;
-                head.input_gradient(
-                    kernels,
-                    weights,
-                    d,
-                    self.slice(&room.back.d_input, width, first, rows)?,
-                )?;
+                head.weight_gradient(kernels, gradients, x, gradient(vocabulary)?, sum)?;
+                let dx = self.slice(&room.back.d_input, width, first, rows)?;
+                let whole = weights.head(head)?.turned();
+                kernels.products.multiply(gradient(columns)?, whole, Sum::Store, None, dx)?;
             }
         }
         Ok(())
@@ -94,9 +94,13 @@ impl Run<'_> {
         TrainMatrix::new(DeviceSlice::new(buffer, bytes)?, dtype, rows, width, width)
     }
 
-    fn logits<'b>(&self, buffer: &'b DeviceBuffer<f32>, rows: usize) -> Result<TrainMatrix<'b>, KernelError> {
-        let vocabulary = self.network.config.vocabulary;
-        TrainMatrix::new(DeviceSlice::from(buffer).bytes(), DType::F32, rows, vocabulary, self.room.stride)
+    fn logits<'b>(
+        &self,
+        buffer: &'b DeviceBuffer<f32>,
+        rows: usize,
+        columns: usize,
+    ) -> Result<TrainMatrix<'b>, KernelError> {
+        TrainMatrix::new(DeviceSlice::from(buffer).bytes(), DType::F32, rows, columns, self.room.stride)
     }
 }
 

@@ -171,7 +171,12 @@ impl Cuda {
             Teacher::Student => Taught::Student(Box::new(Network::new(&kernels, plan, None, &places)?)),
             Teacher::Apart(values) => {
                 let places = Places::new(&Layout::new(config, plan.plan, None), plan.plan);
-                let weights = Weights::new(&kernels, &places, network.held_for_products(places.len()))?;
+                let weights = Weights::new(
+                    &kernels,
+                    &places,
+                    network.held_for_products(places.len()),
+                    network.config.hidden,
+                )?;
                 weights.load(&kernels, &places, 0, values)?;
                 Taught::Apart(weights)
             }
@@ -180,7 +185,8 @@ impl Cuda {
         // A model that is only looked through trains nothing: what would, begins behind all of it.
         let trained = layout.trained();
         let first = if trained.is_empty() { places.len() } else { places.of(&trained).start };
-        let weights = Weights::new(&kernels, &places, network.held_for_products(first))?;
+        let weights =
+            Weights::new(&kernels, &places, network.held_for_products(first), network.config.hidden)?;
         weights.load(&kernels, &places, 0, plan.held)?;
         let still = plan.still.iter().map(|range| places.of(range)).collect();
         // The widest shape of attention, whichever way a pass forgets.

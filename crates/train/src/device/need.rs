@@ -1,10 +1,12 @@
 //! How much memory a training takes on a device, before any is taken.
 
 use dropcap_kernels::DType;
+use dropcap_kernels::gated_attention::GateScratch;
 use dropcap_model::{DecoderConfig, WeightPlan};
 
 use super::factors::FactorRoom;
 use super::room::SLICE;
+use super::weights::HEAD_ROWS;
 use super::{OtherModel, Plan, Teacher};
 use crate::network::{GateForm, Group, Layout};
 
@@ -19,8 +21,6 @@ pub struct Need {
     pub rest: usize,
 }
 
-/// What the kernels of gates take at most for the pairs of a strip of queries.
-const STRIPS: usize = 256 << 20;
 /// The context, compiled kernels and workspaces: rather too much than too little.
 const REST: usize = 1 << 30;
 
@@ -68,14 +68,15 @@ impl Plan<'_> {
         let (up, active) = (config.up_width(), config.intermediate);
         let layer = layer(config, self.gates, narrow);
         let layers = if room.recompute { 1 } else { config.layers };
-        let back = narrow * (2 * hidden + mixed + fused + up + active + gates)
+        let back = narrow * (2 * hidden + mixed + fused + up + active + 2 * gates)
             + 4 * (hidden + config.heads + 2 * gates);
         let stream = 4 * hidden * (config.layers + 1);
         let tiles = room.tokens.div_ceil(64);
-        // Pairs of a strip, at most STRIPS bytes, and the smallest scores of keys.
-        let pairs = (room.sequences * config.kv_heads * tiles * tiles * 64 * 64 * narrow).min(STRIPS);
+        // Pairs of a strip, and the smallest scores of keys.
+        let pairs = room.sequences * config.kv_heads * tiles * tiles * 64 * 64 * narrow;
+        let pairs = pairs.min(GateScratch::STRIP_BYTES);
         let (votes, strips) = if gates > 0 { (heads * (4 * tiles + 16) + 2 * hidden, pairs) } else { (0, 0) };
-        let logits = 4 * SLICE.min(rows) * config.vocabulary.next_multiple_of(64);
+        let logits = 4 * SLICE.min(rows) * config.vocabulary.next_multiple_of(HEAD_ROWS);
         let outputs = if matches!(self.teacher, Teacher::None) { 1 } else { 2 };
         let activations = rows
             * (layers * layer + back + stream + votes + outputs * narrow * hidden + 2 * narrow * thin)

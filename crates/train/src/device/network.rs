@@ -48,11 +48,10 @@ pub(super) struct Layer {
     pub(super) gates: Option<GatePlaces>,
 }
 
-/// Two maps `[G r, c]`, or that of keys alone, and the biases `[G]`.
+/// Two maps `[G r, c]`, of queries and of keys, behind each other, or that of keys alone, and the biases `[G]`.
 #[derive(Debug)]
 pub(super) struct GatePlaces {
-    pub(super) query: Option<Range<usize>>,
-    pub(super) key: Range<usize>,
+    pub(super) maps: Range<usize>,
     pub(super) bias: Range<usize>,
 }
 
@@ -97,8 +96,9 @@ impl Network {
                 None => None,
                 Some(form) => {
                     let [query, key, bias] = GateLayout::Dropcap.names(index);
-                    let query = form.kind.votes().then(|| of(&query)).transpose()?;
-                    Some(GatePlaces { query, key: of(&key)?, bias: of(&bias)? })
+                    let first = if form.kind.votes() { &query } else { &key };
+                    let maps = layout.range(first)?.start..layout.range(&key)?.end;
+                    Some(GatePlaces { maps: places.of(&maps), bias: of(&bias)? })
                 }
             };
             Ok(Layer {

@@ -63,7 +63,8 @@ impl Other {
         let places = Places::new(&plan.layout, plan.plan);
         let kernels = Kernels::new(device, config, None, plan.dtype, plan.cache)?;
         let network = Network::new(&kernels, &plan, None, &places)?;
-        let weights = Weights::new(&kernels, &places, network.held_for_products(places.len()))?;
+        let weights =
+            Weights::new(&kernels, &places, network.held_for_products(places.len()), network.config.hidden)?;
         weights.load(&kernels, &places, 0, values)?;
         let size = [plan.room.sequences, plan.room.tokens];
         let shape = gated_shape(config, None, 0, size, &Pruning::Dense);

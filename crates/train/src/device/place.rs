@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
+use dropcap_methods::GateLayout;
 use dropcap_model::{LayerPlan, MatrixPlan, WeightPlan, peft_factor};
 
 use crate::network::Layout;
@@ -32,12 +33,18 @@ impl Places {
             let names = stack.parts.iter().map(|part| peft_factor(plan, &part.tensor, 'A'));
             names.filter(|name| layout.range(name).is_ok()).skip(1)
         });
+        // And the maps of a layer's gates, where those of queries are learned.
+        let maps = (0..plan.layers.len()).filter_map(|index| {
+            let [query, key, _] = GateLayout::Dropcap.names(index);
+            layout.range(&query).is_ok().then_some(key)
+        });
         let continued: HashSet<String> = stacks
             .flat_map(|stack| {
                 let parts = stack.parts.into_iter().skip(1).map(|part| part.tensor);
                 parts.chain(stack.bias.into_iter().skip(1).map(|part| part.tensor)).collect::<Vec<_>>()
             })
             .chain(halves)
+            .chain(maps)
             .collect();
         let mut len = 0_usize;
         let mut tensors = Vec::with_capacity(layout.slots().len());
@@ -103,6 +110,10 @@ mod tests {
             let place = places.of(&all);
             assert_eq!(place.len(), stack.outputs() * stack.inputs);
             assert_eq!(place.start % ALIGNMENT, 0);
+        }
+        for layer in 0..2 {
+            let [query, key, _] = GateLayout::Dropcap.names(layer).map(|name| layout.range(&name).unwrap());
+            assert_eq!(places.of(&(query.start..key.end)).len(), 2 * 3 * 30, "both maps are one matrix");
         }
         assert_eq!(places.of(&(5..5)), 0..0);
     }

@@ -9,6 +9,7 @@ use dropcap_kernels::{DType, KernelError};
 
 use super::kernels::Kernels;
 use super::network::Network;
+use super::weights::HEAD_ROWS;
 use crate::network::GateForm;
 
 /// Rows whose logits exist at a time.
@@ -77,9 +78,8 @@ pub(super) struct LayerRoom {
     pub(super) up: DeviceBuffer<u8>,
     /// After the activation, W `[t, m]`.
     pub(super) active: DeviceBuffer<u8>,
-    /// Gates, f32 `[t, G r]` each; those of queries are all 1 where entries are judged at birth.
-    pub(super) query: DeviceBuffer<f32>,
-    pub(super) key: DeviceBuffer<f32>,
+    /// Gates, f32 `[t, 2 G r]`, of queries and of keys; those of queries are all 1 where entries are judged at birth.
+    pub(super) gates: DeviceBuffer<f32>,
     /// u32 `[b, G, T]`.
     pub(super) expires_at: DeviceBuffer<u32>,
 }
@@ -98,10 +98,10 @@ pub(super) struct BackRoom {
     pub(super) d_active: DeviceBuffer<u8>,
     /// f32 `[b, h, T]`.
     pub(super) delta: DeviceBuffer<f32>,
-    /// Of gates, f32 `[t, G r]` each, and one of them in W.
-    pub(super) d_gates: [DeviceBuffer<f32>; 2],
+    /// Of gates, f32 `[t, 2 G r]`, and the same in W.
+    pub(super) d_gates: DeviceBuffer<f32>,
     pub(super) narrow_gates: DeviceBuffer<u8>,
-    /// f32 `[G r, c]`.
+    /// f32 `[2 G r, c]`.
     pub(super) unscaled: DeviceBuffer<f32>,
     /// Of sums over rows.
     pub(super) columns: DeviceBuffer<f32>,
@@ -120,7 +120,7 @@ pub(super) enum Purpose {
 
 impl Teaching {
     pub(super) fn new(kernels: &Kernels, network: &Network, rows: usize) -> Result<Self, KernelError> {
-        let stride = network.config.vocabulary.next_multiple_of(64);
+        let stride = network.config.vocabulary.next_multiple_of(HEAD_ROWS);
         Ok(Self {
             output: kernels.room("the teacher's output", rows * network.config.hidden)?,
             logits: kernels.wide("the teacher's logits", SLICE.min(rows) * stride)?,
@@ -146,7 +146,7 @@ impl Room {
         let gate_width = network.gates.map_or(0, GateForm::row);
         let hidden = |rows: usize| kernels.wide("the residual stream", rows * config.hidden);
         let slots = if recompute { 1 } else { config.layers };
-        let stride = config.vocabulary.next_multiple_of(64);
+        let stride = config.vocabulary.next_multiple_of(HEAD_ROWS);
         let slice = SLICE.min(back);
         let rest = gated && kernels.dtype != DType::F32;
         Ok(Self {
@@ -175,12 +175,9 @@ impl Room {
                 d_up: kernels.room("gradients", back * config.up_width())?,
                 d_active: kernels.room("gradients", back * config.intermediate)?,
                 delta: kernels.wide("gradients", back * config.heads)?,
-                d_gates: [
-                    kernels.wide("gradients of gates", back * gate_width)?,
-                    kernels.wide("gradients of gates", back * gate_width)?,
-                ],
-                narrow_gates: kernels.room("gradients of gates", back * gate_width)?,
-                unscaled: kernels.wide("gradients of gates", gate_width * config.hidden)?,
+                d_gates: kernels.wide("gradients of gates", 2 * back * gate_width)?,
+                narrow_gates: kernels.room("gradients of gates", 2 * back * gate_width)?,
+                unscaled: kernels.wide("gradients of gates", 2 * gate_width * config.hidden)?,
                 columns: kernels.wide(
                     "partial sums",
                     DeviceSums::scratch(
@@ -207,12 +204,12 @@ impl LayerRoom {
         let (heads, gates) = network.gates.map_or((0, 0), |form| (form.heads, form.row()));
         let narrow = |count| kernels.room("activations", count);
         let wide = |count| kernels.wide("activations", count);
-        let query = match network.gates {
-            // Nobody writes them.
+        let both = match network.gates {
+            // Nobody writes those of queries.
             Some(form) if !form.kind.votes() => {
-                DeviceBuffer::copy_of(&kernels.device, "query gates", &vec![1.0; rows * gates])?
+                DeviceBuffer::copy_of(&kernels.device, "gates", &vec![1.0; 2 * rows * gates])?
             }
-            _ => wide(rows * gates)?,
+            _ => wide(2 * rows * gates)?,
         };
         Ok(Self {
             attention_stats: wide(2 * rows)?,
@@ -226,8 +223,7 @@ impl LayerRoom {
             mlp_input: narrow(hidden)?,
             up: narrow(rows * config.up_width())?,
             active: narrow(rows * config.intermediate)?,
-            query,
-            key: wide(rows * gates)?,
+            gates: both,
             expires_at: DeviceBuffer::uninitialized(&kernels.device, "lifetimes", rows * heads)?,
         })
     }

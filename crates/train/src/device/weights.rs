@@ -14,6 +14,10 @@ use super::place::Places;
 /// Numbers that are rounded at once on their way to a place without values.
 const STAGE: usize = 1 << 24;
 
+/// The library is much slower where it does not count columns of logits by eights, so the head is read with more rows than it has,
+/// up to a multiple of this. What comes of them nobody looks at.
+pub(super) const HEAD_ROWS: usize = 64;
+
 /// Values in [`Places`].
 #[derive(Debug)]
 pub(super) struct Weights {
@@ -26,17 +30,19 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    /// Zeros. The places `only_products` read and nobody changes are not kept in f32 beside their copy.
+    /// Zeros. The places `only_products` read and nobody changes are not kept in f32 beside their copy. Behind the copy there is room
+    /// for [`HEAD_ROWS`] rows of `width` numbers.
     pub(super) fn new(
         kernels: &Kernels,
         places: &Places,
         only_products: Vec<Range<usize>>,
+        width: usize,
     ) -> Result<Self, KernelError> {
         let (device, dtype) = (&kernels.device, kernels.dtype);
         let (gaps, working) = match dtype {
             DType::F32 => (Gaps::default(), None),
             _ => {
-                let bytes = places.len() * dtype.bytes();
+                let bytes = (places.len() + HEAD_ROWS * width) * dtype.bytes();
                 let working = DeviceBuffer::zeroed(device, "the working copy of the parameters", bytes)?;
                 (Gaps::of(only_products), Some(working))
             }
@@ -115,6 +121,27 @@ impl Weights {
     /// As [`Weights::narrow`], where it is not the values themselves.
     pub(super) fn working(&self, place: &Range<usize>) -> Result<Option<DeviceSlice<'_, u8>>, KernelError> {
         self.working.as_ref().map(|_| self.narrow(place)).transpose()
+    }
+
+    /// Columns of [`Weights::head`].
+    pub(super) fn head_columns(&self, head: &Matrix) -> usize {
+        match self.working {
+            Some(_) if !head.outputs.is_multiple_of(8) => head.outputs.next_multiple_of(HEAD_ROWS),
+            _ => head.outputs,
+        }
+    }
+
+    /// The head, a table of rows, as products read it, `[inputs, columns]`: behind its own columns whatever lies behind the table.
+    pub(super) fn head(&self, head: &Matrix) -> Result<TrainMatrix<'_>, KernelError> {
+        let (columns, start) = (self.head_columns(head), head.weight.start);
+        match &self.working {
+            Some(working) if columns > head.outputs => {
+                let bytes = start * self.dtype.bytes()..working.len();
+                let rows = DeviceSlice::new(working, bytes)?;
+                Ok(TrainMatrix::new(rows, self.dtype, columns, head.inputs, head.inputs)?.turned())
+            }
+            _ => self.matrix(head),
+        }
     }
 
     /// A matrix `[inputs, outputs]`, however it is stored.

@@ -38,42 +38,33 @@ __device__ __forceinline__ u32 list_tiles(const Shape& s, u32 sequence, u32 kv_h
     return count;
 }
 
-// The logarithms of a tile's pairs, queries in rows. In 16 bits they come through shared memory, where a load turns them.
-constexpr u32 LOG_STRIDE = padded<Log>(SIDE), LOG_BYTES = sizeof(W) == 2 ? SIDE * LOG_STRIDE * sizeof(Log) : 0;
-__device__ __forceinline__ void fetch_logs(Log* tile, const Shape& s, u32 sequence, u32 kv_head, u32 key, u32 query) {
-    constexpr u32 EACH = 16 / sizeof(Log), CHUNKS = SIDE / EACH;
-    if (LOG_BYTES == 0) return;
-    u32 first = query - s.first_tile * SIDE;
+// The logarithms of a tile's pairs, queries in rows. In 16 bits votes leave them in the order in which threads hold them, two in a
+// word, and they are on their way while products are computed.
+struct Logs {
+    static constexpr u32 WORDS = sizeof(W) == 2 ? SIDE * SIDE / THREADS / 8 : 1;
+    uint4 words[WORDS];
+    __device__ __forceinline__ void start(const Shape& s, u32 sequence, u32 kv_head, u32 key, u32 query) {
+        if constexpr (sizeof(W) == 2) {
+            const uint4* from = (const uint4*)turned_logs_of(s, sequence, kv_head, key / SIDE, query / SIDE) + threadIdx.x;
 #pragma unroll
-    for (u32 i = threadIdx.x; i < SIDE * CHUNKS; i += THREADS) {
-        u32 row = i / CHUNKS, column = i % CHUNKS * EACH;
-        copy16(shared_address(tile + row * LOG_STRIDE + column), logs_of(s, sequence, kv_head, key + row) + first + column);
-    }
-}
-__device__ __forceinline__ void load_logs(float (&logs)[SIDE / 8][4], const Log* tile, const Shape& s, u32 sequence, u32 kv_head, u32 key,
-                                          u32 query) {
-    if constexpr (LOG_BYTES > 0) {
-#pragma unroll
-        for (u32 j = 0; j < SIDE / 16; j++) {
-            u32 x[4], matrix = lane() / 8;
-            load_matrices_transposed(x, shared_address(tile + (16 * j + matrix / 2 * 8 + lane() % 8) * LOG_STRIDE + warp() * 16 + matrix % 2 * 8));
-#pragma unroll
-            for (u32 i = 0; i < 4; i++) {
-                float2 pair = widen2<f16>(x[i]);
-                logs[2 * j + i / 2][i % 2 * 2] = pair.x, logs[2 * j + i / 2][i % 2 * 2 + 1] = pair.y;
-            }
+            for (u32 i = 0; i < WORDS; i++) words[i] = from[i * THREADS];
         }
-    } else {
-        u32 row = query - s.first_tile * SIDE + own_row(0);
-#pragma unroll
-        for (u32 j = 0; j < SIDE / 8; j++)
+    }
+    // Those of columns 8 j and on; in f32 read here.
+    __device__ __forceinline__ void get(float (&logs)[4], const Shape& s, u32 sequence, u32 kv_head, u32 key, u32 query, u32 j) const {
+        if constexpr (sizeof(W) == 2) {
+            float2 low = widen2<f16>(j % 2 ? words[j / 2].z : words[j / 2].x), high = widen2<f16>(j % 2 ? words[j / 2].w : words[j / 2].y);
+            logs[0] = low.x, logs[1] = low.y, logs[2] = high.x, logs[3] = high.y;
+        } else {
+            u32 row = query - s.first_tile * SIDE + own_row(0);
 #pragma unroll
             for (u32 c = 0; c < 2; c++) {
                 const Log* of = logs_of(s, sequence, kv_head, key + own_column(j, c)) + row;
-                logs[j][c] = widen(of[0]), logs[j][2 + c] = widen(of[8]);
+                logs[c] = widen(of[0]), logs[2 + c] = widen(of[8]);
             }
+        }
     }
-}
+};
 // `hidden(j, k)` for the pairs of a tile that are not seen.
 template <typename Hide> __device__ __forceinline__ void hide(const u32* ends, u32 key, u32 query, bool diagonal, Hide hidden) {
 #pragma unroll
@@ -103,7 +94,6 @@ template <bool SOFT> __device__ __forceinline__ void attend_with(const Attend& p
     W* queries = (W*)memory;
     auto keys = [&](u32 stage) { return (W*)(memory + (1 + 2 * stage) * TILE_BYTES); };
     auto values = [&](u32 stage) { return (W*)(memory + (2 + 2 * stage) * TILE_BYTES); };
-    auto logs_in = [&](u32 stage) { return (Log*)(memory + (1 + 2 * STAGES) * TILE_BYTES + stage * LOG_BYTES); };
     // Late tiles, which see most keys, first.
     u32 tile = s.first_tile + gridDim.z - 1 - blockIdx.z, head = blockIdx.x, sequence = blockIdx.y, kv = head / RATIO, first = tile * SIDE;
     u32 rows = min(SIDE, s.tokens - first);
@@ -114,7 +104,6 @@ template <bool SOFT> __device__ __forceinline__ void attend_with(const Attend& p
             u32 key = (list[i] & ~WHOLE) * SIDE, count = min(SIDE, s.tokens - key);
             fetch(keys(i % STAGES), row_of(s, sequence, key, QUERY_HEADS + kv), FUSED, count);
             fetch(values(i % STAGES), row_of(s, sequence, key, QUERY_HEADS + KV_HEADS + kv), FUSED, count);
-            if (SOFT) fetch_logs(logs_in(i % STAGES), s, sequence, kv, key, first);
             if (threadIdx.x < SIDE) ends[i % STAGES][threadIdx.x] = end_of(s, sequence, kv, key + threadIdx.x);
         }
         commit_copies();
@@ -123,22 +112,30 @@ template <bool SOFT> __device__ __forceinline__ void attend_with(const Attend& p
     clear(mixed);
     // Of a score in powers of two; soft scores have it in them, with their logarithms.
     float scale = s.scale * LOG2_E, unit = SOFT ? 1.0f : scale;
+    Logs logs;
+    auto start_logs = [&](u32 i) {
+        if (SOFT && i < tiles) logs.start(s, sequence, kv, (list[i] & ~WHOLE) * SIDE, first);
+    };
     start(0);
+    start_logs(0);
     for (u32 i = 0; i < tiles; i++) {
         arrived<0>();
         if (STAGES == 2) start(i + 1);
         u32 stage = i % STAGES, key = (list[i] & ~WHOLE) * SIDE;
-        float score[SIDE / 8][4], logs[SIDE / 8][4];
-        if (SOFT) load_logs(logs, logs_in(stage), s, sequence, kv, key, first);
+        float score[SIDE / 8][4];
         clear(score);
         start_products(score);
         add_tile_scores(score, queries, keys(stage));
         finish_products(score);
         if (SOFT) {
 #pragma unroll
-            for (u32 j = 0; j < SIDE / 8; j++)
+            for (u32 j = 0; j < SIDE / 8; j++) {
+                float seen[4];
+                logs.get(seen, s, sequence, kv, key, first, j);
 #pragma unroll
-                for (u32 k = 0; k < 4; k++) score[j][k] = fmaf(score[j][k], scale, logs[j][k] * LOG2_E);
+                for (u32 k = 0; k < 4; k++) score[j][k] = fmaf(score[j][k], scale, seen[k]);
+            }
+            start_logs(i + 1);
         }
         if (!(list[i] & WHOLE)) hide(ends[stage], key, first, key == first, [&](u32 j, u32 k) { score[j][k] = -infinity(); });
 #pragma unroll
@@ -188,8 +185,10 @@ template <bool SOFT> __device__ __forceinline__ void attend_with(const Attend& p
         write_row(p.out + token * MIXED + head * D, mixed, half, 1.0f / total);
     }
 }
+// Heads of 64 without gates have five blocks on a multiprocessor; with soft ones they keep them.
+constexpr u32 BLOCKS = DP <= 64 && sizeof(W) == 2 ? 5 : 1;
 extern "C" __global__ void __launch_bounds__(THREADS) attend(const __grid_constant__ Attend p) { attend_with<false>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) attend_soft(const __grid_constant__ Attend p) { attend_with<true>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend_soft(const __grid_constant__ Attend p) { attend_with<true>(p); }
 
 struct Deltas {
     const W* out;    // [rows][MIXED]
@@ -240,7 +239,6 @@ template <bool SOFT> __device__ __forceinline__ void back_queries_with(const Bac
     W *queries = (W*)memory, *douts = (W*)(memory + TILE_BYTES);
     auto keys = [&](u32 stage) { return (W*)(memory + (2 + 2 * stage) * TILE_BYTES); };
     auto values = [&](u32 stage) { return (W*)(memory + (3 + 2 * stage) * TILE_BYTES); };
-    auto logs_in = [&](u32 stage) { return (Log*)(memory + (2 + 2 * STAGES) * TILE_BYTES + stage * LOG_BYTES); };
     u32 tile = s.first_tile + gridDim.z - 1 - blockIdx.z, head = blockIdx.x, sequence = blockIdx.y, kv = head / RATIO, first = tile * SIDE;
     u32 rows = min(SIDE, s.tokens - first);
     fetch(queries, row_of(s, sequence, first, head), FUSED, rows);
@@ -251,7 +249,6 @@ template <bool SOFT> __device__ __forceinline__ void back_queries_with(const Bac
             u32 key = (list[i] & ~WHOLE) * SIDE, count = min(SIDE, s.tokens - key);
             fetch(keys(i % STAGES), row_of(s, sequence, key, QUERY_HEADS + kv), FUSED, count);
             fetch(values(i % STAGES), row_of(s, sequence, key, QUERY_HEADS + KV_HEADS + kv), FUSED, count);
-            if (SOFT) fetch_logs(logs_in(i % STAGES), s, sequence, kv, key, first);
             if (threadIdx.x < SIDE) ends[i % STAGES][threadIdx.x] = end_of(s, sequence, kv, key + threadIdx.x);
         }
         commit_copies();
@@ -264,13 +261,17 @@ template <bool SOFT> __device__ __forceinline__ void back_queries_with(const Bac
         bool there = own_row(half) < rows;
         rest[half] = there ? -p.lse[at] * LOG2_E : -infinity(), delta[half] = there ? p.delta[at] : 0.0f;
     }
+    Logs logs;
+    auto start_logs = [&](u32 i) {
+        if (SOFT && i < tiles) logs.start(s, sequence, kv, (list[i] & ~WHOLE) * SIDE, first);
+    };
     start(0);
+    start_logs(0);
     for (u32 i = 0; i < tiles; i++) {
         arrived<0>();
         if (STAGES == 2) start(i + 1);
         u32 stage = i % STAGES, key = (list[i] & ~WHOLE) * SIDE;
-        float score[SIDE / 8][4], change[SIDE / 8][4], logs[SIDE / 8][4];
-        if (SOFT) load_logs(logs, logs_in(stage), s, sequence, kv, key, first);
+        float score[SIDE / 8][4], change[SIDE / 8][4];
         clear(score);
         clear(change);
         start_products(score, change);
@@ -278,12 +279,16 @@ template <bool SOFT> __device__ __forceinline__ void back_queries_with(const Bac
         add_tile_scores(change, douts, values(stage));
         finish_products(score, change);
 #pragma unroll
-        for (u32 j = 0; j < SIDE / 8; j++)
+        for (u32 j = 0; j < SIDE / 8; j++) {
+            float seen[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+            if (SOFT) logs.get(seen, s, sequence, kv, key, first, j);
 #pragma unroll
             for (u32 k = 0; k < 4; k++) {
-                float more = SOFT ? fmaf(logs[j][k], LOG2_E, rest[k / 2]) : rest[k / 2];
+                float more = SOFT ? seen[k] + rest[k / 2] : rest[k / 2];
                 score[j][k] = two_to(fmaf(score[j][k], scale, more)) * (change[j][k] - delta[k / 2]);
             }
+        }
+        start_logs(i + 1);
         if (!(list[i] & WHOLE)) hide(ends[stage], key, first, key == first, [&](u32 j, u32 k) { score[j][k] = 0.0f; });
         Weights<W> weights(score);
         start_products(dq);

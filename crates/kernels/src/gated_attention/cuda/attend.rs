@@ -35,6 +35,7 @@ kernel_struct! {
         ends: u64,
         qkv: u64,
         logs: u64,
+        turned_logs: u64,
     }
 }
 
@@ -89,19 +90,21 @@ impl Attention {
         let grouped =
             device.facts().capability == (9, 0) && element == 2 && specialisation.head_dim.is_multiple_of(64);
         let tile = (SIDE * (wide + if grouped { 0 } else { 16 })) as u32;
-        let stages = if wide <= 512 { 2 } else { 1 };
+        let stages = if element == 2 && wide <= 512 { 2 } else { 1 };
         let (forward, back) = ((1 + 2 * stages) * tile + ATOM, (2 + 2 * stages) * tile + ATOM);
-        // LOG_BYTES of the kernel file, twice.
-        let logs = if element == 2 { (2 * SIDE * (SIDE * 2 + 16)) as u32 } else { 0 };
+        // WORTH_BYTES of the kernel file, and the logarithms of a tile.
+        let shared = specialisation.query_heads > specialisation.kv_heads;
+        let worth = if shared { (SIDE * SIDE * 4) as u32 } else { 0 };
+        let logs = (SIDE * SIDE * element) as u32;
         Ok(Self {
             attend: attend.function("attend", forward)?,
-            attend_soft: attend.function("attend_soft", forward + logs)?,
+            attend_soft: attend.function("attend_soft", forward)?,
             deltas: attend.function("deltas", 0)?,
             back_queries: attend.function("back_queries", back)?,
-            back_queries_soft: attend.function("back_queries_soft", back + logs)?,
+            back_queries_soft: attend.function("back_queries_soft", back)?,
             back_keys: keys.function("back_keys", back)?,
-            back_keys_hard: keys.function("back_keys_hard", back)?,
-            back_keys_soft: keys.function("back_keys_soft", back)?,
+            back_keys_hard: keys.function("back_keys_hard", back + worth)?,
+            back_keys_soft: keys.function("back_keys_soft", back + worth + logs)?,
             specialisation: *specialisation,
         })
     }
@@ -252,6 +255,7 @@ impl Attention {
             ends: soft.map_or(lifetimes, |scratch| scratch.ends.pointer()),
             qkv: layer.qkv.pointer(),
             logs: soft.map_or(0, |scratch| scratch.logs.pointer()),
+            turned_logs: soft.map_or(0, |scratch| scratch.turned_logs.pointer()),
         }
     }
 

@@ -4,6 +4,8 @@
 // queries in order (`turned`). Worths go to memory in the order in which threads hold them: `blame.cu` reads them so.
 
 enum { DENSE, HARD, SOFT };
+// Of a block's worths, where several heads share a key.
+constexpr u32 WORTH_BYTES = RATIO > 1 ? SIDE * SIDE * sizeof(float) : 0;
 
 struct BackKeys {
     Shape shape;
@@ -19,11 +21,6 @@ struct BackKeys {
 // The exact change of dout . out if an entry were there rather than not is `weight * change` over this. Bounded for an entry that
 // is all that its query sees.
 __device__ __forceinline__ float whole_of(bool living, float weight) { return living ? 1.0f - fminf(0.9f, weight) : 1.0f + weight; }
-__device__ __forceinline__ float reciprocal(float x) {
-    float y;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
 
 template <int RULE> __device__ __forceinline__ void back_keys_with(const BackKeys& p) {
     extern __shared__ __align__(16) u8 raw_memory[];
@@ -73,20 +70,28 @@ template <int RULE> __device__ __forceinline__ void back_keys_with(const BackKey
         }
         commit_copies();
     };
-    float dk[DP / 8][4], dv[DP / 8][4], worth[SIDE / 8][4], scale = s.scale * LOG2_E;
+    // A thread's own sums of worths over the heads that share a key.
+    float4* worths = (float4*)(memory + (2 + 2 * STAGES) * TILE_BYTES) + threadIdx.x;
+    // And its logarithms of a tile, those of one key behind those of the other.
+    constexpr u32 EACH = 16 / sizeof(Log), CHUNKS = 16 / EACH;
+    uint4* own_logs = (uint4*)(worths + WORTH_BYTES / sizeof(float4));
+    auto start_logs = [&](u32 query) {
+#pragma unroll
+        for (u32 i = 0; RULE == SOFT && i < 2 * CHUNKS; i++) {
+            const Log* from = logs_of(s, sequence, kv, key[i / CHUNKS]) + query - s.first_tile * SIDE + lane() % 4 * 16;
+            copy16(shared_address(own_logs + i * THREADS), from + i % CHUNKS * EACH);
+        }
+    };
+    float dk[DP / 8][4], dv[DP / 8][4], scale = s.scale * LOG2_E;
     clear(dk);
     clear(dv);
+    if (steps > 0) start_logs(begin * SIDE);
     start(0);
     for (u32 i = 0; i < steps; i++) {
         arrived<0>();
         if (STAGES == 2) start(i + 1);
         u32 stage = i % STAGES, now = begin + i / RATIO, query = now * SIDE;
-        float weight[SIDE / 8][4], change[SIDE / 8][4], logs[2][SIDE / 4];
-        if (RULE == SOFT) {
-#pragma unroll
-            for (u32 half = 0; half < 2; half++)
-                load(logs[half], logs_of(s, sequence, kv, key[half]) + query - s.first_tile * SIDE + lane() % 4 * 16);
-        }
+        float weight[SIDE / 8][4], change[SIDE / 8][4];
         clear(weight);
         clear(change);
         start_products(weight, change);
@@ -94,32 +99,55 @@ template <int RULE> __device__ __forceinline__ void back_keys_with(const BackKey
         add_tile_scores(change, values, douts(stage));
         finish_products(weight, change);
         bool alive = RULE != HARD || query < latest_alive;
+        bool first_head = RATIO == 1 || i % RATIO == 0, last_head = RATIO == 1 || i % RATIO == RATIO - 1;
+        W* worth_of = RULE == DENSE ? nullptr
+                                    : p.worth + (((u64)(sequence * KV_HEADS + kv) * all + tile) * s.tiles + now - s.first_tile) * (SIDE * SIDE);
         bool masked = now == tile || query + SIDE > earliest;
         auto pairs = [&](auto hiding) {
+            float eight[2][8];
 #pragma unroll
             for (u32 j = 0; j < SIDE / 8; j++) {
+                float worth[4], seen_of[2][2];
+#pragma unroll
+                for (u32 half = 0; RULE == SOFT && half < 2; half++) {
+                    const Log* pair = (const Log*)(own_logs + (half * CHUNKS + 2 * j / EACH) * THREADS) + 2 * j % EACH;
+                    seen_of[half][0] = widen(pair[0]), seen_of[half][1] = widen(pair[1]);
+                }
                 float2 rest = *(const float2*)&stats[stage][0][own_column(j, 0)], delta = *(const float2*)&stats[stage][1][own_column(j, 0)];
 #pragma unroll
                 for (u32 k = 0; k < 4; k++) {
                     u32 half = k / 2, at = query + lane() % 4 * 16 + 2 * j + k % 2;
                     float more = k % 2 ? rest.y : rest.x;
-                    if (RULE == SOFT) more = fmaf(logs[half][2 * j + k % 2], LOG2_E, more);
+                    if (RULE == SOFT) more += seen_of[half][k % 2];
                     float x = fmaf(weight[j][k], scale, more);
                     if (RULE == HARD) x = fminf(20.0f * LOG2_E, x);
                     float own = two_to(x), product = own * (change[j][k] - (k % 2 ? delta.y : delta.x));
                     bool living = !hiding || at < end[half], seen = !hiding || (living && at >= key[half]);
                     float worth_here = RULE == HARD ? product * reciprocal(whole_of(living, own)) : seen ? product : 0.0f;
-                    if (RULE != DENSE) worth[j][k] = RATIO > 1 && i % RATIO > 0 ? worth[j][k] + worth_here : worth_here;
+                    worth[k] = worth_here;
                     weight[j][k] = seen ? own : 0.0f;
                     change[j][k] = seen ? product : 0.0f;
+                }
+                if constexpr (RULE == DENSE) continue;
+                if (!first_head) {
+                    float4 sofar = worths[j * THREADS];
+                    worth[0] += sofar.x, worth[1] += sofar.y, worth[2] += sofar.z, worth[3] += sofar.w;
+                }
+                if (!last_head) worths[j * THREADS] = make_float4(worth[0], worth[1], worth[2], worth[3]);
+                // Written as they come: together they would take the registers of a block.
+#pragma unroll
+                for (u32 k = 0; k < 4; k++) eight[k / 2][j % 4 * 2 + k % 2] = worth[k];
+                if (j % 4 == 3 && last_head) {
+#pragma unroll
+                    for (u32 half = 0; half < 2; half++) put_eight(worth_of, half, j / 4, eight[half]);
                 }
             }
         };
         if (masked) pairs(Yes());
         else pairs(No());
-        if (RULE != DENSE && i % RATIO == RATIO - 1) {
-            u64 place = ((u64)(sequence * KV_HEADS + kv) * all + tile) * s.tiles + now - s.first_tile;
-            put_pairs(p.worth + place * (SIDE * SIDE), worth);
+        if (RULE == SOFT && last_head && i + 1 < steps) {
+            start_logs(query + SIDE);
+            commit_copies();
         }
         if (alive) {
             Weights<W> weights(weight), changes(change);
@@ -158,6 +186,8 @@ template <int RULE> __device__ __forceinline__ void back_keys_with(const BackKey
         }
     }
 }
-extern "C" __global__ void __launch_bounds__(THREADS) back_keys(const __grid_constant__ BackKeys p) { back_keys_with<DENSE>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) back_keys_hard(const __grid_constant__ BackKeys p) { back_keys_with<HARD>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) back_keys_soft(const __grid_constant__ BackKeys p) { back_keys_with<SOFT>(p); }
+// Of heads of 64, registers of three blocks on a multiprocessor.
+constexpr u32 BLOCKS = DP <= 64 && sizeof(W) == 2 ? 3 : 1;
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) back_keys(const __grid_constant__ BackKeys p) { back_keys_with<DENSE>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) back_keys_hard(const __grid_constant__ BackKeys p) { back_keys_with<HARD>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) back_keys_soft(const __grid_constant__ BackKeys p) { back_keys_with<SOFT>(p); }

@@ -10,7 +10,7 @@ struct Blame {
     W* pairs;                // its tiles of each group's first KV head, [64 keys][64 turned queries], written; may be the same memory
     const u32* ends;         // [b][GROUPS][T]: the first query that no longer sees a key
     float* carried;          // [b][GROUPS][T]: from strip to strip
-    float* d_key_gates;      // [b T][GATES]
+    float* d_key_gates;      // rows as those of gates
     double* partials;        // [b][GROUPS][tiles][3]: worth, weight, gradient of the bias
     u32* busy;               // [b][GROUPS][tiles][tiles of the strip]: whether a tile has gradients, written
     u32 fresh;               // whether gradients are written rather than added to
@@ -28,11 +28,6 @@ struct Blame {
 constexpr float LOWEST_SCORE = -8.0f;
 constexpr u32 DX_STRIDE = padded<W>(SIDE);
 
-__device__ __forceinline__ float reciprocal(float x) {
-    float y;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
 
 // Where a gate head has several KV heads, the worths of the first become the sum of all.
 struct Gather {
@@ -49,7 +44,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) gather_worth(Gather p) {
     float sum[SIDE / 8][4];
     clear(sum);
 #pragma unroll 4
-    for (u32 kv = 0; kv < GROUP_KV; kv++) add_pairs(sum, worth + kv * heads);
+    for (u32 kv = 0; kv < GROUP_KV; kv++) {
+        PairWords words;
+        words.start(worth + kv * heads);
+        words.add_to(sum);
+    }
     put_pairs(worth, sum);
 }
 
@@ -104,9 +103,9 @@ __device__ __forceinline__ float hard_walk(float* scores, const float* worth, fl
     }
     return __shfl_sync(ALL, handed, lane() & ~3u);
 }
-// The same where votes are factors: a sum's gradient goes to every vote, by its slope. `gain` is used up.
-__device__ __forceinline__ float soft_walk(float* scores, float* gain, const Curve& curve, float carried) {
-    float own = 0.0f, handed = carried, bound = curve.a > 0.0f ? curve.bound : HUGE;
+// The same where votes are factors: a sum's gradient goes to every vote, by its slope.
+__device__ __forceinline__ float soft_walk(float* scores, const float* gain, const Curve& curve, float carried) {
+    float own = 0.0f, handed = carried;
 #pragma unroll
     for (u32 i = 0; i < OWN; i++) own += gain[i];
 #pragma unroll
@@ -114,13 +113,9 @@ __device__ __forceinline__ float soft_walk(float* scores, float* gain, const Cur
         float other = __shfl_sync(ALL, own, (lane() & ~3u) + i);
         if (lane() % 4 < i) handed += other;
     }
+    become_slopes<OWN>(curve, scores);
 #pragma unroll
-    for (u32 i = OWN; i-- > 0;) {
-        float log_p, slope = 0.0f;
-        handed += gain[i];
-        if (!(fabsf(scores[i]) >= bound) && handed != 0.0f) solve<false, true>(curve, scores[i], log_p, slope);
-        scores[i] = handed * slope;
-    }
+    for (u32 i = OWN; i-- > 0;) handed += gain[i], scores[i] *= handed;
     return __shfl_sync(ALL, handed, lane() & ~3u);
 }
 
@@ -137,7 +132,7 @@ template <bool HARD> __device__ __forceinline__ void blame(const Blame& p) {
     if (threadIdx.x == 0) latest = latest_worth = 0;
     {
         GateRows<false> rows;
-        rows.read(at.gates(v.key_gates, v, first), count);
+        rows.read(at.gates(v.key_gates, v, first), v.stride, count);
         rows.put(key_gates);
     }
     Keys keys(v, at);
@@ -161,23 +156,33 @@ template <bool HARD> __device__ __forceinline__ void blame(const Blame& p) {
     float dk[RP / 8][4], factor = 1.0f / sqrtf((float)R), lambda = HARD ? p.lambda[at.group] : 0.0f;
     clear(dk);
     GateRows<true> next;
-    if (top > begin) next.read(at.gates(v.query_gates, v, (top - 1) * SIDE), min(SIDE, v.tokens - (top - 1) * SIDE));
+    if (top > begin) next.read(at.gates(v.query_gates, v, (top - 1) * SIDE), v.stride, min(SIDE, v.tokens - (top - 1) * SIDE));
     for (u32 tile = top; tile-- > begin;) {
         next.put(query_gates(tile));
         __syncthreads();
-        if (tile > begin) next.read(at.gates(v.query_gates, v, (tile - 1) * SIDE), min(SIDE, v.tokens - (tile - 1) * SIDE));
+        if (tile > begin) next.read(at.gates(v.query_gates, v, (tile - 1) * SIDE), v.stride, min(SIDE, v.tokens - (tile - 1) * SIDE));
         u64 place = ((u64)(at.sequence * KV_HEADS + at.group * GROUP_KV) * tiles + at.tile) * v.tiles + tile - v.first_tile;
         W* out = p.pairs + place * (SIDE * SIDE);
-        float worth[SIDE / 8][4], before[2] = {HUGE, HUGE};
-        clear(worth);
-        if (tile * SIDE < latest_worth) add_pairs(worth, p.worth + place * (SIDE * SIDE));
+        // On its way while scores are computed.
+        bool worthy = tile * SIDE < latest_worth;
+        PairWords words;
+        if (worthy) words.start(p.worth + place * (SIDE * SIDE));
+        LogRow logs[2];
+        if (!HARD && p.logs) {
+#pragma unroll
+            for (u32 half = 0; half < 2; half++)
+                logs[half].start(p.logs + at.row(v, min(keys.key[half], v.tokens - 1)) * (v.tiles * SIDE) + own_query(tile) - v.first_tile * SIDE);
+        }
+        float before[2] = {HUGE, HUGE};
         if (HARD && tile > at.tile) {
 #pragma unroll
             for (u32 half = 0; half < 2; half++)
                 if (keys.key[half] < v.tokens) before[half] = p.trail[(at.head() * tiles + tile) * v.tokens + keys.key[half]];
         }
-        float scores[2 * OWN];
+        float scores[2 * OWN], worth[SIDE / 8][4];
         gate_scores(scores, keys, key_gates, query_gates(tile));
+        clear(worth);
+        if (worthy) words.add_to(worth);
         u32 query = own_query(tile);
         float worth_sum = 0.0f, weight_sum = 0.0f;
 #pragma unroll
@@ -196,10 +201,8 @@ template <bool HARD> __device__ __forceinline__ void blame(const Blame& p) {
                                           worth_sum, weight_sum);
             } else {
                 if (p.logs && key < v.tokens) {
-                    float logs[OWN];
-                    load(logs, p.logs + at.row(v, key) * (v.tiles * SIDE) + query - v.first_tile * SIDE);
 #pragma unroll
-                    for (u32 i = 0; i < OWN; i++) own[i] = query + i < p.queries ? fmaf(p.per_pair, two_to(logs[i] * LOG2_E), own[i]) : own[i];
+                    for (u32 i = 0; i < OWN; i++) own[i] = query + i < p.queries ? fmaf(p.per_pair, two_to(logs[half].get(i)), own[i]) : own[i];
                 }
                 if (!decided) {
 #pragma unroll
@@ -250,8 +253,7 @@ template <bool HARD> __device__ __forceinline__ void blame(const Blame& p) {
         u32 key = keys.key[half];
         if (key >= v.tokens) continue;
         if (lane() % 4 == 0) p.carried[at.row(v, key)] = carried[half];
-        float* to = p.d_key_gates + ((u64)at.sequence * v.tokens + key) * GATES + at.group * R;
-        add_gates(to, dk, half, factor, p.fresh && first_strip);
+        add_gates(at.gates(p.d_key_gates, v, key), dk, half, factor, p.fresh && first_strip);
     }
     double* partials = p.partials + (at.head() * tiles + at.tile) * 3;
 #pragma unroll
@@ -260,15 +262,17 @@ template <bool HARD> __device__ __forceinline__ void blame(const Blame& p) {
         if (threadIdx.x == 0) partials[i] = first_strip ? total : partials[i] + total;
     }
 }
-extern "C" __global__ void __launch_bounds__(THREADS) hard_blame(const __grid_constant__ Blame p) { blame<true>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) soft_blame(const __grid_constant__ Blame p) { blame<false>(p); }
+// As many as have room for their tiles in shared memory where gates are 64 wide.
+constexpr u32 BLOCKS = RP <= 64 && sizeof(W) == 2 ? 3 : 1;
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) hard_blame(const __grid_constant__ Blame p) { blame<true>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) soft_blame(const __grid_constant__ Blame p) { blame<false>(p); }
 
 // A block owns 64 queries of one gate head and walks the keys up.
 struct BlameQueries {
     Voter voter;
     const W* pairs;          // what Blame left
     const u32* busy;
-    float* d_query_gates;    // [b T][GATES]
+    float* d_query_gates;    // rows as those of gates
     u32 fresh, padding;
 };
 extern "C" __global__ void __launch_bounds__(THREADS) blame_queries(const __grid_constant__ BlameQueries p) {
@@ -279,7 +283,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) blame_queries(const __grid
     Place at(blockIdx.x, strip);
     u32 tile = v.first_tile + strip - 1 - at.tile;
     auto dx = [&](u32 key) { return (W*)memory + key % 2 * (SIDE * DX_STRIDE); };
-    auto key_gates = [&](u32 key) { return (W*)memory + 2 * SIDE * DX_STRIDE + key % 2 * (PARTS * GATE_TILE); };
+    auto key_gates = [&](u32 key) { return (W*)memory + 2 * SIDE * DX_STRIDE + key % 2 * GATE_TILE; };
     const u32* busy = p.busy + at.head() * tiles * v.tiles + tile - v.first_tile;
     u64 place = (u64)(at.sequence * KV_HEADS + at.group * GROUP_KV) * tiles * v.tiles + tile - v.first_tile;
     auto start = [&](u32 key) {
@@ -297,14 +301,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) blame_queries(const __grid
     float dq[RP / 8][4], factor = 1.0f / sqrtf((float)R);
     clear(dq);
     GateRows<false> next;
-    next.read(at.gates(v.key_gates, v, 0), min(SIDE, v.tokens));
+    next.read(at.gates(v.key_gates, v, 0), v.stride, min(SIDE, v.tokens));
     start(0);
     for (u32 key = 0; key <= tile; key++) {
-        next.put(key_gates(key));
+        next.put<1>(key_gates(key));
         wait_copies<0>();
         __syncthreads();
         start(key + 1);
-        if (key < tile) next.read(at.gates(v.key_gates, v, (key + 1) * SIDE), min(SIDE, v.tokens - (key + 1) * SIDE));
+        if (key < tile) next.read(at.gates(v.key_gates, v, (key + 1) * SIDE), v.stride, min(SIDE, v.tokens - (key + 1) * SIDE));
         if (!busy[key * v.tiles]) continue;
 #pragma unroll
         for (u32 j = 0; j < SIDE / 16; j++) {
@@ -322,7 +326,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) blame_queries(const __grid
 #pragma unroll
     for (u32 half = 0; half < 2; half++) {
         u32 token = tile * SIDE + turned(own_row(half));
-        if (token < v.tokens) add_gates(p.d_query_gates + ((u64)at.sequence * v.tokens + token) * GATES + at.group * R, dq, half, factor, p.fresh);
+        if (token < v.tokens) add_gates(at.gates(p.d_query_gates, v, token), dq, half, factor, p.fresh);
     }
 }
 

@@ -4,8 +4,8 @@ use super::gates::{Call, Gates, Voter, tiles};
 use super::scratch::Strip;
 use super::{Attended, DevicePressure, DeviceRule, DeviceVoterGradient, OP, THREADS};
 use crate::KernelError;
-use crate::cuda::{DeviceBuffer, Grid, Specialisation, kernel_struct};
-use crate::error::{check_at_least, check_length, checked_size};
+use crate::cuda::{DeviceBuffer, Grid, kernel_struct};
+use crate::error::{check_at_least, check_length};
 use crate::gated_attention::check::invalid;
 
 kernel_struct! {
@@ -69,11 +69,10 @@ impl Gates {
         pressure: DevicePressure<'_>,
         gradients: &[DeviceVoterGradient<'_>],
     ) -> Result<(), KernelError> {
-        let Specialisation { groups, side_width, .. } = self.specialisation;
-        let shape = call.shape;
-        let gates = checked_size(OP, &[shape.sequences, shape.tokens, groups, side_width])?;
+        let groups = self.specialisation.groups;
         check_length(OP, "gradients of voters", call.voters.len(), gradients.len())?;
-        for gradient in gradients {
+        for (voter, gradient) in call.voters.iter().zip(gradients) {
+            let gates = self.gates(call.shape, voter.stride)?;
             check_at_least(OP, "gradients of query gates", gates, gradient.query_gates.len())?;
             check_at_least(OP, "gradients of key gates", gates, gradient.key_gates.len())?;
             check_length(OP, "gradients of biases", groups, gradient.bias.len())?;

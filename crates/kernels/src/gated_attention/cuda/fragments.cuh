@@ -6,13 +6,13 @@
 constexpr u32 WARPS = THREADS / 32;
 constexpr u32 D = HEAD_DIM, DP = (D + 15) / 16 * 16, RATIO = QUERY_HEADS / KV_HEADS;
 constexpr u32 FUSED = (QUERY_HEADS + 2 * KV_HEADS) * D, MIXED = QUERY_HEADS * D;
-constexpr float LOG2_E = 1.4426950408889634f;
+constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
 
 // One chunk of 16 bytes more, so that the rows of a piece begin in different banks.
 template <typename T> __device__ constexpr u32 padded(u32 columns) { return columns + 16 / sizeof(T); }
 constexpr u32 STRIDE = padded<W>(DP);
 
-// What queries see of keys, as a logarithm. In 16 bits f16: it is precise where a weight is not all but 0.
+// What queries see of keys, as a logarithm in powers of two. In 16 bits f16: it is precise where a weight is not all but 0.
 template <u32 BYTES> struct LogOf { typedef f16 type; };
 template <> struct LogOf<4> { typedef float type; };
 typedef LogOf<sizeof(W)>::type Log;
@@ -160,6 +160,11 @@ __device__ __forceinline__ void add_mixed(float (&sums)[COLUMNS / 8][4], const L
 __device__ __forceinline__ float two_to(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ __forceinline__ float reciprocal(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
 // The query of row `half` (0, 1) of this lane in a tile of queries, and the key of column `c` (0, 1) of piece j.

@@ -1,7 +1,7 @@
 // Gates of one layer: tiles of them, and the scores of their pairs. Rows are keys and columns queries, `turned`: a lane has two keys
 // and 16 neighbouring queries, and with the three lanes beside it all 64 queries of a tile.
 
-constexpr u32 R = SIDE_WIDTH > 0 ? SIDE_WIDTH : 1, RP = (R + 15) / 16 * 16, GATES = GROUPS * R;
+constexpr u32 R = SIDE_WIDTH > 0 ? SIDE_WIDTH : 1, RP = (R + 15) / 16 * 16;
 constexpr u32 GATE_STRIDE = padded<W>(RP);
 // In 16 bits a gate is a sum of two numbers, in f32 it is one.
 constexpr u32 PARTS = sizeof(W) == 2 ? 2 : 1;
@@ -10,15 +10,15 @@ constexpr u32 GROUP_KV = KV_HEADS / GROUPS;
 constexpr u32 OWN = 16;
 
 struct Voter {
-    const float* query_gates;   // [b T][GATES]
-    const float* key_gates;     // [b T][GATES]
+    const float* query_gates;   // [b T] rows of GROUPS R, `stride` apart
+    const float* key_gates;     // the same
     const float* bias;          // [GROUPS]
     const float* noise;         // [b][GROUPS][T], added to every score of a key, or none
     float shift;                // subtracted from every score
     u32 tokens, sinks, recent;
     u32 window;                 // NEVER for no window
     u32 first_tile, tiles;      // the strip: the tiles of queries that this launch is about
-    u32 padding;
+    u32 stride;
 };
 
 // A gate head of a sequence, and the number of one of `tiles` tiles. Blocks of one tile come together: with the longest walks first,
@@ -34,8 +34,9 @@ struct Place {
     __device__ __forceinline__ u64 row(const Voter& v, u32 token) const { return head() * v.tokens + token; }
     // Of all gate heads.
     __device__ __forceinline__ u64 rows(const Voter& v) const { return (u64)sequences * GROUPS * v.tokens; }
-    __device__ __forceinline__ const float* gates(const float* all, const Voter& v, u32 token) const {
-        return all + ((u64)sequence * v.tokens + token) * GATES + group * R;
+    // Of a token, in an array like those of gates.
+    template <typename T> __device__ __forceinline__ T* gates(T* all, const Voter& v, u32 token) const {
+        return all + ((u64)sequence * v.tokens + token) * v.stride + group * R;
     }
 };
 
@@ -43,22 +44,23 @@ struct Place {
 template <bool TURNED> struct GateRows {
     static constexpr u32 N = R % 4 == 0 ? 4 : 1, COLUMNS = RP / N, COUNT = SIDE * COLUMNS / THREADS;
     float x[COUNT][N];
-    __device__ __forceinline__ void read(const float* from, u32 count) {
+    __device__ __forceinline__ void read(const float* from, u32 stride, u32 count) {
 #pragma unroll
         for (u32 i = 0; i < COUNT; i++) {
             u32 at = i * THREADS + threadIdx.x, to = at / COLUMNS, column = at % COLUMNS * N, row = TURNED ? turned(to) : to;
-            if (row < count && column < R) load(x[i], from + (u64)row * GATES + column);
+            if (row < count && column < R) load(x[i], from + (u64)row * stride + column);
             else
 #pragma unroll
                 for (u32 k = 0; k < N; k++) x[i][k] = 0.0f;
         }
     }
-    __device__ __forceinline__ void put(W* tile) const {
+    // In all parts, or in the first alone.
+    template <u32 KEPT = PARTS> __device__ __forceinline__ void put(W* tile) const {
 #pragma unroll
         for (u32 i = 0; i < COUNT; i++) {
             u32 at = i * THREADS + threadIdx.x, to = at / COLUMNS * GATE_STRIDE + at % COLUMNS * N;
             store(tile + to, x[i]);
-            if constexpr (PARTS == 2) {
+            if constexpr (KEPT == 2) {
                 float rest[N];
 #pragma unroll
                 for (u32 k = 0; k < N; k += 2) {
@@ -94,11 +96,29 @@ struct Keys {
 __device__ __forceinline__ void gate_scores(float (&scores)[2 * OWN], const Keys& keys, const W* key_gates, const W* query_gates) {
     float sums[SIDE / 8][4];
     clear(sums);
-    if (PARTS == 2) {
-        add_scores<GATE_STRIDE, RP>(sums, key_gates + GATE_TILE, warp() * 16, query_gates);
-        add_scores<GATE_STRIDE, RP>(sums, key_gates, warp() * 16, query_gates + GATE_TILE);
+    if constexpr (PARTS == 2) {
+#pragma unroll
+        for (u32 k = 0; k < RP; k += 16) {
+            Left<W> key[2];
+            load_left<GATE_STRIDE>(key[0], key_gates, warp() * 16, k);
+            load_left<GATE_STRIDE>(key[1], key_gates + GATE_TILE, warp() * 16, k);
+#pragma unroll
+            for (u32 j = 0; j < SIDE / 16; j++) {
+                Right<W> query[2], rest[2];
+                load_right_turned<GATE_STRIDE>(query, query_gates, 16 * j, k);
+                load_right_turned<GATE_STRIDE>(rest, query_gates + GATE_TILE, 16 * j, k);
+                // Small ones first. What both roundings left over is below the sum's own.
+#pragma unroll
+                for (u32 i = 0; i < 2; i++) multiply(sums[2 * j + i], key[1], query[i]);
+#pragma unroll
+                for (u32 i = 0; i < 2; i++) multiply(sums[2 * j + i], key[0], rest[i]);
+#pragma unroll
+                for (u32 i = 0; i < 2; i++) multiply(sums[2 * j + i], key[0], query[i]);
+            }
+        }
+    } else {
+        add_scores<GATE_STRIDE, RP>(sums, key_gates, warp() * 16, query_gates);
     }
-    add_scores<GATE_STRIDE, RP>(sums, key_gates, warp() * 16, query_gates);
     float factor = 1.0f / sqrtf((float)R);
 #pragma unroll
     for (u32 i = 0; i < 2 * OWN; i++) scores[i] = fmaf(sums[i % OWN / 2][i / OWN * 2 + i % 2], factor, keys.offset[i / OWN]);

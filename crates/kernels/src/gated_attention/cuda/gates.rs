@@ -3,7 +3,7 @@
 use super::scratch::{GateScratch, Strip};
 use super::{BLAME, DeviceRule, DeviceVoter, OP, SIDE, THREADS, VOTES, window};
 use crate::cuda::{Device, DeviceBuffer, Function, Grid, Module, Specialisation, kernel_struct};
-use crate::error::{check_at_least, check_length, checked_size};
+use crate::error::{check_aligned, check_at_least, check_length, checked_size};
 use crate::gated_attention::GatedShape;
 use crate::gated_attention::check::invalid;
 use crate::{DType, KernelError};
@@ -35,7 +35,7 @@ kernel_struct! {
         window: u32,
         first_tile: u32,
         tiles: u32,
-        padding: u32,
+        stride: u32,
     }
 }
 
@@ -57,6 +57,7 @@ kernel_struct! {
         segment_sums: u64,
         logs: u64,
         own: u64,
+        turned: u64,
         ends: u64,
         expires_at: u64,
         survival: u64,
@@ -93,15 +94,17 @@ impl Gates {
         let parts = if specialisation.weights == DType::F32 { 1 } else { 2 };
         let tile = parts * SIDE * (specialisation.side_width.next_multiple_of(16) * element + 16);
         let gradients = SIDE * (SIDE * element + 16);
+        // A tile of logarithms of 16 bits.
+        let logs = if parts == 2 { gradients } else { 0 };
         Ok(Self {
             hard_votes: votes.function("hard_votes", 3 * tile as u32)?,
             soft_sums: votes.function("soft_sums", 3 * tile as u32)?,
-            soft_votes: votes.function("soft_votes", 3 * tile as u32)?,
+            soft_votes: votes.function("soft_votes", (3 * tile + logs) as u32)?,
             survival: votes.function("survival_totals", 0)?,
             gather: blame.function("gather_worth", 0)?,
             hard_blame: blame.function("hard_blame", (3 * tile + gradients) as u32)?,
             soft_blame: blame.function("soft_blame", (3 * tile + gradients) as u32)?,
-            blame_queries: blame.function("blame_queries", (2 * tile + 2 * gradients) as u32)?,
+            blame_queries: blame.function("blame_queries", (2 * tile / parts + 2 * gradients) as u32)?,
             totals: blame.function("blame_totals", 0)?,
             specialisation: *specialisation,
         })
@@ -119,8 +122,13 @@ impl Gates {
         check_length(OP, "the width of gates", side_width, shape.gate_width)?;
         let rows = checked_size(OP, &[shape.sequences, groups, shape.tokens])?;
         for voter in voters {
-            check_at_least(OP, "query gates", rows * side_width, voter.query_gates.len())?;
-            check_at_least(OP, "key gates", rows * side_width, voter.key_gates.len())?;
+            let gates = self.gates(shape, voter.stride)?;
+            for (what, slice) in [("query gates", voter.query_gates), ("key gates", voter.key_gates)] {
+                check_at_least(OP, what, gates, slice.len())?;
+                if side_width.is_multiple_of(4) {
+                    check_aligned(OP, what, slice.pointer() | 4 * voter.stride as u64, 16)?;
+                }
+            }
             check_length(OP, "bias", groups, voter.bias.len())?;
         }
         let Some(expires_at) = expires_at else {
@@ -195,6 +203,12 @@ impl Gates {
                 segment_sums: scratch.segment_sums.pointer(),
                 logs: scratch.logs.pointer(),
                 own: if own && voters.len() > 1 { scratch.own_logs.pointer() } else { 0 },
+                // Once all voters are in.
+                turned: if own && !scratch.turned_logs.is_empty() {
+                    scratch.turned_logs.pointer()
+                } else {
+                    0
+                },
                 ends: scratch.ends.pointer(),
                 expires_at: outcome.map_or(0, DeviceBuffer::pointer),
                 survival: outcome.map_or(0, |_| scratch.survival.pointer()),
@@ -223,6 +237,14 @@ impl Gates {
         Ok(())
     }
 
+    /// Numbers from the first gate of an array to the last.
+    pub(super) fn gates(&self, shape: &GatedShape, stride: usize) -> Result<usize, KernelError> {
+        let row = self.specialisation.groups * self.specialisation.side_width;
+        check_at_least(OP, "the stride of gates", row, stride)?;
+        let before = (shape.sequences * shape.tokens).saturating_sub(1);
+        Ok(checked_size(OP, &[before, stride])? + row)
+    }
+
     pub(super) fn lanes(&self, shape: &GatedShape) -> usize {
         shape.sequences * self.specialisation.groups
     }
@@ -245,7 +267,7 @@ impl Gates {
             window: window(shape),
             first_tile: strip.first as u32,
             tiles: strip.tiles as u32,
-            padding: 0,
+            stride: voter.stride as u32,
         }
     }
 }

@@ -120,10 +120,13 @@ impl DeviceRule<'_> {
 /// The gates of one layer: [`Voter`](super::Voter) on the device.
 #[derive(Debug, Clone, Copy)]
 pub struct DeviceVoter<'a> {
-    /// f32 `[b * T, G r]`.
-    pub query_gates: &'a DeviceBuffer<f32>,
-    /// f32 `[b * T, G r]`.
-    pub key_gates: &'a DeviceBuffer<f32>,
+    /// f32 `[b * T]` rows of `G r`.
+    pub query_gates: DeviceSlice<'a, f32>,
+    /// The same.
+    pub key_gates: DeviceSlice<'a, f32>,
+    /// Numbers from a row of either to the next: more than `G r` where query and key gates of a token lie beside each other.
+    /// Vectors are loaded where r is a multiple of 4: then this and the slices' starts are, too.
+    pub stride: usize,
     /// f32 `[G]`.
     pub bias: DeviceSlice<'a, f32>,
 }
@@ -131,10 +134,10 @@ pub struct DeviceVoter<'a> {
 /// Where the gradients of a [`DeviceVoter`] go.
 #[derive(Debug, Clone, Copy)]
 pub struct DeviceVoterGradient<'a> {
-    /// f32 `[b * T, G r]`.
-    pub query_gates: &'a DeviceBuffer<f32>,
-    /// f32 `[b * T, G r]`.
-    pub key_gates: &'a DeviceBuffer<f32>,
+    /// f32, rows as those of the voter.
+    pub query_gates: DeviceSlice<'a, f32>,
+    /// The same.
+    pub key_gates: DeviceSlice<'a, f32>,
     /// Whether those two are written; else they are added to, as where a layer above has the same voter.
     pub fresh: bool,
     /// f32 `[G]`, added to.

@@ -6,20 +6,51 @@ struct No { __device__ constexpr operator bool() const { return false; } };
 
 constexpr u32 PAIR_CHUNK = 16 / sizeof(W), PAIR_CHUNKS = SIDE * SIDE / THREADS / PAIR_CHUNK;
 
+// Eight of a thread's: of row `half` and the columns of pieces 4 `part` to 4 `part` + 3.
+__device__ __forceinline__ void put_eight(W* to, u32 half, u32 part, const float (&eight)[8]) {
+#pragma unroll
+    for (u32 i = 0; i < 8; i += PAIR_CHUNK) {
+        u32 chunk = (half * 16 + part * 8 + i) / PAIR_CHUNK;
+        store(to + (chunk * THREADS + threadIdx.x) * PAIR_CHUNK, *(const float(*)[PAIR_CHUNK])&eight[i]);
+    }
+}
 __device__ __forceinline__ void put_pairs(W* to, const float (&pairs)[SIDE / 8][4]) {
-    float row[SIDE / 2];
 #pragma unroll
-    for (u32 i = 0; i < SIDE / 2; i++) row[i] = pairs[i % 16 / 2][i / 16 * 2 + i % 2];
+    for (u32 i = 0; i < 4; i++) {
+        float eight[8];
 #pragma unroll
-    for (u32 chunk = 0; chunk < PAIR_CHUNKS; chunk++)
-        store(to + (chunk * THREADS + threadIdx.x) * PAIR_CHUNK, *(const float(*)[PAIR_CHUNK])&row[chunk * PAIR_CHUNK]);
+        for (u32 k = 0; k < 8; k++) eight[k] = pairs[i % 2 * 4 + k / 2][i / 2 * 2 + k % 2];
+        put_eight(to, i / 2, i % 2, eight);
+    }
 }
-// `pairs` += what was put.
-__device__ __forceinline__ void add_pairs(float (&pairs)[SIDE / 8][4], const W* from) {
-    float row[SIDE / 2];
+// What was put, on its way from memory.
+struct PairWords {
+    uint4 words[PAIR_CHUNKS];
+    __device__ __forceinline__ void start(const W* from) {
 #pragma unroll
-    for (u32 chunk = 0; chunk < PAIR_CHUNKS; chunk++)
-        load(*(float(*)[PAIR_CHUNK])&row[chunk * PAIR_CHUNK], from + (chunk * THREADS + threadIdx.x) * PAIR_CHUNK);
+        for (u32 i = 0; i < PAIR_CHUNKS; i++) words[i] = ((const uint4*)from)[i * THREADS + threadIdx.x];
+    }
+    __device__ __forceinline__ void add_to(float (&pairs)[SIDE / 8][4]) const {
+        float row[SIDE / 2];
 #pragma unroll
-    for (u32 i = 0; i < SIDE / 2; i++) pairs[i % 16 / 2][i / 16 * 2 + i % 2] += row[i];
-}
+        for (u32 i = 0; i < PAIR_CHUNKS; i++) load(*(float(*)[PAIR_CHUNK])&row[i * PAIR_CHUNK], (const W*)&words[i]);
+#pragma unroll
+        for (u32 i = 0; i < SIDE / 2; i++) pairs[i % 16 / 2][i / 16 * 2 + i % 2] += row[i];
+    }
+};
+
+// The logarithms of what 16 neighbouring queries see of a key, as they come from memory.
+struct LogRow {
+    static constexpr u32 EACH = 16 / sizeof(Log);
+    uint4 words[16 / EACH];
+    __device__ __forceinline__ void start(const Log* from) {
+#pragma unroll
+        for (u32 i = 0; i < 16 / EACH; i++) words[i] = ((const uint4*)from)[i];
+    }
+    __device__ __forceinline__ float get(u32 i) const {
+        const uint4& four = words[i / EACH];
+        u32 at = i % EACH * sizeof(Log) / 4, word = at == 0 ? four.x : at == 1 ? four.y : at == 2 ? four.z : four.w;
+        if constexpr (sizeof(Log) == 2) return i % 2 ? widen2<f16>(word).y : widen2<f16>(word).x;
+        else return __uint_as_float(word);
+    }
+};

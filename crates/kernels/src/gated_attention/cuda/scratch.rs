@@ -6,11 +6,8 @@ use crate::cuda::{Device, DeviceBuffer, Specialisation};
 use crate::error::{check_at_least, checked_size};
 use crate::gated_attention::GatedShape;
 
-/// The most bytes of an array whose size is that of a strip's pairs; a strip has at least 64 queries.
-const STRIP_BYTES: usize = 256 << 20;
-
 /// Blocks that the votes of a strip are cut into where there are few keys: enough for any card, and the same for all.
-const VOTE_BLOCKS: usize = 1024;
+const VOTE_BLOCKS: usize = 256;
 
 /// Neighbouring tiles of queries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +31,7 @@ impl Strip {
 
 /// Memory that the layers of a model share, one after the other, for one shape.
 ///
-/// Pairs of a strip of queries take at most 256 MiB an array, and never those of all queries unless they fit; beside them
+/// Pairs of a strip of queries take at most [`GateScratch::STRIP_BYTES`] an array, and never those of all queries unless they fit; beside them
 /// the smallest scores of keys take a 64th of the tokens' square per gate head (hard), and sums of keys some numbers a token.
 #[derive(Debug)]
 pub struct GateScratch {
@@ -63,6 +60,9 @@ pub struct GateScratch {
     /// and of the own one where there are more.
     pub(super) logs: DeviceBuffer<u8>,
     pub(super) own_logs: DeviceBuffer<u8>,
+    /// f16 `[b, G, tiles, tiles of the strip, 64 * 64]`, soft beside 16-bit weights: `logs` of all voters as attention's threads
+    /// hold them.
+    pub(super) turned_logs: DeviceBuffer<u8>,
     /// f32 `[strips + 1, voters, b, G, T]`, soft: sums of logarithms at the start of a strip.
     pub(super) sums: DeviceBuffer<f32>,
     /// f32 `[segments, b, G, T]`, soft.
@@ -72,6 +72,10 @@ pub struct GateScratch {
 }
 
 impl GateScratch {
+    /// The most bytes of an array whose size is that of a strip's pairs; a strip has at least 64 queries. Every strip reads and
+    /// writes what keys carry on, and soft votes of all strips but the last are made once more.
+    pub const STRIP_BYTES: usize = 1 << 30;
+
     /// Room for layers of `shape`, or of fewer or shorter sequences; `soft_voters` is 0 for the hard rule, else the most voters
     /// that a layer has.
     ///
@@ -83,7 +87,7 @@ impl GateScratch {
         shape: &GatedShape,
         soft_voters: usize,
     ) -> Result<Self, KernelError> {
-        Self::with_strips_of(device, specialisation, shape, soft_voters, STRIP_BYTES)
+        Self::with_strips_of(device, specialisation, shape, soft_voters, Self::STRIP_BYTES)
     }
 
     /// As [`GateScratch::new`], with another bound of a strip's array.
@@ -102,7 +106,9 @@ impl GateScratch {
         // Of one tile of queries.
         let pairs = checked_size(OP, &[shape.sequences, kv_heads, tiles, SIDE * SIDE, weights.bytes()])?;
         let logs = if soft { checked_size(OP, &[rows, SIDE, weights.bytes()])? } else { 0 };
-        let strip = (bytes / pairs.max(logs).max(1)).clamp(1, tiles);
+        let turned = if soft && weights.bytes() == 2 { [lanes, tiles, SIDE * SIDE, 2] } else { [0; 4] };
+        let turned = checked_size(OP, &turned)?;
+        let strip = (bytes / pairs.max(logs).max(turned).max(1)).clamp(1, tiles);
         let strips = tiles.div_ceil(strip);
         let carried_keys =
             if strips > 1 { [shape.sequences, shape.tokens, 2 * kv_heads, head_dim] } else { [0; 4] };
@@ -140,6 +146,7 @@ impl GateScratch {
             ends: DeviceBuffer::uninitialized(device, "ends of keys", rows)?,
             logs: bytes_of("what queries see", checked_size(OP, &[logs, strip])?)?,
             own_logs: bytes_of("what queries see", if soft_voters > 1 { logs * strip } else { 0 })?,
+            turned_logs: bytes_of("what queries see", checked_size(OP, &[turned, strip])?)?,
             sums: f32s(
                 "sums of votes",
                 if soft { checked_size(OP, &[strips + 1, voters, rows])? } else { 0 },
@@ -156,7 +163,7 @@ impl GateScratch {
     /// Bytes of device memory that it holds.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let bytes = [&self.worth, &self.pairs, &self.logs, &self.own_logs];
+        let bytes = [&self.worth, &self.pairs, &self.logs, &self.own_logs, &self.turned_logs];
         let f32s = [&self.carried_keys, &self.carried, &self.trail, &self.sums, &self.segment_sums];
         let f64s = [&self.partials, &self.survival];
         let u32s = [&self.busy, &self.ends];

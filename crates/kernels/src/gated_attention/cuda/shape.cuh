@@ -9,10 +9,10 @@ struct Shape {
     const u32* ends;         // [b][groups][T]: the first query that no longer sees a key, or none
     const W* qkv;            // [b T][FUSED]
     const Log* logs;         // [b][groups][T][64 tiles]: soft gates, the logarithm of what the strip's queries see of a key
+    const Log* turned_logs;  // [b][groups][tiles of T][tiles][64 x 64]: the same as `load_logs` wants it, or none
 };
 
-constexpr u32 STAGES = DP * sizeof(W) <= 512 ? 2 : 1;
-constexpr float LN_2 = 0.6931471805599453f;
+constexpr u32 STAGES = sizeof(W) == 2 && DP <= 256 ? 2 : 1;
 
 __device__ __forceinline__ u32 group_of(const Shape& s, u32 kv_head) { return kv_head / (KV_HEADS / s.groups); }
 __device__ __forceinline__ u32 end_of(const Shape& s, u32 sequence, u32 kv_head, u32 key) {
@@ -28,6 +28,11 @@ __device__ __forceinline__ const W* row_of(const Shape& s, u32 sequence, u32 tok
 __device__ __forceinline__ const Log* logs_of(const Shape& s, u32 sequence, u32 kv_head, u32 key) {
     u64 row = (u64)(sequence * s.groups + group_of(s, kv_head)) * s.tokens + min(key, s.tokens - 1);
     return s.logs + row * (s.tiles * SIDE);
+}
+// Those of a tile of keys and one of the strip's queries, as attention's threads hold them.
+__device__ __forceinline__ const Log* turned_logs_of(const Shape& s, u32 sequence, u32 kv_head, u32 key_tile, u32 query_tile) {
+    u64 tile = (u64)(sequence * s.groups + group_of(s, kv_head)) * ((s.tokens + SIDE - 1) / SIDE) + key_tile;
+    return s.turned_logs + (tile * s.tiles + query_tile - s.first_tile) * (SIDE * SIDE);
 }
 // One row of a tile's sums, times `by`, to D numbers. Pairs of neighbours go together where rows are made of such.
 __device__ __forceinline__ void write_row(W* to, const float (&sums)[DP / 8][4], u32 half, float by) {

@@ -84,6 +84,15 @@ struct Results {
     margin: Vec<f64>,
 }
 
+/// Query and key gates of every token beside each other, as the trainer has them.
+fn beside(query: &[f32], key: &[f32], row: usize) -> Vec<f32> {
+    query.chunks(row).zip(key.chunks(row)).flat_map(|(query, key)| [query, key]).flatten().copied().collect()
+}
+
+fn halves(both: &DeviceBuffer<f32>, row: usize) -> [DeviceSlice<'_, f32>; 2] {
+    [0..both.len() - row, row..both.len()].map(|range| DeviceSlice::new(both, range).unwrap())
+}
+
 /// One case on the device.
 struct Run<'a> {
     device: &'a Device,
@@ -118,6 +127,7 @@ impl<'a> Run<'a> {
         let shape = &case.shape;
         let heads = shape.attention.query_heads;
         let (rows, lanes) = (shape.sequences * shape.tokens, shape.sequences * shape.gate_heads);
+        let row = shape.gate_heads * shape.gate_width;
         let qkv = upload(device, &case.qkv, dtype);
         let dout = upload(device, &case.dout, dtype);
         let out = poisoned(device, case.dout.len() * dtype.bytes());
@@ -141,12 +151,15 @@ impl<'a> Run<'a> {
             .iter()
             .map(|[query, key, bias]| {
                 let bias: Vec<f32> = bias.iter().map(|bias| bias + shift).collect();
-                [self.copy(query), self.copy(key), self.copy(&bias)]
+                [self.copy(&beside(query, key, row)), self.copy(&bias)]
             })
             .collect();
         let voters: Vec<_> = gates
             .iter()
-            .map(|[query_gates, key_gates, bias]| DeviceVoter { query_gates, key_gates, bias: bias.into() })
+            .map(|[both, bias]| {
+                let [query_gates, key_gates] = halves(both, row);
+                DeviceVoter { query_gates, key_gates, stride: 2 * row, bias: bias.into() }
+            })
             .collect();
         let soft_voters = if case.alpha.is_some() { voters.len() } else { 0 };
         let scratch = gated.then(|| {
@@ -158,7 +171,7 @@ impl<'a> Run<'a> {
             .voters
             .iter()
             .enumerate()
-            .map(|(number, [query, key, bias])| {
+            .map(|(number, [query, _, bias])| {
                 let room = |len| {
                     if number == 0 && gates.len() > 1 {
                         self.copy(&vec![0.0; len])
@@ -166,17 +179,16 @@ impl<'a> Run<'a> {
                         poisoned_f32(device, len)
                     }
                 };
-                [room(query.len()), room(key.len()), self.copy(&vec![1.0; bias.len()])]
+                [room(2 * query.len()), self.copy(&vec![1.0; bias.len()])]
             })
             .collect();
         let gradients: Vec<_> = to
             .iter()
             .enumerate()
-            .map(|(number, [query_gates, key_gates, bias])| DeviceVoterGradient {
-                query_gates,
-                key_gates,
-                fresh: number > 0 || gates.len() == 1,
-                bias: bias.into(),
+            .map(|(number, [both, bias])| {
+                let [query_gates, key_gates] = halves(both, row);
+                let fresh = number > 0 || gates.len() == 1;
+                DeviceVoterGradient { query_gates, key_gates, fresh, bias: bias.into() }
             })
             .collect();
         let lambda = self.copy(&case.lambda);
@@ -198,9 +210,11 @@ impl<'a> Run<'a> {
             survival: survival.read().unwrap(),
             voters: to
                 .iter()
-                .map(|[query, key, bias]| {
+                .map(|[both, bias]| {
                     let bias = bias.read().unwrap().iter().map(|bias| bias - 1.0).collect();
-                    [query.read().unwrap(), key.read().unwrap(), bias]
+                    let both = both.read().unwrap();
+                    let half = |at| both.chunks(row).skip(at).step_by(2).flatten().copied().collect();
+                    [half(0), half(1), bias]
                 })
                 .collect(),
             margin: margin.read().unwrap(),

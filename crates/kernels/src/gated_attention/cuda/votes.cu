@@ -21,7 +21,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) hard_votes(const __grid_co
     auto query_gates = [&](u32 tile) { return key_gates + (1 + tile % 2) * PARTS * GATE_TILE; };
     {
         GateRows<false> rows;
-        rows.read(at.gates(p.voter.key_gates, v, first), min(SIDE, v.tokens - first));
+        rows.read(at.gates(p.voter.key_gates, v, first), v.stride, min(SIDE, v.tokens - first));
         rows.put(key_gates);
     }
     Keys keys(v, at);
@@ -29,7 +29,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) hard_votes(const __grid_co
     u32 refused[2] = {NEVER, NEVER}, fades[2] = {NEVER, NEVER};
     float* trail = p.trail + at.head() * tiles * v.tokens;
     GateRows<true> next;
-    next.read(at.gates(v.query_gates, v, first), min(SIDE, v.tokens - first));
+    next.read(at.gates(v.query_gates, v, first), v.stride, min(SIDE, v.tokens - first));
     for (u32 tile = at.tile; tile < tiles; tile++) {
         next.put(query_gates(tile));
         // Nothing passes any more, and so everyone has been refused.
@@ -37,7 +37,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) hard_votes(const __grid_co
 #pragma unroll
         for (u32 half = 0; half < 2; half++) over &= keys.key[half] >= v.tokens || smallest[half] < LOWEST_SCORE;
         if (__syncthreads_and(over)) break;
-        if (tile + 1 < tiles) next.read(at.gates(v.query_gates, v, (tile + 1) * SIDE), min(SIDE, v.tokens - (tile + 1) * SIDE));
+        if (tile + 1 < tiles) next.read(at.gates(v.query_gates, v, (tile + 1) * SIDE), v.stride, min(SIDE, v.tokens - (tile + 1) * SIDE));
         float scores[2 * OWN];
         gate_scores(scores, keys, key_gates, query_gates(tile));
         u32 query = own_query(tile);
@@ -77,15 +77,31 @@ struct SoftVotes {
     float* segment_sums;   // [segments][b][GROUPS][T]
     Log* logs;          // [b][GROUPS][T][64 tiles]: what attention adds, written by the first voter, added to by others
     Log* own;           // the own voter's alone, where it is not the only one, or none
+    Log* turned;        // [b][GROUPS][tiles of T][tiles][64 x 64]: `logs` as attention's threads hold them, of 16 bits, or none
     u32* ends;          // [b][GROUPS][T]: the first query that no longer sees a key, at the start of a tile; NEVER before
     u32* expires_at;    // [b][GROUPS][T]: as under the hard rule, NEVER before; of the own voter, or none
     double* survival;   // [b][GROUPS][tiles][segments][2]: what queries see, without and with the last one; of the own voter, or none
     u32 strip, add;
     u32 segment_tiles, segments;
 };
+constexpr u32 TURNED_STRIDE = padded<Log>(SIDE);
 // Stands for the logarithm of 0: sums of it stay finite.
 constexpr float DEAD = -1e30f;
 __device__ __forceinline__ float at_least_dead(float sum) { return sum < DEAD ? DEAD : sum; }
+
+// A tile's logarithms, left in shared memory with keys in rows, go to memory with queries in rows, in the order in which a product's
+// threads hold them (`Logs` of attend.cu).
+__device__ __forceinline__ void put_turned(Log* to, const Log* tile) {
+    if constexpr (sizeof(W) == 2) {
+        u32 matrix = lane() / 8;
+#pragma unroll
+        for (u32 j = 0; j < SIDE / 16; j++) {
+            u32 x[4];
+            load_matrices_transposed(x, shared_address(tile + (16 * j + matrix / 2 * 8 + lane() % 8) * TURNED_STRIDE + warp() * 16 + matrix % 2 * 8));
+            ((uint4*)to)[j * THREADS + threadIdx.x] = make_uint4(x[0], x[1], x[2], x[3]);
+        }
+    }
+}
 
 template <bool SUMS> __device__ __forceinline__ void soft_votes_with(const SoftVotes& p) {
     extern __shared__ __align__(16) u8 memory[];
@@ -100,13 +116,12 @@ template <bool SUMS> __device__ __forceinline__ void soft_votes_with(const SoftV
         return;
     }
     Curve curve(p.curve);
-    // From here on a vote is exactly 1.
-    float bound = curve.a > 0.0f ? curve.bound : HUGE;
     W* key_gates = (W*)memory;
     auto query_gates = [&](u32 tile) { return key_gates + (1 + tile % 2) * PARTS * GATE_TILE; };
+    Log* tile_logs = (Log*)(key_gates + 3 * PARTS * GATE_TILE);
     {
         GateRows<false> rows;
-        rows.read(at.gates(v.key_gates, v, first), min(SIDE, v.tokens - first));
+        rows.read(at.gates(v.key_gates, v, first), v.stride, min(SIDE, v.tokens - first));
         rows.put(key_gates);
     }
     Keys keys(v, at);
@@ -124,14 +139,17 @@ template <bool SUMS> __device__ __forceinline__ void soft_votes_with(const SoftV
     }
     double seen[2] = {0.0, 0.0};
     GateRows<true> next;
-    next.read(at.gates(v.query_gates, v, begin * SIDE), min(SIDE, v.tokens - begin * SIDE));
+    next.read(at.gates(v.query_gates, v, begin * SIDE), v.stride, min(SIDE, v.tokens - begin * SIDE));
     for (u32 tile = begin; tile < end; tile++) {
         next.put(query_gates(tile));
         __syncthreads();
-        if (tile + 1 < end) next.read(at.gates(v.query_gates, v, (tile + 1) * SIDE), min(SIDE, v.tokens - (tile + 1) * SIDE));
+        if (tile + 1 < end) next.read(at.gates(v.query_gates, v, (tile + 1) * SIDE), v.stride, min(SIDE, v.tokens - (tile + 1) * SIDE));
         float scores[2 * OWN];
         gate_scores(scores, keys, key_gates, query_gates(tile));
         u32 query = own_query(tile);
+        // Whether votes decide about all pairs, none of them of the last query.
+        bool inner = all_vote(v, at, tile) && v.sinks <= first && tile * SIDE >= first + SIDE - 1 + v.recent && v.window == NEVER &&
+                     (tile + 1) * SIDE < v.tokens;
         float here = 0.0f, last = 0.0f;
 #pragma unroll
         for (u32 half = 0; half < 2; half++) {
@@ -142,16 +160,10 @@ template <bool SUMS> __device__ __forceinline__ void soft_votes_with(const SoftV
                 u32 refusal = refused[half] == NEVER ? first_refusal(scores + half * OWN, query) : NEVER;
                 refused[half] = min(refused[half], quad_min(refusal));
             }
-            bool dead = dead_from[half] != NEVER;
+            become_logs<OWN>(curve, scores + half * OWN);
             float total = 0.0f;
 #pragma unroll
-            for (u32 i = 0; i < OWN; i++) {
-                float x = scores[half * OWN + i], log_p = 0.0f, slope;
-                // Steep curves spare most of the work. A score that is no number is solved.
-                if (!dead && !(x >= bound)) solve<true, false>(curve, x, log_p, slope);
-                total += log_p;
-                scores[half * OWN + i] = total;
-            }
+            for (u32 i = 0; i < OWN; i++) total += scores[half * OWN + i], scores[half * OWN + i] = total;
             float before = sum[half];
 #pragma unroll
             for (u32 i = 1; i < 4; i++) {
@@ -163,26 +175,39 @@ template <bool SUMS> __device__ __forceinline__ void soft_votes_with(const SoftV
             if (SUMS) continue;
             float logs[OWN];
 #pragma unroll
-            for (u32 i = 0; i < OWN; i++) logs[i] = query + i < keys.decided_from[half] ? 0.0f : at_least_dead(before + scores[half * OWN + i]);
-            if (p.survival) {
+            for (u32 i = 0; i < OWN; i++) logs[i] = at_least_dead(before + scores[half * OWN + i]);
+            if (!inner) {
+#pragma unroll
+                for (u32 i = 0; i < OWN; i++) logs[i] = query + i < keys.decided_from[half] ? 0.0f : logs[i];
+            }
+            if (p.survival && inner) {
+#pragma unroll
+                for (u32 i = 0; i < OWN; i++) here += two_to(logs[i]);
+            } else if (p.survival) {
                 u32 until = min(v.tokens, keys.window_end[half]);
 #pragma unroll
                 for (u32 i = 0; i < OWN; i++) {
                     u32 k = query + i;
-                    float gate = (k >= key) & (k < until) ? two_to(logs[i] * LOG2_E) : 0.0f;
+                    float gate = (k >= key) & (k < until) ? two_to(logs[i]) : 0.0f;
                     here += k + 1 < v.tokens ? gate : 0.0f, last += k + 1 < v.tokens ? 0.0f : gate;
                 }
             }
-            if (key >= v.tokens) continue;
+            // Whoever is not there leaves nothing in memory.
+            bool there = key < v.tokens;
             u64 place = at.row(v, key) * (v.tiles * SIDE) + query - v.first_tile * SIDE;
-            if (p.own) store(p.own + place, logs);
-            if (p.add) {
+            if (p.own && there) store(p.own + place, logs);
+            if (p.add && there) {
                 float sofar[OWN];
                 load(sofar, p.logs + place);
 #pragma unroll
                 for (u32 i = 0; i < OWN; i++) logs[i] += sofar[i];
             }
-            store(p.logs + place, logs);
+            if (there) store(p.logs + place, logs);
+            if (p.turned) store(tile_logs + own_row(half) * TURNED_STRIDE + lane() % 4 * OWN, logs);
+        }
+        if (!SUMS && p.turned) {
+            __syncthreads();
+            put_turned(p.turned + ((at.head() * tiles + at.tile) * v.tiles + tile - v.first_tile) * (SIDE * SIDE), tile_logs);
         }
         seen[0] += (double)here, seen[1] += (double)here + (double)last;
     }
