@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures PyTorch, llama.cpp and dropcap side by side on the CPU and prints Markdown tables.
-# Arguments go to cpu_peers.py (--rounds, --only). The first run installs the peers into
+# Arguments go to cpu_peers.py (--rounds, --only, --gguf NAME=FILE); BENCH_THREADS says how many threads everyone gets (2). The first run installs the peers into
 # runs/.venv (several GB; llama.cpp is compiled for this processor) and takes a while.
 set -euo pipefail
 cd "$(dirname "$0")"

@@ -1,7 +1,7 @@
 """llama.cpp on CPU, through the C interface that llama-cpp-python exposes.
 
-The model is random: the time of these operations does not depend on the values. The file is written once per
-dtype. Matrices take the dtype asked for; norms, biases and the position table stay f32, as in the project's
+Without `--model` the model is random: the time of these operations does not depend on the values. The file is written
+once per dtype. Matrices take the dtype asked for; norms, biases and the position table stay f32, as in the project's
 own conversions.
 """
 
@@ -13,7 +13,7 @@ import gguf
 import llama_cpp
 import numpy as np
 
-from peers.shape import HEADS, HIDDEN, LAYERS, POSITIONS, THREADS, VOCABULARY, WORKLOADS, emit, sample
+from peers.shape import FILE_WORKLOADS, HEADS, HIDDEN, LAYERS, POSITIONS, THREADS, VOCABULARY, WORKLOADS, emit, sample
 
 CHUNK = 512
 DTYPES = {"f32": np.float32, "f16": np.float16}
@@ -72,6 +72,7 @@ class Session:
     """One context of `batch` independent sequences of at most `length` entries."""
 
     def __init__(self, model, dtype, attention, batch, length):
+        self.vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
         parameters = llama_cpp.llama_context_default_params()
         parameters.n_ctx = batch * length
         parameters.n_batch = parameters.n_ubatch = CHUNK
@@ -95,7 +96,7 @@ class Session:
         batch = self.tokens
         batch.n_tokens = len(rows)
         for i, (position, sequence, wants_logits) in enumerate(rows):
-            batch.token[i] = int(self.random.integers(VOCABULARY))
+            batch.token[i] = int(self.random.integers(self.vocabulary))
             batch.pos[i] = position
             batch.n_seq_id[i] = 1
             batch.seq_id[i][0] = sequence
@@ -136,7 +137,8 @@ def measure(session, workload):
         elif workload.kind == "decode":
             session.prepare([(workload.depth + step, sequence, True) for sequence in range(workload.batch)])
         else:
-            session.prepare([(i, 0, i == workload.length - 1) for i in range(workload.length)])
+            last = workload.length - 1
+            session.prepare([(workload.depth + i, 0, i == last) for i in range(workload.length)])
 
     return sample(workload, prepare, session.run)
 
@@ -146,10 +148,12 @@ def main():
     parser.add_argument("--dtype", choices=DTYPES, required=True)
     parser.add_argument("--attention", choices=ATTENTION, required=True)
     parser.add_argument("--directory", type=Path, required=True)
+    parser.add_argument("--model", type=Path, help="a GGUF file instead of random weights; --dtype is then the cache's")
+    parser.add_argument("--contender", required=True, help="how the samples are to be called")
     arguments = parser.parse_args()
 
-    path = arguments.directory / f"gpt2-random-{arguments.dtype}.gguf"
-    if not path.exists():
+    path = arguments.model or arguments.directory / f"gpt2-random-{arguments.dtype}.gguf"
+    if not path.exists() and not arguments.model:
         write_model(path.with_suffix(".part"), arguments.dtype)
         path.with_suffix(".part").rename(path)
     # The library reports every tensor; only its errors matter here.
@@ -161,9 +165,10 @@ def main():
     model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
     if not model:
         raise RuntimeError(f"llama.cpp refused {path}")
-    for workload in WORKLOADS:
-        session = Session(model, arguments.dtype, arguments.attention, workload.batch, workload.length)
-        emit(f"llama.cpp {arguments.dtype} {arguments.attention}", workload, measure(session, workload))
+    for workload in FILE_WORKLOADS if arguments.model else WORKLOADS:
+        length = workload.length + workload.before
+        session = Session(model, arguments.dtype, arguments.attention, workload.batch, length)
+        emit(arguments.contender, workload, measure(session, workload))
         session.close()
 
 

@@ -5,7 +5,10 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use dropcap_kernels::matmul::{Epilogue, Orientation, PackedMatrix, Part, TensorBytes, matmul};
+use dropcap_kernels::matmul::{
+    BlockFormat, Epilogue, Orientation, PackedMatrix, Part, QuantisedMatrix, TensorBytes, matmul,
+    quantised_matmul,
+};
 use dropcap_kernels::{
     AdamW, Buffer, Columns, DType, Elements, GeluKind, RowLoss, Team, activation, adamw, column_sums,
     cross_entropy, gelu_backward, layer_norm_backward, norm, sum_of_squares, transposed_product,
@@ -89,6 +92,29 @@ fn prefill(bench: &mut Criterion) {
                     matmul(&team, &x, &w, None, Epilogue::Store, &mut out).expect("shapes agree");
                 });
             });
+        }
+    }
+}
+
+/// Weights in blocks at two shapes of SmolLM2-135M that fit the caches: what the arithmetic costs, memory aside.
+fn blocks(bench: &mut Criterion) {
+    let team = team();
+    let mut group = bench.benchmark_group("blocks");
+    group.sample_size(10);
+    for format in BlockFormat::ALL {
+        for (n, k) in [(3072, 576), (576, 1536)] {
+            let w = QuantisedMatrix::random(n, k, format, 0.1, 7).expect("the shape fits");
+            for t in [1, 512] {
+                let (x, mut out) = (vec![0.1; t * k], vec![0.0; t * n]);
+                // Elements are multiply-adds here.
+                group.throughput(Throughput::Elements((t * k * n) as u64));
+                group.bench_function(format!("{format}/[{t}, {k}] x [{k}, {n}]"), |bench| {
+                    bench.iter(|| {
+                        quantised_matmul(&team, &x, &w, None, Epilogue::Store, &mut out)
+                            .expect("shapes agree");
+                    });
+                });
+            }
         }
     }
 }
@@ -209,5 +235,5 @@ fn training(bench: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, decode, prefill, small, load, training);
+criterion_group!(benches, decode, prefill, blocks, small, load, training);
 criterion_main!(benches);

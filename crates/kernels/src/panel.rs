@@ -19,7 +19,7 @@ pub(crate) const MAX_TILE_ROWS: usize = 12;
 /// and so keeps the multiply-add units busy; a tile with another count is padded to the next one.
 fn tiles_of(isa: Isa) -> &'static [usize] {
     match isa {
-        Isa::Avx512 => &[1, 2, 4, 8, MAX_TILE_ROWS],
+        Isa::Avx512 | Isa::Avx512Vnni => &[1, 2, 4, 8, MAX_TILE_ROWS],
         Isa::Avx2 => &[1, 2, 4, 6],
         Isa::Portable => &[1, 2, 4],
     }

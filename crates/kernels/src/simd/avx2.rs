@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::{Kernel, MESH_SHIFT, Simd};
+use super::{Fours, Kernel, MESH_SHIFT, Simd};
 
 /// Proof that the machine has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -224,24 +224,30 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    fn dot_nibbles(self, a: &[__m256i; 8], x: &[[i8; 4]; 8]) -> __m256 {
+    fn splat_bytes(self, four: [i8; 4]) -> __m256i {
+        let [a, b, c, d] = four;
+        // SAFETY: the token.
+        unsafe { _mm256_set1_epi32(i32::from_le_bytes([a as u8, b as u8, c as u8, d as u8])) }
+    }
+    #[inline(always)]
+    fn dot_nibbles<X: Fours<Self>>(self, a: &[__m256i; 8], x: &X) -> __m256 {
         // SAFETY: the token. Sixteen products of at most 15 * 127 stay within 16 bits.
         unsafe {
             let mut pairs = _mm256_setzero_si256();
-            for (&a, &x) in a.iter().zip(x) {
-                let x = _mm256_set1_epi32(i32::from_le_bytes(x.map(|byte| byte as u8)));
+            for (i, &a) in a.iter().enumerate() {
+                let x = x.four(self, i);
                 pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(a, x));
             }
             _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
         }
     }
     #[inline(always)]
-    fn dot_bytes(self, a: &[__m256i; 8], x: &[[i8; 4]; 8]) -> __m256 {
+    fn dot_bytes<X: Fours<Self>>(self, a: &[__m256i; 8], x: &X) -> __m256 {
         // SAFETY: the token. Magnitudes times what has both signs: a pair is at most 2 * 128 * 127.
         unsafe {
             let (mut sums, ones) = (_mm256_setzero_si256(), _mm256_set1_epi16(1));
-            for (&a, &x) in a.iter().zip(x) {
-                let x = _mm256_set1_epi32(i32::from_le_bytes(x.map(|byte| byte as u8)));
+            for (i, &a) in a.iter().enumerate() {
+                let x = x.four(self, i);
                 let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(a), _mm256_sign_epi8(x, a));
                 sums = _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, ones));
             }

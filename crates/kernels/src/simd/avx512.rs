@@ -4,11 +4,11 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::{Kernel, MESH_SHIFT, Simd};
+use super::{Fours, Kernel, MESH_SHIFT, Simd};
 
-/// Proof that the machine has AVX-512 F, BW, DQ, VL, and AVX2 with FMA and F16C.
+/// Proof that the machine has AVX-512 F, BW, DQ, VL, and AVX2 with FMA and F16C; and VNNI if so.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512(());
+pub(crate) struct Avx512<const VNNI: bool>(());
 
 /// Runs a kernel with AVX-512.
 ///
@@ -16,14 +16,45 @@ pub(crate) struct Avx512(());
 /// The machine must have the features named in the attribute.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 pub(super) unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run(Avx512(()))
+    kernel.run(Avx512::<false>(()))
 }
 
-impl Simd for Avx512 {
+/// Runs a kernel with AVX-512 and its dot products of bytes.
+///
+/// # Safety
+/// The machine must have the features named in the attribute.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+pub(super) unsafe fn enter_vnni<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Avx512::<true>(()))
+}
+
+/// Sums of four products in each lane, in two chains, because one takes longer than there are other rows to wait for.
+///
+/// # Safety
+/// The machine must have AVX-512 VNNI.
+#[inline(always)]
+unsafe fn dot<const VNNI: bool>(
+    simd: Avx512<VNNI>,
+    a: &[__m512i; 8],
+    x: &impl Fours<Avx512<VNNI>>,
+) -> __m512 {
+    // SAFETY: the caller's promise. The left operand is unsigned, the right one signed, and sums of 32 bits do not overflow.
+    unsafe {
+        let mut sums = [_mm512_setzero_si512(); 2];
+        for (i, &a) in a.iter().enumerate() {
+            sums[i % 2] = _mm512_dpbusd_epi32(sums[i % 2], a, x.four(simd, i));
+        }
+        _mm512_cvtepi32_ps(_mm512_add_epi32(sums[0], sums[1]))
+    }
+}
+
+impl<const VNNI: bool> Simd for Avx512<VNNI> {
     type V = __m512;
     type Bytes = __m512i;
     const LANES: usize = 16;
     const TILE_ROWS: usize = 14;
+    // That instruction's left operand has no sign.
+    const SIGN: f32 = if VNNI { 128.0 } else { 0.0 };
 
     #[inline(always)]
     fn splat(self, value: f32) -> __m512 {
@@ -205,24 +236,43 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    fn dot_nibbles(self, a: &[__m512i; 8], x: &[[i8; 4]; 8]) -> __m512 {
+    fn splat_bytes(self, four: [i8; 4]) -> __m512i {
+        let [a, b, c, d] = four;
+        // SAFETY: the token.
+        unsafe { _mm512_set1_epi32(i32::from_le_bytes([a as u8, b as u8, c as u8, d as u8])) }
+    }
+    #[inline(always)]
+    fn dot_nibbles<X: Fours<Self>>(self, a: &[__m512i; 8], x: &X) -> __m512 {
+        if VNNI {
+            // SAFETY: the token.
+            return unsafe { dot(self, a, x) };
+        }
         // SAFETY: the token. Sixteen products of at most 15 * 127 stay within 16 bits.
         unsafe {
             let mut pairs = _mm512_setzero_si512();
-            for (&a, &x) in a.iter().zip(x) {
-                let x = _mm512_set1_epi32(i32::from_le_bytes(x.map(|byte| byte as u8)));
+            for (i, &a) in a.iter().enumerate() {
+                let x = x.four(self, i);
                 pairs = _mm512_add_epi16(pairs, _mm512_maddubs_epi16(a, x));
             }
             _mm512_cvtepi32_ps(_mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
         }
     }
     #[inline(always)]
-    fn dot_bytes(self, a: &[__m512i; 8], x: &[[i8; 4]; 8]) -> __m512 {
+    fn dot_bytes<X: Fours<Self>>(self, a: &[__m512i; 8], x: &X) -> __m512 {
+        if VNNI {
+            let mut shifted = *a;
+            for a in &mut shifted {
+                // SAFETY: the token.
+                *a = unsafe { _mm512_xor_si512(*a, _mm512_set1_epi8(i8::MIN)) };
+            }
+            // SAFETY: the token.
+            return unsafe { dot(self, &shifted, x) };
+        }
         // SAFETY: the token. Magnitudes times what has both signs: a pair is at most 2 * 128 * 127.
         unsafe {
             let (mut sums, ones) = (_mm512_setzero_si512(), _mm512_set1_epi16(1));
-            for (&a, &x) in a.iter().zip(x) {
-                let x = _mm512_set1_epi32(i32::from_le_bytes(x.map(|byte| byte as u8)));
+            for (i, &a) in a.iter().enumerate() {
+                let x = x.four(self, i);
                 let x = _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(a), _mm512_setzero_si512(), x);
                 let pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(a), x);
                 sums = _mm512_add_epi32(sums, _mm512_madd_epi16(pairs, ones));

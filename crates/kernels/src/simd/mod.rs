@@ -23,6 +23,8 @@ use crate::DType;
 /// The instruction sets that fast paths exist for, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isa {
+    /// [`Isa::Avx512`] with VNNI, which differs from it in products of bytes alone.
+    Avx512Vnni,
     /// AVX-512 F, BW, DQ and VL: 16 lanes.
     Avx512,
     /// AVX2 with FMA and F16C: 8 lanes.
@@ -54,18 +56,41 @@ impl Isa {
     /// Every one that this machine can run, best first: what the tests go through.
     pub fn available() -> &'static [Self] {
         match Self::best() {
-            Isa::Avx512 => &[Isa::Avx512, Isa::Avx2, Isa::Portable],
+            Isa::Avx512 | Isa::Avx512Vnni => &[Isa::Avx512, Isa::Avx2, Isa::Portable],
             Isa::Avx2 => &[Isa::Avx2, Isa::Portable],
             Isa::Portable => &[Isa::Portable],
         }
     }
 
+    /// The best one of this machine for products of bytes.
+    pub(crate) fn best_for_bytes() -> Self {
+        if Self::has_vnni() { Isa::Avx512Vnni } else { Self::best() }
+    }
+
+    /// Every one that differs in products of bytes, best first.
+    #[cfg(test)]
+    pub(crate) fn available_for_bytes() -> Vec<Self> {
+        let vnni = Self::has_vnni().then_some(Isa::Avx512Vnni);
+        vnni.into_iter().chain(Self::available().iter().copied()).collect()
+    }
+
+    /// As [`Isa::run`], for a kernel that multiplies bytes: no other is worth being compiled once more.
+    pub(crate) fn run_bytes<K: Kernel>(self, kernel: K) -> K::Output {
+        #[cfg(target_arch = "x86_64")]
+        if self == Isa::Avx512Vnni && Self::has_vnni() {
+            // SAFETY: the features were found.
+            return unsafe { avx512::enter_vnni(kernel) };
+        }
+        self.run(kernel)
+    }
+
     /// Runs the kernel with this instruction set, or with the portable one where the machine lacks it.
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        if !Self::available().contains(&self) {
+        let isa = if self == Isa::Avx512Vnni { Isa::Avx512 } else { self };
+        if !Self::available().contains(&isa) {
             return kernel.run(portable::Portable);
         }
-        match self {
+        match isa {
             // SAFETY: `available` found the features.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => unsafe { avx512::enter(kernel) },
@@ -80,11 +105,19 @@ impl Isa {
     pub(crate) fn tile_rows(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => avx512::Avx512::TILE_ROWS,
+            Isa::Avx512 | Isa::Avx512Vnni => avx512::Avx512::<false>::TILE_ROWS,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::Avx2::TILE_ROWS,
             _ => portable::Portable::TILE_ROWS,
         }
+    }
+
+    fn has_vnni() -> bool {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx512vnni") {
+            return Self::best() == Isa::Avx512;
+        }
+        false
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -114,6 +147,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     const LANES: usize;
     /// Rows of the largest register tile of two vectors a row: as many as leave registers for the operands.
     const TILE_ROWS: usize;
+    /// What is added to each signed byte of a product, because a machine's instruction takes none.
+    const SIGN: f32 = 0.0;
 
     /// `value` in every lane.
     fn splat(self, value: f32) -> Self::V;
@@ -189,10 +224,12 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn no_bytes(self) -> Self::Bytes;
     /// The low halves of all bytes, and the high ones.
     fn nibbles(self, a: Self::Bytes) -> (Self::Bytes, Self::Bytes);
+    /// The same four bytes in every lane.
+    fn splat_bytes(self, four: [i8; 4]) -> Self::Bytes;
     /// In each lane the products of its bytes, 0 to 15, with those of `x`, -127 to 127, summed; exact.
-    fn dot_nibbles(self, a: &[Self::Bytes; 8], x: &[[i8; 4]; 8]) -> Self::V;
-    /// The same for signed bytes.
-    fn dot_bytes(self, a: &[Self::Bytes; 8], x: &[[i8; 4]; 8]) -> Self::V;
+    fn dot_nibbles<X: Fours<Self>>(self, a: &[Self::Bytes; 8], x: &X) -> Self::V;
+    /// The same for signed bytes, and [`Simd::SIGN`] times the sum of `x` on top.
+    fn dot_bytes<X: Fours<Self>>(self, a: &[Self::Bytes; 8], x: &X) -> Self::V;
 
     /// Writes `LANES` f32.
     ///
@@ -234,6 +271,42 @@ pub(crate) trait Simd: Copy + Send + Sync {
         self.write(&mut lanes, a);
         let count = to.len().min(Self::LANES);
         to[..count].copy_from_slice(&lanes[..count]);
+    }
+}
+
+/// 32 bytes, each of their fours wanted in all lanes.
+pub(crate) trait Fours<S: Simd> {
+    /// One of the eight.
+    fn four(&self, simd: S, index: usize) -> S::Bytes;
+}
+
+/// Bytes in memory, read where they are wanted: for operands that leave no registers.
+impl<S: Simd> Fours<S> for [[i8; 4]; 8] {
+    #[inline(always)]
+    fn four(&self, simd: S, index: usize) -> S::Bytes {
+        simd.splat_bytes(self[index])
+    }
+}
+
+/// Bytes in registers, for several operands.
+pub(crate) struct Held<S: Simd>([S::Bytes; 8]);
+
+impl<S: Simd> Held<S> {
+    /// Reads them.
+    #[inline(always)]
+    pub(crate) fn new(simd: S, bytes: &[[i8; 4]; 8]) -> Self {
+        let mut held = [simd.no_bytes(); 8];
+        for (held, &four) in held.iter_mut().zip(bytes) {
+            *held = simd.splat_bytes(four);
+        }
+        Self(held)
+    }
+}
+
+impl<S: Simd> Fours<S> for Held<S> {
+    #[inline(always)]
+    fn four(&self, _simd: S, index: usize) -> S::Bytes {
+        self.0[index]
     }
 }
 

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::{MESH_SHIFT, Simd};
+use super::{Fours, MESH_SHIFT, Simd};
 
 /// No proof needed.
 #[derive(Clone, Copy)]
@@ -22,12 +22,12 @@ fn zip(a: [f32; LANES], b: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> [f32; L
 }
 
 #[inline(always)]
-fn dot(a: &[[[u8; 4]; LANES]; 8], x: &[[i8; 4]; 8], number: impl Fn(u8) -> i32) -> [f32; LANES] {
+fn dot(a: &[[[u8; 4]; LANES]; 8], x: &impl Fours<Portable>, number: impl Fn(u8) -> i32) -> [f32; LANES] {
     let mut sums = [0i32; LANES];
-    for (a, x) in a.iter().zip(x) {
-        for (sum, a) in sums.iter_mut().zip(a) {
+    for (i, a) in a.iter().enumerate() {
+        for ((sum, a), x) in sums.iter_mut().zip(a).zip(&x.four(Portable, i)) {
             for (&a, &x) in a.iter().zip(x) {
-                *sum += number(a) * i32::from(x);
+                *sum += number(a) * i32::from(x as i8);
             }
         }
     }
@@ -171,11 +171,16 @@ impl Simd for Portable {
         (a.map(|lane| lane.map(|byte| byte & 15)), a.map(|lane| lane.map(|byte| byte >> 4)))
     }
     #[inline(always)]
-    fn dot_nibbles(self, a: &[Self::Bytes; 8], x: &[[i8; 4]; 8]) -> Self::V {
+    fn splat_bytes(self, four: [i8; 4]) -> Self::Bytes {
+        let [a, b, c, d] = four;
+        [[a as u8, b as u8, c as u8, d as u8]; LANES]
+    }
+    #[inline(always)]
+    fn dot_nibbles<X: Fours<Self>>(self, a: &[Self::Bytes; 8], x: &X) -> Self::V {
         dot(a, x, i32::from)
     }
     #[inline(always)]
-    fn dot_bytes(self, a: &[Self::Bytes; 8], x: &[[i8; 4]; 8]) -> Self::V {
+    fn dot_bytes<X: Fours<Self>>(self, a: &[Self::Bytes; 8], x: &X) -> Self::V {
         dot(a, x, |byte| i32::from(byte as i8))
     }
     #[inline(always)]

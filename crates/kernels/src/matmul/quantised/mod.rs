@@ -42,7 +42,7 @@ pub fn quantised_matmul(
     epilogue: Epilogue,
     out: &mut [f32],
 ) -> Result<(), KernelError> {
-    with(Isa::best(), team, x, w, bias, epilogue, out)
+    with(Isa::best_for_bytes(), team, x, w, bias, epilogue, out)
 }
 
 /// [`quantised_matmul`] with the given instruction set.

@@ -4,15 +4,15 @@ use std::ops::Range;
 
 use half::f16;
 
-use super::activations::{RowBlock, quantised};
+use super::activations::{RowBlock, Rows, TILE};
 use super::{BLOCK, BlockFormat, QuantisedMatrix};
 use crate::Team;
 use crate::chunks::Pieces;
 use crate::matmul::{Epilogue, PANEL, cpu};
-use crate::simd::{Isa, Kernel, Simd};
+use crate::simd::{Fours, Held, Isa, Kernel, Simd};
 
-/// Rows that pass over a panel together: their sums and a block of them stay in L1.
-const ROWS: usize = 16;
+/// Tiles of rows of a task: their blocks stay in L2 while the panels pass by.
+const TILES_PER_TASK: usize = 8;
 /// Tasks per thread, see the product of plain weights.
 const TASKS_PER_THREAD: usize = 8;
 /// Bytes that weights are asked for ahead of their use, see the product of plain weights.
@@ -30,26 +30,29 @@ pub(super) fn multiply(
     epilogue: Epilogue,
     out: &mut [f32],
 ) {
-    let x = quantised(team, isa, x, w.inputs());
+    let x = Rows::new(team, isa, x, w.inputs());
     let panels = w.outputs().div_ceil(PANEL);
-    let each = panels.div_ceil(team.threads() * TASKS_PER_THREAD).max(1);
-    let rows = out.len() / w.outputs();
+    let tiles = x.rows.div_ceil(TILE);
+    let groups = tiles.div_ceil(TILES_PER_TASK);
+    // Parts that differ by at most one panel: whole ones of two panels would leave a thread idle for a tenth of a small product.
+    let parts = panels.min(team.threads() * TASKS_PER_THREAD);
     let out = Pieces::new(out);
-    team.run(panels.div_ceil(each), &|task| {
-        let panels = task * each..panels.min((task + 1) * each);
-        isa.run(Task { panels, rows, x: &x, w, bias, epilogue, out: &out });
+    team.run(groups * parts, &|task| {
+        let (group, part) = (task / parts, task % parts);
+        let panels = part * panels / parts..(part + 1) * panels / parts;
+        let tiles = group * TILES_PER_TASK..tiles.min((group + 1) * TILES_PER_TASK);
+        isa.run_bytes(Task { panels, tiles, x: &x, w, bias, epilogue, out: &out });
     });
 }
 
 struct Task<'a> {
     panels: Range<usize>,
-    rows: usize,
-    /// `[rows][inputs / 32]`
-    x: &'a [RowBlock],
+    tiles: Range<usize>,
+    x: &'a Rows,
     w: &'a QuantisedMatrix,
     bias: Option<&'a [f32]>,
     epilogue: Epilogue,
-    /// `[rows, outputs]`; this task's panels of it.
+    /// `[rows, outputs]`; this task's panels and rows of it.
     out: &'a Pieces<'a, f32>,
 }
 
@@ -102,20 +105,37 @@ impl Task<'_> {
         let size = const { PANEL * block_bytes::<F>() };
         for panel in self.panels.clone() {
             let weights = &self.w.panels()[panel * blocks * size..(panel + 1) * blocks * size];
-            for first in (0..self.rows).step_by(ROWS) {
-                let rows = first..self.rows.min(first + ROWS);
-                let mut sums = [[0f32; PANEL]; ROWS];
-                for (at, weights) in weights.chunks_exact(size).enumerate() {
-                    for line in 0..size / 64 {
-                        simd.prefetch(weights.as_ptr().wrapping_add(AHEAD + 64 * line));
+            for tile in self.tiles.clone() {
+                let rows = self.x.of(tile);
+                let mut sums = [[0f32; PANEL]; TILE];
+                let blocks = self.x.tile(tile).chunks_exact(rows.len());
+                for (weights, x) in weights.chunks_exact(size).zip(blocks) {
+                    // Only the first rows meet weights that no cache has.
+                    if tile == self.tiles.start {
+                        for line in 0..size / 64 {
+                            simd.prefetch(weights.as_ptr().wrapping_add(AHEAD + 64 * line));
+                        }
+                    }
+                    if let [x] = x {
+                        // What all columns are multiplied with stays in registers.
+                        let held = Held::new(simd, &x.fours);
+                        for column in (0..PANEL).step_by(S::LANES) {
+                            let columns = columns::<S, F>(simd, weights, column);
+                            add_block::<S, F>(simd, x, &held, &columns, &mut sums[0][column..]);
+                        }
+                        continue;
                     }
                     for column in (0..PANEL).step_by(S::LANES) {
-                        let (scale, least, numbers) = columns::<S, F>(simd, weights, column);
-                        for (row, sums) in rows.clone().zip(&mut sums) {
-                            let x = &self.x[row * blocks + at];
-                            let sums = &mut sums[column..column + S::LANES];
-                            let sum = add_block::<S, F>(simd, x, scale, least, &numbers, simd.read(sums));
-                            simd.write(sums, sum);
+                        let columns = columns::<S, F>(simd, weights, column);
+                        // In pairs: what a loop costs is a tenth of such a row's work. Bytes fill the registers alone.
+                        let (pairs, rest) = if F::NIBBLES { x.as_chunks::<2>() } else { (&[][..], x) };
+                        for (x, sums) in pairs.iter().zip(sums.as_chunks_mut::<2>().0) {
+                            for (x, sums) in x.iter().zip(sums) {
+                                add_block::<S, F>(simd, x, &x.fours, &columns, &mut sums[column..]);
+                            }
+                        }
+                        for (x, sums) in rest.iter().zip(&mut sums[2 * pairs.len()..]) {
+                            add_block::<S, F>(simd, x, &x.fours, &columns, &mut sums[column..]);
                         }
                     }
                 }
@@ -125,12 +145,12 @@ impl Task<'_> {
     }
 
     #[inline(always)]
-    fn finish<S: Simd>(&self, simd: S, panel: usize, rows: Range<usize>, sums: &[[f32; PANEL]; ROWS]) {
+    fn finish<S: Simd>(&self, simd: S, panel: usize, rows: Range<usize>, sums: &[[f32; PANEL]; TILE]) {
         let (outputs, first) = (self.w.outputs(), panel * PANEL);
         let width = PANEL.min(outputs - first);
         let bias = self.bias.map(|bias| &bias[first..first + width]);
         for (row, sums) in rows.zip(sums) {
-            // SAFETY: no other task has this panel.
+            // SAFETY: no other task has this panel and these rows.
             let out = unsafe { self.out.range(row * outputs + first, width) };
             cpu::finish(simd, sums, bias, self.epilogue, out);
         }
@@ -145,9 +165,16 @@ const fn block_bytes<F: Format>() -> usize {
     }
 }
 
-/// Scales, least values and numbers of a panel's block from an output on, as many outputs as there are lanes.
+/// Some outputs of a panel's block, as many as there are lanes.
+struct Outputs<S: Simd> {
+    scale: S::V,
+    least: S::V,
+    numbers: [S::Bytes; 8],
+}
+
+/// The outputs of a panel's block from one on.
 #[inline(always)]
-fn columns<S: Simd, F: Format>(simd: S, block: &[u8], column: usize) -> (S::V, S::V, [S::Bytes; 8]) {
+fn columns<S: Simd, F: Format>(simd: S, block: &[u8], column: usize) -> Outputs<S> {
     let head = if matches!(F::FORMAT, BlockFormat::Q4_1) { 4 * PANEL } else { 2 * PANEL };
     let numbers = &block[head + 4 * column..];
     assert!(numbers.len() >= (if F::NIBBLES { 3 } else { 7 }) * GROUP + 4 * S::LANES, "a whole block");
@@ -171,30 +198,30 @@ fn columns<S: Simd, F: Format>(simd: S, block: &[u8], column: usize) -> (S::V, S
                 *bytes = group(i);
             }
         }
-        (scale, least, all)
+        Outputs { scale, least, numbers: all }
     }
 }
 
-/// `sum + scale * (x's scale) * (numbers . x's bytes) + least * (x's scale) * (x's sum)`.
+/// `sums += scale * (x's scale) * (numbers . x's bytes) + least * (x's scale) * (x's sum)`; `bytes` are x's.
 #[inline(always)]
 fn add_block<S: Simd, F: Format>(
     simd: S,
     x: &RowBlock,
-    scale: S::V,
-    least: S::V,
-    numbers: &[S::Bytes; 8],
-    sum: S::V,
-) -> S::V {
-    let mut dot =
-        if F::NIBBLES { simd.dot_nibbles(numbers, &x.fours) } else { simd.dot_bytes(numbers, &x.fours) };
-    if F::ZERO != 0.0 {
+    bytes: &impl Fours<S>,
+    outputs: &Outputs<S>,
+    sums: &mut [f32],
+) {
+    let numbers = &outputs.numbers;
+    let mut dot = if F::NIBBLES { simd.dot_nibbles(numbers, bytes) } else { simd.dot_bytes(numbers, bytes) };
+    let zero = if F::NIBBLES { F::ZERO } else { F::ZERO + S::SIGN };
+    if zero != 0.0 {
         // Whole numbers far below 2^24: exact.
-        dot = simd.sub(dot, simd.splat(F::ZERO * x.sum));
+        dot = simd.sub(dot, simd.splat(zero * x.sum));
     }
-    let sum = simd.mul_add(simd.mul(scale, simd.splat(x.scale)), dot, sum);
+    let scale = simd.mul(outputs.scale, simd.splat(x.scale));
+    let mut sum = simd.mul_add(scale, dot, simd.read(sums));
     if matches!(F::FORMAT, BlockFormat::Q4_1) {
-        simd.mul_add(least, simd.splat(x.scale * x.sum), sum)
-    } else {
-        sum
+        sum = simd.mul_add(outputs.least, simd.splat(x.scaled_sum), sum);
     }
+    simd.write(sums, sum);
 }
