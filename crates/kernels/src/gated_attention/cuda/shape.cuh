@@ -9,7 +9,7 @@ struct Shape {
     const u32* ends;         // [b][groups][T]: the first query that no longer sees a key, or none
     const W* qkv;            // [b T][FUSED]
     const Log* logs;         // [b][groups][T][64 tiles]: soft gates, the logarithm of what the strip's queries see of a key
-    const Log* turned_logs;  // [b][groups][tiles of T][tiles][64 x 64]: the same as `load_logs` wants it, or none
+    const Log* turned_logs;  // [b][groups][tiles of T][tiles][64 x 64]: the same as `Logs` of attend.cu wants them, or none
 };
 
 constexpr u32 STAGES = sizeof(W) == 2 && DP <= 256 ? 2 : 1;
