@@ -126,7 +126,7 @@ impl Gates {
             for (what, slice) in [("query gates", voter.query_gates), ("key gates", voter.key_gates)] {
                 check_at_least(OP, what, gates, slice.len())?;
                 if side_width.is_multiple_of(4) {
-                    check_aligned(OP, what, slice.pointer() | 4 * voter.stride as u64, 16)?;
+                    check_aligned(OP, what, slice.pointer() | (4 * voter.stride as u64), 16)?;
                 }
             }
             check_length(OP, "bias", groups, voter.bias.len())?;
