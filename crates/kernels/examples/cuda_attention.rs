@@ -5,14 +5,18 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
+mod filled;
+
 use std::time::Instant;
 
 use dropcap_kernels::attention::DeviceAttention;
 use dropcap_kernels::cuda::{
-    Argument, Device, DeviceBuffer, DeviceLanes, DeviceSpan, DeviceStep, Function, Graph, Grid, LaneTables,
-    Module, NO_CONSTANTS, Row, Source, Specialisation, StepSize, kernel_struct,
+    Argument, Device, DeviceBuffer, DeviceSpan, Function, Graph, Grid, Module, NO_CONSTANTS, Source,
+    Specialisation, kernel_struct,
 };
 use dropcap_kernels::{DType, KernelError, KvFormat};
+
+use filled::{filled, inputs};
 
 /// Bytes of keys and values that a case may take.
 const ROOM: usize = 40 << 30;
@@ -20,24 +24,6 @@ const ROOM: usize = 40 << 30;
 const HELPERS: Source = Source {
     file: "examples/cuda_attention",
     text: r#"
-struct FillArgs { Lanes lanes; u32 length, unused; };
-// One block per (lane, page): pages of a lane lie apart, as after some hours of use.
-extern "C" __global__ void fill(FillArgs a) {
-    u32 lane = blockIdx.y, index = blockIdx.x, pages = gridDim.x, all = gridDim.x * gridDim.y;
-    u32 number = (u32)(((u64)(lane * pages + index) * 1000003u) % all);
-    if (threadIdx.x == 0) a.lanes.tables[(u64)lane * a.lanes.max_pages + index] = number;
-    if (threadIdx.x == 0 && index == 0) a.lanes.lengths[lane] = a.length;
-    Page page = {a.lanes.pages + (u64)number * PAGE_BYTES};
-    u32 random = lane * 7919u + index * 104729u + threadIdx.x;
-    for (u32 i = threadIdx.x; i < SIDE_OFFSET / sizeof(C); i += blockDim.x) {
-        random = random * 1664525u + 1013904223u;
-        ((C*)page.base)[i] = narrow<C>((float)(int)random * 4e-10f);
-    }
-    if (threadIdx.x < 32) {
-        page.positions()[threadIdx.x] = index * 32 + threadIdx.x;
-        page.expires_at()[threadIdx.x] = NEVER;
-    }
-}
 struct ReadArgs { const uint4* from; u32* to; u64 count; };
 // Each block reads a contiguous piece, eight loads in flight in each thread.
 extern "C" __global__ void __launch_bounds__(512) read(ReadArgs a) {
@@ -56,16 +42,8 @@ extern "C" __global__ void __launch_bounds__(512) read(ReadArgs a) {
 }
 "#,
     constants: NO_CONSTANTS,
-    arguments: &[FillArguments::LAYOUT, ReadArguments::LAYOUT],
+    arguments: &[ReadArguments::LAYOUT],
 };
-
-kernel_struct! {
-    struct FillArguments as FillArgs {
-        lanes: LaneTables,
-        length: u32,
-        unused: u32,
-    }
-}
 
 kernel_struct! {
     struct ReadArguments as ReadArgs {
@@ -120,24 +98,6 @@ fn seconds(device: &Device, times: usize, mut work: impl FnMut()) -> f64 {
     (0..times).for_each(|_| work());
     device.synchronize().unwrap();
     start.elapsed().as_secs_f64() / times as f64
-}
-
-/// Lanes of `length` entries, all alive.
-fn filled(
-    device: &Device,
-    specialisation: &Specialisation,
-    layers: usize,
-    slots: usize,
-    length: usize,
-) -> DeviceLanes {
-    let pages = length.div_ceil(32);
-    let lanes =
-        DeviceLanes::new(device, specialisation, layers, slots, length, layers * slots * pages).unwrap();
-    let fill = Module::load(device, &HELPERS, specialisation).unwrap().function("fill", 0).unwrap();
-    let arguments = FillArguments { lanes: lanes.tables(), length: length as u32, unused: 0 };
-    // SAFETY: the structure mirrors `FillArgs`, and there is a page for every block.
-    unsafe { fill.launch(Grid::new(pages, 256).by(layers * slots), &arguments) }.unwrap();
-    lanes
 }
 
 fn decode(device: &Device, specialisation: &Specialisation, batch: usize, length: usize) {
@@ -238,29 +198,4 @@ fn prefill(device: &Device, specialisation: &Specialisation) {
             flops / time / 1e12
         );
     }
-}
-
-/// The buffers of a step, queries random.
-fn inputs(
-    device: &Device,
-    specialisation: &Specialisation,
-    layers: usize,
-    rows: usize,
-    spans: usize,
-) -> (DeviceStep, StepSize, DeviceBuffer<u8>, DeviceBuffer<u8>) {
-    let Specialisation { query_heads, kv_heads, head_dim, .. } = *specialisation;
-    let step = DeviceStep::new(device, layers, 1, rows, spans).unwrap();
-    let list: Vec<_> = (0..rows as u32).map(|slot| Row { slot, token: 0, position: 0, back: 1 }).collect();
-    step.rows.write(0, &list).unwrap();
-    let mut random = 1u32;
-    let numbers: Vec<u8> = (0..rows * (query_heads + 2 * kv_heads) * head_dim)
-        .flat_map(|_| {
-            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            // A bf16 in [0.5, 1) of either sign.
-            ((random >> 16) as u16 & 0x807f | 0x3f00).to_le_bytes()
-        })
-        .collect();
-    let qkv = DeviceBuffer::copy_of(device, "queries", &numbers).unwrap();
-    let mixed = DeviceBuffer::zeroed(device, "mixed", rows * query_heads * head_dim * 2).unwrap();
-    (step, StepSize { rows, spans }, qkv, mixed)
 }

@@ -312,7 +312,7 @@ impl Bench {
                     Goal::Gelu => Target::GeluTanh(&out.narrow),
                     Goal::Silu => Target::SiluMul(&out.narrow),
                 };
-                if fused && self.matmul.norms(w, rows, parameters) {
+                if fused && self.matmul.norms(w, rows) {
                     self.matmul.normed_product(residual, parameters, 1e-5, w, None, rows, target)?;
                 } else {
                     norm.apply(rows, parameters, 1e-5, residual, &normed, None)?;

@@ -22,6 +22,7 @@ pub(crate) const SOURCE: Source = Source {
         include_str!("blocks.cuh"),
         include_str!("ring.cuh"),
         include_str!("blocks_mma.cuh"),
+        include_str!("signals.cuh"),
         include_str!("blocks.cu"),
         include_str!("blocks_row.cu")
     ),
@@ -31,8 +32,8 @@ pub(crate) const SOURCE: Source = Source {
             ("SUM_BYTES", SUMS),
             ("DEPTH", DEPTH),
             ("ROW_WARPS", blocks_row::WARPS),
-            ("ROW_DEPTH", blocks_row::DEPTH),
-            ("ROW_BATCH", blocks_row::BATCH),
+            ("ROW_STEPS", blocks_row::MOST_STEPS),
+            ("ROW_PANELS", blocks_row::PANELS),
             ("SLOT_Q8_0", slot(BlockFormat::Q8_0)),
             ("SLOT_Q4_0", slot(BlockFormat::Q4_0)),
             ("SLOT_Q4_1", slot(BlockFormat::Q4_1)),
@@ -124,7 +125,7 @@ impl BlockProducts {
             Ok([load(8)?, load(16)?])
         };
         Ok(Self {
-            row: RowProducts::new(&module, multiprocessors, shared)?,
+            row: RowProducts::new(device, &module)?,
             functions: [load("q8_0")?, load("q4_0")?, load("q4_1")?],
             numbers: [
                 module.function("numbers_q8_0", 0)?,
@@ -146,12 +147,12 @@ impl BlockProducts {
         rows <= PASSED && w.outputs().is_multiple_of(2 * TILE_OUTPUTS)
     }
 
-    /// Whether an RMS norm may be inside of a product of that many rows.
+    /// Whether a norm may be inside of a product of that many rows.
     pub(super) fn norms(&self, w: &DeviceMatrix, rows: usize) -> bool {
         w.in_blocks().is_some_and(|weight| self.row.fits(weight, rows, w.outputs(), w.inputs()))
     }
 
-    /// Starts a product of any number of rows, or of one with an RMS norm; `weight` is that of the product.
+    /// Starts a product of any number of rows, or of one with a norm; `weight` is that of the product.
     pub(super) fn run(
         &self,
         product: &Checked<'_>,

@@ -100,10 +100,9 @@ impl<'a> Checked<'a> {
         match w.format() {
             MatrixFormat::Numbers(own) if own == dtype => {}
             // x is bf16, whatever the blocks hold.
-            MatrixFormat::Blocks(_) if dtype == DType::Bf16 && input.norm.1 == 0 => {}
+            MatrixFormat::Blocks(_) if dtype == DType::Bf16 => {}
             format => {
-                let expected =
-                    format!("weights of {dtype}, or blocks with x of bf16 and no layer norm inside");
+                let expected = format!("weights of {dtype}, or blocks with x of bf16");
                 return Err(KernelError::Invalid { op: OP, expected, got: format!("{format} with {dtype}") });
             }
         }

@@ -88,13 +88,11 @@ impl DeviceMatmul {
 
     /// Whether `norm` inside of the product is faster than before it. Every block computes it for itself, which of numbers pays where
     /// it is short (8B, 1 row: 4.64 ms for the products of a step with norms inside, 4.23 ms apart; GPT-2-medium: 0.39
-    /// against 0.51 ms, but at 4 rows 0.72 against 0.63 ms; H200). With blocks an RMS norm of one row is a factor of the sums.
+    /// against 0.51 ms, but at 4 rows 0.72 against 0.63 ms; H200). With blocks it pays for one row wherever that has a kernel of its own.
     #[must_use]
-    pub fn norms(&self, w: &DeviceMatrix, rows: usize, norm: NormParameters<'_>) -> bool {
+    pub fn norms(&self, w: &DeviceMatrix, rows: usize) -> bool {
         match &self.blocks {
-            Some(blocks) if w.in_blocks().is_some() => {
-                matches!(norm, NormParameters::Rms { .. }) && blocks.norms(w, rows)
-            }
+            Some(blocks) if w.in_blocks().is_some() => blocks.norms(w, rows),
             _ => self.streams(w, rows) && rows * w.inputs() <= 1024,
         }
     }

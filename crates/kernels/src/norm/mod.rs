@@ -8,7 +8,7 @@ mod cuda;
 #[cfg(test)]
 mod cuda_tests;
 #[cfg(test)]
-mod reference;
+pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
 mod train_cuda;

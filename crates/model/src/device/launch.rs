@@ -60,7 +60,7 @@ impl DeviceDecoder {
         if let (Some(gates), Some(normed), Some(out)) = (gates, &scratch.normed_f32, &scratch.gates) {
             let matmul = &self.kernels.matmul;
             let norm = layer.attention_norm.parameters();
-            if self.is_fused(norm, &layer.qkv, rows) {
+            if self.is_fused(&layer.qkv, rows) {
                 let epsilon = self.epsilon();
                 matmul.normed_product_f32(&scratch.residual, norm, epsilon, gates, rows, out)?;
             } else {
@@ -175,7 +175,7 @@ impl DeviceDecoder {
     ) -> Result<(), ModelError> {
         let (scratch, matmul, epsilon) = (&self.scratch, &self.kernels.matmul, self.epsilon());
         let (parameters, bias) = (norm.parameters(), linear.bias.as_ref());
-        if self.is_fused(parameters, linear, rows) {
+        if self.is_fused(linear, rows) {
             let residual = &scratch.residual;
             matmul.normed_product(residual, parameters, epsilon, &linear.weight, bias, rows, target)?;
             return Ok(());
@@ -188,11 +188,10 @@ impl DeviceDecoder {
 
     /// Whether a norm and the product after it are one launch. The gates of a layer follow its projection, since they
     /// read the same norm.
-    fn is_fused(&self, norm: NormParameters<'_>, linear: &DeviceLinear, rows: usize) -> bool {
+    fn is_fused(&self, linear: &DeviceLinear, rows: usize) -> bool {
         let gates = self.rules.gates.as_ref().and_then(|gates| gates.layers.first());
         let matmul = &self.kernels.matmul;
-        matmul.norms(&linear.weight, rows, norm)
-            && gates.is_none_or(|gates| matmul.norms(&gates.weights, rows, norm))
+        matmul.norms(&linear.weight, rows) && gates.is_none_or(|gates| matmul.norms(&gates.weights, rows))
     }
 
     fn epsilon(&self) -> f32 {
@@ -205,7 +204,7 @@ impl DeviceDecoder {
         let norm = weights.final_norm.parameters();
         let (matmul, head) = (&self.kernels.matmul, weights.head());
         let target = Target::StoreF32(&scratch.logits);
-        if matmul.norms(head, rows, norm) {
+        if matmul.norms(head, rows) {
             matmul.normed_product(&scratch.residual, norm, self.epsilon(), head, None, rows, target)?;
             return Ok(());
         }
