@@ -32,6 +32,11 @@ impl Place<'_> {
         self.memory.device.keep(self.memory);
         self.memory.pointer + self.offset
     }
+
+    /// So many bytes behind this one.
+    pub(crate) fn behind(self, bytes: u64) -> Self {
+        Self { offset: self.offset + bytes, ..self }
+    }
 }
 
 /// Memory that is freed once.

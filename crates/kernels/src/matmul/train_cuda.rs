@@ -5,6 +5,7 @@
 //! repeated or resumed must compute the same bits.
 
 use std::ffi::c_void;
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use std::{fmt, ptr};
 
@@ -24,6 +25,9 @@ const OP: &str = "product of training";
 const PLANS: usize = 512;
 /// What the library may assume of addresses and strides at most.
 const ALIGNMENT: u64 = 16;
+/// Rows along which an operand lies are computed in multiples of this where eight does not divide them, and the rest apart: the library takes
+/// kernels of an earlier generation for the whole otherwise, at half the speed.
+const TOGETHER: usize = 64;
 
 /// A row-major matrix on the device.
 #[derive(Debug, Clone, Copy)]
@@ -78,6 +82,12 @@ impl<'a> TrainMatrix<'a> {
     #[must_use]
     pub fn turned(self) -> Self {
         Self { rows: self.columns, columns: self.rows, turned: !self.turned, ..self }
+    }
+
+    fn rows(self, rows: Range<usize>) -> Self {
+        let apart = if self.turned { 1 } else { self.stride };
+        let place = self.place.behind((rows.start * apart * self.dtype.bytes()) as u64);
+        Self { place, rows: rows.len(), ..self }
     }
 
     /// The library's layout of what lies in memory: rows are its columns.
@@ -178,6 +188,16 @@ impl TrainProducts {
         }
         if out.rows == 0 || out.columns == 0 {
             return Ok(());
+        }
+        let together = a.rows - a.rows % TOGETHER;
+        if a.turned && together > 0 && !a.rows.is_multiple_of(8) {
+            return [0..together, together..a.rows].into_iter().try_for_each(|rows| {
+                let sum = match sum {
+                    Sum::With(added) => Sum::With(added.rows(rows.clone())),
+                    Sum::Store | Sum::Add => sum,
+                };
+                self.multiply(a.rows(rows.clone()), b, sum, bias, out.rows(rows))
+            });
         }
         let added = match sum {
             Sum::With(added) => added,

@@ -99,27 +99,29 @@ fn cuda_rows_may_lie_apart_and_begin_anywhere_of_a_slice() {
     let products = TrainProducts::new(&device).unwrap();
     let mut random = Random(32);
     // The gradient of logits: bf16 rows at f32's distance, fewer columns than the stride.
-    let (rows, columns, stride, width) = (24, 50, 64, 16);
-    let dy = rounded(&random.row(rows * 2 * stride), DType::Bf16);
-    let x = rounded(&random.row(rows * width), DType::Bf16);
-    let (device_dy, device_x) = (upload(&device, &dy, DType::Bf16), upload(&device, &x, DType::Bf16));
-    let before = random.row(columns * width);
-    let out = DeviceBuffer::copy_of(&device, "a test", &before).unwrap();
-    let dy_matrix =
-        TrainMatrix::new((&device_dy).into(), DType::Bf16, rows, columns, 2 * stride).unwrap().turned();
-    let x_matrix = TrainMatrix::new((&device_x).into(), DType::Bf16, rows, width, width).unwrap();
-    let out_matrix = TrainMatrix::f32((&out).into(), columns, width).unwrap();
-    products.multiply(dy_matrix, x_matrix, Sum::Add, None, out_matrix).unwrap();
-    let want: Vec<f64> = (0..columns * width)
-        .map(|i| {
-            let (column, j) = (i / width, i % width);
-            let sum: f64 = (0..rows)
-                .map(|row| f64::from(dy[row * 2 * stride + column]) * f64::from(x[row * width + j]))
-                .sum();
-            sum + f64::from(before[i])
-        })
-        .collect();
-    assert_close("dW of the head", &out.read().unwrap(), &want, TOLERANCE);
+    let (rows, width) = (24, 16);
+    for (columns, stride) in [(50, 64), (150, 192)] {
+        let dy = rounded(&random.row(rows * 2 * stride), DType::Bf16);
+        let x = rounded(&random.row(rows * width), DType::Bf16);
+        let (device_dy, device_x) = (upload(&device, &dy, DType::Bf16), upload(&device, &x, DType::Bf16));
+        let before = random.row(columns * width);
+        let out = DeviceBuffer::copy_of(&device, "a test", &before).unwrap();
+        let dy_matrix =
+            TrainMatrix::new((&device_dy).into(), DType::Bf16, rows, columns, 2 * stride).unwrap().turned();
+        let x_matrix = TrainMatrix::new((&device_x).into(), DType::Bf16, rows, width, width).unwrap();
+        let out_matrix = TrainMatrix::f32((&out).into(), columns, width).unwrap();
+        products.multiply(dy_matrix, x_matrix, Sum::Add, None, out_matrix).unwrap();
+        let want: Vec<f64> = (0..columns * width)
+            .map(|i| {
+                let (column, j) = (i / width, i % width);
+                let sum: f64 = (0..rows)
+                    .map(|row| f64::from(dy[row * 2 * stride + column]) * f64::from(x[row * width + j]))
+                    .sum();
+                sum + f64::from(before[i])
+            })
+            .collect();
+        assert_close(&format!("dW of a head of {columns}"), &out.read().unwrap(), &want, TOLERANCE);
+    }
 }
 
 #[test]
