@@ -2,7 +2,7 @@
 
 use std::ffi::c_void;
 
-use cudarc::driver::sys::{self, CUlaunchAttribute, CUlaunchAttributeID, CUlaunchConfig};
+use cudarc::driver::sys::{self, CUlaunchAttribute, CUlaunchAttributeID, CUlaunchConfig, CUstream};
 
 use super::error::driver;
 use super::{Argument, CudaError, Function};
@@ -50,12 +50,26 @@ impl Function {
     /// [`pointer`](super::DeviceBuffer::pointer) was asked for since the recording began, if this is recorded; it is
     /// as large as the kernel takes it to be, and used by nothing else that runs at the same time.
     pub unsafe fn launch<A: Argument>(&self, grid: Grid, argument: &A) -> Result<(), CudaError> {
+        self.keep();
+        let queue = self.device().queue()?;
+        // SAFETY: as the caller promises; the stream is the device's.
+        unsafe { self.launch_on(queue.stream(), grid, argument) }
+    }
+
+    /// The same on a stream that goes on beside the device's own work, and is never recorded.
+    ///
+    /// # Safety
+    /// As [`Function::launch`]; the stream is alive, and the context of its device bound.
+    pub(super) unsafe fn launch_on<A: Argument>(
+        &self,
+        stream: CUstream,
+        grid: Grid,
+        argument: &A,
+    ) -> Result<(), CudaError> {
         debug_assert!(self.knows(A::LAYOUT), "{} is no argument of this file", A::LAYOUT.name);
         if grid.blocks.contains(&0) {
             return Ok(());
         }
-        self.keep();
-        let queue = self.device().queue()?;
         // SAFETY: plain numbers and unions of them, for which zero is a value.
         let mut attribute: CUlaunchAttribute = unsafe { std::mem::zeroed() };
         attribute.id = CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
@@ -69,7 +83,7 @@ impl Function {
             blockDimY: 1,
             blockDimZ: 1,
             sharedMemBytes: self.shared(),
-            hStream: queue.stream(),
+            hStream: stream,
             attrs: &raw mut attribute,
             numAttrs: u32::from(early),
         };

@@ -13,6 +13,7 @@ mod device;
 mod error;
 mod graph;
 mod kernel_cache;
+mod landing;
 mod lanes;
 mod launch;
 mod libraries;
@@ -20,6 +21,7 @@ mod memory;
 mod module;
 mod moment;
 mod nccl;
+mod peers;
 mod pinned;
 mod slice;
 mod specialisation;
@@ -42,6 +44,7 @@ pub use memory::DeviceBuffer;
 pub(crate) use memory::Place;
 pub use module::{Function, Module};
 pub use moment::Moment;
+pub use peers::BufferName;
 pub use pinned::PinnedBuffer;
 pub use slice::DeviceSlice;
 pub use specialisation::Specialisation;
@@ -90,6 +93,7 @@ pub const TRAIN_SOURCES: &[Source] = &[
     crate::gated_attention::cuda::BACK_KEYS,
     crate::gated_attention::cuda::BLAME,
     crate::gated_attention::cuda::VOTES,
+    landing::SOURCE,
     crate::norm::TRAIN_SOURCE,
     crate::optimizer::TRAIN_SOURCE,
     crate::reduce::SOURCE,

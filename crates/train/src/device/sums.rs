@@ -7,7 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use dropcap_kernels::KernelError;
-use dropcap_kernels::cuda::{Communicator, CudaError, Device, Exchange, Moment, WorldId};
+use dropcap_kernels::cuda::{
+    BufferName, Communicator, CudaError, Device, DeviceSlice, Exchange, Moment, WorldId,
+};
 
 use super::division::{Divisible, Division, Share, without};
 use super::gradients::Gradients;
@@ -119,6 +121,35 @@ impl Sums {
             read,
             is_whole: true,
         }))
+    }
+
+    /// Lets pieces of gradients and what is gathered in these buffers be written from device to device, where every device reaches
+    /// all others.
+    ///
+    /// # Errors
+    /// A process that is lost.
+    pub(super) fn share(
+        &mut self,
+        device: &Device,
+        buffers: &[DeviceSlice<'_, u8>],
+        others: &mut dyn Collective,
+    ) -> Result<(), TrainError> {
+        let own = self.communicator.room();
+        let mut shares = match names(own, self.world, others)? {
+            None => false,
+            Some(names) => agreed(self.communicator.share_room(&names), others)?.is_ok(),
+        };
+        for &buffer in buffers {
+            shares = shares
+                && match names(BufferName::of(device, buffer), self.world, others)? {
+                    None => false,
+                    Some(names) => agreed(self.communicator.share(buffer, &names), others)?.is_ok(),
+                };
+        }
+        if !shares {
+            self.communicator.share_nothing();
+        }
+        Ok(())
     }
 
     /// Begins the handover of gradients, in a step's last pass of this process; `layers` are the model's weights from the first layer
@@ -362,6 +393,22 @@ fn parts(order: &[Range<usize>]) -> (Vec<Range<usize>>, Vec<usize>) {
         read.push(parts.len() - 1);
     }
     (parts, read)
+}
+
+/// What all processes call their buffers, in the order of ranks, if every one has a name for its own.
+fn names(
+    own: Result<BufferName, CudaError>,
+    world: World,
+    others: &mut dyn Collective,
+) -> Result<Option<Vec<BufferName>>, CollectiveError> {
+    let Ok(BufferName(own)) = agreed(own, others)? else { return Ok(None) };
+    // A sum in which everybody else has zeros.
+    let mut all = vec![0.0; world.size * BufferName::BYTES];
+    let place = &mut all[world.rank * BufferName::BYTES..][..BufferName::BYTES];
+    place.iter_mut().zip(own).for_each(|(number, byte)| *number = f64::from(byte));
+    others.sum_exact(&mut all)?;
+    let (names, _) = all.as_chunks::<{ BufferName::BYTES }>();
+    Ok(Some(names.iter().map(|name| BufferName(name.map(|byte| byte as u8))).collect()))
 }
 
 /// What this process has, if every process has its own; otherwise why one has not.

@@ -137,7 +137,8 @@ impl Backend for Cuda {
             Lookup::new(&kernels.device, world, (table.clone(), is_head), rows, hidden)
         };
         Ok(match Sums::meet(&kernels.device, order, matrices, lookup, others)? {
-            Ok(sums) => {
+            Ok(mut sums) => {
+                sums.share(&self.kernels.device, &self.weights.memory(), others)?;
                 self.sums = Some(sums);
                 self.shares.forget();
                 None
@@ -160,6 +161,8 @@ impl Backend for Cuda {
             ranges.iter().map(|followed| self.gradients.trained(self.places.of(&followed.range))).collect();
         let Self { judge, kernels, gradients, shares, is_handed_over, sums, sample, weights, .. } =
             &mut *self;
+        // Before processes learn of each other that all have come so far: then they may write to each other's parameters.
+        sample.fetch(kernels, weights)?;
         let sums = sums.as_ref();
         let was_handed_over = std::mem::take(is_handed_over);
         if let Some(sums) = sums.filter(|_| was_handed_over) {
@@ -179,7 +182,6 @@ impl Backend for Cuda {
         let clipped: Vec<bool> = ranges.iter().map(|followed| followed.is_clipped).collect();
         judge.decide(kernels, &clipped, following.clip)?;
         judge.fetch()?;
-        sample.fetch(kernels, weights)?;
         judge.note()?;
         let rules: Vec<_> = places
             .into_iter()

@@ -123,6 +123,12 @@ impl Weights {
         self.working.as_ref().map(|_| self.narrow(place)).transpose()
     }
 
+    /// All memory that is written when parameters move.
+    pub(super) fn memory(&self) -> Vec<DeviceSlice<'_, u8>> {
+        let values = DeviceSlice::from(&self.values).bytes();
+        std::iter::once(values).chain(self.working.as_ref().map(DeviceSlice::from)).collect()
+    }
+
     /// Columns of [`Weights::head`].
     pub(super) fn head_columns(&self, head: &Matrix) -> usize {
         match self.working {
