@@ -53,6 +53,8 @@ def curve(out):
                 continue
             elif part.endswith("-twin"):
                 name = "dense, fine-tuned"
+            elif part.endswith("-window"):
+                name = "window, fine-tuned"
             elif result["method"] == "dcp":
                 name = "learned (dcp)"
             elif result["method"] != "none":

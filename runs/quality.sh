@@ -13,9 +13,10 @@
 #
 # DROPCAP names the binary, DEVICE what to run on (default: auto), WINDOWS how many windows of each text count (default: 200),
 # EXAMPLES how many of each task (default: all), PROMPTS how many generated ones (default: 200) of which LENGTHS (default: 1024 4096),
-# KEEPS at which shares untrained methods are measured (default: 0.5 0.3 0.2 0.1), OTHERS adapters of other shares, for the curve.
+# KEEPS at which shares untrained methods are measured (default: 0.5 0.3 0.2 0.1), OTHERS adapters of other shares and WINDOWED one that
+# was trained with `method: window` (and its defaults), for the curve.
 set -euo pipefail
-(($# >= 6)) || { sed -n '2,18s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+(($# >= 6)) || { sed -n '2,19s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 model=$1 adapter=$2 twin=$3 data=$4 tasks=$5
 export out=$6
 shift 6
@@ -59,6 +60,8 @@ plan() {
     for other in ${OTHERS:-}; do
       want "texts-after-512-$(basename "$(dirname "$other")")" --adapter "$other" --method none --method dcp "${texts[@]}" --window 1024 --context 512
     done
+    [[ -z ${WINDOWED:-} ]] ||
+      want texts-after-512-window --adapter "$WINDOWED" --method 'streaming_llm(sinks=4, recent=150)' "${texts[@]}" --window 1024 --context 512
     ;;
   tasks) for name in lambada hellaswag piqa winogrande arc_easy; do plan "$name"; done ;;
   lambada | hellaswag | piqa | winogrande | arc_easy)

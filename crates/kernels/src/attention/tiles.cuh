@@ -28,12 +28,6 @@ __device__ __forceinline__ u32 chunks_right(u32 offset, u32 pairs) {
     return SWIZZLED ? (offset ^ ((pairs & 3) * 32)) + (pairs >> 2) * 128 : offset + pairs * 32;
 }
 
-// Two to the x; 0 for -infinity.
-__device__ __forceinline__ float two_to(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
 // What is subtracted from scores whose maximum is `maximum`: where nothing was seen, -infinity minus itself is no number.
 __device__ __forceinline__ float base_of(float maximum) { return maximum == -infinity() ? 0.0f : maximum; }
 

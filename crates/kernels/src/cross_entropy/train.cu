@@ -35,11 +35,7 @@ __device__ __forceinline__ Sums of_block(Sums own, Sums* shared) {
     for (u32 i = 1; i < WARPS; i++) own = joined(own, shared[i]);
     return own;
 }
-__device__ __forceinline__ float power_of_e(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x * LOG2_E));
-    return y;
-}
+__device__ __forceinline__ float power_of_e(float x) { return two_to(x * LOG2_E); }
 // N more numbers of a row, and what each adds to `cross` by its weight.
 template <int N> __device__ __forceinline__ void take(Sums& sums, const float (&x)[N], const float (&gain)[N]) {
     float top = sums.top;

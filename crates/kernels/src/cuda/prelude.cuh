@@ -205,3 +205,9 @@ __device__ __forceinline__ float warp_max(float x) {
     return x;
 }
 __device__ __forceinline__ float infinity() { return __uint_as_float(0x7f800000u); }
+// Two to the x, with the special-function unit; 0 for -infinity.
+__device__ __forceinline__ float two_to(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}

@@ -20,11 +20,6 @@ struct SoftToldArgs {
 };
 
 constexpr u32 RATIO = QUERY_HEADS / KV_HEADS, ROWS = LANE_HEADS * RATIO;
-__device__ __forceinline__ float two_to(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
 
 // x: parts of a lane, y: units. A warp has a page at a time, a thread an entry.
 extern "C" __global__ void __launch_bounds__(THREADS) told(const __grid_constant__ ToldArgs a) {

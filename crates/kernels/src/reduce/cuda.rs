@@ -14,6 +14,7 @@ pub(crate) const SOURCE: Source = Source {
         vec![
             ("SUM_THREADS", THREADS as usize),
             ("SUM_ROWS", ROWS),
+            ("ADD_THREADS", ADD_THREADS as usize),
             ("SUM_COLUMNS", COLUMNS),
             ("SQUARE_BLOCKS", SQUARE_BLOCKS),
             ("STRETCH", Stretches::LONGEST),
@@ -27,6 +28,8 @@ const OP: &str = "sums on the device";
 const ROWS: usize = 256;
 const COLUMNS: usize = 256;
 const THREADS: u32 = 256;
+/// Of a block that adds partial sums: 32 warps for 32 columns.
+const ADD_THREADS: u32 = 1024;
 /// Blocks that sum squares.
 const SQUARE_BLOCKS: usize = 1024;
 
@@ -161,7 +164,7 @@ impl DeviceSums {
             columns: columns as u32,
         };
         // SAFETY: the layout of `AddPartials`; lengths as just checked.
-        unsafe { self.add.launch(Grid::new(columns.div_ceil(32), 1024), &arguments) }?;
+        unsafe { self.add.launch(Grid::new(columns.div_ceil(32), ADD_THREADS), &arguments) }?;
         Ok(())
     }
 

@@ -45,7 +45,7 @@ struct AddPartials {
     u32 parts, stride, columns;
 };
 // 32 columns of a block, and 32 warps that share the parts: few columns are summed, so one thread must not wait for many loads in turn.
-extern "C" __global__ void __launch_bounds__(1024) add_partials(AddPartials p) {
+extern "C" __global__ void __launch_bounds__(ADD_THREADS) add_partials(AddPartials p) {
     __shared__ float sums[32][33];
     u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, column = blockIdx.x * 32 + lane;
     float sum = 0.0f;
