@@ -8,7 +8,7 @@ use cudarc::driver::sys::{CUevent, CUevent_flags, CUevent_wait_flags, CUresult, 
 
 use super::error::driver;
 use super::landing::{Landing, Part};
-use super::nccl::{Handle, Nccl, RawId};
+use super::nccl::{F32, F64, Handle, Nccl, RawId};
 use super::peers::PeerBuffer;
 use super::{BufferName, CudaError, Device, DeviceBuffer, DeviceSlice};
 use crate::KernelError;
@@ -219,8 +219,8 @@ impl Communicator {
             unsafe {
                 match exchange {
                     Exchange::Sum(_) | Exchange::SumExact(_) if count == 0 => Ok(()),
-                    Exchange::Sum(_) => library.sum(address, count, handle, stream),
-                    Exchange::SumExact(_) => library.sum_exact(address, count, handle, stream),
+                    Exchange::Sum(_) => library.sum(F32, address, count, handle, stream),
+                    Exchange::SumExact(_) => library.sum(F64, address, count, handle, stream),
                     Exchange::SumPiece(_) => library.sum_piece(address, count, rank, handle, stream),
                     Exchange::Gather(_) => library.gather(address, count, rank, handle, stream),
                 }
@@ -229,7 +229,7 @@ impl Communicator {
         Ok(library.together(|| {
             if is_bell_needed {
                 // SAFETY: one number; handle and stream are alive.
-                unsafe { library.sum(bell, 1, handle, stream) }?;
+                unsafe { library.sum(F32, bell, 1, handle, stream) }?;
             }
             rest.iter().try_for_each(one)
         })?)
@@ -261,7 +261,7 @@ impl Communicator {
             for round in landing.rounds(&lengths) {
                 self.bring(landing, shared, &sums, &round)?;
                 // SAFETY: one number; handle and stream are alive.
-                unsafe { self.library.sum(bell, 1, self.handle, self.stream) }?;
+                unsafe { self.library.sum(F32, bell, 1, self.handle, self.stream) }?;
                 for part in &round {
                     // SAFETY: the part's numbers of this process; the stream is alive, and its context was bound above.
                     unsafe { landing.add(part, piece(&sums, part, self.rank), self.stream) }?;

@@ -25,9 +25,9 @@ const IN_PROGRESS: Status = 7;
 /// `ncclUint8`.
 const BYTE: c_int = 1;
 /// `ncclFloat32`.
-const F32: c_int = 7;
+pub(super) const F32: c_int = 7;
 /// `ncclFloat64`.
-const F64: c_int = 8;
+pub(super) const F64: c_int = 8;
 /// `ncclSum`.
 const SUM: c_int = 0;
 
@@ -114,34 +114,8 @@ impl Nccl {
     }
 
     /// # Safety
-    /// `count` f32 lie at `values` on the communicator's device; handle and stream are alive.
+    /// `count` numbers of a `kind`, [`F32`] or [`F64`], lie at `values` on the communicator's device; handle and stream are alive.
     pub(super) unsafe fn sum(
-        &self,
-        values: u64,
-        count: usize,
-        handle: Handle,
-        stream: CUstream,
-    ) -> Result<(), CudaError> {
-        // SAFETY: as the caller promises.
-        unsafe { self.sum_of(F32, values, count, handle, stream) }
-    }
-
-    /// # Safety
-    /// As [`Nccl::sum`], of f64.
-    pub(super) unsafe fn sum_exact(
-        &self,
-        values: u64,
-        count: usize,
-        handle: Handle,
-        stream: CUstream,
-    ) -> Result<(), CudaError> {
-        // SAFETY: as the caller promises.
-        unsafe { self.sum_of(F64, values, count, handle, stream) }
-    }
-
-    /// # Safety
-    /// As [`Nccl::sum`], of numbers of a `kind`.
-    unsafe fn sum_of(
         &self,
         kind: c_int,
         values: u64,

@@ -1,8 +1,9 @@
 //! How a product is cut into tasks, and what a task does.
 //!
 //! One design for every t: a task owns a range of panels and a range of row tiles. With one row it streams its panels
-//! once, front to back, as fast as memory gives them. With many, a block of x stays in L2 while the panels pass by,
-//! and each tile's sums stay in registers for the whole block of inputs.
+//! once, front to back, as fast as memory gives them. A few rows do the same: their tiles take turns at a stretch of a panel while
+//! L1 has it. With many, a block of x stays in L2 while the panels pass by, and each tile's sums stay in registers for the whole
+//! block of inputs.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -20,6 +21,10 @@ use crate::{Elements, Team};
 const INPUT_BLOCK: usize = 768;
 /// Bytes of x that a task keeps in L2.
 const ROW_BLOCK_BYTES: usize = 512 << 10;
+/// Rows that count as few.
+const FEW_ROWS: usize = 28;
+/// Inputs of a stretch of a panel: 16 KB of f32, half of L1.
+const STRETCH: usize = 128;
 /// Tasks per thread: enough that a thread that lost its core for a while does not hold up the rest.
 const TASKS_PER_THREAD: usize = 8;
 /// Multiply-adds below which a task is not worth handing out: about ten microseconds of one row's streaming.
@@ -41,7 +46,9 @@ impl Plan {
         let (inputs, panels) = (w.inputs(), w.outputs().div_ceil(PANEL));
         let tiles = Tiles::new(rows, isa.tile_rows());
         // Few rows take a panel through the registers at once; many would push x and the panel out of L2.
-        let blocked = inputs > INPUT_BLOCK * 4 / 3 && rows * inputs * size_of::<f32>() > ROW_BLOCK_BYTES / 2;
+        let blocked = rows > FEW_ROWS
+            && inputs > INPUT_BLOCK * 4 / 3
+            && rows * inputs * size_of::<f32>() > ROW_BLOCK_BYTES / 2;
         let input_block = if blocked {
             inputs.div_ceil(inputs.div_ceil(INPUT_BLOCK)).next_multiple_of(LINE)
         } else {
@@ -60,8 +67,9 @@ impl Plan {
                 if work < 2 * TASK_WORK {
                     break;
                 }
-                // A tile of rows is packed already, but each task of a panel reads the panel anew.
-                if panels_per_task > 1 && (panels_per_task >= 8 || tiles_per_task == 1) {
+                // A tile of rows is packed already, but each task of a panel reads the panel anew: few rows, from memory.
+                let whole = panels_per_task >= 8 || tiles_per_task == 1 || rows <= FEW_ROWS;
+                if panels_per_task > 1 && whole {
                     panels_per_task = panels_per_task.div_ceil(2);
                 } else if tiles_per_task > 1 {
                     tiles_per_task = tiles_per_task.div_ceil(2);
@@ -146,6 +154,63 @@ impl Kernel for Task<'_> {
 impl Task<'_> {
     #[inline(always)]
     fn multiply<S: Simd, W: Element>(&self, simd: S, weights: &[W]) {
+        if (2..=FEW_ROWS).contains(&self.rows) {
+            self.multiply_few(simd, weights);
+        } else {
+            self.multiply_many(simd, weights);
+        }
+    }
+
+    #[inline(always)]
+    fn multiply_few<S: Simd, W: Element>(&self, simd: S, weights: &[W]) {
+        let inputs = self.plan.inputs;
+        let mut sums = [const { MaybeUninit::<f32>::uninit() }; FEW_ROWS * PANEL];
+        for panel in self.panels.clone() {
+            for first in (0..inputs).step_by(STRETCH) {
+                let last = inputs.min(first + STRETCH);
+                let weights = &weights[(panel * inputs + first) * PANEL..(panel * inputs + last) * PANEL];
+                for tile in self.tiles.clone() {
+                    let rows = self.plan.tiles.rows(tile);
+                    let sums = &mut sums[rows.start * PANEL..rows.end * PANEL];
+                    // SAFETY: the sums are those of all rows.
+                    unsafe { self.accumulate(simd, tile, weights, first..last, sums) };
+                }
+            }
+            for tile in self.tiles.clone() {
+                let rows = self.plan.tiles.rows(tile);
+                // SAFETY: all of [rows][32] was written.
+                let sums = unsafe { sums[rows.start * PANEL..rows.end * PANEL].assume_init_ref() };
+                self.finish(simd, panel, rows, sums);
+            }
+        }
+    }
+
+    /// Adds the products of a tile and a panel's inputs, or starts with the first of them.
+    ///
+    /// # Safety
+    /// `sums` are `[rows of the tile][32]`, written before unless the inputs are the first.
+    #[inline(always)]
+    unsafe fn accumulate<S: Simd, W: Element>(
+        &self,
+        simd: S,
+        tile: usize,
+        weights: &[W],
+        inputs: Range<usize>,
+        sums: &mut [MaybeUninit<f32>],
+    ) {
+        let (rows, x) = (self.plan.tiles.rows(tile).len(), self.x.tile(tile, inputs.start));
+        debug_assert!(sums.len() == rows * PANEL && weights.len() == inputs.len() * PANEL);
+        debug_assert!(x.len() + rows * LINE > inputs.len() * rows, "the tile's lines");
+        // SAFETY: the tile has at most TILE_ROWS rows; `x` holds its lines from the first input and the slice of weights
+        // [inputs][32]; the caller promises the sums.
+        unsafe {
+            let (x, weights, to) = (x.as_ptr(), weights.as_ptr(), sums.as_mut_ptr().cast());
+            tile::accumulate::<S, W, LINE>(simd, rows, x, weights, inputs.len(), to, inputs.start == 0);
+        }
+    }
+
+    #[inline(always)]
+    fn multiply_many<S: Simd, W: Element>(&self, simd: S, weights: &[W]) {
         let inputs = self.plan.inputs;
         let mut local = [const { MaybeUninit::<f32>::uninit() }; MAX_TILE];
         for first in (0..inputs).step_by(self.plan.input_block) {
@@ -154,7 +219,6 @@ impl Task<'_> {
                 let weights = &weights[(panel * inputs + first) * PANEL..(panel * inputs + last) * PANEL];
                 for tile in self.tiles.clone() {
                     let rows = self.plan.tiles.rows(tile);
-                    let x = self.x.tile(tile, first);
                     let sums = if self.plan.input_block < inputs {
                         let at = (panel * self.rows + rows.start) * PANEL;
                         // SAFETY: no other task has this panel and these rows.
@@ -162,26 +226,8 @@ impl Task<'_> {
                     } else {
                         &mut local[..rows.len() * PANEL]
                     };
-                    debug_assert!(
-                        x.len() + rows.len() * LINE > (last - first) * rows.len(),
-                        "the tile's lines"
-                    );
-                    // SAFETY: the tile has at most TILE_ROWS rows; `x` holds its lines from `first` and the slice
-                    // of weights [last - first][32]; `sums` has room for [rows][32] of this task's own, written by
-                    // the first block before another reads it.
-                    unsafe {
-                        let (x, weights) = (x.as_ptr(), weights.as_ptr());
-                        let start = sums.as_mut_ptr().cast();
-                        tile::accumulate::<S, W, LINE>(
-                            simd,
-                            rows.len(),
-                            x,
-                            weights,
-                            last - first,
-                            start,
-                            first == 0,
-                        );
-                    }
+                    // SAFETY: the sums have room for [rows][32] of this task's own, written by the first block before another reads it.
+                    unsafe { self.accumulate(simd, tile, weights, first..last, sums) };
                     if last == inputs {
                         // SAFETY: all of [rows][32] was just written.
                         let sums = unsafe { sums.assume_init_ref() };
