@@ -18,8 +18,8 @@ use crate::KernelError;
 pub struct WorldId(pub [u8; Self::BYTES]);
 
 /// One process's GPU among those of a world; exchanges go on beside the device's own work, over NCCL. Where all devices reach each
-/// other ([`Communicator::share`]), copy engines bring pieces, because each multiprocessor that a kernel of the library takes keeps a
-/// product of the way back waiting for a second turn.
+/// other ([`Communicator::share`]), copy engines bring pieces, because kernels of the library take
+/// multiprocessors from what the device does meanwhile.
 ///
 /// All processes ask for the same exchanges in the same order. Sums end with the same bits everywhere; with the same processes on the
 /// same hosts and the same NCCL, a repeated sum has the same bits as the one before. In which order three and more
