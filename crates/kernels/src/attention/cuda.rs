@@ -1,9 +1,9 @@
 //! Attention on the device, over lanes as they lie there.
 //!
-//! Three kernels: `decode.cu` for one query per sequence, `prefill.cu` for many, both with tensor cores and caches of
-//! 16 bits or of codes, and `rows.cu` for all other formats and head widths.
+//! `decode.cu` is for one query per sequence, `prefill.cu` for many, both with tensor cores and caches of 16 bits or of codes;
+//! `prefill_groups.cu` takes the place of the latter where warp groups multiply. `rows.cu` is for all other formats and head widths.
 
-use super::device_plan::{DecodePlan, MOST_SPANS, PrefillPlan, ratio};
+use super::device_plan::{DecodePlan, GroupsPlan, MOST_SPANS, PrefillPlan, ratio};
 use crate::cuda::{
     Argument, CudaError, Device, DeviceBuffer, DeviceLanes, DeviceSpan, DeviceStep, Function, Grid,
     LaneTables, Module, Source, Specialisation, StepSize, kernel_struct,
@@ -29,8 +29,27 @@ pub const DECODE: Source = Source {
 /// Many queries.
 pub const PREFILL: Source = Source {
     file: "attention/prefill.cu",
-    text: concat!(include_str!("tiles.cuh"), include_str!("codes.cuh"), include_str!("prefill.cu")),
+    text: concat!(
+        include_str!("tiles.cuh"),
+        include_str!("codes.cuh"),
+        include_str!("listed.cuh"),
+        include_str!("prefill.cu")
+    ),
     constants: |capability, specialisation| PrefillPlan::new(capability, specialisation).constants(),
+    arguments: &[PrefillArguments::LAYOUT],
+};
+/// Many queries, on chips whose warp groups multiply.
+pub const PREFILL_GROUPS: Source = Source {
+    file: "attention/prefill_groups.cu",
+    text: concat!(
+        include_str!("tiles.cuh"),
+        include_str!("codes.cuh"),
+        include_str!("listed.cuh"),
+        include_str!("../cuda/signals.cuh"),
+        include_str!("../cuda/wgmma.cuh"),
+        include_str!("prefill_groups.cu")
+    ),
+    constants: |_, specialisation| GroupsPlan::new(specialisation).constants(),
     arguments: &[PrefillArguments::LAYOUT],
 };
 /// Any queries, any format.
@@ -94,10 +113,13 @@ struct Decode {
     warp_parts: DeviceBuffer<f32>,
 }
 
+/// `prefill_groups.cu` or `prefill.cu`.
 #[derive(Debug)]
 struct Prefill {
     function: Function,
-    plan: PrefillPlan,
+    /// Of a block.
+    queries: usize,
+    threads: u32,
 }
 
 impl DeviceAttention {
@@ -114,12 +136,17 @@ impl DeviceAttention {
         if DecodePlan::serves(specialisation) {
             attention.decode = Some(Decode::new(device, specialisation, max_spans)?);
         }
-        let plan = PrefillPlan::new(device.facts().capability, specialisation);
-        if plan.serves(specialisation) {
-            let module = Module::load(device, &PREFILL, specialisation)?;
-            let function = module.function("attention_prefill", plan.shared() as u32)?;
-            attention.prefill = Some(Prefill { function, plan });
-        }
+        let capability = device.facts().capability;
+        let (groups, plan) = (GroupsPlan::new(specialisation), PrefillPlan::new(capability, specialisation));
+        attention.prefill = if groups.serves(capability, specialisation) {
+            let (rows, threads, shared) = (groups.rows(), groups.threads(), groups.shared());
+            Some(Prefill::new(device, specialisation, &PREFILL_GROUPS, (rows, threads, shared))?)
+        } else if plan.serves(specialisation) {
+            let (rows, threads, shared) = (plan.rows(), plan.threads(), plan.shared());
+            Some(Prefill::new(device, specialisation, &PREFILL, (rows, threads, shared))?)
+        } else {
+            None
+        };
         Ok(attention)
     }
 
@@ -256,13 +283,13 @@ impl DeviceAttention {
         if let Some(sums) = sums {
             at_most("rows whose sums are told", rows * self.specialisation.query_heads, sums.len())?;
         }
-        let queries = prefill.plan.rows() / ratio(&self.specialisation);
         for (index, spans) in host_spans.chunks(MOST_SPANS).enumerate() {
             let mut first_tile = [0u32; MOST_SPANS + 1];
             let mut tiles = 0;
             for (span, first) in spans.iter().zip(&mut first_tile) {
                 *first = tiles as u32;
-                tiles += if span.slot == u32::MAX { 0 } else { (span.queries as usize).div_ceil(queries) };
+                tiles +=
+                    if span.slot == u32::MAX { 0 } else { (span.queries as usize).div_ceil(prefill.queries) };
             }
             let arguments = PrefillArguments {
                 lanes: lanes.tables(),
@@ -270,12 +297,13 @@ impl DeviceAttention {
                 qkv: qkv.pointer(),
                 mixed: mixed.pointer(),
                 sums: sums.map_or(0, DeviceBuffer::pointer),
+                map: lanes.page_map(),
                 layer: layer as u32,
                 scale,
                 span_count: spans.len() as u32,
                 first_tile,
             };
-            let grid = Grid::new(tiles, prefill.plan.threads()).by(self.specialisation.kv_heads).early();
+            let grid = Grid::new(tiles, prefill.threads).by(self.specialisation.kv_heads).early();
             // SAFETY: the structure mirrors `PrefillArgs`; lengths are checked above, and lanes are of the
             // kernel's kind.
             unsafe { prefill.function.launch(grid, &arguments) }?;
@@ -333,6 +361,20 @@ impl DeviceAttention {
     }
 }
 
+impl Prefill {
+    /// `source` with blocks of so many rows, threads, and bytes of dynamic shared memory.
+    fn new(
+        device: &Device,
+        specialisation: &Specialisation,
+        source: &'static Source,
+        (rows, threads, shared): (usize, u32, usize),
+    ) -> Result<Self, KernelError> {
+        let function =
+            Module::load(device, source, specialisation)?.function("attention_prefill", shared as u32)?;
+        Ok(Self { function, queries: rows / ratio(specialisation), threads })
+    }
+}
+
 impl Decode {
     fn new(device: &Device, specialisation: &Specialisation, max_spans: usize) -> Result<Self, KernelError> {
         let plan = DecodePlan::new(device.facts().capability, specialisation);
@@ -383,6 +425,7 @@ kernel_struct! {
         qkv: u64,
         mixed: u64,
         sums: u64,
+        map: u64,
         layer: u32,
         scale: f32,
         span_count: u32,

@@ -118,12 +118,18 @@ impl PrefillPlan {
 
     /// As the kernel file names them.
     pub(super) fn constants(&self) -> Vec<(&'static str, usize)> {
+        let threads = self.threads() as usize;
+        // Of wide heads fewer, for the room that two blocks have beside their tiles.
+        let listed = if self.row_bytes <= 128 { 128 } else { 64 };
         vec![
             ("WARPS", self.warps),
             ("MT", self.tiles),
             ("TILE_PAGES", self.pages),
             ("TILES_BYTES", self.shared()),
             ("MOST_SPANS", MOST_SPANS),
+            ("LIST", listed),
+            ("COPIERS", threads),
+            ("FIRST_COPIER", 0),
         ]
     }
 
@@ -143,28 +149,107 @@ impl PrefillPlan {
     }
 }
 
+/// The constants of `prefill_groups.cu`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct GroupsPlan {
+    /// Warp groups with 64 rows each.
+    groups: usize,
+    /// Tiles of the ring.
+    depth: usize,
+    row_bytes: usize,
+}
+
+impl GroupsPlan {
+    /// Pages of a tile of keys or values.
+    const PAGES: usize = 2;
+
+    /// As many rows as registers have room for, and as long a ring as shared memory has beside them.
+    pub(super) fn new(specialisation: &Specialisation) -> Self {
+        let width = width(specialisation);
+        let (groups, depth) = if width <= 64 { (4, 8) } else { (2, 5) };
+        Self { groups, depth, row_bytes: width * 2 }
+    }
+
+    /// Whether `prefill_groups.cu` takes the shape.
+    pub(super) fn serves(&self, capability: (i32, i32), specialisation: &Specialisation) -> bool {
+        let fits = matches!(specialisation.head_dim, 64 | 128) && ratio(specialisation) <= self.rows();
+        capability == (9, 0) && uses_tensor_cores(specialisation) && fits
+    }
+
+    /// As the kernel file names them.
+    pub(super) fn constants(&self) -> Vec<(&'static str, usize)> {
+        // Multiples of 8, and all together no more than threads begin with.
+        let (row_registers, copy_registers) = if self.groups == 4 { (112, 32) } else { (216, 72) };
+        vec![
+            ("ROW_GROUPS", self.groups),
+            ("ROW_REGISTERS", row_registers),
+            ("COPY_REGISTERS", copy_registers),
+            ("DEPTH", self.depth),
+            ("TILE_PAGES", Self::PAGES),
+            ("TILES_BYTES", self.shared()),
+            ("MOST_SPANS", MOST_SPANS),
+            ("LIST", 64),
+            ("COPIERS", 128),
+            ("FIRST_COPIER", 128 * self.groups),
+        ]
+    }
+
+    /// Rows of a block: heads of queries.
+    pub(super) fn rows(&self) -> usize {
+        64 * self.groups
+    }
+
+    /// Threads of a block: the groups, and one that copies.
+    pub(super) fn threads(&self) -> u32 {
+        128 * (self.groups as u32 + 1)
+    }
+
+    /// Dynamic shared memory of a block: its rows, the ring of keys and values, and what is lost where rows must begin at a
+    /// multiple of 1,024 bytes.
+    pub(super) fn shared(&self) -> usize {
+        (self.rows() + self.depth * 2 * Self::PAGES * PAGE_ENTRIES) * self.row_bytes + 1024
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::DecodePlan;
+    use super::{DecodePlan, GroupsPlan};
     use crate::CodeBits::{self, Eight, Four};
     use crate::DType;
     use crate::cuda::Specialisation;
 
+    fn specialisation(codes: Option<CodeBits>, head_dim: usize) -> Specialisation {
+        Specialisation {
+            weights: DType::Bf16,
+            cache: if codes.is_none() { DType::Bf16 } else { DType::F16 },
+            codes,
+            query_heads: 32,
+            kv_heads: 8,
+            groups: 1,
+            head_dim,
+            hidden: 4096,
+            side_width: 0,
+            statistics: 0,
+        }
+    }
+
+    #[test]
+    fn groups_have_their_rows_and_ring_beside_a_list_of_pages() {
+        for (head_dim, rows) in [(64, 256), (128, 128)] {
+            let specialisation = specialisation(None, head_dim);
+            let plan = GroupsPlan::new(&specialisation);
+            // Of 227 KB, 15 are for the list and the signals.
+            assert!(plan.rows() == rows && plan.shared() <= 212 << 10, "{plan:?}");
+            assert!(plan.serves((9, 0), &specialisation) && !plan.serves((8, 0), &specialisation));
+        }
+        let wide = specialisation(None, 256);
+        assert!(!GroupsPlan::new(&wide).serves((9, 0), &wide));
+    }
+
     #[test]
     fn codes_leave_room_for_twice_as_many_warps_as_numbers() {
         let plan = |codes: Option<CodeBits>, head_dim| {
-            let specialisation = Specialisation {
-                weights: DType::Bf16,
-                cache: if codes.is_none() { DType::Bf16 } else { DType::F16 },
-                codes,
-                query_heads: 32,
-                kv_heads: 8,
-                groups: 1,
-                head_dim,
-                hidden: 4096,
-                side_width: 0,
-                statistics: 0,
-            };
+            let specialisation = specialisation(codes, head_dim);
             let plan = DecodePlan::new((9, 0), &specialisation);
             // Half of a multiprocessor, and never fewer than three tiles of a warp.
             assert!(plan.shared() <= 110_592 && plan.tiles >= 3, "{plan:?}");

@@ -4,7 +4,7 @@ mod copies;
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Argument, CudaError, Device, DeviceBuffer, Layout, Specialisation, kernel_struct};
+use super::{Argument, CudaError, Device, DeviceBuffer, Layout, Specialisation, kernel_struct, page_map};
 use crate::KernelError;
 use crate::lifetimes::Floors;
 
@@ -70,6 +70,8 @@ pub(super) const SHARED_LAYOUTS: [Layout; 4] =
 #[derive(Debug)]
 pub struct DeviceLanes {
     pages: DeviceBuffer<u8>,
+    /// What the copy engine knows of them, where it can be used.
+    page_map: Option<DeviceBuffer<u64>>,
     tables: DeviceBuffer<u32>,
     lengths: DeviceBuffer<u32>,
     free: DeviceBuffer<u32>,
@@ -99,14 +101,13 @@ impl DeviceLanes {
         let max_pages = max_entries.div_ceil(crate::PAGE_ENTRIES);
         let lanes = slots * layers * specialisation.groups;
         let numbers: Vec<u32> = (0..capacity as u32).collect();
+        // Zeros, because kernels read whole pages and leave out what is no entry: nothing can depend on who had the
+        // memory before. All of an H200 takes 40 ms.
+        let bytes = capacity * specialisation.page_bytes();
+        let pages = DeviceBuffer::zeroed(device, "the pages of the KV cache", bytes)?;
         Ok(Self {
-            // Zeros, because kernels read whole pages and leave out what is no entry: nothing can depend on who had the
-            // memory before. All of an H200 takes 40 ms.
-            pages: DeviceBuffer::zeroed(
-                device,
-                "the pages of the KV cache",
-                capacity * specialisation.page_bytes(),
-            )?,
+            page_map: page_map::of_pages(device, specialisation, &pages)?,
+            pages,
             tables: DeviceBuffer::zeroed(device, "page tables", lanes * max_pages)?,
             lengths: DeviceBuffer::zeroed(device, "the lengths of lanes", lanes)?,
             free: DeviceBuffer::copy_of(device, "the list of free pages", &numbers)?,
@@ -134,6 +135,11 @@ impl DeviceLanes {
             slots: self.slots as u32,
             capacity: self.free.len() as u32,
         }
+    }
+
+    /// Where the map of all pages lies, for kernels that use the copy engine; 0 where there is none.
+    pub(crate) fn page_map(&self) -> u64 {
+        self.page_map.as_ref().map_or(0, DeviceBuffer::pointer)
     }
 
     /// Refuses kernels that were made for lanes of another kind.

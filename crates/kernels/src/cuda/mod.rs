@@ -21,6 +21,7 @@ mod memory;
 mod module;
 mod moment;
 mod nccl;
+mod page_map;
 mod peers;
 mod pinned;
 mod slice;
@@ -58,6 +59,7 @@ pub const SOURCES: &[Source] = &[
     crate::activation::SOURCE,
     crate::attention::cuda::DECODE,
     crate::attention::cuda::PREFILL,
+    crate::attention::cuda::PREFILL_GROUPS,
     crate::attention::cuda::ROWS,
     crate::embedding::SOURCE,
     crate::matmul::BLOCKS,

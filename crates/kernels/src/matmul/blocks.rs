@@ -22,7 +22,7 @@ pub(crate) const SOURCE: Source = Source {
         include_str!("blocks.cuh"),
         include_str!("ring.cuh"),
         include_str!("blocks_mma.cuh"),
-        include_str!("signals.cuh"),
+        include_str!("../cuda/signals.cuh"),
         include_str!("blocks.cu"),
         include_str!("blocks_row.cu")
     ),
@@ -109,12 +109,8 @@ pub(super) struct BlockProducts {
 
 impl BlockProducts {
     /// For weights of up to `most` elements.
-    pub(super) fn new(
-        device: &Device,
-        specialisation: &Specialisation,
-        most: usize,
-    ) -> Result<Self, KernelError> {
-        let module = Module::load(device, &SOURCE, specialisation)?;
+    pub(super) fn new(device: &Device, most: usize) -> Result<Self, KernelError> {
+        let module = Module::load(device, &SOURCE, &Specialisation::NEUTRAL)?;
         let facts = device.facts();
         let shared = facts.shared_memory as usize;
         let multiprocessors = facts.multiprocessors as usize;

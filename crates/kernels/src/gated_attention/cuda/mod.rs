@@ -32,6 +32,7 @@ macro_rules! source {
             file: concat!("gated_attention/cuda/", $file),
             text: concat!(
                 include_str!("../../cuda/vectors.cuh"),
+                include_str!("../../cuda/wgmma.cuh"),
                 include_str!("fragments.cuh"),
                 $(include_str!($part),)*
                 include_str!($file)

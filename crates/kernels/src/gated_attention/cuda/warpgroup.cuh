@@ -1,9 +1,5 @@
 // Products of whole tiles: by a warp group from shared memory where the chip and the format have that (sm_90a, 16 bits, heads of
 // whole 64s), else piece by piece.
-//
-// A warp group reads a tile in rows of 128 bytes whose 16-byte chunks are swapped by the row's number, so that eight rows touch
-// all banks (PTX ISA, "Asynchronous Warpgroup Level Matrix Shared Memory Layout", 128-byte swizzling). Sums lie in registers as
-// those of mma.sync do.
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 constexpr bool GROUPED = sizeof(W) == 2 && D % 64 == 0;
@@ -11,9 +7,6 @@ constexpr bool GROUPED = sizeof(W) == 2 && D % 64 == 0;
 constexpr bool GROUPED = false;
 #endif
 constexpr u32 TILE_BYTES = SIDE * (GROUPED ? D : STRIDE) * sizeof(W);
-// Where swapped rows must begin.
-constexpr u32 ATOM = 1024;
-
 __device__ __forceinline__ u8* whole_atoms(u8* memory) { return memory + (ATOM - shared_address(memory) % ATOM) % ATOM; }
 
 // Bytes from a tile's start to a chunk of 16 bytes.
@@ -46,70 +39,29 @@ template <bool TURNED = false> __device__ __forceinline__ void fetch(W* tile, co
 template <int LEFT> __device__ __forceinline__ void arrived() {
     wait_copies<LEFT>();
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-    if constexpr (GROUPED) asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    if constexpr (GROUPED) show_products();
 #endif
     __syncthreads();
 }
 
-template <u32 N> __device__ __forceinline__ void hold(float (&sums)[N][4]) {
-#pragma unroll
-    for (u32 j = 0; j < N; j++)
-#pragma unroll
-        for (u32 k = 0; k < 4; k++) asm volatile("" : "+f"(sums[j][k])::"memory");
-}
 // Between these two nothing may touch the sums of the products.
 template <typename... Sums> __device__ __forceinline__ void start_products(Sums&... sums) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     if constexpr (GROUPED) {
         (hold(sums), ...);
-        asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+        products_begin();
     }
 #endif
 }
 template <typename... Sums> __device__ __forceinline__ void finish_products(Sums&... sums) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     if constexpr (GROUPED) {
-        asm volatile("wgmma.commit_group.sync.aligned;\n\twgmma.wait_group.sync.aligned 0;" ::: "memory");
+        products_end();
+        products_left<0>();
         (hold(sums), ...);
     }
 #endif
 }
-
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-// Rows of 128 bytes, eight rows an atom, swapped.
-__device__ __forceinline__ u64 described(u32 address) {
-    return (u64)(address >> 4 & 0x3fff) | (u64)1 << 16 | (u64)(ATOM >> 4) << 32 | (u64)1 << 62;
-}
-#define SUMS_OF(d)                                                                                                                  \
-    "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]),         \
-        "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]), "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]),     \
-        "+f"(d[4][0]), "+f"(d[4][1]), "+f"(d[4][2]), "+f"(d[4][3]), "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]),     \
-        "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), "+f"(d[7][0]), "+f"(d[7][1]), "+f"(d[7][2]), "+f"(d[7][3])
-#define REGISTERS                                                                                                                   \
-    "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}"
-// d[64][64] += a[64][16] b[64][16]^T, both in shared memory.
-#define GROUP_SCORES(TYPE, NAME)                                                                                                    \
-    template <> __device__ __forceinline__ void group_scores<TYPE>(float (&d)[8][4], u64 a, u64 b) {                                \
-        asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, 1, 0;\n\twgmma.mma_async.sync.aligned.m64n64k16.f32." NAME "." NAME " "  \
-                     REGISTERS ", %32, %33, p, 1, 1, 0, 0;\n\t}"                                                                    \
-                     : SUMS_OF(d)                                                                                                   \
-                     : "l"(a), "l"(b));                                                                                             \
-    }
-// d[64][64] += a[64][16] b[16][64], the left one in registers.
-#define GROUP_MIXED(TYPE, NAME)                                                                                                     \
-    template <> __device__ __forceinline__ void group_mixed<TYPE>(float (&d)[8][4], const u32 (&a)[4], u64 b) {                     \
-        asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, 1, 0;\n\twgmma.mma_async.sync.aligned.m64n64k16.f32." NAME "." NAME " "  \
-                     REGISTERS ", {%32,%33,%34,%35}, %36, p, 1, 1, 1;\n\t}"                                                         \
-                     : SUMS_OF(d)                                                                                                   \
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                                                         \
-    }
-template <typename T> __device__ __forceinline__ void group_scores(float (&d)[8][4], u64 a, u64 b);
-template <typename T> __device__ __forceinline__ void group_mixed(float (&d)[8][4], const u32 (&a)[4], u64 b);
-GROUP_SCORES(bf16, "bf16")
-GROUP_SCORES(f16, "f16")
-GROUP_MIXED(bf16, "bf16")
-GROUP_MIXED(f16, "f16")
-#endif
 
 // sums[64][64] += left right^T over the D columns of two tiles, a warp's 16 rows in each warp. Between `start_products` and `finish_products`.
 template <typename T> __device__ __forceinline__ void add_tile_scores(float (&sums)[SIDE / 8][4], const T* left, const T* right) {
@@ -119,7 +71,7 @@ template <typename T> __device__ __forceinline__ void add_tile_scores(float (&su
 #pragma unroll
         for (u32 k = 0; k < D; k += 16) {
             u32 at = k / 64 * (SIDE * 128) + k % 64 * 2;
-            group_scores<T>(sums, described(a + at), described(b + at));
+            group_scores<T>(sums, described(a + at), described(b + at), true);
         }
         return;
     }
@@ -144,7 +96,7 @@ __device__ __forceinline__ void add_tile_mixed(float (&sums)[DP / 8][4], const W
         for (u32 c = 0; c < D / 64; c++)
 #pragma unroll
             for (u32 j = 0; j < SIDE / 16; j++)
-                group_mixed<T>(*(float(*)[8][4])&sums[8 * c], weights.x[j].x, described(b + c * (SIDE * 128) + j * (16 * 128)));
+                group_product<T, 1>(*(float(*)[8][4])&sums[8 * c], weights.x[j].x, described(b + c * (SIDE * 128) + j * (16 * 128)), true);
         return;
     }
 #endif
