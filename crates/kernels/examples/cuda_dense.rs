@@ -89,7 +89,7 @@ fn main() -> Outcome<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let named = |format: &BlockFormat| words.iter().any(|word| word == format.name());
     let mut bench = Bench {
-        matmul: DeviceMatmul::new(&device, &specialisation)?.with_blocks(&specialisation, 128_256 * 4096)?,
+        matmul: DeviceMatmul::new(&device, &specialisation)?.with_blocks(128_256 * 4096)?,
         random: DeviceRandom::new(&device, &specialisation)?,
         activation: DeviceActivation::new(&device, &specialisation)?,
         watch: Stopwatch::new(&device)?,

@@ -138,10 +138,7 @@ impl<'a> Step<'a> {
         let bytes = |count: usize| DeviceBuffer::zeroed(device, "activations", 2 * count).unwrap();
         let most = model.vocabulary * c;
         Self {
-            matmul: DeviceMatmul::new(device, &specialisation)
-                .unwrap()
-                .with_blocks(&specialisation, most)
-                .unwrap(),
+            matmul: DeviceMatmul::new(device, &specialisation).unwrap().with_blocks(most).unwrap(),
             norm: DeviceNorm::new(device, &specialisation).unwrap(),
             weights,
             scale: DeviceBuffer::copy_of(device, "a norm", &vec![1.0; c]).unwrap(),

@@ -70,13 +70,13 @@ impl DeviceMatmul {
     ///
     /// # Errors
     /// As [`DeviceMatmul::new`], another W, or no such memory.
-    pub fn with_blocks(self, specialisation: &Specialisation, most: usize) -> Result<Self, KernelError> {
+    pub fn with_blocks(self, most: usize) -> Result<Self, KernelError> {
         if self.dtype != DType::Bf16 {
             let (expected, got) =
                 ("activations of bf16 beside weights in blocks".to_owned(), self.dtype.to_string());
             return Err(KernelError::Invalid { op: OP, expected, got });
         }
-        let blocks = Some(BlockProducts::new(&self.device, specialisation, most)?);
+        let blocks = Some(BlockProducts::new(&self.device, most)?);
         Ok(Self { blocks, ..self })
     }
 

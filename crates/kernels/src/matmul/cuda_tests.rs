@@ -81,7 +81,7 @@ fn plain_bf16() -> Specialisation {
 
 /// Products with weights of up to so many elements in blocks.
 fn with_blocks(device: &Device, most: usize) -> DeviceMatmul {
-    DeviceMatmul::new(device, &plain_bf16()).unwrap().with_blocks(&plain_bf16(), most).unwrap()
+    DeviceMatmul::new(device, &plain_bf16()).unwrap().with_blocks(most).unwrap()
 }
 
 /// Sums in tensor cores from where the offset of 4-bit codes has them begin.

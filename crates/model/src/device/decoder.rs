@@ -406,7 +406,7 @@ impl Kernels {
         let inherit = rules.inherits.map(|_| DeviceInherit::new(device, specialisation, slots, positions));
         let mut matmul = DeviceMatmul::new(device, specialisation)?;
         if let Some(most) = weights.largest_in_blocks() {
-            matmul = matmul.with_blocks(specialisation, most)?;
+            matmul = matmul.with_blocks(most)?;
         }
         Ok(Self {
             embedding: DeviceEmbedding::new(device, specialisation)?,
