@@ -3,11 +3,9 @@
 // A vector of 4 numbers per access where a row divides so.
 constexpr u32 STEP = HIDDEN % 4 == 0 ? 4 : 1;
 constexpr u32 vectors(u32 threads) { return (HIDDEN + threads * STEP - 1) / (threads * STEP); }
-constexpr u32 VECTORS = vectors(NORM_THREADS), WARPS = NORM_THREADS / 32;
 
-__device__ __forceinline__ u32 column(u32 v) { return (v * NORM_THREADS + threadIdx.x) * STEP; }
-
-// On the way forward a short row is one warp's, so that nothing waits for other warps.
+// A short row is one warp's, so that nothing waits for other warps: on the way forward up to what one warp's registers hold, on the
+// way back, where they hold sums and the next row as well, rows that are shorter still.
 constexpr u32 ROW_THREADS = FORWARD_THREADS / FORWARD_ROWS, ROW_VECTORS = vectors(ROW_THREADS);
 __device__ __forceinline__ float row_sum(float x, float* partial) {
     if constexpr (ROW_THREADS == 32) return warp_sum(x);
@@ -80,21 +78,28 @@ struct NormBackward {
     u32 rows, centred, fresh;
 };
 
+constexpr u32 BACK_THREADS = BACK_ROWS * NORM_THREADS, VECTORS = vectors(NORM_THREADS), WARPS = NORM_THREADS / 32;
+
+__device__ __forceinline__ u32 column(u32 v) { return (v * NORM_THREADS + threadIdx.x % NORM_THREADS) * STEP; }
+
 // What a thread reads of a row before anything can be said about it.
 struct Share {
     float x[VECTORS][STEP], dy[VECTORS][STEP];
+    float2 stats;
 };
 __device__ __forceinline__ void fetch(Share& row, const NormBackward& p, u32 index) {
     u64 at = (u64)index * HIDDEN;
+    row.stats = ((const float2*)p.stats)[index];
 #pragma unroll
     for (u32 v = 0; v < VECTORS; v++) {
         if (column(v) >= HIDDEN) continue;
         load(row.x[v], p.x + at + column(v)), load(row.dy[v], p.dy + at + column(v));
     }
 }
-// Two sums over the block, to every thread, between two barriers.
-__device__ __forceinline__ float2 block_sums(float2 x, float2* partial) {
+// Two sums over a row, to every thread of it; where a row is a block's, between two barriers.
+__device__ __forceinline__ float2 row_sums(float2 x, float2* partial) {
     x = make_float2(warp_sum(x.x), warp_sum(x.y));
+    if constexpr (WARPS == 1) return x;
     if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = x;
     __syncthreads();
     float2 y = threadIdx.x % 32 < WARPS ? partial[threadIdx.x % 32] : make_float2(0.0f, 0.0f);
@@ -104,13 +109,14 @@ __device__ __forceinline__ float2 block_sums(float2 x, float2* partial) {
 // While a row's sums are waited for, the next one is read, where registers have room for both.
 constexpr bool AHEAD = VECTORS <= 2 && NORM_THREADS <= 512;
 // Of short rows all blocks find room at once on a GPU of 128 multiprocessors.
-constexpr u32 AT_ONCE = NORM_THREADS <= 128 ? 6 : 1;
+constexpr u32 AT_ONCE = BACK_THREADS <= 128 ? 6 : 1;
 
-// Rows b, b + blocks, ...: which rows a block sums does not depend on the device.
-extern "C" __global__ void __launch_bounds__(NORM_THREADS, AT_ONCE) norm_backward(NormBackward p) {
+// Row i of a block of b: rows i, i + BACK_ROWS b, ...: which rows a block sums does not depend on the device.
+extern "C" __global__ void __launch_bounds__(BACK_THREADS, AT_ONCE) norm_backward(NormBackward p) {
     __shared__ float2 partials[2][32];
     float dweight[VECTORS][STEP], dbias[VECTORS][STEP];
     Share row, next;
+    next.stats = make_float2(0.0f, 0.0f);
 #pragma unroll
     for (u32 v = 0; v < VECTORS; v++) {
 #pragma unroll
@@ -119,13 +125,14 @@ extern "C" __global__ void __launch_bounds__(NORM_THREADS, AT_ONCE) norm_backwar
             next.x[v][i] = next.dy[v][i] = 0.0f;
         }
     }
-    if (AHEAD) fetch(next, p, blockIdx.x);
+    u32 first = blockIdx.x * BACK_ROWS + threadIdx.x / NORM_THREADS, step = gridDim.x * BACK_ROWS;
+    if (AHEAD && first < p.rows) fetch(next, p, first);
     u32 turn = 0;
-    for (u32 index = blockIdx.x; index < p.rows; index += gridDim.x, turn ^= 1) {
-        float mean = p.stats[2 * index], scale = p.stats[2 * index + 1];
+    for (u32 index = first; index < p.rows; index += step, turn ^= 1) {
         u64 at = (u64)index * HIDDEN;
         if (!AHEAD) fetch(next, p, index);
         row = next;
+        float mean = row.stats.x, scale = row.stats.y;
         float dx[VECTORS][STEP];
 #pragma unroll
         for (u32 v = 0; v < VECTORS; v++) {
@@ -133,7 +140,7 @@ extern "C" __global__ void __launch_bounds__(NORM_THREADS, AT_ONCE) norm_backwar
             for (u32 i = 0; i < STEP; i++) dx[v][i] = 0.0f;
             if (!p.fresh && column(v) < HIDDEN) load(dx[v], p.dx + at + column(v));
         }
-        if (AHEAD && index + gridDim.x < p.rows) fetch(next, p, index + gridDim.x);
+        if (AHEAD && index + step < p.rows) fetch(next, p, index + step);
         float2 sums = make_float2(0.0f, 0.0f);
 #pragma unroll
         for (u32 v = 0; v < VECTORS; v++) {
@@ -150,7 +157,7 @@ extern "C" __global__ void __launch_bounds__(NORM_THREADS, AT_ONCE) norm_backwar
             }
         }
         // Two sets: the next row's sums must not meet a slow warp that still reads this row's.
-        sums = block_sums(sums, partials[turn]);
+        sums = row_sums(sums, partials[turn]);
         float product = sums.x / (float)HIDDEN, sum = p.centred ? sums.y / (float)HIDDEN : 0.0f;
 #pragma unroll
         for (u32 v = 0; v < VECTORS; v++) {
@@ -163,6 +170,24 @@ extern "C" __global__ void __launch_bounds__(NORM_THREADS, AT_ONCE) norm_backwar
         }
     }
     float* to = p.partials + (u64)blockIdx.x * 2 * HIDDEN;
+    if constexpr (BACK_ROWS > 1) {
+        // The rows of a block are added in their order.
+        __shared__ __align__(16) float shared[BACK_ROWS][2][HIDDEN];
+#pragma unroll
+        for (u32 v = 0; v < VECTORS; v++) {
+            if (column(v) >= HIDDEN) continue;
+            store(shared[threadIdx.x / NORM_THREADS][0] + column(v), dweight[v]);
+            store(shared[threadIdx.x / NORM_THREADS][1] + column(v), dbias[v]);
+        }
+        __syncthreads();
+        for (u32 i = threadIdx.x; i < 2 * HIDDEN; i += BACK_THREADS) {
+            float sum = shared[0][0][i];
+#pragma unroll
+            for (u32 other = 1; other < BACK_ROWS; other++) sum += shared[other][0][i];
+            to[i] = sum;
+        }
+        return;
+    }
 #pragma unroll
     for (u32 v = 0; v < VECTORS; v++) {
         if (column(v) >= HIDDEN) continue;

@@ -14,8 +14,10 @@ pub(crate) const TRAIN_SOURCE: Source = Source {
     text: concat!(include_str!("../cuda/vectors.cuh"), include_str!("train.cu")),
     constants: |_, specialisation| {
         let (rows, forward) = forward_block(specialisation.hidden);
+        let (back_rows, back) = back_block(specialisation.hidden);
         vec![
-            ("NORM_THREADS", threads(specialisation.hidden)),
+            ("NORM_THREADS", back),
+            ("BACK_ROWS", back_rows),
             ("FORWARD_THREADS", forward),
             ("FORWARD_ROWS", rows),
         ]
@@ -28,6 +30,12 @@ const OP: &str = "norm in training";
 /// Rows of a block on the way forward, and its threads: a warp for each row that fits into the registers of one.
 fn forward_block(width: usize) -> (usize, usize) {
     if width <= 1024 { (4, 128) } else { (1, threads(width)) }
+}
+
+/// Rows of a block on the way back, and the threads of a row: a warp for each row that fits into the registers of one beside the
+/// sums and the row that follows.
+fn back_block(width: usize) -> (usize, usize) {
+    if width <= 256 { (4, 32) } else { (1, threads(width)) }
 }
 
 /// Weight and bias of a norm, f32 `[c]`, or their gradients; without a bias it is an RMS norm.
@@ -172,7 +180,8 @@ impl TrainNorm {
         }
         let (weight, _) = self.parameters(norm)?;
         self.parameters(gradients)?;
-        let blocks = rows.min(PARTS);
+        let (block, threads) = back_block(self.width);
+        let blocks = rows.div_ceil(block).min(PARTS);
         let arguments = Backward {
             x: x.pointer(),
             weight,
@@ -186,7 +195,7 @@ impl TrainNorm {
             fresh: u32::from(fresh),
         };
         // SAFETY: the layout of `NormBackward`; lengths as just checked.
-        unsafe { self.backward.launch(Grid::new(blocks, threads(self.width) as u32), &arguments) }?;
+        unsafe { self.backward.launch(Grid::new(blocks, (block * threads) as u32), &arguments) }?;
         let of = |first| DeviceSlice::new(scratch, first..scratch.len());
         self.sums.add_partials(of(0)?, blocks, 2 * self.width, gradients.weight)?;
         if let Some(bias) = gradients.bias {
