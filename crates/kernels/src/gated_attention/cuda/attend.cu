@@ -6,14 +6,14 @@
 constexpr u32 WHOLE = 0x8000;
 
 // The tiles of keys that a tile of queries sees, with WHOLE where all its queries see all keys.
-__device__ __forceinline__ u32 list_tiles(const Shape& s, u32 sequence, u32 kv_head, u32 tile, u16* list) {
+__device__ __forceinline__ u32 list_tiles(const Ends& ends, u32 tile, u16* list) {
     __shared__ u32 some[WARPS], all[WARPS], count;
-    if (!s.ends && s.window == NEVER) {
+    if (!ends.row && ends.window == NEVER) {
         for (u32 i = threadIdx.x; i <= tile; i += THREADS) list[i] = (u16)(i | (i < tile ? WHOLE : 0));
         __syncthreads();
         return tile + 1;
     }
-    u32 first = tile * SIDE, last = min(first + SIDE, s.tokens) - 1;
+    u32 first = tile * SIDE, last = min(first + SIDE, ends.tokens) - 1;
     if (threadIdx.x == 0) count = 0;
     for (u32 from = 0; from <= tile; from += WARPS) {
         u32 mine = from + warp();
@@ -21,7 +21,7 @@ __device__ __forceinline__ u32 list_tiles(const Shape& s, u32 sequence, u32 kv_h
         if (mine <= tile) {
 #pragma unroll
             for (u32 i = 0; i < SIDE; i += 32) {
-                u32 end = end_of(s, sequence, kv_head, mine * SIDE + i + lane());
+                u32 end = ends.of(mine * SIDE + i + lane());
                 seen |= end > first;
                 whole &= end > last;
             }
@@ -98,15 +98,20 @@ template <bool SOFT> __device__ __forceinline__ void attend_with(const Attend& p
     u32 tile = s.first_tile + gridDim.z - 1 - blockIdx.z, head = blockIdx.x, sequence = blockIdx.y, kv = head / RATIO, first = tile * SIDE;
     u32 rows = min(SIDE, s.tokens - first);
     fetch(queries, row_of(s, sequence, first, head), FUSED, rows);
-    u32 tiles = list_tiles(s, sequence, kv, tile, list);
+    Ends all_ends(s, sequence, kv);
+    u32 tiles = list_tiles(all_ends, tile, list), coming = 0;
     auto start = [&](u32 i) {
         if (i < tiles) {
             u32 key = (list[i] & ~WHOLE) * SIDE, count = min(SIDE, s.tokens - key);
             fetch(keys(i % STAGES), row_of(s, sequence, key, QUERY_HEADS + kv), FUSED, count);
             fetch(values(i % STAGES), row_of(s, sequence, key, QUERY_HEADS + KV_HEADS + kv), FUSED, count);
-            if (threadIdx.x < SIDE) ends[i % STAGES][threadIdx.x] = end_of(s, sequence, kv, key + threadIdx.x);
+            if (threadIdx.x < SIDE) coming = all_ends.of(key + threadIdx.x);
         }
         commit_copies();
+    };
+    // Once what `start` read is there, and nobody waits for it.
+    auto note_ends = [&](u32 i) {
+        if (i < tiles && threadIdx.x < SIDE) ends[i % STAGES][threadIdx.x] = coming;
     };
     float mixed[DP / 8][4], top[2] = {-infinity(), -infinity()}, sum[2] = {0.0f, 0.0f};
     clear(mixed);
@@ -117,6 +122,7 @@ template <bool SOFT> __device__ __forceinline__ void attend_with(const Attend& p
         if (SOFT && i < tiles) logs.start(s, sequence, kv, (list[i] & ~WHOLE) * SIDE, first);
     };
     start(0);
+    note_ends(0);
     start_logs(0);
     for (u32 i = 0; i < tiles; i++) {
         arrived<0>();
@@ -170,6 +176,7 @@ template <bool SOFT> __device__ __forceinline__ void attend_with(const Attend& p
             __syncthreads();
             start(i + 1);
         }
+        note_ends(i + 1);
     }
 #pragma unroll
     for (u32 half = 0; half < 2; half++) {
@@ -185,9 +192,9 @@ template <bool SOFT> __device__ __forceinline__ void attend_with(const Attend& p
         write_row(p.out + token * MIXED + head * D, mixed, half, 1.0f / total);
     }
 }
-// Heads of 64 without gates have five blocks on a multiprocessor; with soft ones they keep them.
+// Of heads of 64, registers of five blocks on a multiprocessor.
 constexpr u32 BLOCKS = DP <= 64 && sizeof(W) == 2 ? 5 : 1;
-extern "C" __global__ void __launch_bounds__(THREADS) attend(const __grid_constant__ Attend p) { attend_with<false>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(const __grid_constant__ Attend p) { attend_with<false>(p); }
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend_soft(const __grid_constant__ Attend p) { attend_with<true>(p); }
 
 struct Deltas {
@@ -243,15 +250,20 @@ template <bool SOFT> __device__ __forceinline__ void back_queries_with(const Bac
     u32 rows = min(SIDE, s.tokens - first);
     fetch(queries, row_of(s, sequence, first, head), FUSED, rows);
     fetch(douts, p.dout + ((u64)sequence * s.tokens + first) * MIXED + head * D, MIXED, rows);
-    u32 tiles = list_tiles(s, sequence, kv, tile, list);
+    Ends all_ends(s, sequence, kv);
+    u32 tiles = list_tiles(all_ends, tile, list), coming = 0;
     auto start = [&](u32 i) {
         if (i < tiles) {
             u32 key = (list[i] & ~WHOLE) * SIDE, count = min(SIDE, s.tokens - key);
             fetch(keys(i % STAGES), row_of(s, sequence, key, QUERY_HEADS + kv), FUSED, count);
             fetch(values(i % STAGES), row_of(s, sequence, key, QUERY_HEADS + KV_HEADS + kv), FUSED, count);
-            if (threadIdx.x < SIDE) ends[i % STAGES][threadIdx.x] = end_of(s, sequence, kv, key + threadIdx.x);
+            if (threadIdx.x < SIDE) coming = all_ends.of(key + threadIdx.x);
         }
         commit_copies();
+    };
+    // Once what `start` read is there, and nobody waits for it.
+    auto note_ends = [&](u32 i) {
+        if (i < tiles && threadIdx.x < SIDE) ends[i % STAGES][threadIdx.x] = coming;
     };
     float dq[DP / 8][4], rest[2], delta[2], scale = s.scale * LOG2_E;
     clear(dq);
@@ -266,6 +278,7 @@ template <bool SOFT> __device__ __forceinline__ void back_queries_with(const Bac
         if (SOFT && i < tiles) logs.start(s, sequence, kv, (list[i] & ~WHOLE) * SIDE, first);
     };
     start(0);
+    note_ends(0);
     start_logs(0);
     for (u32 i = 0; i < tiles; i++) {
         arrived<0>();
@@ -298,6 +311,7 @@ template <bool SOFT> __device__ __forceinline__ void back_queries_with(const Bac
             __syncthreads();
             start(i + 1);
         }
+        note_ends(i + 1);
     }
 #pragma unroll
     for (u32 half = 0; half < 2; half++) {

@@ -18,13 +18,15 @@ struct BackKeys {
     const u32* fades_at;    // [b][groups][T]: the first query for which a key's votes have no gradient any more (hard)
 };
 
-// The exact change of dout . out if an entry were there rather than not is `weight * change` over this. Bounded for an entry that
-// is all that its query sees.
-__device__ __forceinline__ float whole_of(bool living, float weight) { return living ? 1.0f - fminf(0.9f, weight) : 1.0f + weight; }
+// The exact change of dout . out if an entry were there rather than not is `weight * change` over this, and so is the exact change
+// if it were not. Bounded for an entry that is all that its query sees; `living` is 1 or 0.
+__device__ __forceinline__ float whole_of(float living, float weight) {
+    return fmaf(-living, weight + fminf(0.9f, weight), 1.0f + weight);
+}
 
 template <int RULE> __device__ __forceinline__ void back_keys_with(const BackKeys& p) {
     extern __shared__ __align__(16) u8 raw_memory[];
-    // Of the columns of a tile: the logarithm of the sum of exponentials, negative and in powers of two, and out . dout.
+    // Of the columns of a tile: the logarithm of the sum of exponentials, and out . dout.
     __shared__ __align__(16) float stats[STAGES][2][SIDE];
     __shared__ u32 latest, latest_alive, earliest;
     u8* memory = whole_atoms(raw_memory);
@@ -36,10 +38,11 @@ template <int RULE> __device__ __forceinline__ void back_keys_with(const BackKey
     u32 all = (s.tokens + SIDE - 1) / SIDE, kv = blockIdx.x, sequence = blockIdx.y, tile = blockIdx.z, first = tile * SIDE, rows = min(SIDE, s.tokens - first);
     fetch(keys, row_of(s, sequence, first, QUERY_HEADS + kv), FUSED, rows);
     fetch(values, row_of(s, sequence, first, QUERY_HEADS + KV_HEADS + kv), FUSED, rows);
+    Ends ends(s, sequence, kv);
     if (threadIdx.x == 0) latest = latest_alive = 0, earliest = NEVER;
     __syncthreads();
     if (threadIdx.x < SIDE) {
-        u32 key = first + threadIdx.x, end = end_of(s, sequence, kv, key), looked_at = end;
+        u32 key = first + threadIdx.x, end = ends.of(key), looked_at = end;
         if (RULE == HARD && key < s.tokens) {
             u32 in_sight = s.window == NEVER ? NEVER : key + s.window;
             looked_at = max(end, min(in_sight, p.fades_at[(u64)(sequence * s.groups + group_of(s, kv)) * s.tokens + key]));
@@ -51,7 +54,7 @@ template <int RULE> __device__ __forceinline__ void back_keys_with(const BackKey
     __syncthreads();
     u32 end[2], key[2];
 #pragma unroll
-    for (u32 half = 0; half < 2; half++) key[half] = first + own_row(half), end[half] = end_of(s, sequence, kv, key[half]);
+    for (u32 half = 0; half < 2; half++) key[half] = first + own_row(half), end[half] = ends.of(key[half]);
     // The tiles of the strip from this one on, each for all query heads of this KV head.
     u32 begin = max(tile, s.first_tile), behind = (min(s.tokens, latest) + SIDE - 1) / SIDE;
     behind = min(behind, s.first_tile + s.tiles);
@@ -64,8 +67,9 @@ template <int RULE> __device__ __forceinline__ void back_keys_with(const BackKey
             if (threadIdx.x < SIDE) {
                 u32 row = turned(threadIdx.x);
                 u64 at = (u64)(sequence * QUERY_HEADS + head) * s.tokens + query + row;
-                stats[i % STAGES][0][threadIdx.x] = row < count ? -p.lse[at] * LOG2_E : -infinity();
-                stats[i % STAGES][1][threadIdx.x] = row < count ? p.delta[at] : 0.0f;
+                // Of queries that are not there everything is 0, and so what comes of them.
+                copy4(shared_address(&stats[i % STAGES][0][threadIdx.x]), p.lse + at, row < count ? 4 : 0);
+                copy4(shared_address(&stats[i % STAGES][1][threadIdx.x]), p.delta + at, row < count ? 4 : 0);
             }
         }
         commit_copies();
@@ -102,8 +106,15 @@ template <int RULE> __device__ __forceinline__ void back_keys_with(const BackKey
         bool first_head = RATIO == 1 || i % RATIO == 0, last_head = RATIO == 1 || i % RATIO == RATIO - 1;
         W* worth_of = RULE == DENSE ? nullptr
                                     : p.worth + (((u64)(sequence * KV_HEADS + kv) * all + tile) * s.tiles + now - s.first_tile) * (SIDE * SIDE);
-        bool masked = now == tile || query + SIDE > earliest;
-        auto pairs = [&](auto hiding) {
+        // Of the lane's queries, from which on a key is behind its query, and from which on it is not seen any more.
+        float from[2], until[2];
+#pragma unroll
+        for (u32 half = 0; half < 2; half++) {
+            u32 at = query + lane() % 4 * 16;
+            from[half] = key[half] > at ? (float)(key[half] - at) : 0.0f;
+            until[half] = end[half] > at ? (float)(end[half] - at) : 0.0f;
+        }
+        auto pairs = [&](auto ending, auto ordered) {
             float eight[2][8];
 #pragma unroll
             for (u32 j = 0; j < SIDE / 8; j++) {
@@ -113,20 +124,27 @@ template <int RULE> __device__ __forceinline__ void back_keys_with(const BackKey
                     const Log* pair = (const Log*)(own_logs + (half * CHUNKS + 2 * j / EACH) * THREADS) + 2 * j % EACH;
                     seen_of[half][0] = widen(pair[0]), seen_of[half][1] = widen(pair[1]);
                 }
-                float2 rest = *(const float2*)&stats[stage][0][own_column(j, 0)], delta = *(const float2*)&stats[stage][1][own_column(j, 0)];
+                float2 lse = *(const float2*)&stats[stage][0][own_column(j, 0)], delta = *(const float2*)&stats[stage][1][own_column(j, 0)];
+                float rest[2] = {-LOG2_E * lse.x, -LOG2_E * lse.y};
 #pragma unroll
                 for (u32 k = 0; k < 4; k++) {
-                    u32 half = k / 2, at = query + lane() % 4 * 16 + 2 * j + k % 2;
-                    float more = k % 2 ? rest.y : rest.x;
+                    u32 half = k / 2;
+                    float at = (float)(2 * j + k % 2), more = rest[k % 2];
                     if (RULE == SOFT) more += seen_of[half][k % 2];
-                    float x = fmaf(weight[j][k], scale, more);
-                    if (RULE == HARD) x = fminf(20.0f * LOG2_E, x);
-                    float own = two_to(x), product = own * (change[j][k] - (k % 2 ? delta.y : delta.x));
-                    bool living = !hiding || at < end[half], seen = !hiding || (living && at >= key[half]);
-                    float worth_here = RULE == HARD ? product * reciprocal(whole_of(living, own)) : seen ? product : 0.0f;
-                    worth[k] = worth_here;
-                    weight[j][k] = seen ? own : 0.0f;
-                    change[j][k] = seen ? product : 0.0f;
+                    float x = fmaf(weight[j][k], scale, more), gain = change[j][k] - (k % 2 ? delta.y : delta.x);
+                    if constexpr (RULE == HARD) {
+                        // A score that the query does not see may be anything.
+                        float own = two_to(ending ? fminf(20.0f * LOG2_E, x) : x), product = own * gain;
+                        float living = !ending || at < until[half] ? 1.0f : 0.0f, seen = !ordered || at >= from[half] ? living : 0.0f;
+                        worth[k] = product * reciprocal(ending ? whole_of(living, own) : 1.0f - fminf(0.9f, own));
+                        weight[j][k] = ending ? own * seen : own;
+                        change[j][k] = ending ? product * seen : product;
+                    } else {
+                        bool seen = (!ending || at < until[half]) && (!ordered || at >= from[half]);
+                        float own = seen ? two_to(x) : 0.0f;
+                        weight[j][k] = own;
+                        worth[k] = change[j][k] = own * gain;
+                    }
                 }
                 if constexpr (RULE == DENSE) continue;
                 if (!first_head) {
@@ -143,8 +161,9 @@ template <int RULE> __device__ __forceinline__ void back_keys_with(const BackKey
                 }
             }
         };
-        if (masked) pairs(Yes());
-        else pairs(No());
+        if (now == tile) pairs(Yes(), Yes());
+        else if (query + SIDE > earliest) pairs(Yes(), No());
+        else pairs(No(), No());
         if (RULE == SOFT && last_head && i + 1 < steps) {
             start_logs(query + SIDE);
             commit_copies();

@@ -25,9 +25,7 @@ struct Blame {
     float per_pair;
     u32 queries;             // those whose pairs are under pressure
 };
-constexpr float LOWEST_SCORE = -8.0f;
 constexpr u32 DX_STRIDE = padded<W>(SIDE);
-
 
 // Where a gate head has several KV heads, the worths of the first become the sum of all.
 struct Gather {
@@ -52,13 +50,27 @@ extern "C" __global__ void __launch_bounds__(THREADS) gather_worth(Gather p) {
     put_pairs(worth, sum);
 }
 
+// What the sigmoid's slope leaves of a gradient, at a score in powers of two; 0 at GONE, and of no vote.
+constexpr float GONE = -126.0f;
+__device__ __forceinline__ float slope_at(float score) {
+    float other = two_to(-score), part = reciprocal(1.0f + other);
+    return part * part * other;
+}
+// Over later lanes of the same key: what is handed to this one, where each adds its own to what goes through it, all or nothing.
+__device__ __forceinline__ float handed_down(float carried, float own, float through) {
+#pragma unroll
+    for (u32 i = 3; i > 0; i--) {
+        float other = __shfl_sync(ALL, own, (lane() & ~3u) + i), open = __shfl_sync(ALL, through, (lane() & ~3u) + i);
+        if (lane() % 4 < i) carried = fmaf(open, carried, other);
+    }
+    return carried;
+}
 // The walk along the 16 queries of a lane and those of the three beside it, from the last to the first, for one key. Scores become
-// their gradients; gives what the key carries on.
+// their gradients; gives what the key carries on. `any` is set where a vote has a gradient.
 //
-// A minimum's gradient goes to the vote that holds it: what comes from later queries stops there. `keep` is 0 where it stops, so that
-// a lane hands down `through * handed + own`.
-__device__ __forceinline__ float hard_walk(float* scores, const float* worth, float before, float carried, float lambda, bool decided,
-                                           u32 from, u32 until, float& worth_sum, float& weight_sum) {
+// A minimum's gradient goes to the vote that holds it: what comes from later queries stops there. `keep` is 0 where it stops.
+__device__ __forceinline__ float hard_walk(float* scores, const float (&worth)[OWN], float before, float carried, float lambda, bool decided,
+                                           u32 from, u32 until, float& worth_sum, float& weight_sum, bool& any) {
     float least = HUGE;
 #pragma unroll
     for (u32 i = 0; i < OWN; i++) least = fminf(least, scores[i]);
@@ -67,6 +79,7 @@ __device__ __forceinline__ float hard_walk(float* scores, const float* worth, fl
         float other = __shfl_sync(ALL, least, (lane() & ~3u) + i - 1);
         if (lane() % 4 >= i) before = fminf(before, other);
     }
+    bool holds = least < before, low = fminf(least, before) < LOWEST_SCORE;
     float keep[OWN];
 #pragma unroll
     for (u32 i = 0; i < OWN; i++) {
@@ -74,34 +87,37 @@ __device__ __forceinline__ float hard_walk(float* scores, const float* worth, fl
         before = fminf(before, scores[i]);
         scores[i] = before;
     }
-    if (!decided) {
+    if (__any_sync(ALL, low || !decided)) {
 #pragma unroll
-        for (u32 i = 0; i < OWN; i++) scores[i] = (i >= from) & (i < until) ? scores[i] : -HUGE;
+        for (u32 i = 0; i < OWN; i++) scores[i] = (i >= from) & (i < until) & !(scores[i] < LOWEST_SCORE) ? scores[i] : GONE;
     }
-    float through = 1.0f, own = 0.0f;
-#pragma unroll
-    for (u32 i = OWN; i-- > 0;) {
-        float m = scores[i], tail = two_to(-fabsf(m) * LOG2_E), part = reciprocal(1.0f + tail);
-        float phi = m < LOWEST_SCORE ? 0.0f : tail * part * part, worth_here = phi * worth[i];
-        worth_sum += worth_here, weight_sum += phi;
-        scores[i] = fmaf(phi, lambda, worth_here);
-        own = (own + scores[i]) * keep[i];
-        through *= keep[i];
-    }
-    float handed = carried;
-#pragma unroll
-    for (u32 i = 3; i > 0; i--) {
-        float other = __shfl_sync(ALL, own, (lane() & ~3u) + i), open = __shfl_sync(ALL, through, (lane() & ~3u) + i);
-        if (lane() % 4 < i) handed = fmaf(open, handed, other);
-    }
+    float own = 0.0f;
 #pragma unroll
     for (u32 i = OWN; i-- > 0;) {
-        handed += scores[i];
-        float kept = handed * keep[i];
-        scores[i] = handed - kept;
-        handed = kept;
+        float slope = slope_at(scores[i]), worth_here = slope * worth[i];
+        worth_sum += worth_here, weight_sum += slope;
+        scores[i] = fmaf(slope, lambda, worth_here);
+        own = i + 1 < OWN ? fmaf(own, keep[(i + 1) % OWN], scores[i]) : scores[i];
     }
-    return __shfl_sync(ALL, handed, lane() & ~3u);
+    float handed = handed_down(carried, own * keep[0], holds ? 0.0f : 1.0f);
+#pragma unroll
+    for (u32 i = OWN; i-- > 0;) {
+        handed = i + 1 < OWN ? fmaf(handed, keep[(i + 1) % OWN], scores[i]) : handed + scores[i];
+        scores[i] = fmaf(-handed, keep[i], handed);
+    }
+    any |= holds;
+    return __shfl_sync(ALL, handed * keep[0], lane() & ~3u);
+}
+// The same of queries of which none holds a minimum: nothing stops, and one slope is that of all.
+__device__ __forceinline__ float quiet_walk(float* scores, const float (&worth)[OWN], float before, float carried, float lambda,
+                                            float& worth_sum, float& weight_sum) {
+    float slope = slope_at(before), sum = 0.0f;
+#pragma unroll
+    for (u32 i = 0; i < OWN; i++) sum += worth[i], scores[i] = 0.0f;
+    sum *= slope;
+    worth_sum += sum, weight_sum += (float)OWN * slope;
+    float own = fmaf((float)OWN * slope, lambda, sum), handed = handed_down(carried, own, 1.0f);
+    return __shfl_sync(ALL, handed + own, lane() & ~3u);
 }
 // The same where votes are factors: a sum's gradient goes to every vote, by its slope.
 __device__ __forceinline__ float soft_walk(float* scores, const float* gain, const Curve& curve, float carried) {
@@ -135,7 +151,7 @@ template <bool HARD> __device__ __forceinline__ void blame(const Blame& p) {
         rows.read(at.gates(v.key_gates, v, first), v.stride, count);
         rows.put(key_gates);
     }
-    Keys keys(v, at);
+    Keys keys(v, at, HARD ? LOG2_E : 1.0f);
     __syncthreads();
     if (threadIdx.x < count) {
         u32 key = first + threadIdx.x, end = p.ends[at.row(v, key)], in_sight = v.window == NEVER ? NEVER : key + v.window;
@@ -148,78 +164,99 @@ template <bool HARD> __device__ __forceinline__ void blame(const Blame& p) {
     u32* busy = p.busy + (at.head() * tiles + at.tile) * v.tiles;
     u32 top = min(behind, (min(latest, v.tokens) + SIDE - 1) / SIDE);
     for (u32 tile = max(top, begin) + threadIdx.x; tile < behind; tile += THREADS) busy[tile - v.first_tile] = 0;
-    float carried[2] = {0.0f, 0.0f};
+    float carried[2] = {0.0f, 0.0f}, brought = 0.0f;
     double sums[3] = {0.0, 0.0, 0.0};
 #pragma unroll
-    for (u32 half = 0; half < 2; half++)
+    for (u32 half = 0; half < 2; half++) {
         if (behind < tiles && keys.key[half] < v.tokens) carried[half] = p.carried[at.row(v, keys.key[half])];
+        brought += carried[half];
+    }
     float dk[RP / 8][4], factor = 1.0f / sqrtf((float)R), lambda = HARD ? p.lambda[at.group] : 0.0f;
     clear(dk);
+    u64 places = ((u64)(at.sequence * KV_HEADS + at.group * GROUP_KV) * tiles + at.tile) * v.tiles - v.first_tile;
     GateRows<true> next;
-    if (top > begin) next.read(at.gates(v.query_gates, v, (top - 1) * SIDE), v.stride, min(SIDE, v.tokens - (top - 1) * SIDE));
+    // What a tile needs from memory is on its way while the one before is worked on.
+    PairWords coming;
+    float before[2], first_of[2] = {HUGE, HUGE};
+    auto start = [&](u32 tile) {
+        next.read(at.gates(v.query_gates, v, tile * SIDE), v.stride, min(SIDE, v.tokens - tile * SIDE));
+        if (tile * SIDE < latest_worth) coming.start(p.worth + (places + tile) * (SIDE * SIDE));
+        else coming.clear();
+#pragma unroll
+        for (u32 half = 0; half < 2; half++)
+            first_of[half] = HARD && tile > at.tile && keys.key[half] < v.tokens ? p.trail[(at.head() * tiles + tile) * v.tokens + keys.key[half]] : HUGE;
+    };
+    if (top > begin) start(top - 1);
     for (u32 tile = top; tile-- > begin;) {
         next.put(query_gates(tile));
         __syncthreads();
-        if (tile > begin) next.read(at.gates(v.query_gates, v, (tile - 1) * SIDE), v.stride, min(SIDE, v.tokens - (tile - 1) * SIDE));
-        u64 place = ((u64)(at.sequence * KV_HEADS + at.group * GROUP_KV) * tiles + at.tile) * v.tiles + tile - v.first_tile;
-        W* out = p.pairs + place * (SIDE * SIDE);
-        // On its way while scores are computed.
-        bool worthy = tile * SIDE < latest_worth;
-        PairWords words;
-        if (worthy) words.start(p.worth + place * (SIDE * SIDE));
+        PairWords words = coming;
+        // None of a key's votes of a tile holds a minimum if there is none smaller before the next.
+        bool quiet = HARD && tile + 1 < top && all_vote(v, at, tile);
+#pragma unroll
+        for (u32 half = 0; half < 2; half++) {
+            quiet = quiet && first_of[half] == before[half] && !(before[half] < LOWEST_SCORE);
+            before[half] = first_of[half];
+        }
+        if (tile > begin) start(tile - 1);
+        W* out = p.pairs + (places + tile) * (SIDE * SIDE);
         LogRow logs[2];
         if (!HARD && p.logs) {
 #pragma unroll
             for (u32 half = 0; half < 2; half++)
                 logs[half].start(p.logs + at.row(v, min(keys.key[half], v.tokens - 1)) * (v.tiles * SIDE) + own_query(tile) - v.first_tile * SIDE);
         }
-        float before[2] = {HUGE, HUGE};
-        if (HARD && tile > at.tile) {
-#pragma unroll
-            for (u32 half = 0; half < 2; half++)
-                if (keys.key[half] < v.tokens) before[half] = p.trail[(at.head() * tiles + tile) * v.tokens + keys.key[half]];
-        }
-        float scores[2 * OWN], worth[SIDE / 8][4];
-        gate_scores(scores, keys, key_gates, query_gates(tile));
-        clear(worth);
-        if (worthy) words.add_to(worth);
-        u32 query = own_query(tile);
-        float worth_sum = 0.0f, weight_sum = 0.0f;
+        u32 query = own_query(tile), decided_from[2], decided_until[2];
+        // Of the lane's queries, those that the votes decide about.
 #pragma unroll
         for (u32 half = 0; half < 2; half++) {
-            u32 key = keys.key[half], until = min(v.tokens, keys.window_end[half]);
-            // Of the lane's queries, those that the votes decide about.
-            u32 decided_from = keys.decided_from[half] > query ? min(keys.decided_from[half] - query, OWN) : 0;
-            u32 decided_until = until > query ? min(until - query, OWN) : 0;
-            bool decided = decided_from == 0 && decided_until == OWN;
-            if (!all_vote(v, at, tile)) hide_others(scores + half * OWN, v, key, query);
-            float own[OWN];
+            u32 until = min(v.tokens, keys.window_end[half]);
+            decided_from[half] = keys.decided_from[half] > query ? min(keys.decided_from[half] - query, OWN) : 0;
+            decided_until[half] = until > query ? min(until - query, OWN) : 0;
+        }
+        auto decided = [&](u32 half) { return decided_from[half] == 0 && decided_until[half] == OWN; };
+        float scores[2 * OWN], worth_sum = 0.0f, weight_sum = 0.0f, bias = 0.0f;
+        bool any = false;
+        if (__all_sync(ALL, quiet && decided(0) && decided(1))) {
 #pragma unroll
-            for (u32 i = 0; i < OWN; i++) own[i] = worth[i / 2][half * 2 + i % 2];
-            if constexpr (HARD) {
-                carried[half] = hard_walk(scores + half * OWN, own, before[half], carried[half], lambda, decided, decided_from, decided_until,
-                                          worth_sum, weight_sum);
-            } else {
-                if (p.logs && key < v.tokens) {
+            for (u32 half = 0; half < 2; half++) {
+                float own[OWN];
+                words.row(own, half);
+                carried[half] = quiet_walk(scores + half * OWN, own, before[half], carried[half], lambda, worth_sum, weight_sum);
+            }
+        } else {
+            gate_scores(scores, keys, key_gates, query_gates(tile));
 #pragma unroll
-                    for (u32 i = 0; i < OWN; i++) own[i] = query + i < p.queries ? fmaf(p.per_pair, two_to(logs[half].get(i)), own[i]) : own[i];
+            for (u32 half = 0; half < 2; half++) {
+                u32 key = keys.key[half];
+                if (!all_vote(v, at, tile)) hide_others(scores + half * OWN, v, key, query);
+                float own[OWN];
+                words.row(own, half);
+                if constexpr (HARD) {
+                    carried[half] = hard_walk(scores + half * OWN, own, before[half], carried[half], lambda, decided(half), decided_from[half],
+                                              decided_until[half], worth_sum, weight_sum, any);
+                } else {
+                    if (p.logs && key < v.tokens) {
+#pragma unroll
+                        for (u32 i = 0; i < OWN; i++) own[i] = query + i < p.queries ? fmaf(p.per_pair, two_to(logs[half].get(i)), own[i]) : own[i];
+                    }
+                    if (!decided(half)) {
+#pragma unroll
+                        for (u32 i = 0; i < OWN; i++) own[i] = (i >= decided_from[half]) & (i < decided_until[half]) ? own[i] : 0.0f;
+                    }
+                    carried[half] = soft_walk(scores + half * OWN, own, Curve(p.curve), carried[half]);
+#pragma unroll
+                    for (u32 i = 0; i < OWN; i++) {
+                        bias += scores[half * OWN + i];
+                        // NaN must go on to the weights, where the trainer sees it.
+                        any |= scores[half * OWN + i] != 0.0f;
+                    }
                 }
-                if (!decided) {
-#pragma unroll
-                    for (u32 i = 0; i < OWN; i++) own[i] = (i >= decided_from) & (i < decided_until) ? own[i] : 0.0f;
-                }
-                carried[half] = soft_walk(scores + half * OWN, own, Curve(p.curve), carried[half]);
             }
         }
-        float pairs[SIDE / 8][4], bias = 0.0f;
-        bool any = false;
+        float pairs[SIDE / 8][4];
 #pragma unroll
-        for (u32 i = 0; i < 2 * OWN; i++) {
-            pairs[i % OWN / 2][i / OWN * 2 + i % 2] = scores[i];
-            bias += scores[i];
-            // NaN must go on to the weights, where the trainer sees it.
-            any |= scores[i] != 0.0f;
-        }
+        for (u32 i = 0; i < 2 * OWN; i++) pairs[i % OWN / 2][i / OWN * 2 + i % 2] = scores[i];
         sums[0] += (double)worth_sum, sums[1] += (double)weight_sum, sums[2] += (double)bias;
 #pragma unroll
         for (u32 half = 0; half < 2; half++)
@@ -247,6 +284,8 @@ template <bool HARD> __device__ __forceinline__ void blame(const Blame& p) {
             }
         }
     }
+    // What a key's votes got is what came to it less what it carries on.
+    if (HARD) sums[2] = sums[0] + (double)lambda * sums[1] + (lane() % 4 == 0 ? (double)brought - (double)carried[0] - (double)carried[1] : 0.0);
     bool first_strip = behind == tiles;
 #pragma unroll
     for (u32 half = 0; half < 2; half++) {
@@ -263,8 +302,8 @@ template <bool HARD> __device__ __forceinline__ void blame(const Blame& p) {
     }
 }
 // As many as have room for their tiles in shared memory where gates are 64 wide.
-constexpr u32 BLOCKS = RP <= 64 && sizeof(W) == 2 ? 3 : 1;
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) hard_blame(const __grid_constant__ Blame p) { blame<true>(p); }
+constexpr u32 BLOCKS = RP <= 64 && sizeof(W) == 2 ? 3 : 1, HARD_BLOCKS = RP <= 16 && sizeof(W) == 2 ? 4 : BLOCKS;
+extern "C" __global__ void __launch_bounds__(THREADS, HARD_BLOCKS) hard_blame(const __grid_constant__ Blame p) { blame<true>(p); }
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) soft_blame(const __grid_constant__ Blame p) { blame<false>(p); }
 
 // A block owns 64 queries of one gate head and walks the keys up.

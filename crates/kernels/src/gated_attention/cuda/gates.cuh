@@ -79,15 +79,17 @@ struct Keys {
     u32 key[2];
     u32 decided_from[2];   // the first query that votes decide about
     u32 window_end[2];     // the first query that the window keeps away
-    float offset[2];       // added to a key's products
-    __device__ __forceinline__ Keys(const Voter& v, const Place& at) {
+    float factor;          // of a key's products
+    float offset[2];       // added to them
+    // Scores come in units of `unit`: hard passes take powers of two, which their exponentials want.
+    __device__ __forceinline__ Keys(const Voter& v, const Place& at, float unit) : factor(unit / sqrtf((float)R)) {
 #pragma unroll
         for (u32 half = 0; half < 2; half++) {
             u32 j = key[half] = at.tile * SIDE + own_row(half);
             bool there = j < v.tokens;
             decided_from[half] = !there || j < v.sinks ? NEVER : j + v.recent;
             window_end[half] = !there ? 0 : v.window == NEVER ? NEVER : j + v.window;
-            offset[half] = v.bias[at.group] - v.shift + (v.noise && there ? v.noise[at.row(v, j)] : 0.0f);
+            offset[half] = unit * (v.bias[at.group] - v.shift + (v.noise && there ? v.noise[at.row(v, j)] : 0.0f));
         }
     }
 };
@@ -119,9 +121,8 @@ __device__ __forceinline__ void gate_scores(float (&scores)[2 * OWN], const Keys
     } else {
         add_scores<GATE_STRIDE, RP>(sums, key_gates, warp() * 16, query_gates);
     }
-    float factor = 1.0f / sqrtf((float)R);
 #pragma unroll
-    for (u32 i = 0; i < 2 * OWN; i++) scores[i] = fmaf(sums[i % OWN / 2][i / OWN * 2 + i % 2], factor, keys.offset[i / OWN]);
+    for (u32 i = 0; i < 2 * OWN; i++) scores[i] = fmaf(sums[i % OWN / 2][i / OWN * 2 + i % 2], keys.factor, keys.offset[i / OWN]);
 }
 // The lane's first query of a tile.
 __device__ __forceinline__ u32 own_query(u32 tile) { return tile * SIDE + lane() % 4 * OWN; }
@@ -141,6 +142,8 @@ __device__ __forceinline__ u32 quad_min(u32 x) {
 
 // No vote: above every score.
 constexpr float HUGE = 1e30f;
+// Below this score of the hard rule, in powers of two, no gradient passes (Rust: LOWEST_SCORE).
+constexpr float LOWEST_SCORE = -8.0f * LOG2_E;
 // Pairs that do not vote get HUGE for a score.
 __device__ __forceinline__ void hide_others(float* scores, const Voter& v, u32 key, u32 query) {
 #pragma unroll

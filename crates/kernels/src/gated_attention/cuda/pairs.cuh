@@ -6,12 +6,20 @@ struct No { __device__ constexpr operator bool() const { return false; } };
 
 constexpr u32 PAIR_CHUNK = 16 / sizeof(W), PAIR_CHUNKS = SIDE * SIDE / THREADS / PAIR_CHUNK;
 
+// 16 bytes in one access: plain stores the compiler takes apart among products.
+__device__ __forceinline__ void put_chunk(void* to, uint4 x) {
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
+}
 // Eight of a thread's: of row `half` and the columns of pieces 4 `part` to 4 `part` + 3.
 __device__ __forceinline__ void put_eight(W* to, u32 half, u32 part, const float (&eight)[8]) {
 #pragma unroll
     for (u32 i = 0; i < 8; i += PAIR_CHUNK) {
         u32 chunk = (half * 16 + part * 8 + i) / PAIR_CHUNK;
-        store(to + (chunk * THREADS + threadIdx.x) * PAIR_CHUNK, *(const float(*)[PAIR_CHUNK])&eight[i]);
+        W* place = to + (chunk * THREADS + threadIdx.x) * PAIR_CHUNK;
+        if constexpr (sizeof(W) == 2)
+            put_chunk(place, make_uint4(narrow2<W>(eight[0], eight[1]), narrow2<W>(eight[2], eight[3]), narrow2<W>(eight[4], eight[5]), narrow2<W>(eight[6], eight[7])));
+        else
+            put_chunk(place, make_uint4(__float_as_uint(eight[i]), __float_as_uint(eight[i + 1]), __float_as_uint(eight[i + 2]), __float_as_uint(eight[i + 3])));
     }
 }
 __device__ __forceinline__ void put_pairs(W* to, const float (&pairs)[SIDE / 8][4]) {
@@ -30,12 +38,24 @@ struct PairWords {
 #pragma unroll
         for (u32 i = 0; i < PAIR_CHUNKS; i++) words[i] = ((const uint4*)from)[i * THREADS + threadIdx.x];
     }
+    __device__ __forceinline__ void clear() {
+#pragma unroll
+        for (u32 i = 0; i < PAIR_CHUNKS; i++) words[i] = make_uint4(0, 0, 0, 0);
+    }
+    // Of this thread's row `half`, in the order of its columns.
+    __device__ __forceinline__ void row(float (&row)[SIDE / 4], u32 half) const {
+#pragma unroll
+        for (u32 i = 0; i < SIDE / 4; i += PAIR_CHUNK)
+            load(*(float(*)[PAIR_CHUNK])&row[i], (const W*)&words[(half * (SIDE / 4) + i) / PAIR_CHUNK]);
+    }
     __device__ __forceinline__ void add_to(float (&pairs)[SIDE / 8][4]) const {
-        float row[SIDE / 2];
 #pragma unroll
-        for (u32 i = 0; i < PAIR_CHUNKS; i++) load(*(float(*)[PAIR_CHUNK])&row[i * PAIR_CHUNK], (const W*)&words[i]);
+        for (u32 half = 0; half < 2; half++) {
+            float numbers[SIDE / 4];
+            row(numbers, half);
 #pragma unroll
-        for (u32 i = 0; i < SIDE / 2; i++) pairs[i % 16 / 2][i / 16 * 2 + i % 2] += row[i];
+            for (u32 i = 0; i < SIDE / 4; i++) pairs[i / 2][half * 2 + i % 2] += numbers[i];
+        }
     }
 };
 

@@ -15,12 +15,18 @@ struct Shape {
 constexpr u32 STAGES = sizeof(W) == 2 && DP <= 256 ? 2 : 1;
 
 __device__ __forceinline__ u32 group_of(const Shape& s, u32 kv_head) { return kv_head / (KV_HEADS / s.groups); }
-__device__ __forceinline__ u32 end_of(const Shape& s, u32 sequence, u32 kv_head, u32 key) {
-    if (key >= s.tokens) return 0;
-    u32 end = s.window == NEVER ? NEVER : key + s.window;
-    if (s.ends) end = min(end, s.ends[(u64)(sequence * s.groups + group_of(s, kv_head)) * s.tokens + key]);
-    return end;
-}
+// The ends of a KV head's keys.
+struct Ends {
+    const u32* row;
+    u32 tokens, window;
+    __device__ __forceinline__ Ends(const Shape& s, u32 sequence, u32 kv_head)
+        : row(s.ends ? s.ends + (u64)(sequence * s.groups + group_of(s, kv_head)) * s.tokens : nullptr), tokens(s.tokens), window(s.window) {}
+    __device__ __forceinline__ u32 of(u32 key) const {
+        if (key >= tokens) return 0;
+        u32 end = window == NEVER ? NEVER : key + window;
+        return row ? min(end, row[key]) : end;
+    }
+};
 __device__ __forceinline__ const W* row_of(const Shape& s, u32 sequence, u32 token, u32 head) {
     return s.qkv + ((u64)sequence * s.tokens + token) * FUSED + head * D;
 }

@@ -6,10 +6,8 @@ struct HardVotes {
     Voter voter;
     u32* expires_at;   // [b][GROUPS][T]
     u32* fades_at;     // [b][GROUPS][T]: the first query from which no gradient passes to a key's votes, at the start of a tile
-    float* trail;      // [b][GROUPS][tiles][T]: each key's smallest score before a tile of queries
+    float* trail;      // [b][GROUPS][tiles][T]: each key's smallest score before a tile of queries, in powers of two
 };
-// Below this score no gradient passes (Rust: LOWEST_SCORE).
-constexpr float LOWEST_SCORE = -8.0f;
 
 extern "C" __global__ void __launch_bounds__(THREADS) hard_votes(const __grid_constant__ HardVotes p) {
     extern __shared__ __align__(16) u8 memory[];
@@ -24,7 +22,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) hard_votes(const __grid_co
         rows.read(at.gates(p.voter.key_gates, v, first), v.stride, min(SIDE, v.tokens - first));
         rows.put(key_gates);
     }
-    Keys keys(v, at);
+    Keys keys(v, at, LOG2_E);
     float smallest[2] = {HUGE, HUGE};
     u32 refused[2] = {NEVER, NEVER}, fades[2] = {NEVER, NEVER};
     float* trail = p.trail + at.head() * tiles * v.tokens;
@@ -124,7 +122,7 @@ template <bool SUMS> __device__ __forceinline__ void soft_votes_with(const SoftV
         rows.read(at.gates(v.key_gates, v, first), v.stride, min(SIDE, v.tokens - first));
         rows.put(key_gates);
     }
-    Keys keys(v, at);
+    Keys keys(v, at, 1.0f);
     float sum[2] = {0.0f, 0.0f};
     u32 dead_from[2] = {NEVER, NEVER}, refused[2] = {NEVER, NEVER};
 #pragma unroll

@@ -7,12 +7,15 @@ constexpr bool GROUPED = sizeof(W) == 2 && D % 64 == 0;
 constexpr bool GROUPED = false;
 #endif
 constexpr u32 TILE_BYTES = SIDE * (GROUPED ? D : STRIDE) * sizeof(W);
+// From a row to the next.
+constexpr u32 ROW_BYTES = GROUPED ? 128 : STRIDE * sizeof(W);
+
 __device__ __forceinline__ u8* whole_atoms(u8* memory) { return memory + (ATOM - shared_address(memory) % ATOM) % ATOM; }
 
 // Bytes from a tile's start to a chunk of 16 bytes.
 __device__ __forceinline__ u32 chunk_at(u32 row, u32 chunk) {
-    if constexpr (GROUPED) return chunk / 8 * (SIDE * 128) + row * 128 + (chunk % 8 ^ row % 8) * 16;
-    else return row * STRIDE * sizeof(W) + chunk * 16;
+    if constexpr (GROUPED) return chunk / 8 * (SIDE * 128) + row * ROW_BYTES + (chunk % 8 ^ row % 8) * 16;
+    else return row * ROW_BYTES + chunk * 16;
 }
 // The row of a tile of queries that is column n of a product whose rows are keys: each lane of four then holds 16 neighbouring
 // queries of a key, in order, and sums along them need no exchange but between four lanes.
@@ -22,11 +25,23 @@ __device__ __forceinline__ u32 turned(u32 n) { return n % 8 / 2 * 16 + n / 8 * 2
 // where rows are whole chunks of 16 bytes: `commit_copies` and `arrived` follow.
 template <bool TURNED = false> __device__ __forceinline__ void fetch(W* tile, const W* from, u64 stride, u32 count) {
     if constexpr (D * sizeof(W) % 16 == 0) {
-        constexpr u32 CHUNKS = DP * sizeof(W) / 16, EACH = 16 / sizeof(W);
-        for (u32 i = threadIdx.x; i < SIDE * CHUNKS; i += THREADS) {
-            u32 to = i / CHUNKS, chunk = i % CHUNKS, row = TURNED ? turned(to) : to;
-            bool there = row < count && chunk * EACH < D;
-            copy16(shared_address(tile) + chunk_at(to, chunk), there ? from + row * stride + chunk * EACH : from, there ? 16 : 0);
+        constexpr u32 CHUNKS = DP * sizeof(W) / 16, EACH = 16 / sizeof(W), ROWS = THREADS / CHUNKS;
+        if constexpr (THREADS % CHUNKS == 0 && ROWS % 8 == 0) {
+            // A thread's copies are constants apart.
+            u32 to = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS, row = TURNED ? turned(to) : to;
+            u32 shared = shared_address(tile) + chunk_at(to, chunk), left = chunk * EACH < D && row < count ? count - row : 0;
+            const W* source = from + row * stride + chunk * EACH;
+#pragma unroll
+            for (u32 i = 0; i < SIDE / ROWS; i++) {
+                u32 further = i * (TURNED ? ROWS / 8 * 2 : ROWS);
+                copy16(shared + i * ROWS * ROW_BYTES, source + further * stride, further < left ? 16 : 0);
+            }
+        } else {
+            for (u32 i = threadIdx.x; i < SIDE * CHUNKS; i += THREADS) {
+                u32 to = i / CHUNKS, chunk = i % CHUNKS, row = TURNED ? turned(to) : to;
+                bool there = row < count && chunk * EACH < D;
+                copy16(shared_address(tile) + chunk_at(to, chunk), there ? from + row * stride + chunk * EACH : from, there ? 16 : 0);
+            }
         }
     } else {
         for (u32 i = threadIdx.x; i < SIDE * DP; i += THREADS) {
@@ -71,7 +86,7 @@ template <typename T> __device__ __forceinline__ void add_tile_scores(float (&su
 #pragma unroll
         for (u32 k = 0; k < D; k += 16) {
             u32 at = k / 64 * (SIDE * 128) + k % 64 * 2;
-            group_scores<T>(sums, described(a + at), described(b + at), true);
+            group_scores<T>(sums, described(a, at), described(b, at), true);
         }
         return;
     }
@@ -96,7 +111,7 @@ __device__ __forceinline__ void add_tile_mixed(float (&sums)[DP / 8][4], const W
         for (u32 c = 0; c < D / 64; c++)
 #pragma unroll
             for (u32 j = 0; j < SIDE / 16; j++)
-                group_product<T, 1>(*(float(*)[8][4])&sums[8 * c], weights.x[j].x, described(b + c * (SIDE * 128) + j * (16 * 128)), true);
+                group_product<T, 1>(*(float(*)[8][4])&sums[8 * c], weights.x[j].x, described(b, c * (SIDE * 128) + j * (16 * 128)), true);
         return;
     }
 #endif
