@@ -275,7 +275,7 @@ impl Bench {
         let flops = (tokens * tokens) as f64 * (query_heads * head_dim * sequences) as f64;
         let back = AttendedBack { dout: &dout, delta: &delta, dqkv: &dqkv };
         if alpha.is_none() {
-            let layer = Attended { qkv: &qkv, expires_at: None, out: &out, lse: &lse };
+            let layer = Attended { qkv: &qkv, expires_at: None, out: &out, lse: &lse, trail: None };
             let (rule, pressure) = (DeviceRule::DENSE, DevicePressure::NONE);
             self.time("attention", 2.0 * flops, 0.0, || attention.forward(&shape, rule, &[], layer, None));
             self.time("attention, back", 7.0 * flops, 0.0, || {
@@ -298,7 +298,7 @@ impl Bench {
                     "soft",
                 ),
             };
-            let layer = Attended { qkv: &qkv, expires_at: Some(&ends), out: &out, lse: &lse };
+            let layer = Attended { qkv: &qkv, expires_at: Some(&ends), out: &out, lse: &lse, trail: None };
             let gradient = DeviceVoterGradient {
                 query_gates: d_query,
                 key_gates: d_key,

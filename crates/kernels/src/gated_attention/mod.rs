@@ -40,7 +40,7 @@ use crate::attention::AttentionShape;
 pub use backward::{backward, backward_with};
 pub use cuda::{
     Attended, AttendedBack, DeviceCurve, DevicePressure, DeviceRule, DeviceVoter, DeviceVoterGradient,
-    GateScratch, TrainAttention,
+    GateScratch, GateTrail, TrainAttention,
 };
 pub use forward::{forward, forward_with};
 pub use saved::Saved;

@@ -208,7 +208,8 @@ impl<'a> Run<'a> {
             Pruning::Windows { floors } => self.windows.of(floors.get(index).copied().unwrap_or_default()),
             _ => voter.map(|_| &slot.expires_at),
         };
-        let layer = Attended { qkv: &slot.qkv, expires_at, out: &slot.mixed, lse: &slot.lse };
+        let trail = slot.trail.as_ref().filter(|_| matches!(rule, DeviceRule::Hard { .. }));
+        let layer = Attended { qkv: &slot.qkv, expires_at, out: &slot.mixed, lse: &slot.lse, trail };
         Ok(Call { shape, rule, voter, layer, scratch })
     }
 

@@ -34,7 +34,7 @@ mod windows;
 use std::ops::Range;
 
 use dropcap_kernels::cuda::{Device, DeviceBuffer, PinnedBuffer};
-use dropcap_kernels::gated_attention::{DeviceCurve, GateScratch};
+use dropcap_kernels::gated_attention::{DeviceCurve, GateScratch, GateTrail};
 use dropcap_kernels::training::KeepTable;
 use dropcap_kernels::{DType, KernelError};
 use dropcap_model::{DecoderConfig, WeightPlan};
@@ -322,6 +322,20 @@ impl Cuda {
         self.windows.prepare(&self.kernels.device, [self.room.sequences, tokens], pruning)?;
         self.pack()?;
         Ok(sequences)
+    }
+
+    /// Room for what hard votes spare the way back.
+    fn keep_votes(&mut self, pruning: &Pruning<'_>) -> Result<(), TrainError> {
+        let gates = self.network.gates;
+        if gates.is_none() || !matches!(pruning, Pruning::Hard { .. }) {
+            return Ok(());
+        }
+        let sizes = [self.room.sequences, self.room.tokens];
+        for (index, slot) in self.room.layers.iter_mut().enumerate().filter(|(_, slot)| slot.trail.is_none()) {
+            let shape = gated_shape(&self.network.config, gates, index, sizes, pruning);
+            slot.trail = GateTrail::new(&self.kernels.device, &shape)?;
+        }
+        Ok(())
     }
 
     /// Room for one micro-batch of `rows` tokens.

@@ -1,7 +1,7 @@
 //! How much memory a training takes on a device, before any is taken.
 
 use dropcap_kernels::DType;
-use dropcap_kernels::gated_attention::GateScratch;
+use dropcap_kernels::gated_attention::{GateScratch, GateTrail};
 use dropcap_model::{DecoderConfig, WeightPlan};
 
 use super::factors::FactorRoom;
@@ -75,11 +75,13 @@ impl Plan<'_> {
         // Pairs of a strip, and the smallest scores of keys.
         let pairs = room.sequences * config.kv_heads * tiles * tiles * 64 * 64 * narrow;
         let pairs = pairs.min(GateScratch::STRIP_BYTES);
+        // And those that each layer keeps.
+        let kept = self.gates.map_or(0, |form| 4 * GateTrail::numbers(room.tokens, form.heads, form.width));
         let (votes, strips) = if gates > 0 { (heads * (4 * tiles + 16) + 2 * hidden, pairs) } else { (0, 0) };
         let logits = 4 * SLICE.min(rows) * config.vocabulary.next_multiple_of(HEAD_ROWS);
         let outputs = if matches!(self.teacher, Teacher::None) { 1 } else { 2 };
         let activations = rows
-            * (layers * layer + back + stream + votes + outputs * narrow * hidden + 2 * narrow * thin)
+            * (layers * (layer + kept) + back + stream + votes + outputs * narrow * hidden + 2 * narrow * thin)
             + outputs * logits
             + strips
             + looks;

@@ -1,7 +1,7 @@
 //! Memory for the numbers of a pass.
 
 use dropcap_kernels::cuda::DeviceBuffer;
-use dropcap_kernels::gated_attention::{GateScratch, GatedShape};
+use dropcap_kernels::gated_attention::{GateScratch, GateTrail, GatedShape};
 use dropcap_kernels::norm::TrainNorm;
 use dropcap_kernels::reduce::DeviceSums;
 use dropcap_kernels::rope::TrainTurn;
@@ -82,6 +82,8 @@ pub(super) struct LayerRoom {
     pub(super) gates: DeviceBuffer<f32>,
     /// u32 `[b, G, T]`.
     pub(super) expires_at: DeviceBuffer<u32>,
+    /// Of hard votes, once a pass asked for it.
+    pub(super) trail: Option<GateTrail>,
 }
 
 /// Gradients on their way down, and scratch of the kernels that make them.
@@ -225,6 +227,7 @@ impl LayerRoom {
             active: narrow(rows * config.intermediate)?,
             gates: both,
             expires_at: DeviceBuffer::uninitialized(&kernels.device, "lifetimes", rows * heads)?,
+            trail: None,
         })
     }
 }

@@ -52,6 +52,7 @@ impl Backend for Cuda {
         let &Pass { ids, targets, pruning, pull, scale, distill, part: number, parts: all_passes } = pass;
         self.look = None;
         let sequences = self.admit(ids, targets, pruning)?;
+        self.keep_votes(pruning)?;
         if number == 0 {
             self.passes = 0;
             self.all_passes = all_passes;

@@ -219,7 +219,7 @@ impl Attention {
             dqkv,
             carried: gates.map_or(0, |call| call.scratch.carried_keys.pointer()),
             worth: gates.map_or(0, |call| call.scratch.worth.pointer()),
-            fades_at: gates.map_or(0, |call| call.scratch.ends.pointer()),
+            fades_at: gates.map_or(0, |call| call.trail()[1]),
         };
         let grid = grid(shape, strip.range(shape).end, self.specialisation.kv_heads);
         // SAFETY: the layout of `BackKeys`; lengths as the checks saw them.

@@ -97,7 +97,8 @@ impl Gates {
         pressure: DevicePressure<'_>,
         gradients: &[DeviceVoterGradient<'_>],
     ) -> Result<(), KernelError> {
-        let Call { shape, rule, voters, scratch } = *call;
+        let Call { shape, rule, voters, scratch, .. } = *call;
+        let [trail, fades_at] = call.trail();
         let lanes = self.lanes(shape);
         // Where one voter reads the worths last, its gradients take their place.
         let pairs = if voters.len() > 1 { &scratch.pairs } else { &scratch.worth };
@@ -131,8 +132,8 @@ impl Gates {
                 busy: scratch.busy.pointer(),
                 fresh: u32::from(gradient.fresh),
                 alone: u32::from(voters.len() == 1),
-                fades_at: scratch.ends.pointer(),
-                trail: scratch.trail.pointer(),
+                fades_at,
+                trail,
                 lambda: 0,
                 curve: 0,
                 logs: 0,

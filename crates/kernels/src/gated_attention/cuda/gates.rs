@@ -1,6 +1,7 @@
 //! The kernels of gates: votes before attention. What follows attention is in `blame.rs`.
 
 use super::scratch::{GateScratch, Strip};
+use super::trail::GateTrail;
 use super::{BLAME, DeviceRule, DeviceVoter, OP, SIDE, THREADS, VOTES, window};
 use crate::cuda::{Device, DeviceBuffer, Function, Grid, Module, Specialisation, kernel_struct};
 use crate::error::{check_aligned, check_at_least, check_length, checked_size};
@@ -84,6 +85,17 @@ pub(super) struct Call<'a> {
     pub(super) rule: DeviceRule<'a>,
     pub(super) voters: &'a [DeviceVoter<'a>],
     pub(super) scratch: &'a GateScratch,
+    pub(super) trail: Option<&'a GateTrail>,
+}
+
+impl Call<'_> {
+    /// Where the smallest scores of hard votes are, and where keys fade.
+    pub(super) fn trail(&self) -> [u64; 2] {
+        match self.trail {
+            Some(kept) => [kept.smallest.pointer(), kept.fades_at.pointer()],
+            None => [self.scratch.trail.pointer(), self.scratch.ends.pointer()],
+        }
+    }
 }
 
 impl Gates {
@@ -116,7 +128,7 @@ impl Gates {
         call: &Call<'_>,
         expires_at: Option<&DeviceBuffer<u32>>,
     ) -> Result<(), KernelError> {
-        let Call { shape, rule, voters, scratch } = *call;
+        let Call { shape, rule, voters, scratch, .. } = *call;
         let Specialisation { groups, side_width, .. } = self.specialisation;
         check_length(OP, "gate heads", groups, shape.gate_heads)?;
         check_length(OP, "the width of gates", side_width, shape.gate_width)?;
@@ -141,6 +153,7 @@ impl Gates {
                 if let Some(noise) = noise {
                     check_at_least(OP, "noise", rows, noise.len())?;
                 }
+                call.trail.map_or(Ok(()), |kept| kept.check(shape))?;
                 scratch.check(shape, 0)
             }
             DeviceRule::Soft { survival, .. } => {
@@ -150,17 +163,18 @@ impl Gates {
         }
     }
 
-    /// Hard votes of all queries: lifetimes, and in the scratch memory the trail and where keys fade.
+    /// Hard votes of all queries: lifetimes, and the trail and where keys fade.
     pub(super) fn hard_votes(
         &self,
         call: &Call<'_>,
         expires_at: &DeviceBuffer<u32>,
     ) -> Result<(), KernelError> {
+        let [trail, fades_at] = call.trail();
         let arguments = HardVotes {
             voter: self.voter(call, 0, Strip::whole(call.shape)),
             expires_at: expires_at.pointer(),
-            fades_at: call.scratch.ends.pointer(),
-            trail: call.scratch.trail.pointer(),
+            fades_at,
+            trail,
         };
         let grid = Grid::new(self.lanes(call.shape) * tiles(call.shape), THREADS);
         // SAFETY: the layout of `HardVotes`; lengths as `check` saw them.
@@ -186,7 +200,7 @@ impl Gates {
         strip: Strip,
         outcome: Option<&DeviceBuffer<u32>>,
     ) -> Result<(), KernelError> {
-        let Call { shape, rule, voters, scratch } = *call;
+        let Call { shape, rule, voters, scratch, .. } = *call;
         let DeviceRule::Soft { curve, survival } = rule else { return Ok(()) };
         let (lanes, rows) = (self.lanes(shape), self.lanes(shape) * shape.tokens);
         let (segments, segment_tiles) = scratch.segments(strip);

@@ -13,6 +13,7 @@ mod gates;
 mod scratch;
 #[cfg(test)]
 mod tests;
+mod trail;
 
 use super::GatedShape;
 use super::check::{invalid, length};
@@ -24,6 +25,7 @@ use scratch::Strip;
 
 pub use curve::DeviceCurve;
 pub use scratch::GateScratch;
+pub use trail::GateTrail;
 
 /// The kernel files, each with the parts that it shares with others in front.
 macro_rules! source {
@@ -80,6 +82,8 @@ pub struct Attended<'a> {
     pub out: &'a DeviceBuffer<u8>,
     /// The logarithm of each query's sum of exponentials, f32 `[b, h, T]`.
     pub lse: &'a DeviceBuffer<f32>,
+    /// Under the hard rule, what spares the backward pass the votes: written by the forward pass, read by the backward one.
+    pub trail: Option<&'a GateTrail>,
 }
 
 /// What the backward pass takes and gives beside them.
@@ -220,7 +224,8 @@ impl TrainAttention {
         })
     }
 
-    /// The gradients, from the arguments and results of [`TrainAttention::forward`]; it computes the votes again.
+    /// The gradients, from the arguments and results of [`TrainAttention::forward`]; it computes the votes again, unless they
+    /// were kept.
     ///
     /// # Errors
     /// As the forward pass, and a pressure of the other rule.
@@ -253,7 +258,9 @@ impl TrainAttention {
             gates.begin_soft(&call, None)?;
             call.scratch.strips(shape).try_for_each(|strip| gates.soft_votes(&call, strip, None))?;
         } else {
-            gates.hard_votes(&call, expires_at)?;
+            if layer.trail.is_none() {
+                gates.hard_votes(&call, expires_at)?;
+            }
             attention.back_queries(shape, &layer, &back, None, whole)?;
         }
         let last = call.scratch.strips(shape).len() - 1;
@@ -277,7 +284,7 @@ impl TrainAttention {
         shape: &'a GatedShape,
         rule: DeviceRule<'a>,
         voters: &'a [DeviceVoter<'a>],
-        layer: &Attended<'_>,
+        layer: &Attended<'a>,
         scratch: Option<&'a GateScratch>,
     ) -> Result<Option<(&'a Gates, Call<'a>)>, KernelError> {
         if voters.is_empty() {
@@ -289,7 +296,7 @@ impl TrainAttention {
                 format!("width {}, scratch memory: {}", self.attention.side_width(), scratch.is_some()),
             ));
         };
-        let call = Call { shape, rule, voters, scratch };
+        let call = Call { shape, rule, voters, scratch, trail: layer.trail };
         gates.check(&call, layer.expires_at)?;
         Ok(Some((gates, call)))
     }

@@ -64,9 +64,9 @@ impl Sizes {
                 let run = Run::new(device, &case, dtype);
                 // Strips of one tile, and one strip of all.
                 for bytes in [1, usize::MAX] {
-                    let first = run.results(bytes);
+                    let first = run.results(bytes, false);
                     first.check(&case, dtype);
-                    assert_eq!(first, run.results(bytes), "the same bits twice");
+                    assert_eq!(first, run.results(bytes, true), "the same bits twice, once with votes kept");
                 }
             }
         }
@@ -122,7 +122,7 @@ impl<'a> Run<'a> {
         DeviceBuffer::copy_of(self.device, "a test", values).unwrap()
     }
 
-    fn results(&self, bytes: usize) -> Results {
+    fn results(&self, bytes: usize, kept: bool) -> Results {
         let Self { device, case, dtype, .. } = *self;
         let shape = &case.shape;
         let heads = shape.attention.query_heads;
@@ -135,7 +135,9 @@ impl<'a> Run<'a> {
         let (lse, delta) = (poisoned_f32(device, rows * heads), poisoned_f32(device, rows * heads));
         let expires_at = DeviceBuffer::<u32>::zeroed(device, "a test", lanes * shape.tokens).unwrap();
         let gated = !case.voters.is_empty();
-        let layer = Attended { qkv: &qkv, expires_at: gated.then_some(&expires_at), out: &out, lse: &lse };
+        let trail = if kept { GateTrail::new(device, shape).unwrap() } else { None };
+        let expires_at = gated.then_some(&expires_at);
+        let layer = Attended { qkv: &qkv, expires_at, out: &out, lse: &lse, trail: trail.as_ref() };
         // Under the hard rule, a shift of every bias and the same shift subtracted again are nothing.
         let shift = if case.alpha.is_none() { 0.25 } else { 0.0 };
         let mut curve = DeviceCurve::new(device).unwrap();
