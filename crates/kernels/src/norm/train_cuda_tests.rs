@@ -9,7 +9,7 @@ use crate::cuda::{Device, DeviceBuffer};
 use crate::testing::Random;
 use crate::{DType, Team};
 
-/// f32 sums in another order, of up to 600 rows.
+/// f32 sums in another order.
 const TOLERANCE: f64 = 5e-5;
 const EPSILON: f32 = 1e-5;
 
@@ -95,4 +95,7 @@ fn cuda_norms_of_training_agree_with_the_processor() {
             check(&device, &mut random, dtype, rows, c, i % 2 == 1);
         }
     }
+    // More rows than find a place at once, of widths where a row is a warp's and where it is a block's.
+    check(&device, &mut random, DType::Bf16, 6500, 12, true);
+    check(&device, &mut random, DType::Bf16, 1700, 260, false);
 }

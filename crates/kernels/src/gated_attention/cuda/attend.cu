@@ -66,17 +66,21 @@ struct Logs {
     }
 };
 // `hidden(j, k)` for the pairs of a tile that are not seen.
-template <typename Hide> __device__ __forceinline__ void hide(const u32* ends, u32 key, u32 query, bool diagonal, Hide hidden) {
+template <typename Hide> __device__ __forceinline__ void hide(const u32* ends, u32 key, u32 query, Hide hidden) {
+    auto pairs = [&](auto ordered) {
 #pragma unroll
-    for (u32 j = 0; j < SIDE / 8; j++) {
-        uint2 end = *(const uint2*)(ends + own_column(j, 0));
+        for (u32 j = 0; j < SIDE / 8; j++) {
+            uint2 end = *(const uint2*)(ends + own_column(j, 0));
 #pragma unroll
-        for (u32 half = 0; half < 2; half++) {
-            u32 row = query + own_row(half);
-            if (end.x <= row || (diagonal && key + own_column(j, 0) > row)) hidden(j, half * 2);
-            if (end.y <= row || (diagonal && key + own_column(j, 1) > row)) hidden(j, half * 2 + 1);
+            for (u32 half = 0; half < 2; half++) {
+                u32 row = query + own_row(half);
+                if (end.x <= row || (ordered && key + own_column(j, 0) > row)) hidden(j, half * 2);
+                if (end.y <= row || (ordered && key + own_column(j, 1) > row)) hidden(j, half * 2 + 1);
+            }
         }
-    }
+    };
+    if (key == query) pairs(Yes());
+    else pairs(No());
 }
 
 struct Attend {
@@ -143,7 +147,7 @@ template <bool SOFT> __device__ __forceinline__ void attend_with(const Attend& p
             }
             start_logs(i + 1);
         }
-        if (!(list[i] & WHOLE)) hide(ends[stage], key, first, key == first, [&](u32 j, u32 k) { score[j][k] = -infinity(); });
+        if (!(list[i] & WHOLE)) hide(ends[stage], key, first, [&](u32 j, u32 k) { score[j][k] = -infinity(); });
 #pragma unroll
         for (u32 half = 0; half < 2; half++) {
             float most = top[half];
@@ -302,7 +306,7 @@ template <bool SOFT> __device__ __forceinline__ void back_queries_with(const Bac
             }
         }
         start_logs(i + 1);
-        if (!(list[i] & WHOLE)) hide(ends[stage], key, first, key == first, [&](u32 j, u32 k) { score[j][k] = 0.0f; });
+        if (!(list[i] & WHOLE)) hide(ends[stage], key, first, [&](u32 j, u32 k) { score[j][k] = 0.0f; });
         Weights<W> weights(score);
         start_products(dq);
         add_tile_mixed(dq, weights, keys(stage));

@@ -19,9 +19,9 @@ struct BackKeys {
 };
 
 // The exact change of dout . out if an entry were there rather than not is `weight * change` over this, and so is the exact change
-// if it were not. Bounded for an entry that is all that its query sees; `living` is 1 or 0.
-__device__ __forceinline__ float whole_of(float living, float weight) {
-    return fmaf(-living, weight + fminf(0.9f, weight), 1.0f + weight);
+// if it were not. Bounded for an entry that is all that its query sees; `seen` is 1 or 0, and what is seen has a weight of at most 1.
+__device__ __forceinline__ float whole_of(float seen, float weight) {
+    return fmaf(-seen, weight + fminf(0.9f, weight), 1.0f + weight);
 }
 
 template <int RULE> __device__ __forceinline__ void back_keys_with(const BackKeys& p) {
@@ -135,8 +135,8 @@ template <int RULE> __device__ __forceinline__ void back_keys_with(const BackKey
                     if constexpr (RULE == HARD) {
                         // A score that the query does not see may be anything.
                         float own = two_to(ending ? fminf(20.0f * LOG2_E, x) : x), product = own * gain;
-                        float living = !ending || at < until[half] ? 1.0f : 0.0f, seen = !ordered || at >= from[half] ? living : 0.0f;
-                        worth[k] = product * reciprocal(ending ? whole_of(living, own) : 1.0f - fminf(0.9f, own));
+                        float seen = (!ending || at < until[half]) && (!ordered || at >= from[half]) ? 1.0f : 0.0f;
+                        worth[k] = product * reciprocal(ending ? whole_of(seen, own) : 1.0f - fminf(0.9f, own));
                         weight[j][k] = ending ? own * seen : own;
                         change[j][k] = ending ? product * seen : product;
                     } else {

@@ -177,7 +177,7 @@ template <bool HARD> __device__ __forceinline__ void blame(const Blame& p) {
     GateRows<true> next;
     // What a tile needs from memory is on its way while the one before is worked on.
     PairWords coming;
-    float before[2], first_of[2] = {HUGE, HUGE};
+    float before[2] = {HUGE, HUGE}, first_of[2] = {HUGE, HUGE};
     auto start = [&](u32 tile) {
         next.read(at.gates(v.query_gates, v, tile * SIDE), v.stride, min(SIDE, v.tokens - tile * SIDE));
         if (tile * SIDE < latest_worth) coming.start(p.worth + (places + tile) * (SIDE * SIDE));

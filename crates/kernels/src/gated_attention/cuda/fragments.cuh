@@ -17,6 +17,10 @@ template <u32 BYTES> struct LogOf { typedef f16 type; };
 template <> struct LogOf<4> { typedef float type; };
 typedef LogOf<sizeof(W)>::type Log;
 
+// Known when a routine is compiled.
+struct Yes { __device__ constexpr operator bool() const { return true; } };
+struct No { __device__ constexpr operator bool() const { return false; } };
+
 template <typename T> struct Left { u32 x[4]; };   // 16 rows, 16 deep
 template <> struct Left<float> { float x[8]; };
 template <typename T> struct Right { u32 x[2]; };  // 16 deep, 8 columns

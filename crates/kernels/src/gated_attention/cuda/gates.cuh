@@ -140,6 +140,13 @@ __device__ __forceinline__ u32 quad_min(u32 x) {
     return min(x, __shfl_xor_sync(ALL, x, 2));
 }
 
+// The smaller one, or what is no number.
+__device__ __forceinline__ float smaller(float x, float y) {
+    float z;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
+    return z;
+}
+
 // No vote: above every score.
 constexpr float HUGE = 1e30f;
 // Below this score of the hard rule, in powers of two, no gradient passes (Rust: LOWEST_SCORE).

@@ -1,9 +1,6 @@
 // Numbers of the pairs of a key tile and a query tile in memory, 64 x 64, in the order in which the threads of a turned product
 // hold them: a thread's 32 in chunks of 16 bytes, chunk by chunk over all threads.
 
-struct Yes { __device__ constexpr operator bool() const { return true; } };
-struct No { __device__ constexpr operator bool() const { return false; } };
-
 constexpr u32 PAIR_CHUNK = 16 / sizeof(W), PAIR_CHUNKS = SIDE * SIDE / THREADS / PAIR_CHUNK;
 
 // 16 bytes in one access: plain stores the compiler takes apart among products.

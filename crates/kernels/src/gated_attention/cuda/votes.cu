@@ -45,13 +45,12 @@ extern "C" __global__ void __launch_bounds__(THREADS) hard_votes(const __grid_co
             if (lane() % 4 == 0 && keys.key[half] < v.tokens) trail[(u64)tile * v.tokens + keys.key[half]] = smallest[half];
             if (!whole) hide_others(scores + half * OWN, v, keys.key[half], query);
             float least = HUGE;
-            bool willing = true;
 #pragma unroll
-            for (u32 i = 0; i < OWN; i++) least = fminf(least, scores[half * OWN + i]), willing &= scores[half * OWN + i] > 0.0f;
+            for (u32 i = 0; i < OWN; i++) least = smaller(least, scores[half * OWN + i]);
             smallest[half] = fminf(smallest[half], quad_min(least));
             if (smallest[half] < LOWEST_SCORE && fades[half] == NEVER) fades[half] = (tile + 1) * SIDE;
             u32 refusal = NEVER;
-            if (!willing && refused[half] == NEVER) refusal = first_refusal(scores + half * OWN, query);
+            if (!(least > 0.0f) && refused[half] == NEVER) refusal = first_refusal(scores + half * OWN, query);
             refused[half] = min(refused[half], quad_min(refusal));
         }
     }
