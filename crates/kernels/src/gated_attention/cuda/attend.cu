@@ -3,38 +3,37 @@
 // A key has an end, the first query that no longer sees it; what no query of a tile sees is not visited. Under the soft rule the
 // logarithms of a strip of queries are added to its scores. One block owns what it writes, and adds in one order.
 
-constexpr u32 WHOLE = 0x8000;
+constexpr u32 WHOLE = 0x8000, NO_TILE = 0x7fff;
+static_assert(MOST_TILES <= NO_TILE, "a tile's number has 15 bits");
 
 // The tiles of keys that a tile of queries sees, with WHOLE where all its queries see all keys.
 __device__ __forceinline__ u32 list_tiles(const Ends& ends, u32 tile, u16* list) {
-    __shared__ u32 some[WARPS], all[WARPS], count;
+    __shared__ u32 count;
     if (!ends.row && ends.window == NEVER) {
         for (u32 i = threadIdx.x; i <= tile; i += THREADS) list[i] = (u16)(i | (i < tile ? WHOLE : 0));
         __syncthreads();
         return tile + 1;
     }
     u32 first = tile * SIDE, last = min(first + SIDE, ends.tokens) - 1;
-    if (threadIdx.x == 0) count = 0;
-    for (u32 from = 0; from <= tile; from += WARPS) {
-        u32 mine = from + warp();
-        bool seen = false, whole = true;
-        if (mine <= tile) {
-#pragma unroll
-            for (u32 i = 0; i < SIDE; i += 32) {
-                u32 end = ends.of(mine * SIDE + i + lane());
-                seen |= end > first;
-                whole &= end > last;
-            }
-        }
-        u32 seen_by = __ballot_sync(ALL, seen), whole_to = __ballot_sync(ALL, whole);
-        if (lane() == 0) some[warp()] = seen_by, all[warp()] = mine < tile && whole_to == ALL;
-        __syncthreads();
-        if (threadIdx.x == 0) {
-            for (u32 i = 0; i < WARPS && from + i <= tile; i++)
-                if (some[i]) list[count++] = (u16)(from + i | (all[i] ? WHOLE : 0));
-        }
-        __syncthreads();
+    // Each by itself, several at once, then those that are seen close up.
+#pragma unroll 4
+    for (u32 mine = warp(); mine <= tile; mine += WARPS) {
+        u32 one = ends.of(mine * SIDE + lane()), other = ends.of(mine * SIDE + 32 + lane());
+        bool seen = __any_sync(ALL, max(one, other) > first), whole = __all_sync(ALL, min(one, other) > last);
+        if (lane() == 0) list[mine] = (u16)(!seen ? NO_TILE : mine < tile && whole ? mine | WHOLE : mine);
     }
+    __syncthreads();
+    if (warp() == 0) {
+        u32 listed = 0;
+        for (u32 from = 0; from <= tile; from += 32) {
+            u16 mine = from + lane() <= tile ? list[from + lane()] : (u16)NO_TILE;
+            u32 there = __ballot_sync(ALL, mine != NO_TILE);
+            if (mine != NO_TILE) list[listed + __popc(there & ((1u << lane()) - 1))] = mine;
+            listed += __popc(there);
+        }
+        if (lane() == 0) count = listed;
+    }
+    __syncthreads();
     return count;
 }
 
@@ -323,5 +322,7 @@ template <bool SOFT> __device__ __forceinline__ void back_queries_with(const Bac
         if (row < rows) write_row(p.dqkv + ((u64)sequence * s.tokens + first + row) * FUSED + head * D, dq, half, s.scale);
     }
 }
-extern "C" __global__ void __launch_bounds__(THREADS) back_queries(const __grid_constant__ BackQueries p) { back_queries_with<false>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) back_queries_soft(const __grid_constant__ BackQueries p) { back_queries_with<true>(p); }
+// Of four blocks, the way back.
+constexpr u32 BACK_BLOCKS = DP <= 64 && sizeof(W) == 2 ? 4 : 1;
+extern "C" __global__ void __launch_bounds__(THREADS, BACK_BLOCKS) back_queries(const __grid_constant__ BackQueries p) { back_queries_with<false>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, BACK_BLOCKS) back_queries_soft(const __grid_constant__ BackQueries p) { back_queries_with<true>(p); }
