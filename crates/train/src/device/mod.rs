@@ -331,7 +331,8 @@ impl Cuda {
             return Ok(());
         }
         let sizes = [self.room.sequences, self.room.tokens];
-        for (index, slot) in self.room.layers.iter_mut().enumerate().filter(|(_, slot)| slot.trail.is_none()) {
+        for (index, slot) in self.room.layers.iter_mut().enumerate().filter(|(_, slot)| slot.trail.is_none())
+        {
             let shape = gated_shape(&self.network.config, gates, index, sizes, pruning);
             slot.trail = GateTrail::new(&self.kernels.device, &shape)?;
         }

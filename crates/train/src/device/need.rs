@@ -81,7 +81,12 @@ impl Plan<'_> {
         let logits = 4 * SLICE.min(rows) * config.vocabulary.next_multiple_of(HEAD_ROWS);
         let outputs = if matches!(self.teacher, Teacher::None) { 1 } else { 2 };
         let activations = rows
-            * (layers * (layer + kept) + back + stream + votes + outputs * narrow * hidden + 2 * narrow * thin)
+            * (layers * (layer + kept)
+                + back
+                + stream
+                + votes
+                + outputs * narrow * hidden
+                + 2 * narrow * thin)
             + outputs * logits
             + strips
             + looks;

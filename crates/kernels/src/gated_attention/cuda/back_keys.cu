@@ -18,12 +18,6 @@ struct BackKeys {
     const u32* fades_at;    // [b][groups][T]: the first query for which a key's votes have no gradient any more (hard)
 };
 
-// The exact change of dout . out if an entry were there rather than not is `weight * change` over this, and so is the exact change
-// if it were not. Bounded for an entry that is all that its query sees; `seen` is 1 or 0, and what is seen has a weight of at most 1.
-__device__ __forceinline__ float whole_of(float seen, float weight) {
-    return fmaf(-seen, weight + fminf(0.9f, weight), 1.0f + weight);
-}
-
 template <int RULE> __device__ __forceinline__ void back_keys_with(const BackKeys& p) {
     extern __shared__ __align__(16) u8 raw_memory[];
     // Of the columns of a tile: the logarithm of the sum of exponentials, and out . dout.
@@ -133,12 +127,16 @@ template <int RULE> __device__ __forceinline__ void back_keys_with(const BackKey
                     if (RULE == SOFT) more += seen_of[half][k % 2];
                     float x = fmaf(weight[j][k], scale, more), gain = change[j][k] - (k % 2 ? delta.y : delta.x);
                     if constexpr (RULE == HARD) {
-                        // A score that the query does not see may be anything.
-                        float own = two_to(ending ? fminf(20.0f * LOG2_E, x) : x), product = own * gain;
-                        float seen = (!ending || at < until[half]) && (!ordered || at >= from[half]) ? 1.0f : 0.0f;
-                        worth[k] = product * reciprocal(ending ? whole_of(seen, own) : 1.0f - fminf(0.9f, own));
-                        weight[j][k] = ending ? own * seen : own;
-                        change[j][k] = ending ? product * seen : product;
+                        // What the query does not see may have any score. Of the weight it keeps all or nothing.
+                        float own = two_to(ending ? fminf(20.0f * LOG2_E, x) : x), kept = own;
+                        if (ending) kept *= at < until[half] && (!ordered || at >= from[half]) ? 1.0f : 0.0f;
+                        // The exact change of dout . out if the entry were there rather than not. Bounded for one that is all that its
+                        // query sees.
+                        float whole = 1.0f - fminf(0.9f, kept);
+                        if (ending) whole += own - kept;
+                        worth[k] = own * gain * reciprocal(whole);
+                        weight[j][k] = kept;
+                        change[j][k] = kept * gain;
                     } else {
                         bool seen = (!ending || at < until[half]) && (!ordered || at >= from[half]);
                         float own = seen ? two_to(x) : 0.0f;

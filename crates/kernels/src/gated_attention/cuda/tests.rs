@@ -18,6 +18,8 @@ const ROUNDED: f64 = 1.5e-2;
 /// Voters and the alpha of soft ones: dense, hard twice (with and without noise), soft from flat to steep.
 const RULES: [(usize, Option<f64>); 7] =
     [(0, None), (1, None), (1, None), (1, Some(1.0)), (1, Some(1.5)), (3, Some(2.0)), (1, Some(4.0))];
+/// Hard, where all queries vote alike: of most tiles no vote holds a minimum.
+const ALIKE: (usize, Option<f64>) = (1, None);
 
 /// Heads `(h, g, d)`, gates `(G, r)`, batch `(b, T)`, floors `(sinks, recent)`, window.
 struct Sizes {
@@ -29,7 +31,13 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn case(&self, random: &mut Random, dtype: DType, voters: usize, alpha: Option<f64>) -> Case {
+    fn case(
+        &self,
+        random: &mut Random,
+        dtype: DType,
+        (voters, alpha): (usize, Option<f64>),
+        alike: bool,
+    ) -> Case {
         let (query_heads, kv_heads, head_dim) = self.heads;
         let scale = 1.0 / (head_dim as f32).sqrt();
         let shape = GatedShape {
@@ -50,6 +58,9 @@ impl Sizes {
             case.qkv = random.row(shape.sequences * shape.tokens * case.stride);
             case.qkv = rounded(&case.qkv, dtype);
             case.dout = rounded(&case.dout, dtype);
+            if alike {
+                case.voters.iter_mut().for_each(|[query, ..]| query.fill(1.0));
+            }
             if voters == 0 || case.answer().margin > clear {
                 return case;
             }
@@ -59,8 +70,9 @@ impl Sizes {
     fn check(&self, device: &Device, seed: u64) {
         for dtype in [DType::F32, DType::Bf16] {
             let mut random = Random(seed);
-            for (voters, alpha) in RULES {
-                let case = self.case(&mut random, dtype, voters, alpha);
+            let rules = RULES.map(|rule| (rule, false)).into_iter().chain([(ALIKE, true)]);
+            for (rule, alike) in rules {
+                let case = self.case(&mut random, dtype, rule, alike);
                 let run = Run::new(device, &case, dtype);
                 // Strips of one tile, and one strip of all.
                 for bytes in [1, usize::MAX] {
