@@ -191,11 +191,10 @@ template <bool HARD> __device__ __forceinline__ void blame(const Blame& p) {
         next.put(query_gates(tile));
         __syncthreads();
         PairWords words = coming;
-        // None of a key's votes of a tile holds a minimum if there is none smaller before the next.
-        bool quiet = HARD && tile + 1 < top && all_vote(v, at, tile);
+        bool unchanged[2];
 #pragma unroll
         for (u32 half = 0; half < 2; half++) {
-            quiet = quiet && first_of[half] == before[half] && !(before[half] < LOWEST_SCORE);
+            unchanged[half] = HARD && tile + 1 < top && all_vote(v, at, tile) && first_of[half] == before[half] && !(before[half] < LOWEST_SCORE);
             before[half] = first_of[half];
         }
         if (tile > begin) start(tile - 1);
@@ -215,42 +214,39 @@ template <bool HARD> __device__ __forceinline__ void blame(const Blame& p) {
             decided_until[half] = until > query ? min(until - query, OWN) : 0;
         }
         auto decided = [&](u32 half) { return decided_from[half] == 0 && decided_until[half] == OWN; };
+        // No vote of a tile holds a key's minimum if it is as small before the next. Then scores are not wanted.
+        bool quiet[2] = {__all_sync(ALL, unchanged[0] && decided(0)) != 0, __all_sync(ALL, unchanged[1] && decided(1)) != 0};
         float scores[2 * OWN], worth_sum = 0.0f, weight_sum = 0.0f, bias = 0.0f;
         bool any = false;
-        if (__all_sync(ALL, quiet && decided(0) && decided(1))) {
+        if (!(quiet[0] && quiet[1])) gate_scores(scores, keys, key_gates, query_gates(tile));
 #pragma unroll
-            for (u32 half = 0; half < 2; half++) {
-                float own[OWN];
-                words.row(own, half);
+        for (u32 half = 0; half < 2; half++) {
+            u32 key = keys.key[half];
+            float own[OWN];
+            words.row(own, half);
+            if (quiet[half]) {
                 carried[half] = quiet_walk(scores + half * OWN, own, before[half], carried[half], lambda, worth_sum, weight_sum);
+                continue;
             }
-        } else {
-            gate_scores(scores, keys, key_gates, query_gates(tile));
+            if (!all_vote(v, at, tile)) hide_others(scores + half * OWN, v, key, query);
+            if constexpr (HARD) {
+                carried[half] = hard_walk(scores + half * OWN, own, before[half], carried[half], lambda, decided(half), decided_from[half],
+                                          decided_until[half], worth_sum, weight_sum, any);
+            } else {
+                if (p.logs && key < v.tokens) {
 #pragma unroll
-            for (u32 half = 0; half < 2; half++) {
-                u32 key = keys.key[half];
-                if (!all_vote(v, at, tile)) hide_others(scores + half * OWN, v, key, query);
-                float own[OWN];
-                words.row(own, half);
-                if constexpr (HARD) {
-                    carried[half] = hard_walk(scores + half * OWN, own, before[half], carried[half], lambda, decided(half), decided_from[half],
-                                              decided_until[half], worth_sum, weight_sum, any);
-                } else {
-                    if (p.logs && key < v.tokens) {
+                    for (u32 i = 0; i < OWN; i++) own[i] = query + i < p.queries ? fmaf(p.per_pair, two_to(logs[half].get(i)), own[i]) : own[i];
+                }
+                if (!decided(half)) {
 #pragma unroll
-                        for (u32 i = 0; i < OWN; i++) own[i] = query + i < p.queries ? fmaf(p.per_pair, two_to(logs[half].get(i)), own[i]) : own[i];
-                    }
-                    if (!decided(half)) {
+                    for (u32 i = 0; i < OWN; i++) own[i] = (i >= decided_from[half]) & (i < decided_until[half]) ? own[i] : 0.0f;
+                }
+                carried[half] = soft_walk(scores + half * OWN, own, Curve(p.curve), carried[half]);
 #pragma unroll
-                        for (u32 i = 0; i < OWN; i++) own[i] = (i >= decided_from[half]) & (i < decided_until[half]) ? own[i] : 0.0f;
-                    }
-                    carried[half] = soft_walk(scores + half * OWN, own, Curve(p.curve), carried[half]);
-#pragma unroll
-                    for (u32 i = 0; i < OWN; i++) {
-                        bias += scores[half * OWN + i];
-                        // NaN must go on to the weights, where the trainer sees it.
-                        any |= scores[half * OWN + i] != 0.0f;
-                    }
+                for (u32 i = 0; i < OWN; i++) {
+                    bias += scores[half * OWN + i];
+                    // NaN must go on to the weights, where the trainer sees it.
+                    any |= scores[half * OWN + i] != 0.0f;
                 }
             }
         }
