@@ -148,8 +148,8 @@ impl<'a> Run<'a> {
         let expires_at = DeviceBuffer::<u32>::zeroed(device, "a test", lanes * shape.tokens).unwrap();
         let gated = !case.voters.is_empty();
         let trail = if kept { GateTrail::new(device, shape).unwrap() } else { None };
-        let expires_at = gated.then_some(&expires_at);
-        let layer = Attended { qkv: &qkv, expires_at, out: &out, lse: &lse, trail: trail.as_ref() };
+        let ends = gated.then_some(&expires_at);
+        let layer = Attended { qkv: &qkv, expires_at: ends, out: &out, lse: &lse, trail: trail.as_ref() };
         // Under the hard rule, a shift of every bias and the same shift subtracted again are nothing.
         let shift = if case.alpha.is_none() { 0.25 } else { 0.0 };
         let mut curve = DeviceCurve::new(device).unwrap();
