@@ -12,8 +12,9 @@ constexpr bool PREFILLS = false;
 #endif
 constexpr u32 ROW_WARPS = 4 * ROW_GROUPS, THREADS = 32 * ROW_WARPS + 128;
 constexpr u32 TILE_ROWS = 64 * ROW_GROUPS, NT = TILE_ENTRIES / 8;
-static_assert(COPIERS == 128 && FIRST_COPIER == 32 * ROW_WARPS && "the last group copies");
+static_assert(COPIERS == 128 && FIRST_COPIER == 32 * ROW_WARPS, "the last group copies");
 constexpr bool KEEPS_QUERIES = ROW_GROUPS < 4; // in registers, which the rows of four groups have no room for
+
 // Shared memory: queries, then the ring, a tile of keys and one of values in turn.
 constexpr u32 HALF = 64;                            // columns of a row of 128 bytes
 constexpr u32 PART_BYTES = TILE_ENTRIES * D * 2;    // keys of a tile
