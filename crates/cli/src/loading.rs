@@ -38,11 +38,14 @@ pub enum Compute {
 }
 
 impl Compute {
+    /// What `chunk` is on a GPU.
+    pub const DEVICE_CHUNK: usize = 2048;
+
     /// Prompt tokens of a step where nobody says otherwise; a GPU wants larger chunks than a processor.
     pub fn chunk(&self) -> usize {
         match self {
             Self::Host { .. } => 256,
-            Self::Device(_) => 2048,
+            Self::Device(_) => Self::DEVICE_CHUNK,
         }
     }
 

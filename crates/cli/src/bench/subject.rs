@@ -17,9 +17,6 @@ use super::{Arguments, bandwidth, processor, shapes};
 use crate::arguments::{MachineArguments, ModelArguments};
 use crate::loading::{self, Compute, Found, device_for, facts_of};
 
-/// Tokens that a GPU decodes before the clock starts.
-const WARM: usize = 1;
-
 /// Weights in memory, and methods.
 pub struct Subject {
     /// As the table names it.
@@ -46,15 +43,20 @@ impl Subject {
         let config = found.checkpoint.config();
         let device =
             device_for(arguments.model.machine.device, config, methods.iter().map(|(_, policy)| policy))?;
-        check(tests, &name, config, device.is_some())?;
+        check(tests, &name, config, if device.is_some() { warm(arguments, &methods) } else { 0 })?;
         Ok(Self { name, compute: found.load(device, &arguments.model)?, methods })
     }
 
     fn of_shape(shape: &str, arguments: &Arguments, tests: &[Test]) -> Result<Self> {
         let positions = tests.iter().map(Test::positions).max().unwrap_or(0);
-        let config = shapes::named(shape, positions.saturating_add(WARM))?;
-        let facts = facts_of(&config, Some(Fingerprint::default()), None);
-        let methods = methods(arguments, &|spec| loading::policy(spec, &facts))?;
+        let mut config = shapes::named(shape, positions)?;
+        let methods_for = |config: &DecoderConfig| {
+            let facts = facts_of(config, Some(Fingerprint::default()), None);
+            methods(arguments, &|spec| loading::policy(spec, &facts))
+        };
+        let warm = warm(arguments, &methods_for(&config)?);
+        config.max_positions = config.max_positions.max(positions.saturating_add(warm));
+        let methods = methods_for(&config)?;
         let ModelArguments { dtype, machine, .. } = &arguments.model;
         let device = device_for(machine.device, &config, methods.iter().map(|(_, policy)| policy))?;
         let compute = match device {
@@ -121,10 +123,10 @@ impl Subject {
 }
 
 /// Refuses what does not fit before minutes are spent on what does.
-fn check(tests: &[Test], name: &str, config: &DecoderConfig, on_device: bool) -> Result<()> {
+fn check(tests: &[Test], name: &str, config: &DecoderConfig, warm: usize) -> Result<()> {
     let limit = config.max_positions;
     for test in tests {
-        let warm = if on_device && test.generation > 0 { WARM } else { 0 };
+        let warm = if test.generation > 0 { warm } else { 0 };
         let positions = test.positions().saturating_add(warm);
         if positions > limit {
             let (test, depth) = (test.name(), test.depth);
@@ -134,6 +136,14 @@ fn check(tests: &[Test], name: &str, config: &DecoderConfig, on_device: bool) ->
         }
     }
     Ok(())
+}
+
+/// Positions that generating on a device takes before time is taken: what a method wants together at a prompt's end, a step at most, and
+/// one token behind it.
+fn warm(arguments: &Arguments, methods: &[(MethodSpec, Arc<dyn EvictionPolicy>)]) -> usize {
+    let step = arguments.chunk.unwrap_or(Compute::DEVICE_CHUNK);
+    let together = methods.iter().map(|(_, policy)| policy.needs().together(step));
+    together.max().unwrap_or(0).max(1).saturating_add(1)
 }
 
 fn methods(

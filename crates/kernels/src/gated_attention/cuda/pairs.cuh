@@ -12,12 +12,9 @@ __device__ __forceinline__ void put_eight(W* to, u32 half, u32 part, const float
 #pragma unroll
     for (u32 i = 0; i < 8; i += PAIR_CHUNK) {
         u32 chunk = (half * 16 + part * 8 + i) / PAIR_CHUNK;
-        W* place = to + (chunk * THREADS + threadIdx.x) * PAIR_CHUNK;
-        typedef HalfOr<W>::type Half;
-        if constexpr (sizeof(W) == 2)
-            put_chunk(place, make_uint4(narrow2<Half>(eight[0], eight[1]), narrow2<Half>(eight[2], eight[3]), narrow2<Half>(eight[4], eight[5]), narrow2<Half>(eight[6], eight[7])));
-        else
-            put_chunk(place, make_uint4(__float_as_uint(eight[i]), __float_as_uint(eight[i + 1]), __float_as_uint(eight[i + 2]), __float_as_uint(eight[i + 3])));
+        uint4 words;
+        store((W*)&words, *(const float(*)[PAIR_CHUNK])&eight[i]);
+        put_chunk(to + (chunk * THREADS + threadIdx.x) * PAIR_CHUNK, words);
     }
 }
 __device__ __forceinline__ void put_pairs(W* to, const float (&pairs)[SIDE / 8][4]) {
