@@ -21,6 +21,9 @@ constexpr u32 PART_BYTES = TILE_ENTRIES * D * 2;    // keys of a tile
 constexpr u32 RING_AT = TILE_ROWS * D * 2;
 static_assert(!PREFILLS || RING_AT + DEPTH * 2 * PART_BYTES + ATOM == TILES_BYTES, "the host gives the tiles other room");
 
+// Whole pages come by the copy engine, whose map lies in memory: to read that takes a fence that compilers know from CUDA 12.3 on.
+constexpr bool BY_ENGINE = !CODED && __CUDACC_VER_MAJOR__ * 100 + __CUDACC_VER_MINOR__ >= 1203;
+
 // Chunk `chunk` of row `row` in a tile of ROWS rows.
 template <u32 ROWS> __device__ __forceinline__ u32 swapped(u32 row, u32 chunk) {
     return chunk / 8 * (ROWS * 128) + row * 128 + (chunk % 8 ^ row % 8) * 16;
@@ -53,7 +56,9 @@ __device__ __forceinline__ void feed(const PrefillArgs& a, const Place& place, B
     const u32 member = threadIdx.x - FIRST_COPIER, head = place.kv_head % LANE_HEADS;
     auto offset = [](u32 row, u32 chunk) { return swapped<TILE_ENTRIES>(row, chunk); };
     u32 slot = 0, parity = 1;
-    if (!CODED && member == 0) learn_map(a.map);
+    if constexpr (BY_ENGINE) {
+        if (member == 0) learn_map(a.map);
+    }
     // Tells what was written at once, and of copies when they arrive; nobody waits for that here.
     auto tell = [&](u32 signal) {
         arrive_with_copies(signal);
@@ -79,8 +84,10 @@ __device__ __forceinline__ void feed(const PrefillArgs& a, const Place& place, B
                     else decode_tile<true>(list, tile, to, a.lanes.pages, head, offset);
                 } else if (tile >= whole) {
                     gather_tile(list, tile, to, place.head + part * (PAGE_ENTRIES * D * 2), offset);
-                } else if (member == 0) {
-                    copy_boxes(a, list.whole + tile * TILE_PAGES, head, part, to, full);
+                } else if constexpr (BY_ENGINE) {
+                    if (member == 0) copy_boxes(a, list.whole + tile * TILE_PAGES, head, part, to, full);
+                } else {
+                    copy_pages(list, tile, to, place.head + part * (PAGE_ENTRIES * D * 2), offset);
                 }
                 tell(full);
             }
