@@ -11,7 +11,7 @@ constexpr bool PREFILLS = SERVED && D % 64 == 0 && D <= 128;
 constexpr bool PREFILLS = false;
 #endif
 constexpr u32 ROW_WARPS = 4 * ROW_GROUPS, THREADS = 32 * ROW_WARPS + 128;
-constexpr u32 TILE_ROWS = 64 * ROW_GROUPS, NT = TILE_ENTRIES / 8;
+constexpr u32 TILE_ROWS = 64 * ROW_GROUPS, NT = TILE_ENTRIES / 8, MIXED = PREFILLS ? D / 8 : 8; // columns of sums, by eight
 static_assert(COPIERS == 128 && FIRST_COPIER == 32 * ROW_WARPS, "the last group copies");
 constexpr bool KEEPS_QUERIES = ROW_GROUPS < 4; // in registers, which the rows of four groups have no room for
 
@@ -114,11 +114,11 @@ __device__ __forceinline__ void mix(const PrefillArgs& a, const Place& place, co
 #pragma unroll
     for (u32 step = 0; KEEPS_QUERIES && step < D / 16; step++)
         load_matrices(query[step], base + swapped<TILE_ROWS>(warp * 16 + (thread & 15), 2 * step + (thread >> 4)));
-    float score[NT][4], mixed[D / 8][4], maximum[2], sum[2], keep[2];
+    float score[NT][4], mixed[MIXED][4], maximum[2], sum[2], keep[2];
     u32 weights[NT / 2][4];
     const float scale = a.scale * LOG2_E;
 #pragma unroll
-    for (u32 j = 0; j < D / 8; j++)
+    for (u32 j = 0; j < MIXED; j++)
 #pragma unroll
         for (u32 k = 0; k < 4; k++) mixed[j][k] = 0.0f;
 #pragma unroll
@@ -201,7 +201,7 @@ __device__ __forceinline__ void mix(const PrefillArgs& a, const Place& place, co
     auto shrink = [&] {
         if (!__any_sync(ALL, keep[0] != 1.0f || keep[1] != 1.0f)) return;
 #pragma unroll
-        for (u32 j = 0; j < D / 8; j++)
+        for (u32 j = 0; j < MIXED; j++)
 #pragma unroll
             for (u32 k = 0; k < 4; k++) mixed[j][k] *= keep[k / 2];
     };
@@ -267,7 +267,7 @@ __device__ __forceinline__ void mix(const PrefillArgs& a, const Place& place, co
         if (thread % 4 == 0) tell_sum(a, place, row, maximum[half], scale, total);
         W* to = a.mixed + place.mixed_at(row) + 2 * (thread % 4);
 #pragma unroll
-        for (u32 j = 0; j < D / 8; j++) store_pair(to + j * 8, mixed[j][half * 2] * factor, mixed[j][half * 2 + 1] * factor);
+        for (u32 j = 0; j < MIXED; j++) store_pair(to + j * 8, mixed[j][half * 2] * factor, mixed[j][half * 2 + 1] * factor);
     }
 }
 #endif
