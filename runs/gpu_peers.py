@@ -172,7 +172,7 @@ def part_prefill():
             other = peer("gpu_pytorch", "--shape", "llama-1b", "--prefill", str(tokens))
             times[tokens] = other["prefill"] if isinstance(other, dict) else last_line(other)
         time, mine = times[tokens], row["best_milliseconds"]
-        shown = time if isinstance(time, str) else f"{time:.1f} | {mine / time:.2f}"
+        shown = f"{time} | -" if isinstance(time, str) else f"{time:.1f} | {mine / time:.2f}"
         say(f"| {tokens} | {row['method']} | {mine:.1f} | {shown} |")
 
 
