@@ -223,3 +223,18 @@ __device__ __forceinline__ void tell_sum(const PrefillArgs& a, const Place& plac
     a.sums[(u64)(place.first_row + row / RATIO) * QUERY_HEADS + place.kv_head * RATIO + row % RATIO] =
         total == 0.0f ? infinity() : fmaf(base_of(maximum), scale, log2f(total));
 }
+
+// A warp's scores of 16 rows from `first` on, as products leave them to its threads: those of entries that a row's query does not see become nothing.
+template <u32 N> __device__ __forceinline__ void hide_unseen(float (&score)[N][4], const u16* seen_by, u32 first, u32 thread) {
+#pragma unroll
+    for (u32 j = 0; j < N; j++)
+#pragma unroll
+        for (u32 c = 0; c < 2; c++) {
+            u32 by = seen_by[j * 8 + 2 * (thread % 4) + c];
+#pragma unroll
+            for (u32 half = 0; half < 2; half++) {
+                float& x = score[j][half * 2 + c];
+                x = sees((first + half * 8 + thread / 4) / RATIO, by) ? x : -infinity();
+            }
+        }
+}

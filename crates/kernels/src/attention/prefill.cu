@@ -125,19 +125,7 @@ __device__ __forceinline__ void prefill(const PrefillArgs& a) {
             if (tile >= whole_tiles) {
                 const u16* seen_by = list.seen_by + (tile - whole_tiles) * TILE_ENTRIES;
 #pragma unroll
-                for (u32 j = 0; j < NT; j++)
-#pragma unroll
-                    for (u32 c = 0; c < 2; c++) {
-                        u32 by = seen_by[j * 8 + 2 * (thread % 4) + c];
-#pragma unroll
-                        for (u32 i = 0; i < MT; i++)
-#pragma unroll
-                            for (u32 half = 0; half < 2; half++) {
-                                u32 query = ((warp * MT + i) * 16 + half * 8 + thread / 4) / RATIO;
-                                float& x = score[i][j][half * 2 + c];
-                                x = sees(query, by) ? x : -infinity();
-                            }
-                    }
+                for (u32 i = 0; i < MT; i++) hide_unseen(score[i], seen_by, (warp * MT + i) * 16, thread);
             }
 
             bool moved = false;

@@ -24,11 +24,6 @@ static_assert(!PREFILLS || RING_AT + DEPTH * 2 * PART_BYTES + ATOM == TILES_BYTE
 // Whole pages come by the copy engine, whose map lies in memory: to read that takes a fence that compilers know from CUDA 12.3 on.
 constexpr bool BY_ENGINE = !CODED && __CUDACC_VER_MAJOR__ * 100 + __CUDACC_VER_MINOR__ >= 1203;
 
-// Chunk `chunk` of row `row` in a tile of ROWS rows.
-template <u32 ROWS> __device__ __forceinline__ u32 swapped(u32 row, u32 chunk) {
-    return chunk / 8 * (ROWS * 128) + row * 128 + (chunk % 8 ^ row % 8) * 16;
-}
-
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 // What a block has in shared memory beside rows, keys and values.
 struct Beside {
@@ -154,20 +149,7 @@ __device__ __forceinline__ void mix(const PrefillArgs& a, const Place& place, co
     };
     // Scores become exponentials; `keep` is what earlier sums are worth beside them.
     auto soften = [&](u32 slot, u32 kind) {
-        if (kind == MASKED) {
-            const u16* seen_by = beside.seen_by[slot];
-#pragma unroll
-            for (u32 j = 0; j < NT; j++)
-#pragma unroll
-                for (u32 c = 0; c < 2; c++) {
-                    u32 by = seen_by[j * 8 + 2 * (thread % 4) + c];
-#pragma unroll
-                    for (u32 half = 0; half < 2; half++) {
-                        float& x = score[j][half * 2 + c];
-                        x = sees((warp * 16 + half * 8 + thread / 4) / RATIO, by) ? x : -infinity();
-                    }
-                }
-        }
+        if (kind == MASKED) hide_unseen(score, beside.seen_by[slot], warp * 16, thread);
 #pragma unroll
         for (u32 half = 0; half < 2; half++) {
             float top = maximum[half];

@@ -6,6 +6,11 @@
 
 // Where swapped rows must begin.
 constexpr u32 ATOM = 1024;
+__device__ __forceinline__ u8* whole_atoms(u8* memory) { return memory + (ATOM - shared_address(memory) % ATOM) % ATOM; }
+// Bytes from the start of a tile of ROWS rows to a chunk of 16 bytes; 64 columns follow 64 columns.
+template <u32 ROWS> __device__ __forceinline__ u32 swapped(u32 row, u32 chunk) {
+    return chunk / 8 * (ROWS * 128) + row * 128 + (chunk % 8 ^ row % 8) * 16;
+}
 
 // Until `products_end` or `products_left`, nothing may touch these registers.
 template <u32 N> __device__ __forceinline__ void hold(float (&sums)[N][4]) {

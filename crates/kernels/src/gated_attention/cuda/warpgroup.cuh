@@ -10,11 +10,9 @@ constexpr u32 TILE_BYTES = SIDE * (GROUPED ? D : STRIDE) * sizeof(W);
 // From a row to the next.
 constexpr u32 ROW_BYTES = GROUPED ? 128 : STRIDE * sizeof(W);
 
-__device__ __forceinline__ u8* whole_atoms(u8* memory) { return memory + (ATOM - shared_address(memory) % ATOM) % ATOM; }
-
 // Bytes from a tile's start to a chunk of 16 bytes.
 __device__ __forceinline__ u32 chunk_at(u32 row, u32 chunk) {
-    if constexpr (GROUPED) return chunk / 8 * (SIDE * 128) + row * ROW_BYTES + (chunk % 8 ^ row % 8) * 16;
+    if constexpr (GROUPED) return swapped<SIDE>(row, chunk);
     else return row * ROW_BYTES + chunk * 16;
 }
 // The row of a tile of queries that is column n of a product whose rows are keys: each lane of four then holds 16 neighbouring
