@@ -10,11 +10,13 @@ use crate::lifetimes::CacheOverflow;
 
 pub(crate) const SOURCE: Source = Source {
     file: "rope/append.cu",
-    text: include_str!("append.cu"),
+    text: concat!(include_str!("../cuda/vectors.cuh"), include_str!("append.cu")),
     constants: |_, of| {
         vec![
             ("TABLE_THREADS", TABLE_THREADS),
-            ("APPEND_WARPS", WARPS),
+            ("APPEND_THREADS", APPEND_THREADS),
+            ("VECTOR", vector(of.head_dim)),
+            ("HEAD_THREADS", head_threads(of.head_dim)),
             ("MOST_RULES", MOST_RULES),
             ("SHARE", Birth::SHARE as usize),
             ("GATE", Birth::GATE as usize),
@@ -33,8 +35,18 @@ pub(crate) const SOURCE: Source = Source {
 const OP: &str = "append on the device";
 /// Threads of a block that fills the table.
 const TABLE_THREADS: usize = 256;
-/// Warps of a block of the append kernel.
-const WARPS: usize = 4;
+/// Threads of a block of the append kernel.
+const APPEND_THREADS: usize = 128;
+/// Neighbouring numbers of a head that a thread of that kernel takes at once.
+fn vector(head_dim: usize) -> usize {
+    [8, 4].into_iter().find(|&vector| head_dim.is_multiple_of(vector)).unwrap_or(2)
+}
+
+/// Threads of that kernel for a head.
+fn head_threads(head_dim: usize) -> usize {
+    (head_dim / vector(head_dim)).next_power_of_two().min(32)
+}
+
 /// Rules for new entries.
 const MOST_RULES: usize = 4;
 
@@ -188,6 +200,7 @@ kernel_struct! {
         gates: u64,
         bias: u64,
         shifts: u64,
+        count: u32,
         layer: u32,
         pairs: u32,
         positions: u32,
@@ -289,6 +302,7 @@ impl DeviceAppend {
             gates: pointer(gates),
             bias: pointer(bias),
             shifts: shifts.map_or(0, DeviceBuffer::pointer),
+            count: size.rows as u32,
             layer: layer as u32,
             pairs: rope.map_or(0, |(_, pairs)| pairs) as u32,
             positions: rope.map_or(0, |(table, pairs)| table.len() / pairs) as u32,
@@ -296,8 +310,9 @@ impl DeviceAppend {
             epsilon,
             births: *births,
         };
-        let tasks = spec.query_heads + 2 * spec.kv_heads + spec.groups;
-        let grid = Grid::new(size.rows, 32 * WARPS as u32).by(tasks.div_ceil(WARPS)).early();
+        let tasks = size.rows * (spec.query_heads + 2 * spec.kv_heads + spec.groups);
+        let blocks = (tasks * head_threads(spec.head_dim)).div_ceil(APPEND_THREADS);
+        let grid = Grid::new(blocks, APPEND_THREADS as u32).early();
         // SAFETY: the layout of `Append`; lengths, lanes and layer as just checked.
         unsafe { self.append.launch(grid, &arguments) }?;
         Ok(())

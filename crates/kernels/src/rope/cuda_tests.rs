@@ -180,6 +180,22 @@ fn cuda_appended_entries_are_those_of_the_cpu() {
             births: births(&[share]),
         },
         Case {
+            specialisation: Specialisation { weights: DType::F16, head_dim: 36, groups: 4, ..base },
+            pairs: 18,
+            norms: true,
+            gate_heads: Some(4),
+            at_birth: false,
+            births: births(&[window]),
+        },
+        Case {
+            specialisation: Specialisation { head_dim: 520, ..base },
+            pairs: 260,
+            norms: true,
+            gate_heads: Some(1),
+            at_birth: false,
+            births: births(&[share]),
+        },
+        Case {
             specialisation: Specialisation { side_width: 0, ..base },
             pairs: 32,
             norms: false,
