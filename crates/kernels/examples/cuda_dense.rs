@@ -9,7 +9,7 @@ use dropcap_kernels::cuda::{
     kernel_struct,
 };
 use dropcap_kernels::matmul::{DeviceBias, DeviceMatmul, DeviceMatrix, DeviceRandom, Target};
-use dropcap_kernels::norm::{DeviceNorm, NormParameters};
+use dropcap_kernels::norm::{DeviceNorm, NormParameters, Unrounded};
 use dropcap_kernels::{BlockFormat, DType, KernelError};
 
 type Outcome<T> = Result<T, KernelError>;
@@ -315,7 +315,7 @@ impl Bench {
                 if fused && self.matmul.norms(w, rows) {
                     self.matmul.normed_product(residual, parameters, 1e-5, w, None, rows, target)?;
                 } else {
-                    norm.apply(rows, parameters, 1e-5, residual, &normed, None)?;
+                    norm.apply(rows, parameters, 1e-5, residual, &normed, Unrounded::None)?;
                     self.product(&normed, w, None, rows, *goal, out)?;
                 }
             }

@@ -13,7 +13,7 @@ use dropcap_kernels::cuda::{
     Device, DeviceBuffer, DeviceSpan, Graph, Specialisation, Stopwatch, read_bandwidth,
 };
 use dropcap_kernels::matmul::{DeviceMatmul, DeviceMatrix, DeviceRandom, Target};
-use dropcap_kernels::norm::{DeviceNorm, NormParameters};
+use dropcap_kernels::norm::{DeviceNorm, NormParameters, Unrounded};
 use dropcap_kernels::{BlockFormat, DType, KernelError};
 
 use filled::{filled, inputs};
@@ -211,7 +211,7 @@ impl<'a> Step<'a> {
             if self.matmul.norms(w, 1) {
                 return self.matmul.normed_product(&self.residual, norm, EPSILON, w, None, 1, target);
             }
-            self.norm.apply(1, norm, EPSILON, &self.residual, &self.normed, None)?;
+            self.norm.apply(1, norm, EPSILON, &self.residual, &self.normed, Unrounded::None)?;
             self.matmul.product(&self.normed, w, None, 1, target)
         };
         let add = |x: &DeviceBuffer<u8>, w: &DeviceMatrix| {

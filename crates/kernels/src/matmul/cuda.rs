@@ -159,6 +159,23 @@ impl DeviceMatmul {
         self.start(&Checked::product_f32(x, w, rows, out)?)
     }
 
+    /// [`DeviceMatmul::product_f32`] with about twice the digits of W, by three products of W: `x` `[rows, k]` and `w` `[n, k]` are each what W
+    /// holds of a number, and what its rounding left. What both left is not multiplied.
+    ///
+    /// # Errors
+    /// As [`DeviceMatmul::product`].
+    pub fn product_in_parts(
+        &self,
+        x: [&DeviceBuffer<u8>; 2],
+        w: [&DeviceMatrix; 2],
+        rows: usize,
+        out: &DeviceBuffer<f32>,
+    ) -> Result<(), KernelError> {
+        self.product(x[0], w[0], None, rows, Target::StoreF32(out))?;
+        self.product(x[1], w[0], None, rows, Target::Add(out))?;
+        self.product(x[0], w[1], None, rows, Target::Add(out))
+    }
+
     /// [`DeviceMatmul::product_f32`] of the norm of the residual stream, as [`DeviceMatmul::normed_product`].
     ///
     /// # Errors

@@ -464,6 +464,37 @@ fn cuda_products_in_f32_agree_with_the_reference_whatever_the_weights_are() {
 }
 
 #[test]
+fn cuda_products_in_parts_have_twice_the_digits() {
+    let Some(device) = device("cuda_products_in_parts_have_twice_the_digits") else { return };
+    let mut random = Random(27);
+    for dtype in [DType::F16, DType::Bf16] {
+        let matmul = DeviceMatmul::new(&device, &plain(dtype, 32)).unwrap();
+        let parts = |numbers: &[f32]| {
+            let high = rounded(numbers, dtype);
+            let rest: Vec<f32> = numbers.iter().zip(&high).map(|(x, high)| x - high).collect();
+            [bytes_of(&high, dtype), bytes_of(&rest, dtype)]
+        };
+        for (rows, n, k) in [(300, 256, 512), (33, 24, 64), (257, 8, 2048)] {
+            let (x, w) = (random.row(rows * k), random.row(n * k));
+            let xs = parts(&x).map(|part| DeviceBuffer::copy_of(&device, "a test", &part).unwrap());
+            let ws = parts(&w).map(|part| {
+                let matrix = DeviceMatrix::uninitialized(&device, n, k, dtype).unwrap();
+                matrix.upload_rows(0, &part).unwrap();
+                matrix
+            });
+            let out = poisoned_f32(&device, (rows + 1) * n);
+            matmul.product_in_parts([&xs[0], &xs[1]], [&ws[0], &ws[1]], rows, &out).unwrap();
+            let got = out.read().unwrap();
+            let what = format!("{dtype} [{rows}, {k}] x [{n}] in parts");
+            // Of sums of k products of numbers about 1, each off by twice what two roundings leave.
+            let tolerance = last_bits(dtype) * last_bits(dtype) * (k as f64).sqrt();
+            assert_close(&what, &got[..rows * n], &sums(&x, &w, None, k), tolerance);
+            assert!(got[rows * n..].iter().all(|x| x.is_nan()), "{what}: past the end");
+        }
+    }
+}
+
+#[test]
 fn cuda_tuned_and_recorded_products_are_still_right() {
     let Some(device) = device("cuda_tuned_and_recorded_products_are_still_right") else { return };
     let (mut random, dtype) = (Random(25), DType::Bf16);

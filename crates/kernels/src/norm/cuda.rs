@@ -68,6 +68,17 @@ impl NormParameters<'_> {
     }
 }
 
+/// What a norm leaves beside its rows, which are rounded to W.
+#[derive(Debug, Clone, Copy)]
+pub enum Unrounded<'a> {
+    /// Nothing.
+    None,
+    /// The rows, f32 `[rows, c]`.
+    Rows(&'a DeviceBuffer<f32>),
+    /// What the rounding left, W `[rows, c]`: both together have about twice the digits of W.
+    Rest(&'a DeviceBuffer<u8>),
+}
+
 /// Norms of rows of the residual stream.
 #[derive(Debug, Clone)]
 pub struct DeviceNorm {
@@ -84,6 +95,7 @@ kernel_struct! {
         sources: u64,
         normed: u64,
         normed_f32: u64,
+        rest: u64,
         epsilon: f32,
         source_rows: u32,
     }
@@ -102,8 +114,7 @@ impl DeviceNorm {
         Ok(Self { norm: module.function("norm_rows", 0)?, width, element })
     }
 
-    /// Writes the norm of each row of `residual`, f32 `[rows, c]`, to `normed`, W `[rows, c]`, and unrounded to
-    /// `normed_f32` where it is given.
+    /// Writes the norm of each row of `residual`, f32 `[rows, c]`, to `normed`, W `[rows, c]`, and what is asked for beside it.
     ///
     /// # Errors
     /// Lengths that do not agree, or a failed device.
@@ -114,10 +125,10 @@ impl DeviceNorm {
         epsilon: f32,
         residual: &DeviceBuffer<f32>,
         normed: &DeviceBuffer<u8>,
-        normed_f32: Option<&DeviceBuffer<f32>>,
+        unrounded: Unrounded<'_>,
     ) -> Result<(), KernelError> {
         check_at_least(OP, "residual", checked_size(OP, &[rows, self.width])?, residual.len())?;
-        self.launch(rows, parameters, epsilon, residual, normed, normed_f32, None)
+        self.launch(rows, parameters, epsilon, residual, normed, unrounded, None)
     }
 
     /// As [`DeviceNorm::apply`], of row `source_rows[i]` of `residual` to row i of the results, for i below `count`. A
@@ -134,10 +145,10 @@ impl DeviceNorm {
         source_rows: &DeviceBuffer<u32>,
         count: usize,
         normed: &DeviceBuffer<u8>,
-        normed_f32: Option<&DeviceBuffer<f32>>,
+        unrounded: Unrounded<'_>,
     ) -> Result<(), KernelError> {
         check_at_least(OP, "source_rows", count, source_rows.len())?;
-        self.launch(count, parameters, epsilon, residual, normed, normed_f32, Some(source_rows))
+        self.launch(count, parameters, epsilon, residual, normed, unrounded, Some(source_rows))
     }
 
     #[expect(clippy::too_many_arguments, reason = "what both forms share")]
@@ -148,14 +159,22 @@ impl DeviceNorm {
         epsilon: f32,
         residual: &DeviceBuffer<f32>,
         normed: &DeviceBuffer<u8>,
-        normed_f32: Option<&DeviceBuffer<f32>>,
+        unrounded: Unrounded<'_>,
         sources: Option<&DeviceBuffer<u32>>,
     ) -> Result<(), KernelError> {
         let count = checked_size(OP, &[rows, self.width])?;
         check_at_least(OP, "normed", checked_size(OP, &[count, self.element])?, normed.len())?;
-        if let Some(wide) = normed_f32 {
-            check_at_least(OP, "normed_f32", count, wide.len())?;
-        }
+        let (normed_f32, rest) = match unrounded {
+            Unrounded::None => (0, 0),
+            Unrounded::Rows(rows) => {
+                check_at_least(OP, "unrounded rows", count, rows.len())?;
+                (rows.pointer(), 0)
+            }
+            Unrounded::Rest(rest) => {
+                check_at_least(OP, "what rounding left", checked_size(OP, &[count, self.element])?, rest.len())?;
+                (0, rest.pointer())
+            }
+        };
         let (weight, bias) = parameters.pointers(OP, self.width)?;
         let arguments = Arguments {
             residual: residual.pointer(),
@@ -163,7 +182,8 @@ impl DeviceNorm {
             bias,
             sources: sources.map_or(0, DeviceBuffer::pointer),
             normed: normed.pointer(),
-            normed_f32: normed_f32.map_or(0, DeviceBuffer::pointer),
+            normed_f32,
+            rest,
             epsilon,
             source_rows: u32::try_from(residual.len() / self.width).unwrap_or(u32::MAX),
         };

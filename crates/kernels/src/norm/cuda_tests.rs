@@ -1,6 +1,6 @@
 //! The norms on the device against their f64 twins.
 
-use super::{DeviceNorm, NormParameters, reference};
+use super::{DeviceNorm, NormParameters, Unrounded, reference};
 use crate::DType;
 use crate::cuda::DeviceBuffer;
 use crate::cuda::rounding::{assert_close, last_bits, numbers_of, plain, poisoned, poisoned_f32};
@@ -57,17 +57,26 @@ fn cuda_norms_agree_with_the_reference() {
             };
             let (normed, wide) =
                 (poisoned(&device, (rows + 1) * c * dtype.bytes()), poisoned_f32(&device, (rows + 1) * c));
-            norm.apply(rows, parameters, 1e-5, &residual, &normed, Some(&wide)).unwrap();
+            norm.apply(rows, parameters, 1e-5, &residual, &normed, Unrounded::Rows(&wide)).unwrap();
             let all: Vec<u32> = (0..rows as u32).collect();
             check(&normed, Some(&wide), &all);
+            // Both parts of a number are what it was, to twice the digits.
+            let rest = poisoned(&device, (rows + 1) * c * dtype.bytes());
+            norm.apply(rows, parameters, 1e-5, &residual, &normed, Unrounded::Rest(&rest)).unwrap();
+            check(&normed, None, &all);
+            let parts = [&normed, &rest].map(|part| numbers_of(&part.read().unwrap(), dtype));
+            let both: Vec<f32> = parts[0].iter().zip(&parts[1]).map(|(high, rest)| high + rest).collect();
+            let want: Vec<f64> = wide.read().unwrap()[..rows * c].iter().map(|&x| f64::from(x)).collect();
+            assert_close(&what, &both[..rows * c], &want, last_bits(dtype) * last_bits(dtype));
+            assert!(both[rows * c..].iter().all(|x| x.is_nan()), "{what}: past the end");
             let normed = poisoned(&device, 4 * c * dtype.bytes());
             let sources = [6, u32::MAX, 2];
             let device_sources = DeviceBuffer::copy_of(&device, "a test", &sources).unwrap();
-            norm.apply_gathered(parameters, 1e-5, &residual, &device_sources, 3, &normed, None).unwrap();
+            norm.apply_gathered(parameters, 1e-5, &residual, &device_sources, 3, &normed, Unrounded::None).unwrap();
             check(&normed, None, &sources);
             // Less than all rows leaves the others.
             let normed = poisoned(&device, 4 * c * dtype.bytes());
-            norm.apply(1, parameters, 1e-5, &residual, &normed, None).unwrap();
+            norm.apply(1, parameters, 1e-5, &residual, &normed, Unrounded::None).unwrap();
             check(&normed, None, &all[..1]);
         }
     }

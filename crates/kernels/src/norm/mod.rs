@@ -19,7 +19,7 @@ pub(crate) use train_cuda::TRAIN_SOURCE;
 pub use train_cuda::{NormSlices, TrainNorm};
 
 pub(crate) use cuda::SOURCE;
-pub use cuda::{DeviceNorm, NormParameters};
+pub use cuda::{DeviceNorm, NormParameters, Unrounded};
 
 pub use backward::{layer_norm_backward, rms_norm_backward, rms_norm_heads_backward};
 

@@ -7,6 +7,7 @@ struct Norm {
     const u32* sources;      // [rows]: which rows of the residual, or none for the rows as they lie
     W* normed;               // [rows][c]
     float* normed_f32;       // [rows][c], or none
+    W* rest;                 // [rows][c]: what the rounding of `normed` left, or none
     float epsilon;
     u32 source_rows;         // of the residual
 };
@@ -74,5 +75,10 @@ extern "C" __global__ void __launch_bounds__(NORM_THREADS) norm_rows(Norm p) {
         }
         store(normed + at, y);
         if (p.normed_f32) store(wide + at, y);
+        if (p.rest) {
+#pragma unroll
+            for (u32 i = 0; i < STEP; i++) y[i] -= widen(narrow<W>(y[i]));
+            store(p.rest + (u64)blockIdx.x * HIDDEN + at, y);
+        }
     }
 }

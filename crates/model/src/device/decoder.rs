@@ -119,7 +119,7 @@ impl DeviceDecoder {
         options: DeviceOptions,
     ) -> Result<Self, ModelError> {
         let (device, config) = (weights.device.clone(), &weights.config);
-        let rules = DeviceRules::new(&device, config, policy)?;
+        let rules = DeviceRules::new(&device, config, weights.dtype, policy)?;
         let ranking = ranker::accepted(policy, config)?;
         check_cache(options.kv_dtype, policy.needs())?;
         let (cache, codes) = Specialisation::of_cache(options.kv_dtype);

@@ -2,13 +2,16 @@
 
 use dropcap_kernels::cuda::{DeviceBuffer, DeviceSpan, StepSize};
 use dropcap_kernels::matmul::Target;
-use dropcap_kernels::norm::NormParameters;
+use dropcap_kernels::norm::{NormParameters, Unrounded};
 use dropcap_kernels::rope::StepGates;
 
 use super::decoder::DeviceDecoder;
 use super::rules::{DeviceGates, Voting};
 use super::weights::{DeviceLinear, DeviceNormWeights};
 use crate::{Mlp, ModelError};
+
+/// Rows from which gates are three products of 16 bits instead of one of f32.
+const GATES_IN_PARTS_FROM: usize = 256;
 
 /// Which attention serves a step.
 #[derive(Debug, Clone, Copy)]
@@ -54,17 +57,26 @@ impl DeviceDecoder {
     fn attention_block(&self, index: usize, size: StepSize, mode: Mode<'_>) -> Result<(), ModelError> {
         let (layer, scratch) = (&self.weights.layers[index], &self.scratch);
         let rows = size.rows;
-        let gates = self.rules.gates.as_ref().map(|gates| &gates.layers[index].weights);
-        let target = Target::Store(&scratch.qkv);
-        self.project(&layer.attention_norm, &layer.qkv, rows, gates.is_some(), target)?;
-        if let (Some(gates), Some(normed), Some(out)) = (gates, &scratch.normed_f32, &scratch.gates) {
+        let gates = self.rules.gates.as_ref().map(|gates| &gates.layers[index]);
+        let parts = gates.and_then(|gates| gates.parts.as_ref()).filter(|_| rows >= GATES_IN_PARTS_FROM);
+        let unrounded = match (parts, &scratch.normed_rest, &scratch.normed_f32) {
+            (Some(_), Some(rest), _) => Unrounded::Rest(rest),
+            (_, _, Some(wide)) if gates.is_some() => Unrounded::Rows(wide),
+            _ => Unrounded::None,
+        };
+        self.project(&layer.attention_norm, &layer.qkv, rows, unrounded, Target::Store(&scratch.qkv))?;
+        if let (Some(gates), Some(out)) = (gates, &scratch.gates) {
             let matmul = &self.kernels.matmul;
-            let norm = layer.attention_norm.parameters();
-            if self.is_fused(&layer.qkv, rows) {
-                let epsilon = self.epsilon();
-                matmul.normed_product_f32(&scratch.residual, norm, epsilon, gates, rows, out)?;
-            } else {
-                matmul.product_f32(normed, gates, rows, out)?;
+            match (unrounded, parts) {
+                _ if self.is_fused(&layer.qkv, rows) => {
+                    let (norm, epsilon) = (layer.attention_norm.parameters(), self.epsilon());
+                    matmul.normed_product_f32(&scratch.residual, norm, epsilon, &gates.weights, rows, out)?;
+                }
+                (Unrounded::Rest(rest), Some([high, left])) => {
+                    matmul.product_in_parts([&scratch.normed, rest], [high, left], rows, out)?;
+                }
+                (Unrounded::Rows(wide), _) => matmul.product_f32(wide, &gates.weights, rows, out)?,
+                _ => {}
             }
         }
         self.enter(index, size)?;
@@ -149,7 +161,7 @@ impl DeviceDecoder {
             (Mlp::SwiGlu, Some(gated)) if fused => Target::SiluMul(gated),
             (Mlp::SwiGlu, _) => Target::Store(&scratch.up),
         };
-        self.project(&layer.mlp_norm, &layer.up, rows, false, target)?;
+        self.project(&layer.mlp_norm, &layer.up, rows, Unrounded::None, target)?;
         let hidden = match &scratch.gated {
             Some(gated) if fused => gated,
             Some(gated) => {
@@ -170,7 +182,7 @@ impl DeviceDecoder {
         norm: &DeviceNormWeights,
         linear: &DeviceLinear,
         rows: usize,
-        keep_f32: bool,
+        unrounded: Unrounded<'_>,
         target: Target<'_>,
     ) -> Result<(), ModelError> {
         let (scratch, matmul, epsilon) = (&self.scratch, &self.kernels.matmul, self.epsilon());
@@ -180,8 +192,7 @@ impl DeviceDecoder {
             matmul.normed_product(residual, parameters, epsilon, &linear.weight, bias, rows, target)?;
             return Ok(());
         }
-        let wide = if keep_f32 { scratch.normed_f32.as_ref() } else { None };
-        self.kernels.norm.apply(rows, parameters, epsilon, &scratch.residual, &scratch.normed, wide)?;
+        self.kernels.norm.apply(rows, parameters, epsilon, &scratch.residual, &scratch.normed, unrounded)?;
         matmul.product(&scratch.normed, &linear.weight, bias, rows, target)?;
         Ok(())
     }
@@ -214,7 +225,7 @@ impl DeviceDecoder {
             self.epsilon(),
             &scratch.residual,
             &scratch.logit_inputs,
-            None,
+            Unrounded::None,
         )?;
         matmul.product(&scratch.logit_inputs, head, None, rows, target)?;
         Ok(())
@@ -230,7 +241,7 @@ impl DeviceDecoder {
             &scratch.logit_rows,
             count,
             &scratch.logit_inputs,
-            None,
+            Unrounded::None,
         )?;
         let target = Target::StoreF32(&scratch.logits);
         self.kernels.matmul.product(&scratch.logit_inputs, weights.head(), None, count, target)?;

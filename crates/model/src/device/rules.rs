@@ -5,6 +5,7 @@ use dropcap_kernels::cuda::{Device, DeviceBuffer};
 use dropcap_kernels::matmul::DeviceMatrix;
 use dropcap_kernels::rope::{Birth, Births};
 use dropcap_policy::{Action, EvictionPolicy, Floors, GateLayer, HeadSet, PromptCut, Rule};
+use half::{bf16, f16};
 
 use super::ranker;
 use crate::weights::rope_table;
@@ -58,6 +59,8 @@ pub(super) struct Voting {
 pub(super) struct DeviceGateLayer {
     /// f32 `[2 G r, c]`, or `[G, c]` at birth
     pub(super) weights: DeviceMatrix,
+    /// The same as what W holds of each number, and what its rounding left: for many rows, where W has 16 bits.
+    pub(super) parts: Option<[DeviceMatrix; 2]>,
     /// `[G]`
     pub(super) bias: DeviceBuffer<f32>,
 }
@@ -95,10 +98,11 @@ impl DeviceRules {
     pub(super) fn new(
         device: &Device,
         config: &DecoderConfig,
+        dtype: DType,
         policy: &dyn EvictionPolicy,
     ) -> Result<Self, ModelError> {
         let Accepted { births, gates, inherits, cuts } = Accepted::new(config, policy)?;
-        let gates = gates.map(|gates| DeviceGates::new(device, config, gates)).transpose()?;
+        let gates = gates.map(|gates| DeviceGates::new(device, config, dtype, gates)).transpose()?;
         let cut = |(cut, floors, heads): (Cut, Floors, Option<&HeadSet>)| {
             let words = |heads: &HeadSet| {
                 let words: Vec<u32> = (0..config.layers).flat_map(|layer| bits(heads.of(layer))).collect();
@@ -195,13 +199,27 @@ impl<'a> Accepted<'a> {
 }
 
 impl DeviceGates {
-    fn new(device: &Device, config: &DecoderConfig, gates: AcceptedGates<'_>) -> Result<Self, ModelError> {
+    fn new(
+        device: &Device,
+        config: &DecoderConfig,
+        dtype: DType,
+        gates: AcceptedGates<'_>,
+    ) -> Result<Self, ModelError> {
         let layer = |gates: &GateLayer| {
             let rows = gates.rows();
-            let outputs = rows.len() / config.hidden;
-            let weights = DeviceMatrix::uninitialized(device, outputs, config.hidden, DType::F32)?;
-            weights.upload_rows(0, &bytes_of(&rows))?;
-            Ok(DeviceGateLayer { weights, bias: DeviceBuffer::copy_of(device, "gate biases", gates.bias())? })
+            let matrix = |dtype: DType, bytes: &[u8]| {
+                let outputs = rows.len() / config.hidden;
+                let matrix = DeviceMatrix::uninitialized(device, outputs, config.hidden, dtype)?;
+                matrix.upload_rows(0, bytes)?;
+                Ok::<_, ModelError>(matrix)
+            };
+            let parts = match parts_of(&rows, dtype) {
+                Some([high, rest]) => Some([matrix(dtype, &high)?, matrix(dtype, &rest)?]),
+                None => None,
+            };
+            let weights = matrix(DType::F32, &bytes_of(&rows))?;
+            let bias = DeviceBuffer::copy_of(device, "gate biases", gates.bias())?;
+            Ok(DeviceGateLayer { weights, parts, bias })
         };
         let AcceptedGates { heads, voting, layers } = gates;
         let layers = layers.iter().map(layer).collect::<Result<_, ModelError>>()?;
@@ -227,6 +245,22 @@ fn bits(heads: &[bool]) -> [u32; 4] {
 fn window(sinks: u32, recent: u32, floors: Floors) -> Birth {
     let Floors { sinks: floor_sinks, recent: floor_recent } = floors;
     Birth { kind: Birth::WINDOW, sinks, recent, floor_sinks, floor_recent, lanes: Birth::ALL, keep: 0.0 }
+}
+
+/// What a format of 16 bits holds of each number, and what its rounding left, as the device stores them; none of f32.
+fn parts_of(numbers: &[f32], dtype: DType) -> Option<[Vec<u8>; 2]> {
+    let rounded = |x: f32| match dtype {
+        DType::F32 => None,
+        DType::F16 => Some((f16::from_f32(x).to_f32(), f16::from_f32(x).to_ne_bytes())),
+        DType::Bf16 => Some((bf16::from_f32(x).to_f32(), bf16::from_f32(x).to_ne_bytes())),
+    };
+    let mut parts = [Vec::with_capacity(2 * numbers.len()), Vec::with_capacity(2 * numbers.len())];
+    for &number in numbers {
+        let (high, bytes) = rounded(number)?;
+        parts[0].extend(bytes);
+        parts[1].extend(rounded(number - high)?.1);
+    }
+    Some(parts)
 }
 
 /// The bytes of numbers as the device stores them.

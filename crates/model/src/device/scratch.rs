@@ -14,6 +14,8 @@ pub(super) struct DeviceScratch {
     pub(super) normed: DeviceBuffer<u8>,
     /// Norm output in f32 `[t, c]`, where gates read it.
     pub(super) normed_f32: Option<DeviceBuffer<f32>>,
+    /// What the rounding of `normed` left, W `[t, c]`, where gates in parts read it.
+    pub(super) normed_rest: Option<DeviceBuffer<u8>>,
     /// Gates of the new tokens, f32 `[t, 2 G r]`, or `[t, G]` where they score entries at birth.
     pub(super) gates: Option<DeviceBuffer<f32>>,
     /// Fused projections, W `[t, (h + 2g) d]`.
@@ -51,6 +53,7 @@ impl DeviceScratch {
             residual: floats(config.hidden)?,
             normed: weights(config.hidden)?,
             normed_f32: gated.then(|| floats(config.hidden)).transpose()?,
+            normed_rest: (gated && dtype != DType::F32).then(|| weights(config.hidden)).transpose()?,
             gates: gated.then(|| floats(gate_width)).transpose()?,
             qkv: weights(config.query_width() + 2 * config.key_width())?,
             mixed: weights(config.query_width())?,
