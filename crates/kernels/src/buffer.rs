@@ -3,6 +3,7 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use half::{bf16, f16};
 
@@ -13,16 +14,33 @@ pub const ALIGNMENT: usize = 64;
 
 /// Bytes from which a buffer asks for huge pages: weights, never cache pages.
 const HUGE_FROM: usize = 4 << 20;
+/// Bytes that a shelf asks the system for at once.
+const SHELF: usize = 32 << 20;
 
 /// A fixed number of elements of one dtype, aligned to 64 bytes and zero at first.
 pub struct Buffer {
-    /// First element; aligned to `ALIGNMENT`, inside the allocation at `base`.
+    /// First element; aligned to `ALIGNMENT`.
     start: NonNull<u8>,
-    /// The allocation that `layout` describes; unused when the layout is empty.
-    base: NonNull<u8>,
-    layout: Layout,
+    /// What keeps the elements where they are, for this buffer alone or for those of a shelf; nothing where there are none.
+    _memory: Option<Arc<Allocation>>,
     dtype: DType,
     len: usize,
+}
+
+/// Memory from the system, given back when it is dropped.
+struct Allocation {
+    base: NonNull<u8>,
+    layout: Layout,
+}
+
+/// Memory in huge pages for the buffers of many small weights, one after the other: alone, each would be too small to have one.
+///
+/// What lies there is given back when the shelf and all buffers of its stretch are gone, so it is for what lives equally long.
+#[derive(Default)]
+pub struct Shelf {
+    stretch: Option<Arc<Allocation>>,
+    /// Bytes of it that are taken.
+    taken: usize,
 }
 
 /// A buffer's elements, read in their own dtype.
@@ -47,10 +65,14 @@ pub enum ElementsMut<'a> {
     Bf16(&'a mut [bf16]),
 }
 
-// SAFETY: a Buffer owns its allocation alone and hands out borrows only through &self and &mut self.
+// SAFETY: a Buffer alone has its elements and hands out borrows only through &self and &mut self.
 unsafe impl Send for Buffer {}
 // SAFETY: through &Buffer memory can only be read.
 unsafe impl Sync for Buffer {}
+// SAFETY: an Allocation never looks at its memory; any thread may give it back.
+unsafe impl Send for Allocation {}
+// SAFETY: as above.
+unsafe impl Sync for Allocation {}
 
 impl Buffer {
     /// Zeroed storage; runs out of memory the way `Vec` does, by ending the process.
@@ -70,7 +92,7 @@ impl Buffer {
         };
         let dangling = NonNull::<CacheLine>::dangling().cast::<u8>();
         if len == 0 {
-            return Ok(Self { start: dangling, base: dangling, layout: Layout::new::<()>(), dtype, len });
+            return Ok(Self { start: dangling, _memory: None, dtype, len });
         }
         // Alignment 16 and a shift by hand, not alignment 64: the system allocator serves only small alignments
         // from untouched zero pages (calloc) and would clear the memory in this one thread otherwise.
@@ -78,16 +100,10 @@ impl Buffer {
             .checked_mul(dtype.bytes())
             .and_then(|bytes| bytes.checked_add(ALIGNMENT - 16))
             .ok_or_else(too_large)?;
-        let layout = Layout::from_size_align(bytes, 16).map_err(|_| too_large())?;
-        // SAFETY: the layout is not empty.
-        let base = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(too_large)?;
-        if bytes >= HUGE_FROM {
-            ask_for_huge_pages(base, bytes);
-        }
-        let shift = base.align_offset(ALIGNMENT);
-        // SAFETY: base is 16-aligned, so the shift is at most 48 bytes, which the layout added.
-        let start = unsafe { base.add(shift) };
-        Ok(Self { start, base, layout, dtype, len })
+        let allocation = Allocation::zeroed(bytes).ok_or_else(too_large)?;
+        // SAFETY: the base is 16-aligned, so the shift is at most 48 bytes, which `bytes` has beyond the elements.
+        let start = unsafe { allocation.base.add(allocation.base.align_offset(ALIGNMENT)) };
+        Ok(Self { start, _memory: Some(Arc::new(allocation)), dtype, len })
     }
 
     /// The format of the elements.
@@ -191,12 +207,52 @@ impl Clone for Buffer {
     }
 }
 
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        if self.layout.size() != 0 {
-            // SAFETY: `base` came from alloc_zeroed with this layout and is freed only here.
-            unsafe { dealloc(self.base.as_ptr(), self.layout) }
+impl Allocation {
+    /// Zeroed memory at a multiple of 16, or nothing where there is none; in huge pages from `HUGE_FROM` bytes on.
+    fn zeroed(bytes: usize) -> Option<Self> {
+        let layout = Layout::from_size_align(bytes, 16).ok().filter(|layout| layout.size() > 0)?;
+        // SAFETY: the layout is not empty.
+        let base = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        if bytes >= HUGE_FROM {
+            ask_for_huge_pages(base, bytes);
         }
+        Some(Self { base, layout })
+    }
+}
+
+impl Drop for Allocation {
+    fn drop(&mut self) {
+        // SAFETY: `base` came from alloc_zeroed with this layout and is freed only here.
+        unsafe { dealloc(self.base.as_ptr(), self.layout) }
+    }
+}
+
+impl Shelf {
+    /// Moves the elements of a buffer here. One that is large enough to have huge pages of its own stays where it is, and so does
+    /// one for which there is no memory.
+    pub fn keep(&mut self, buffer: &mut Buffer) {
+        let bytes = buffer.bytes().next_multiple_of(ALIGNMENT);
+        if bytes == 0 || bytes >= HUGE_FROM {
+            return;
+        }
+        if self.stretch.is_none() || self.taken + bytes > SHELF {
+            let Some(stretch) = Allocation::zeroed(SHELF + ALIGNMENT) else { return };
+            self.taken = stretch.base.align_offset(ALIGNMENT);
+            self.stretch = Some(Arc::new(stretch));
+        }
+        let Some(stretch) = &self.stretch else { return };
+        // SAFETY: `taken + bytes` is at most SHELF, or less than 64 + HUGE_FROM in a new stretch.
+        let start = unsafe { stretch.base.add(self.taken) };
+        // SAFETY: both are `bytes()` long and in different allocations; nobody else has this part of the stretch.
+        unsafe { start.copy_from_nonoverlapping(buffer.start, buffer.bytes()) };
+        self.taken += bytes;
+        (buffer.start, buffer._memory) = (start, Some(Arc::clone(stretch)));
+    }
+}
+
+impl fmt::Debug for Shelf {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Shelf").field("taken", &self.taken).finish()
     }
 }
 
@@ -263,6 +319,43 @@ mod tests {
                 assert!((0..len).all(|i| buffer.get(i) == 0.0));
             }
         }
+    }
+
+    #[test]
+    fn buffers_on_a_shelf_are_what_they_were_and_outlive_it() {
+        let mut shelf = Shelf::default();
+        let filled = |dtype, len: usize, first: usize| {
+            let mut buffer = Buffer::zeroed(dtype, len);
+            (0..len).for_each(|i| buffer.set(i, ((first + i) % 251) as f32));
+            buffer
+        };
+        // 36 MB, so more than one stretch; odd sizes, an empty one, and one that stays where it is.
+        let lens =
+            [1, 0, 1_000_003, 31, 500_000, 1_000_000, 2_000_000, 900_000, 1_000_001, 999_999, 1_040_000, 77];
+        let mut buffers: Vec<(Buffer, usize)> = Vec::new();
+        for dtype in DType::ALL {
+            for len in lens {
+                let first = buffers.len();
+                let mut buffer = filled(dtype, len, first);
+                let before = address(&buffer);
+                shelf.keep(&mut buffer);
+                let stays = len == 0 || len * dtype.bytes() > HUGE_FROM - ALIGNMENT;
+                assert_eq!(address(&buffer) == before, stays, "{len} of {dtype}");
+                assert_eq!(address(&buffer) % ALIGNMENT, 0);
+                buffers.push((buffer, first));
+            }
+        }
+        drop(shelf);
+        let is_right = |(buffer, first): &(Buffer, usize)| {
+            (0..buffer.len()).all(|i| buffer.get(i) == ((first + i) % 251) as f32)
+        };
+        assert!(buffers.iter().all(is_right));
+        // Writing to one changes no other, and a copy has memory of its own.
+        let copy = buffers[2].0.clone();
+        (0..buffers[2].0.len()).for_each(|i| buffers[2].0.set(i, 1000.0));
+        assert!((0..copy.len()).all(|i| copy.get(i) == ((2 + i) % 251) as f32));
+        let others = buffers.iter().enumerate().filter(|(i, _)| *i != 2).map(|(_, other)| other);
+        assert!(others.into_iter().all(is_right));
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub mod vote;
 pub use activation::{GeluKind, gelu, gelu_backward, silu_mul, silu_mul_backward};
 pub use alpha_sigmoid::{AlphaSigmoid, Vote};
 pub use attention::{AttentionRows, AttentionShape, attention, attention_mass};
-pub use buffer::{Buffer, Elements, ElementsMut};
+pub use buffer::{Buffer, Elements, ElementsMut, Shelf};
 pub use cross_entropy::{RowLoss, cross_entropy};
 pub use dtype::DType;
 pub use error::KernelError;

@@ -1,7 +1,7 @@
 //! Weights laid out once, at load, for every product that follows.
 
 use crate::error::{check_length, checked_size};
-use crate::{Buffer, DType, Elements, KernelError, Team};
+use crate::{Buffer, DType, Elements, KernelError, Shelf, Team};
 
 /// Outputs of a panel: two AVX-512 registers of f32, or one cache line of a 16-bit format.
 pub const PANEL: usize = 32;
@@ -84,6 +84,11 @@ impl PackedMatrix {
         // Pointer offsets are in bytes and signed.
         checked_size(OP, &[panels, inputs, PANEL, dtype.bytes(), 2])?;
         Ok(Self { data: Buffer::try_zeroed(dtype, panels * inputs * PANEL)?, outputs, inputs })
+    }
+
+    /// Moves the weights to a shelf, whose huge pages are read faster; see [`Shelf::keep`].
+    pub fn keep_on(&mut self, shelf: &mut Shelf) {
+        shelf.keep(&mut self.data);
     }
 
     /// Fills outputs `first_output..first_output + part.outputs`, on all threads.

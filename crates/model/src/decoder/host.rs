@@ -1,6 +1,8 @@
 //! Weights in the processor's memory, packed for its products.
 
-use dropcap_kernels::{DType, Epilogue, KernelError, Part, Team, layer_norm, rms_norm};
+use std::sync::{Mutex, PoisonError};
+
+use dropcap_kernels::{DType, Epilogue, KernelError, Part, Shelf, Team, layer_norm, rms_norm};
 
 use super::matrix::HostMatrix;
 use crate::ModelError;
@@ -11,7 +13,19 @@ use crate::weights::{
 /// Matrices in panels; biases and norms are f32.
 #[derive(Debug)]
 pub(crate) struct HostMemory {
-    pub(super) format: WeightFormat,
+    format: WeightFormat,
+    /// Where small matrices lie side by side.
+    shelf: Mutex<Shelf>,
+}
+
+impl HostMemory {
+    pub(super) fn new(format: WeightFormat) -> Self {
+        Self { format, shelf: Mutex::default() }
+    }
+
+    fn shelved(&self, matrix: HostMatrix) -> HostMatrix {
+        matrix.kept_on(&mut self.shelf.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl Storage for HostMemory {
@@ -35,7 +49,7 @@ impl Storage for HostMemory {
     }
 
     fn zeroed(&self, outputs: usize, inputs: usize, held: Held) -> Result<HostMatrix, ModelError> {
-        Ok(HostMatrix::zeroed(outputs, inputs, held)?)
+        Ok(self.shelved(HostMatrix::zeroed(outputs, inputs, held)?))
     }
 
     fn fill(
@@ -67,7 +81,7 @@ impl Storage for HostMemory {
         scale: f32,
         seed: u64,
     ) -> Result<HostMatrix, ModelError> {
-        Ok(HostMatrix::random(outputs, inputs, held, scale, seed)?)
+        Ok(self.shelved(HostMatrix::random(outputs, inputs, held, scale, seed)?))
     }
 
     fn bias(&self, numbers: Vec<f32>) -> Result<Vec<f32>, ModelError> {

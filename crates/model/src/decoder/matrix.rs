@@ -1,7 +1,7 @@
 //! A weight in the processor's memory: numbers, or blocks.
 
 use dropcap_kernels::{
-    Epilogue, KernelError, PackedMatrix, Part, QuantisedMatrix, Team, matmul, quantised_matmul,
+    Epilogue, KernelError, PackedMatrix, Part, QuantisedMatrix, Shelf, Team, matmul, quantised_matmul,
 };
 
 use crate::weights::Held;
@@ -34,6 +34,15 @@ impl HostMatrix {
                 Self::Blocks(QuantisedMatrix::random(outputs, inputs, format, scale, seed)?)
             }
         })
+    }
+
+    /// The same matrix on a shelf.
+    pub(super) fn kept_on(mut self, shelf: &mut Shelf) -> Self {
+        match &mut self {
+            Self::Plain(matrix) => matrix.keep_on(shelf),
+            Self::Blocks(matrix) => matrix.keep_on(shelf),
+        }
+        self
     }
 
     /// Only a matrix that is held in blocks is asked to.

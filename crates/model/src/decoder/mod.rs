@@ -51,7 +51,7 @@ impl Decoder {
         checkpoint: &Checkpoint,
         format: impl Into<WeightFormat>,
     ) -> Result<Self, ModelError> {
-        let weights = Weights::load(&HostMemory { format: format.into() }, team, checkpoint)?;
+        let weights = Weights::load(&HostMemory::new(format.into()), team, checkpoint)?;
         Ok(Self::of(checkpoint.config(), weights))
     }
 
@@ -66,7 +66,7 @@ impl Decoder {
         format: impl Into<WeightFormat>,
         seed: u64,
     ) -> Result<Self, ModelError> {
-        Ok(Self::of(config, Weights::random(&HostMemory { format: format.into() }, config, seed)?))
+        Ok(Self::of(config, Weights::random(&HostMemory::new(format.into()), config, seed)?))
     }
 
     fn of(config: &DecoderConfig, weights: Weights<HostMemory>) -> Self {

@@ -8,7 +8,7 @@ use crate::chunks::Pieces;
 use crate::error::{check_length, checked_size};
 use crate::matmul::fill::hash;
 use crate::matmul::{PANEL, Part};
-use crate::{Buffer, DType, Elements, ElementsMut, KernelError, Team};
+use crate::{Buffer, DType, Elements, ElementsMut, KernelError, Shelf, Team};
 
 /// A weight `[outputs, inputs]` of one [`BlockFormat`], in panels of 32 outputs: `[outputs / 32, rounded up][inputs / 32]` blocks
 /// of 32 outputs, the last panel padded with zeros. A block of a panel is 32 f16 scales, 32 f16 least values where the format has
@@ -52,6 +52,11 @@ impl QuantisedMatrix {
         let panels = outputs.div_ceil(PANEL);
         let bytes = checked_size(OP, &[panels, inputs / BLOCK, format.panel_bytes()])?;
         Ok(Self { data: Buffer::try_zeroed(DType::F16, bytes / 2)?, format, outputs, inputs })
+    }
+
+    /// As [`PackedMatrix::keep_on`](crate::PackedMatrix::keep_on).
+    pub fn keep_on(&mut self, shelf: &mut Shelf) {
+        shelf.keep(&mut self.data);
     }
 
     /// Blocks of random numbers of up to about `scale`, the same for the same seed and shape: a stand-in for a checkpoint where only
