@@ -8,7 +8,7 @@ use dropcap_kernels::cuda::read_bandwidth;
 use dropcap_methods::MethodSpec;
 use dropcap_model::device::DeviceWeights;
 use dropcap_model::{Decoder, DecoderConfig};
-use dropcap_policy::EvictionPolicy;
+use dropcap_policy::{EvictionPolicy, Needs};
 use dropcap_weights::Fingerprint;
 
 use super::device::DeviceBench;
@@ -43,7 +43,12 @@ impl Subject {
         let config = found.checkpoint.config();
         let device =
             device_for(arguments.model.machine.device, config, methods.iter().map(|(_, policy)| policy))?;
-        check(tests, &name, config, if device.is_some() { warm(arguments, &methods) } else { 0 })?;
+        check(
+            tests,
+            &name,
+            config.max_positions,
+            if device.is_some() { warm(arguments, &methods) } else { 0 },
+        )?;
         Ok(Self { name, compute: found.load(device, &arguments.model)?, methods })
     }
 
@@ -122,9 +127,8 @@ impl Subject {
     }
 }
 
-/// Refuses what does not fit before minutes are spent on what does.
-fn check(tests: &[Test], name: &str, config: &DecoderConfig, warm: usize) -> Result<()> {
-    let limit = config.max_positions;
+/// Refuses what does not fit into `limit` positions before minutes are spent on what does; generating takes `warm` more.
+fn check(tests: &[Test], name: &str, limit: usize, warm: usize) -> Result<()> {
     for test in tests {
         let warm = if test.generation > 0 { warm } else { 0 };
         let positions = test.positions().saturating_add(warm);
@@ -138,12 +142,15 @@ fn check(tests: &[Test], name: &str, config: &DecoderConfig, warm: usize) -> Res
     Ok(())
 }
 
-/// Positions that generating on a device takes before time is taken: what a method wants together at a prompt's end, a step at most, and
-/// one token behind it.
+/// Positions that generating on a device takes before time is taken, under any of the methods.
 fn warm(arguments: &Arguments, methods: &[(MethodSpec, Arc<dyn EvictionPolicy>)]) -> usize {
     let step = arguments.chunk.unwrap_or(Compute::DEVICE_CHUNK);
-    let together = methods.iter().map(|(_, policy)| policy.needs().together(step));
-    together.max().unwrap_or(0).max(1).saturating_add(1)
+    methods.iter().map(|(_, policy)| warm_under(policy.needs(), step)).max().unwrap_or(0)
+}
+
+/// What a method wants together at a prompt's end, a step of so many tokens at most, and one token behind it.
+fn warm_under(needs: Needs, step: usize) -> usize {
+    needs.together(step).max(1).saturating_add(1)
 }
 
 fn methods(
@@ -159,4 +166,21 @@ fn methods(
     }
     specs.sort_by_key(|spec| spec.to_string() != "none");
     specs.into_iter().map(|spec| build(&spec).map(|policy| (spec, policy))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generating_on_a_device_takes_the_positions_of_its_warm_steps_too() {
+        let wants = |together| Needs { together, ..Needs::default() };
+        assert_eq!([0, 1, 32, 4096].map(|together| warm_under(wants(together), 2048)), [2, 2, 33, 2049]);
+
+        let test = |prompt, generation| Test { prompt, generation, depth: 990, batch: 1 };
+        let fits = |tests: &[Test], warm| check(tests, "gpt2", 1024, warm);
+        assert!(fits(&[test(0, 32)], 2).is_ok() && fits(&[test(34, 0)], 33).is_ok());
+        let refused = fits(&[test(0, 16), test(0, 32)], 3).unwrap_err().to_string();
+        assert_eq!(refused, "tg32 at depth 990 takes 1025 positions, and gpt2 has 1024: ask for fewer");
+    }
 }
