@@ -171,7 +171,12 @@ impl DeviceNorm {
                 (rows.pointer(), 0)
             }
             Unrounded::Rest(rest) => {
-                check_at_least(OP, "what rounding left", checked_size(OP, &[count, self.element])?, rest.len())?;
+                check_at_least(
+                    OP,
+                    "what rounding left",
+                    checked_size(OP, &[count, self.element])?,
+                    rest.len(),
+                )?;
                 (0, rest.pointer())
             }
         };

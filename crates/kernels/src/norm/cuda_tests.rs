@@ -72,7 +72,8 @@ fn cuda_norms_agree_with_the_reference() {
             let normed = poisoned(&device, 4 * c * dtype.bytes());
             let sources = [6, u32::MAX, 2];
             let device_sources = DeviceBuffer::copy_of(&device, "a test", &sources).unwrap();
-            norm.apply_gathered(parameters, 1e-5, &residual, &device_sources, 3, &normed, Unrounded::None).unwrap();
+            norm.apply_gathered(parameters, 1e-5, &residual, &device_sources, 3, &normed, Unrounded::None)
+                .unwrap();
             check(&normed, None, &sources);
             // Less than all rows leaves the others.
             let normed = poisoned(&device, 4 * c * dtype.bytes());
