@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The adapter in models/smollm2-135m-instruct-fifth (but for the seeds of its chats) and its dense twin: chats that the model writes itself, and chats about what
-# stands somewhere in a text, then LoRA factors and gates on books, articles and those chats. Its steps took about eight minutes on an H200; interrupted, the same command goes on.
+# The adapter in models/smollm2-135m-instruct-fifth and its dense twin: chats that the model writes itself, and chats about what
+# stands somewhere in a text, then LoRA factors and gates on books, articles and those chats. On an H200 the chats took a minute and each of the two runs about four; interrupted, the same command goes on.
 #   runs/smollm2_fifth.sh MODEL DATA OUT
 # MODEL is a directory of SmolLM2-135M-Instruct. DATA holds train.{books,wiki}.txt.xz and valid.{books,wiki}.txt.xz, documents apart
 # by a line <|endoftext|>. OUT gets the chats and the runs. DROPCAP names the binary (default: target/release/dropcap), DEVICE what to
@@ -47,4 +47,4 @@ method: none
 YAML
 "$dropcap" train --config lora.yaml
 "$dropcap" train --config lora.yaml output="$out/fifth" method=dcp sparsity.target_keep="${KEEP:-0.2}" \
-  sparsity.trained_keep="$(awk "BEGIN { print 0.75 * ${KEEP:-0.2} }")" sparsity.ramp.until=0.3 gates.noise.until=0.4
+  sparsity.trained_keep="$(awk "BEGIN { print 0.75 * ${KEEP:-0.2} }")" sparsity.ramp.until=0.5 gates.noise.until=0.6
