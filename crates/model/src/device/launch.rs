@@ -10,7 +10,7 @@ use super::rules::{DeviceGates, Voting};
 use super::weights::{DeviceLinear, DeviceNormWeights};
 use crate::{Mlp, ModelError};
 
-/// Rows from which gates are three products of 16 bits instead of one of f32.
+/// Rows from which gates are three products of bf16 instead of one of f32.
 const GATES_IN_PARTS_FROM: usize = 256;
 
 /// Which attention serves a step.
@@ -65,18 +65,15 @@ impl DeviceDecoder {
             _ => Unrounded::None,
         };
         self.project(&layer.attention_norm, &layer.qkv, rows, unrounded, Target::Store(&scratch.qkv))?;
-        if let (Some(gates), Some(out)) = (gates, &scratch.gates) {
+        if let (Some(gates), Some(wide), Some(out)) = (gates, &scratch.normed_f32, &scratch.gates) {
             let matmul = &self.kernels.matmul;
-            match (unrounded, parts) {
-                _ if self.is_fused(&layer.qkv, rows) => {
-                    let (norm, epsilon) = (layer.attention_norm.parameters(), self.epsilon());
-                    matmul.normed_product_f32(&scratch.residual, norm, epsilon, &gates.weights, rows, out)?;
-                }
-                (Unrounded::Rest(rest), Some([high, left])) => {
-                    matmul.product_in_parts([&scratch.normed, rest], [high, left], rows, out)?;
-                }
-                (Unrounded::Rows(wide), _) => matmul.product_f32(wide, &gates.weights, rows, out)?,
-                _ => {}
+            if self.is_fused(&layer.qkv, rows) {
+                let (norm, epsilon) = (layer.attention_norm.parameters(), self.epsilon());
+                matmul.normed_product_f32(&scratch.residual, norm, epsilon, &gates.weights, rows, out)?;
+            } else if let (Unrounded::Rest(rest), Some([high, left])) = (unrounded, parts) {
+                matmul.product_in_parts([&scratch.normed, rest], [high, left], rows, out)?;
+            } else {
+                matmul.product_f32(wide, &gates.weights, rows, out)?;
             }
         }
         self.enter(index, size)?;

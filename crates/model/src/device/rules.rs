@@ -5,7 +5,7 @@ use dropcap_kernels::cuda::{Device, DeviceBuffer};
 use dropcap_kernels::matmul::DeviceMatrix;
 use dropcap_kernels::rope::{Birth, Births};
 use dropcap_policy::{Action, EvictionPolicy, Floors, GateLayer, HeadSet, PromptCut, Rule};
-use half::{bf16, f16};
+use half::bf16;
 
 use super::ranker;
 use crate::weights::rope_table;
@@ -59,7 +59,7 @@ pub(super) struct Voting {
 pub(super) struct DeviceGateLayer {
     /// f32 `[2 G r, c]`, or `[G, c]` at birth
     pub(super) weights: DeviceMatrix,
-    /// The same as what W holds of each number, and what its rounding left: for many rows, where W has 16 bits.
+    /// The same as what W holds of each number, and what its rounding left: for many rows, where W is bf16.
     pub(super) parts: Option<[DeviceMatrix; 2]>,
     /// `[G]`
     pub(super) bias: DeviceBuffer<f32>,
@@ -213,9 +213,12 @@ impl DeviceGates {
                 matrix.upload_rows(0, bytes)?;
                 Ok::<_, ModelError>(matrix)
             };
-            let parts = match parts_of(&rows, dtype) {
-                Some([high, rest]) => Some([matrix(dtype, &high)?, matrix(dtype, &rest)?]),
-                None => None,
+            let parts = match dtype {
+                DType::Bf16 => {
+                    let [high, rest] = parts_of(&rows);
+                    Some([matrix(dtype, &high)?, matrix(dtype, &rest)?])
+                }
+                DType::F16 | DType::F32 => None,
             };
             let weights = matrix(DType::F32, &bytes_of(&rows))?;
             let bias = DeviceBuffer::copy_of(device, "gate biases", gates.bias())?;
@@ -247,23 +250,41 @@ fn window(sinks: u32, recent: u32, floors: Floors) -> Birth {
     Birth { kind: Birth::WINDOW, sinks, recent, floor_sinks, floor_recent, lanes: Birth::ALL, keep: 0.0 }
 }
 
-/// What a format of 16 bits holds of each number, and what its rounding left, as the device stores them; none of f32.
-fn parts_of(numbers: &[f32], dtype: DType) -> Option<[Vec<u8>; 2]> {
-    let rounded = |x: f32| match dtype {
-        DType::F32 => None,
-        DType::F16 => Some((f16::from_f32(x).to_f32(), f16::from_f32(x).to_ne_bytes())),
-        DType::Bf16 => Some((bf16::from_f32(x).to_f32(), bf16::from_f32(x).to_ne_bytes())),
-    };
-    let mut parts = [Vec::with_capacity(2 * numbers.len()), Vec::with_capacity(2 * numbers.len())];
-    for &number in numbers {
-        let (high, bytes) = rounded(number)?;
-        parts[0].extend(bytes);
-        parts[1].extend(rounded(number - high)?.1);
-    }
-    Some(parts)
+/// What bf16 holds of each number, and what its rounding left, as the device stores them. f16 could do neither where gates are very small
+/// or large: bf16 has the range of f32.
+fn parts_of(numbers: &[f32]) -> [Vec<u8>; 2] {
+    let high = |number: f32| bf16::from_f32(number);
+    let rest = |number: f32| bf16::from_f32(number - high(number).to_f32());
+    [
+        numbers.iter().flat_map(|&number| high(number).to_ne_bytes()).collect(),
+        numbers.iter().flat_map(|&number| rest(number).to_ne_bytes()).collect(),
+    ]
 }
 
 /// The bytes of numbers as the device stores them.
 fn bytes_of(numbers: &[f32]) -> Vec<u8> {
     numbers.iter().flat_map(|number| number.to_ne_bytes()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::parts_of;
+
+    #[test]
+    fn two_parts_have_twice_the_digits_of_one_however_small_a_gate_is() {
+        let numbers = [1.2345678, -3.3e-6, 7.7e9, 0.0, -1.0e-30];
+        let [high, rest] = parts_of(&numbers).map(|part| {
+            part.as_chunks::<2>()
+                .0
+                .iter()
+                .map(|&bytes| bf16::from_ne_bytes(bytes).to_f32())
+                .collect::<Vec<_>>()
+        });
+        for ((number, high), rest) in numbers.into_iter().zip(high).zip(rest) {
+            assert!((number - high).abs() <= number.abs() / 256.0, "{number}: {high}");
+            assert!((number - high - rest).abs() <= number.abs() / 65536.0, "{number}: {high} and {rest}");
+        }
+    }
 }

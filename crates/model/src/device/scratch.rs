@@ -53,7 +53,7 @@ impl DeviceScratch {
             residual: floats(config.hidden)?,
             normed: weights(config.hidden)?,
             normed_f32: gated.then(|| floats(config.hidden)).transpose()?,
-            normed_rest: (gated && dtype != DType::F32).then(|| weights(config.hidden)).transpose()?,
+            normed_rest: (gated && dtype == DType::Bf16).then(|| weights(config.hidden)).transpose()?,
             gates: gated.then(|| floats(gate_width)).transpose()?,
             qkv: weights(config.query_width() + 2 * config.key_width())?,
             mixed: weights(config.query_width())?,
