@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The adapter in models/smollm2-135m-instruct-fifth and its dense twin: chats that the model writes itself, and chats about what
-# stands somewhere in a text, then LoRA factors and gates on books, articles and those chats. On an H200 the chats took a minute and each of the two runs about four; interrupted, the same command goes on.
+# stands somewhere in a text, then LoRA factors and gates on books, articles and those chats. On an H200 the chats took a minute and the run that forgets about four; interrupted, the same command goes on.
 #   runs/smollm2_fifth.sh MODEL DATA OUT
 # MODEL is a directory of SmolLM2-135M-Instruct. DATA holds train.{books,wiki}.txt.xz and valid.{books,wiki}.txt.xz, documents apart
 # by a line <|endoftext|>. OUT gets the chats and the runs. DROPCAP names the binary (default: target/release/dropcap), DEVICE what to
