@@ -2,7 +2,10 @@
 
 use std::ffi::c_void;
 
-use cudarc::driver::sys::{self, CUlaunchAttribute, CUlaunchAttributeID, CUlaunchConfig, CUstream};
+use cudarc::driver::sys::{
+    self, CUlaunchAttribute, CUlaunchAttributeID, CUlaunchAttributeValue_union__bindgen_ty_1 as ClusterDim,
+    CUlaunchConfig, CUstream,
+};
 
 use super::error::driver;
 use super::{Argument, CudaError, Function};
@@ -17,19 +20,28 @@ pub struct Grid {
     /// Whether the kernel may start before the one before it has ended: it must call `wait_for_previous` before it
     /// touches anything that another kernel writes.
     pub early: bool,
+    /// Neighbouring blocks in x that run at the same time and read each other's shared memory, from compute capability 9.0
+    /// on; they divide the blocks.
+    pub cluster: u32,
 }
 
 impl Grid {
     /// `blocks` blocks in x of `threads` threads, after the kernel before.
     #[must_use]
     pub fn new(blocks: usize, threads: u32) -> Self {
-        Self { blocks: [u32::try_from(blocks).unwrap_or(u32::MAX), 1, 1], threads, early: false }
+        Self { blocks: [u32::try_from(blocks).unwrap_or(u32::MAX), 1, 1], threads, early: false, cluster: 1 }
     }
 
     /// The same blocks, `y` times.
     #[must_use]
     pub fn by(self, y: usize) -> Self {
         Self { blocks: [self.blocks[0], u32::try_from(y).unwrap_or(u32::MAX), 1], ..self }
+    }
+
+    /// The same in clusters of so many blocks.
+    #[must_use]
+    pub fn in_clusters(self, cluster: usize) -> Self {
+        Self { cluster: u32::try_from(cluster).unwrap_or(u32::MAX), ..self }
     }
 
     /// The same, allowed to start early.
@@ -71,10 +83,18 @@ impl Function {
             return Ok(());
         }
         // SAFETY: plain numbers and unions of them, for which zero is a value.
-        let mut attribute: CUlaunchAttribute = unsafe { std::mem::zeroed() };
-        attribute.id = CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
-        attribute.value.programmaticStreamSerializationAllowed = 1;
-        let early = grid.early && self.device().facts().capability.0 >= 9;
+        let mut attributes: [CUlaunchAttribute; 2] = unsafe { std::mem::zeroed() };
+        let mut given = 0;
+        if grid.early && self.device().facts().capability.0 >= 9 {
+            attributes[given].id = CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+            attributes[given].value.programmaticStreamSerializationAllowed = 1;
+            given += 1;
+        }
+        if grid.cluster > 1 {
+            attributes[given].id = CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+            attributes[given].value.clusterDim = ClusterDim { x: grid.cluster, y: 1, z: 1 };
+            given += 1;
+        }
         let config = CUlaunchConfig {
             gridDimX: grid.blocks[0],
             gridDimY: grid.blocks[1],
@@ -84,8 +104,8 @@ impl Function {
             blockDimZ: 1,
             sharedMemBytes: self.shared(),
             hStream: stream,
-            attrs: &raw mut attribute,
-            numAttrs: u32::from(early),
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: given as u32,
         };
         let mut parameters = [std::ptr::from_ref(argument).cast_mut().cast::<c_void>()];
         // SAFETY: the caller's promise; the driver copies the argument before it returns.

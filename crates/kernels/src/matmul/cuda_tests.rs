@@ -351,6 +351,24 @@ fn check_targets(
     assert_eq!(got[count..], before[count..], "{what}: past the end of the sum");
 }
 
+/// Few outputs of many inputs, in tensor cores: blocks of a cluster share them and add up what each made of its inputs.
+#[test]
+fn cuda_outputs_that_a_cluster_shares_agree_with_the_reference() {
+    let Some(device) = device("cuda_outputs_that_a_cluster_shares_agree_with_the_reference") else { return };
+    let (mut random, dtype) = (Random(24), DType::Bf16);
+    let matmul = DeviceMatmul::new(&device, &plain(dtype, 32)).unwrap();
+    for (n, k) in [(96, 1024), (33, 4104), (250, 2056)] {
+        let weights = Weights::new(&device, &mut random, n, k, dtype);
+        for rows in [5, 16] {
+            let x = rounded(&random.row(rows * k), dtype);
+            let want = sums(&x, &weights.values, Some(&weights.bias), k);
+            let what = format!("[{rows}, {k}] x [{n}]");
+            let x = upload(&device, &x, dtype);
+            check_targets(&device, &matmul, &weights, true, &x, rows, dtype, SUM_TOLERANCE, &want, &what);
+        }
+    }
+}
+
 #[test]
 fn cuda_products_of_a_norm_agree_with_norm_and_product() {
     let Some(device) = device("cuda_products_of_a_norm_agree_with_norm_and_product") else { return };

@@ -44,6 +44,8 @@ pub(super) const KEPT: usize = 1024;
 const MMA_STATIC: usize = WARPS * MMA_ROWS * MMA_UNIT * 4;
 const MMA_UNIT: usize = 32;
 const MMA_STEP: usize = WARPS * 4 * 16;
+/// Blocks of a cluster that share outputs there.
+const MOST_PARTS: usize = 4;
 
 /// What happens to the sums, as the kernel numbers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -118,6 +120,8 @@ pub(super) struct Streams {
     any: Function,
     element: usize,
     multiprocessors: usize,
+    /// Whether blocks may read each other's shared memory.
+    clusters: bool,
     /// The most shared memory of a block.
     shared: usize,
 }
@@ -143,6 +147,7 @@ impl Streams {
             any: module.function("stream_any", 0)?,
             element: specialisation.weights.bytes(),
             multiprocessors: facts.multiprocessors as usize,
+            clusters: facts.capability.0 >= 9,
             shared,
         })
     }
@@ -172,27 +177,26 @@ impl Streams {
         let Product { rows, outputs, inputs, kind, .. } = *product;
         let element = if product.wide { 4 } else { self.element };
         let gated = kind == Kind::SiluMul;
-        let width = if gated { outputs / 2 } else { outputs };
-        let blocks = width.min(self.multiprocessors);
-        let units = |unit: usize| {
-            let span = if gated { unit / 2 } else { unit };
-            width.div_ceil(blocks.max(1)).div_ceil(span)
-        };
+        let (width, span) = if gated { (outputs / 2, 2) } else { (outputs, 1) };
         // From two rows on multiply-adds hold the loads up, and tensor cores do not.
         let in_cores = product.norm == (0, 0) && self.fit_mma(rows, inputs, product.wide);
-        let (function, split, steps, statics, x) = if in_cores {
-            let steps = units(MMA_UNIT) * (inputs * element).div_ceil(MMA_STEP);
-            (&self.mma[usize::from(rows > 8)], WARPS, steps, MMA_STATIC, 0)
+        let (function, Shares { blocks, split, steps }, statics, x) = if in_cores {
+            let most = if self.clusters { MOST_PARTS } else { 1 };
+            let chunks = (inputs * element).div_ceil(MMA_STEP);
+            let shares = clusters(width, MMA_UNIT / span, chunks, self.multiprocessors, most);
+            (&self.mma[usize::from(rows > 8)], shares, MMA_STATIC, 0)
         } else {
             let function = if product.wide { &self.wide[rows - 1] } else { &self.narrow[rows - 1] };
-            let (split, steps) = cut(units(TOGETHER), (inputs * element).div_ceil(32 * 16));
-            (function, split, steps, STATIC, row_bytes(rows, inputs * element))
+            let blocks = width.min(self.multiprocessors);
+            let units = width.div_ceil(blocks.max(1)).div_ceil(TOGETHER / span);
+            let (split, steps) = cut(units, (inputs * element).div_ceil(32 * 16));
+            (function, Shares { blocks, split, steps }, STATIC, row_bytes(rows, inputs * element))
         };
         let most = depth(statics + x, self.shared).unwrap_or(*DEPTH.start());
         let depth = steps.clamp(*DEPTH.start(), most);
-        // Where every multiprocessor has a block, more than a third of its memory: then no three of them share one, and
+        // Where nearly every multiprocessor has a block, more than a third of its memory: then no three of them share one, and
         // each leaves room for one of the next kernel.
-        let least = if blocks == self.multiprocessors { (self.shared + KEPT) / 3 } else { 0 };
+        let least = if blocks * 8 > self.multiprocessors * 7 { (self.shared + KEPT) / 3 } else { 0 };
         let bytes = (depth * STEP + x).max(least);
         let arguments = Arguments {
             weights: product.weights,
@@ -213,8 +217,9 @@ impl Streams {
             epsilon: product.epsilon,
         };
         let function = function.with_shared(bytes as u32);
+        let grid = Grid::new(blocks, THREADS).in_clusters(if in_cores { split } else { 1 }).early();
         // SAFETY: the layout of `Stream`; the caller's promise.
-        unsafe { function.launch(Grid::new(blocks, THREADS).early(), &arguments) }?;
+        unsafe { function.launch(grid, &arguments) }?;
         Ok(())
     }
 
@@ -248,6 +253,37 @@ impl Streams {
     }
 }
 
+/// How a product is shared out.
+struct Shares {
+    blocks: usize,
+    /// Warps that share a unit; in tensor cores blocks that share outputs.
+    split: usize,
+    /// The most steps of a warp.
+    steps: usize,
+}
+
+/// Shares in tensor cores of `width` outputs, `span` to a unit, with inputs of so many steps: by blocks of a cluster, `most` of
+/// them, where that leaves a block a third less to do, for they wait for each other twice a unit. Not so where outputs fill the units of
+/// all multiprocessors.
+fn clusters(width: usize, span: usize, chunks: usize, multiprocessors: usize, most: usize) -> Shares {
+    let shares = |split: usize| {
+        let stretches = width.min(multiprocessors / split).max(1);
+        let units = width.div_ceil(stretches).div_ceil(span);
+        // Some multiprocessors have no place in a cluster, so not as many clusters run at once as there would be.
+        let at_once = if split == 1 { stretches } else { multiprocessors * 15 / 16 / split };
+        let stretches = stretches.min(at_once).max(width.div_ceil(units * span));
+        Shares { blocks: stretches * split, split, steps: units * chunks.div_ceil(split) }
+    };
+    let mut best = shares(1);
+    for split in [2, 4].into_iter().filter(|&split| split <= most.min(multiprocessors)) {
+        let next = shares(split);
+        if next.steps * 3 <= best.steps * 2 {
+            best = next;
+        }
+    }
+    best
+}
+
 /// Shared memory of rows of so many bytes each: in whole chunks of a warp.
 fn row_bytes(rows: usize, bytes: usize) -> usize {
     rows * bytes.next_multiple_of(32 * 16)
@@ -279,7 +315,7 @@ fn cut(units: usize, chunks: usize) -> (usize, usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::{DEPTH, MMA_STATIC, STATIC, STEP, cut, depth, row_bytes};
+    use super::{DEPTH, MMA_STATIC, STATIC, STEP, clusters, cut, depth, row_bytes};
 
     /// Of an H100.
     const SHARED: usize = 232_448;
@@ -296,6 +332,27 @@ mod tests {
             assert!(steps as f64 <= 1.03 * shared, "{units} units of {chunks} chunks: {steps}");
         }
         assert_eq!(cut(1, 1), (4, 1));
+    }
+
+    #[test]
+    fn clusters_are_for_outputs_that_fill_a_quarter_or_half_of_a_unit() {
+        // Outputs and inputs of a 16-bit format: GPT-2-medium's output and down, its attention's input; the 1B shape's; 8B's.
+        for (width, inputs, blocks, split, steps) in [
+            (1024, 1024, 128, 4, 1),
+            (1024, 4096, 128, 4, 4),
+            (3072, 1024, 132, 1, 4),
+            (2048, 8192, 128, 2, 16),
+            (4096, 14336, 132, 1, 56),
+            (1, 8, 1, 1, 1),
+        ] {
+            let shares = clusters(width, 32, (inputs * 2usize).div_ceil(512), 132, 4);
+            assert_eq!(
+                (shares.blocks, shares.split, shares.steps),
+                (blocks, split, steps),
+                "{width} of {inputs}"
+            );
+            assert_eq!(clusters(width, 32, (inputs * 2usize).div_ceil(512), 132, 1).split, 1);
+        }
     }
 
     #[test]

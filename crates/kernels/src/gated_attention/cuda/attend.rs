@@ -276,5 +276,10 @@ impl Attention {
 }
 
 fn grid(shape: &GatedShape, tiles: usize, heads: usize) -> Grid {
-    Grid { blocks: [heads as u32, shape.sequences as u32, tiles as u32], threads: THREADS, early: false }
+    Grid {
+        blocks: [heads as u32, shape.sequences as u32, tiles as u32],
+        threads: THREADS,
+        early: false,
+        cluster: 1,
+    }
 }
