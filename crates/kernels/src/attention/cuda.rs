@@ -377,9 +377,10 @@ impl Prefill {
 
 impl Decode {
     fn new(device: &Device, specialisation: &Specialisation, max_spans: usize) -> Result<Self, KernelError> {
-        let plan = DecodePlan::new(device.facts().capability, specialisation);
+        let capability = device.facts().capability;
+        let plan = DecodePlan::new(capability, specialisation);
         let module = Module::load(device, &DECODE, specialisation)?;
-        let function = module.function("attention_decode", plan.shared() as u32)?;
+        let function = module.function("attention_decode", plan.asked(capability) as u32)?;
         let blocks = device.facts().multiprocessors as usize;
         let units = max_spans * specialisation.kv_heads;
         let members = ratio(specialisation);
