@@ -37,7 +37,7 @@ pub use activation::{GeluKind, gelu, gelu_backward, silu_mul, silu_mul_backward}
 pub use alpha_sigmoid::{AlphaSigmoid, Vote};
 pub use attention::{AttentionRows, AttentionShape, attention, attention_mass};
 pub use buffer::{Buffer, Elements, ElementsMut, Shelf};
-pub use cross_entropy::{RowLoss, cross_entropy};
+pub use cross_entropy::{Judged, RowLoss, cross_entropy, row_losses};
 pub use dtype::DType;
 pub use error::KernelError;
 pub use lane::LaneView;

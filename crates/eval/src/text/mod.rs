@@ -70,13 +70,15 @@ impl<'a> TextReaders<'a> {
             for row in (counted..part.len()).step_by(ROWS) {
                 let rows = row..part.len().min(row + ROWS);
                 let targets = &targets[begin + rows.start..begin + rows.end];
-                for (index, (reading, outcome)) in readings.iter_mut().zip(&mut outcomes).enumerate() {
-                    let logits = reading.logits(rows.clone())?;
-                    if index == 0 {
-                        comparison.dense(logits, targets, outcome)?;
-                    } else {
-                        comparison.pruned(logits, targets, outcome)?;
-                    }
+                let (Some((dense, pruned)), Some((outcome, outcomes))) =
+                    (readings.split_first_mut(), outcomes.split_first_mut())
+                else {
+                    continue;
+                };
+                let expected = dense.logits(rows.clone())?;
+                comparison.dense(expected, targets, outcome)?;
+                for (reading, outcome) in pruned.iter_mut().zip(outcomes) {
+                    comparison.pruned(reading.logits(rows.clone())?, expected, targets, outcome)?;
                 }
             }
             begin += part.len();

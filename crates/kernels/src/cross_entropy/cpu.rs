@@ -1,6 +1,6 @@
 //! The loss, a row at a time, rows shared out over the threads.
 
-use super::{IGNORE, RowLoss};
+use super::{IGNORE, Judged, RowLoss};
 use crate::Team;
 use crate::chunks::{Pieces, TASK_ELEMENTS};
 use crate::simd::exp::exp;
@@ -41,6 +41,54 @@ pub(super) fn cross_entropy(
     });
 }
 
+/// `row_losses` of checked operands and a vocabulary of at least one token.
+pub(super) fn row_losses(
+    team: &Team,
+    isa: Isa,
+    logits: &[f32],
+    vocabulary: usize,
+    targets: &[u32],
+    teacher: Option<&[f32]>,
+    judged: &mut [Judged],
+) {
+    let rows_each = (TASK_ELEMENTS / vocabulary).max(1);
+    let judged = Pieces::new(judged);
+    team.run(targets.len().div_ceil(rows_each), &|task| {
+        let first = task * rows_each;
+        // SAFETY: each row is one task's.
+        let judged = unsafe { judged.range(first, targets.len().min(first + rows_each) - first) };
+        for (row, judged) in (first..).zip(judged) {
+            let at = row * vocabulary;
+            let logits = &logits[at..at + vocabulary];
+            let teacher = teacher.map(|teacher| &teacher[at..at + vocabulary]);
+            *judged = isa.run(Look { logits, target: targets[row], teacher });
+        }
+    });
+}
+
+struct Look<'a> {
+    logits: &'a [f32],
+    target: u32,
+    teacher: Option<&'a [f32]>,
+}
+
+impl Kernel for Look<'_> {
+    type Output = Judged;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> Judged {
+        let Self { mut logits, target, teacher } = self;
+        let top = largest(simd, logits);
+        let likeliest = logits.iter().position(|&logit| logit == top).unwrap_or(0) as u32;
+        if target == IGNORE {
+            return Judged { loss: RowLoss::default(), likeliest };
+        }
+        let chosen = f64::from(logits[target as usize]) - f64::from(top);
+        let teacher = teacher.map(|teacher| (teacher, largest(simd, teacher)));
+        Judged { loss: weigh(simd, &mut logits, top, teacher).loss(chosen, teacher.is_some()), likeliest }
+    }
+}
+
 struct Row<'a> {
     logits: &'a mut [f32],
     target: usize,
@@ -54,14 +102,11 @@ impl Kernel for Row<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> RowLoss {
-        let Self { logits, target, teacher, distill, scale } = self;
+        let Self { mut logits, target, teacher, distill, scale } = self;
         let top = largest(simd, logits);
         let chosen = f64::from(logits[target]) - f64::from(top);
         let teacher = teacher.map(|teacher| (teacher, largest(simd, teacher)));
-        let sums = match teacher {
-            None => weigh::<S, false>(simd, logits, top, &[], 0.0),
-            Some((teacher, teacher_top)) => weigh::<S, true>(simd, logits, top, teacher, teacher_top),
-        };
+        let sums = weigh(simd, &mut logits, top, teacher);
         let onehot = (1.0 - distill) * scale;
         let share = simd.splat((f64::from(scale) / sums.student) as f32);
         match teacher {
@@ -82,20 +127,7 @@ impl Kernel for Row<'_> {
             }
         }
         logits[target] -= onehot;
-        let log_sum = sums.student.ln();
-        let divergence = match teacher {
-            Some(_) => sums.cross / sums.teacher - sums.teacher.ln() + log_sum,
-            None => 0.0,
-        };
-        // Rounding must not make it negative.
-        let divergence = if divergence < 0.0 { 0.0 } else { divergence };
-        let entropy = log_sum - sums.own / sums.student;
-        let entropy = if entropy < 0.0 { 0.0 } else { entropy };
-        RowLoss {
-            cross_entropy: (log_sum - chosen) as f32,
-            divergence: divergence as f32,
-            entropy: entropy as f32,
-        }
+        sums.loss(chosen, teacher.is_some())
     }
 }
 
@@ -110,11 +142,65 @@ struct Sums {
     cross: f64,
 }
 
-/// Replaces the logits by their exponentials, and adds up.
+impl Sums {
+    /// What a row loses whose target's logit is so far from the largest.
+    #[inline(always)]
+    fn loss(self, chosen: f64, taught: bool) -> RowLoss {
+        let log_sum = self.student.ln();
+        let divergence = if taught { self.cross / self.teacher - self.teacher.ln() + log_sum } else { 0.0 };
+        // Rounding must not make it negative.
+        let divergence = if divergence < 0.0 { 0.0 } else { divergence };
+        let entropy = log_sum - self.own / self.student;
+        let entropy = if entropy < 0.0 { 0.0 } else { entropy };
+        RowLoss {
+            cross_entropy: (log_sum - chosen) as f32,
+            divergence: divergence as f32,
+            entropy: entropy as f32,
+        }
+    }
+}
+
+/// A row of logits that is added up, and becomes its exponentials if somebody wants them.
+trait Weighed {
+    fn logits(&self) -> &[f32];
+    fn keep<S: Simd>(&mut self, simd: S, at: usize, weight: S::V);
+}
+
+impl Weighed for &mut [f32] {
+    #[inline(always)]
+    fn logits(&self) -> &[f32] {
+        self
+    }
+
+    #[inline(always)]
+    fn keep<S: Simd>(&mut self, simd: S, at: usize, weight: S::V) {
+        write(simd, &mut self[at..], weight);
+    }
+}
+
+impl Weighed for &[f32] {
+    #[inline(always)]
+    fn logits(&self) -> &[f32] {
+        self
+    }
+
+    #[inline(always)]
+    fn keep<S: Simd>(&mut self, _: S, _: usize, _: S::V) {}
+}
+
+/// Adds up a row whose largest logit is `top`, beside its teacher's and the largest of that.
 #[inline(always)]
-fn weigh<S: Simd, const TEACHER: bool>(
+fn weigh<S: Simd>(simd: S, row: &mut impl Weighed, top: f32, teacher: Option<(&[f32], f32)>) -> Sums {
+    match teacher {
+        None => add_up::<S, false>(simd, row, top, &[], 0.0),
+        Some((teacher, teacher_top)) => add_up::<S, true>(simd, row, top, teacher, teacher_top),
+    }
+}
+
+#[inline(always)]
+fn add_up<S: Simd, const TEACHER: bool>(
     simd: S,
-    logits: &mut [f32],
+    row: &mut impl Weighed,
     top: f32,
     teacher: &[f32],
     teacher_top: f32,
@@ -122,18 +208,19 @@ fn weigh<S: Simd, const TEACHER: bool>(
     let zero = simd.splat(0.0);
     let (top, teacher_top) = (simd.splat(top), simd.splat(teacher_top));
     let mut sums = Sums { student: 0.0, teacher: 0.0, own: 0.0, cross: 0.0 };
-    for first in (0..logits.len()).step_by(BLOCK) {
-        let last = logits.len().min(first + BLOCK);
+    let length = row.logits().len();
+    for first in (0..length).step_by(BLOCK) {
+        let last = length.min(first + BLOCK);
         let (mut student, mut taught, mut weighed, mut cross) = (zero, zero, zero, zero);
         for at in (first..last).step_by(S::LANES) {
             // Lanes past the end weigh nothing.
-            let own = simd.sub(read(simd, &logits[at..], f32::NEG_INFINITY), top);
+            let own = simd.sub(read(simd, &row.logits()[at..], f32::NEG_INFINITY), top);
             let weight = exp(simd, own);
             student = simd.add(student, weight);
             // What weighs nothing adds nothing, be its logit minus infinity.
             let term = simd.mul(weight, own);
             weighed = simd.add(weighed, simd.select_less(zero, weight, term, weight));
-            write(simd, &mut logits[at..], weight);
+            row.keep(simd, at, weight);
             if TEACHER {
                 let given = simd.sub(read(simd, &teacher[at..], f32::NEG_INFINITY), teacher_top);
                 let weight = exp(simd, given);

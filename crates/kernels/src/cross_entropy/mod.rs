@@ -33,6 +33,56 @@ impl RowLoss {
     pub const NUMBERS: usize = 3;
 }
 
+/// What a row of logits says, and what that loses.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Judged {
+    /// Its losses.
+    pub loss: RowLoss,
+    /// The token of the largest logit; the first of equals.
+    pub likeliest: u32,
+}
+
+/// Judges rows of `logits`, `[t, v]`, by their targets, `[t]`, and beside `teacher`'s, `[t, v]`: the losses of [`cross_entropy`], bit for bit,
+/// without a gradient.
+/// Errors: lengths that do not agree, a target that is not a token.
+pub fn row_losses(
+    team: &Team,
+    logits: &[f32],
+    vocabulary: usize,
+    targets: &[u32],
+    teacher: Option<&[f32]>,
+    judged: &mut [Judged],
+) -> Result<(), KernelError> {
+    check("row_losses", logits, vocabulary, targets, teacher, judged.len())?;
+    if vocabulary > 0 {
+        cpu::row_losses(team, Isa::best(), logits, vocabulary, targets, teacher, judged);
+    }
+    Ok(())
+}
+
+fn check(
+    op: &'static str,
+    logits: &[f32],
+    vocabulary: usize,
+    targets: &[u32],
+    teacher: Option<&[f32]>,
+    losses: usize,
+) -> Result<(), KernelError> {
+    check_length(op, "logits", checked_size(op, &[targets.len(), vocabulary])?, logits.len())?;
+    check_length(op, "losses", targets.len(), losses)?;
+    if let Some(teacher) = teacher {
+        check_length(op, "teacher", logits.len(), teacher.len())?;
+    }
+    match targets.iter().find(|&&target| target != IGNORE && target as usize >= vocabulary) {
+        Some(target) => Err(KernelError::Invalid {
+            op,
+            expected: format!("targets below the vocabulary of {vocabulary}, or {IGNORE}"),
+            got: target.to_string(),
+        }),
+        None => Ok(()),
+    }
+}
+
 /// Turns `logits`, `[t, v]`, into the gradient of the loss, and writes the losses of the rows, `[t]`.
 ///
 /// A row's loss is `(1 - distill) cross_entropy + distill divergence` with its target, `[t]`, and the softmax of
@@ -52,18 +102,7 @@ pub fn cross_entropy(
     losses: &mut [RowLoss],
 ) -> Result<(), KernelError> {
     const OP: &str = "cross_entropy";
-    check_length(OP, "logits", checked_size(OP, &[targets.len(), vocabulary])?, logits.len())?;
-    check_length(OP, "losses", targets.len(), losses.len())?;
-    if let Some(teacher) = teacher {
-        check_length(OP, "teacher", logits.len(), teacher.len())?;
-    }
-    if let Some(target) = targets.iter().find(|&&target| target != IGNORE && target as usize >= vocabulary) {
-        return Err(KernelError::Invalid {
-            op: OP,
-            expected: format!("targets below the vocabulary of {vocabulary}, or {IGNORE}"),
-            got: target.to_string(),
-        });
-    }
+    check(OP, logits, vocabulary, targets, teacher, losses.len())?;
     let most = if teacher.is_some() { 1.0 } else { 0.0 };
     if !(0.0..=most).contains(&distill) {
         return Err(KernelError::Invalid {

@@ -74,6 +74,16 @@ proptest! {
         });
         prop_assert!(results[0] == results[1] && results[0] == results[2]);
         let (x, loss) = &results[0];
+        for threads in [1, 3] {
+            let mut judged = vec![Judged::default(); rows];
+            row_losses(&Team::new(threads).unwrap(), &logits, v, &targets, given, &mut judged).unwrap();
+            for (row, (judged, loss)) in judged.iter().zip(loss).enumerate() {
+                prop_assert_eq!(judged.loss, *loss, "the same without a gradient");
+                let own = &logits[row * v..][..v];
+                let largest = own.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                prop_assert_eq!(Some(judged.likeliest as usize), own.iter().position(|&x| x == largest));
+            }
+        }
         for row in 0..rows {
             let range = row * v..(row + 1) * v;
             if targets[row] == IGNORE {
@@ -138,4 +148,12 @@ fn wrong_arguments_are_typed_errors() {
     assert!(call(6, 3, &[0, 2], Some(&teacher), 1.5, 2).is_err());
     assert!(call(6, 3, &[0, 2], Some(&teacher), f32::NAN, 2).is_err());
     assert!(call(0, usize::MAX, &[0, 2], None, 0.0, 2).is_err());
+    let judge = |x: usize, targets: &[u32], teacher: Option<&[f32]>, rows: usize| {
+        row_losses(&team, &vec![0.0; x], 3, targets, teacher, &mut vec![Judged::default(); rows])
+    };
+    assert_eq!(judge(6, &[0, 2], Some(&teacher), 2), Ok(()));
+    assert!(judge(5, &[0, 2], None, 2).is_err());
+    assert!(judge(6, &[0, 2], Some(&teacher[1..]), 2).is_err());
+    assert!(judge(6, &[0, 3], None, 2).is_err(), "no such token");
+    assert!(judge(6, &[0, 2], None, 1).is_err());
 }

@@ -146,16 +146,28 @@ impl<T: Pod> DeviceBuffer<T> {
     /// # Panics
     /// Elements past the end.
     pub fn read_range(&self, first: usize, count: usize) -> Result<Vec<T>, CudaError> {
-        assert!(self.has(first, count), "a read past the end of a device buffer");
         let mut elements = vec![T::zeroed(); count];
-        if count > 0 {
-            let source = self.memory.pointer + (first * size_of::<T>()) as u64;
-            self.device().copy_and_wait("copying from the device", |stream| {
-                // SAFETY: the range is inside the allocation; the target outlives the wait.
-                unsafe { result::memcpy_dtoh_async(&mut elements, source, stream) }
-            })?;
-        }
+        self.read_into(first, &mut elements)?;
         Ok(elements)
+    }
+
+    /// The same into memory that is there.
+    ///
+    /// # Errors
+    /// A failed device.
+    ///
+    /// # Panics
+    /// Elements past the end.
+    pub fn read_into(&self, first: usize, elements: &mut [T]) -> Result<(), CudaError> {
+        assert!(self.has(first, elements.len()), "a read past the end of a device buffer");
+        if elements.is_empty() {
+            return Ok(());
+        }
+        let source = self.memory.pointer + (first * size_of::<T>()) as u64;
+        self.device().copy_and_wait("copying from the device", |stream| {
+            // SAFETY: the range is inside the allocation; the target outlives the wait.
+            unsafe { result::memcpy_dtoh_async(elements, source, stream) }
+        })
     }
 
     fn has(&self, first: usize, count: usize) -> bool {

@@ -297,14 +297,19 @@ impl DeviceDecoder {
         let (room, vocabulary) = (self.scratch.logit_rows.len(), self.config().vocabulary);
         let stride = self.weights.head().outputs();
         let rows: Vec<u32> = (span.first_row..span.first_row + span.queries).skip(from).collect();
-        let (mut first, mut logits) = (from, Vec::new());
+        let mut first = from;
+        // Fresh memory for each chunk would cost more than the copy.
+        let mut logits = vec![0.0; room.min(rows.len()) * stride];
         for rows in rows.chunks(room.max(1)) {
             self.scratch.logit_rows.write(0, rows)?;
             self.head(rows.len())?;
-            let padded = self.scratch.logits.read_range(0, rows.len() * stride)?;
-            logits.clear();
-            padded.chunks_exact(stride).for_each(|row| logits.extend(&row[..vocabulary]));
-            sink(first, &logits);
+            let logits = &mut logits[..rows.len() * stride];
+            self.scratch.logits.read_into(0, logits)?;
+            // The head's outputs may be padded: rows move together.
+            for row in (1..rows.len()).filter(|_| stride > vocabulary) {
+                logits.copy_within(row * stride..row * stride + vocabulary, row * vocabulary);
+            }
+            sink(first, &logits[..rows.len() * vocabulary]);
             first += rows.len();
         }
         Ok(())
