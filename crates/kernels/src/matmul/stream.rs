@@ -268,7 +268,7 @@ struct Shares {
 fn clusters(width: usize, span: usize, chunks: usize, multiprocessors: usize, most: usize) -> Shares {
     let shares = |split: usize| {
         let stretches = width.min(multiprocessors / split).max(1);
-        let units = width.div_ceil(stretches).div_ceil(span);
+        let units = width.div_ceil(stretches).div_ceil(span).max(1);
         // Some multiprocessors have no place in a cluster, so not as many clusters run at once as there would be.
         let at_once = if split == 1 { stretches } else { multiprocessors * 15 / 16 / split };
         let stretches = stretches.min(at_once).max(width.div_ceil(units * span));
@@ -344,6 +344,7 @@ mod tests {
             (2048, 8192, 128, 2, 16),
             (4096, 14336, 132, 1, 56),
             (1, 8, 1, 1, 1),
+            (0, 8, 1, 1, 1),
         ] {
             let shares = clusters(width, 32, (inputs * 2usize).div_ceil(512), 132, 4);
             assert_eq!(
