@@ -20,6 +20,8 @@ pub mod recipe;
 pub mod schedule;
 pub mod select;
 pub mod signals;
+#[cfg(test)]
+mod tiny;
 pub mod tokenizer;
 pub mod trainer;
 

@@ -16,6 +16,7 @@ use super::{Cuda, OtherModel, Plan, Teacher};
 use crate::backend::{Backend, DenseTeacher, Followed, Following, Gathered, Pass, Processor, Room};
 use crate::collective::Alone;
 use crate::network::{GateForm, Group, Layout, Network, Noise, Pruning, Pull, initialize};
+use crate::tiny::{self, Tiny};
 
 const VOCABULARY: usize = 83;
 /// More than a tile of attention, and no whole number of them.
@@ -56,30 +57,15 @@ fn cache() -> PathBuf {
 }
 
 fn families() -> Vec<(&'static str, DecoderConfig)> {
-    let config = |text: &str| DecoderConfig::parse(Path::new("config.json"), text.as_bytes()).unwrap();
-    let gpt2 = r#"{"model_type":"gpt2","architectures":["GPT2LMHeadModel"],"n_layer":2,"n_embd":48,"n_head":2,
-        "n_positions":96,"vocab_size":83}"#;
-    let llama = r#"{"model_type":"llama","architectures":["LlamaForCausalLM"],"num_hidden_layers":2,"hidden_size":48,
-        "num_attention_heads":4,"num_key_value_heads":2,"head_dim":16,"intermediate_size":56,"vocab_size":83,
-        "max_position_embeddings":96,"rms_norm_eps":1e-5,"rope_theta":100.0,"tie_word_embeddings":false,
-        "hidden_act":"silu"}"#;
-    let mistral = llama
-        .replace("\"llama\"", "\"mistral\"")
-        .replace("LlamaForCausalLM", "MistralForCausalLM")
-        .replace("\"tie_word", "\"sliding_window\":30,\"tie_word");
-    let qwen2 = llama
-        .replace("\"llama\"", "\"qwen2\"")
-        .replace("LlamaForCausalLM", "Qwen2ForCausalLM")
-        .replace("\"head_dim\":16,", "")
-        .replace("\"tie_word_embeddings\":false", "\"tie_word_embeddings\":true");
-    let qwen3 = llama.replace("\"llama\"", "\"qwen3\"").replace("LlamaForCausalLM", "Qwen3ForCausalLM");
-    vec![
-        ("gpt2", config(gpt2)),
-        ("llama", config(llama)),
-        ("mistral", config(&mistral)),
-        ("qwen2", config(&qwen2)),
-        ("qwen3", config(&qwen3)),
-    ]
+    tiny::families(Tiny {
+        hidden: 48,
+        hidden_of_qwen2: 48,
+        head_dim: 16,
+        intermediate: 56,
+        vocabulary: VOCABULARY,
+        positions: 96,
+        window: 30,
+    })
 }
 
 /// A model at work on both.

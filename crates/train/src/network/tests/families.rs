@@ -4,44 +4,24 @@ use dropcap_kernels::cross_entropy::IGNORE;
 use dropcap_kernels::{AlphaSigmoid, DType, Team};
 use dropcap_model::{DecoderConfig, WeightPlan};
 use dropcap_policy::Floors;
-use std::path::Path;
 
 use super::super::{GateForm, Gradients, Group, Network, Noise, Pruning, Pull, initialize};
+use crate::tiny::{self, Tiny};
 
 const VOCABULARY: usize = 19;
 pub(super) const TOKENS: usize = 13;
 pub(super) const SEQUENCES: usize = 2;
 
-/// A tiny model of a family, from the `config.json` that a user would have.
-fn config(text: &str) -> DecoderConfig {
-    DecoderConfig::parse(Path::new("config.json"), text.as_bytes()).unwrap()
-}
-
 pub(super) fn families() -> Vec<(&'static str, DecoderConfig)> {
-    let gpt2 = r#"{"model_type":"gpt2","architectures":["GPT2LMHeadModel"],"n_layer":2,"n_embd":12,"n_head":2,
-        "n_positions":32,"vocab_size":19}"#;
-    let llama = r#"{"model_type":"llama","architectures":["LlamaForCausalLM"],"num_hidden_layers":2,"hidden_size":12,
-        "num_attention_heads":4,"num_key_value_heads":2,"head_dim":4,"intermediate_size":20,"vocab_size":19,
-        "max_position_embeddings":32,"rms_norm_eps":1e-5,"rope_theta":100.0,"tie_word_embeddings":false,
-        "hidden_act":"silu"}"#;
-    let mistral = llama
-        .replace("\"llama\"", "\"mistral\"")
-        .replace("LlamaForCausalLM", "MistralForCausalLM")
-        .replace("\"tie_word", "\"sliding_window\":5,\"tie_word");
-    let qwen2 = llama
-        .replace("\"llama\"", "\"qwen2\"")
-        .replace("LlamaForCausalLM", "Qwen2ForCausalLM")
-        .replace("\"head_dim\":4,", "")
-        .replace(":12,", ":16,")
-        .replace("\"tie_word_embeddings\":false", "\"tie_word_embeddings\":true");
-    let qwen3 = llama.replace("\"llama\"", "\"qwen3\"").replace("LlamaForCausalLM", "Qwen3ForCausalLM");
-    vec![
-        ("gpt2", config(gpt2)),
-        ("llama", config(llama)),
-        ("mistral", config(&mistral)),
-        ("qwen2", config(&qwen2)),
-        ("qwen3", config(&qwen3)),
-    ]
+    tiny::families(Tiny {
+        hidden: 12,
+        hidden_of_qwen2: 16,
+        head_dim: 4,
+        intermediate: 20,
+        vocabulary: VOCABULARY,
+        positions: 32,
+        window: 5,
+    })
 }
 
 pub(super) struct Scene {
