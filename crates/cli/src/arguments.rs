@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use dropcap_engine::Sampling;
-use dropcap_kernels::KvFormat;
 use dropcap_kernels::cuda::DeviceChoice;
 use dropcap_methods::{GATES_FILE, MethodSpec};
 use dropcap_model::WeightFormat;
 
+use crate::cache_choice::CacheChoice;
 use crate::{default_model, size};
 
 /// Which model.
@@ -176,15 +176,16 @@ pub struct MachineArguments {
         help_heading = "Machine"
     )]
     pub device: DeviceChoice,
-    /// How keys and values are stored: f32, bf16 or f16, or as codes of 8 bits (q8), or of 8 and 4 (q4).
+    /// How keys and values are stored: auto (f32 on the processor; on a GPU as the weights, blocks as bf16), f32, bf16 or f16,
+    /// or as codes of 8 bits (q8), or of 8 and 4 (q4).
     #[arg(
         long,
         value_name = "DTYPE",
-        default_value = "f32",
+        default_value = "auto",
         env = "DROPCAP_KV_DTYPE",
         help_heading = "Machine"
     )]
-    pub kv_dtype: KvFormat,
+    pub kv_dtype: CacheChoice,
     /// Threads to compute with on the processor [default: all].
     #[arg(
         short,

@@ -153,7 +153,7 @@ fn row(
     Row {
         model: subject.name.clone(),
         dtype: subject.compute.formats(),
-        kv_dtype: arguments.model.machine.kv_dtype.to_string(),
+        kv_dtype: subject.compute.kv_dtype(arguments.model.machine.kv_dtype).to_string(),
         method,
         test: test.name(),
         depth: test.depth,

@@ -62,7 +62,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let loaded = loading::load(&arguments.model, &method)?;
     loading::say_longer_texts(loaded.policy.as_ref(), ids.len());
     let machine = &arguments.model.machine;
-    let (kv_dtype, kv_limit) = (machine.kv_dtype, machine.kv_limit);
+    let (kv_dtype, kv_limit) = (loaded.compute.kv_dtype(machine.kv_dtype), machine.kv_limit);
     let chunk = arguments.chunk.unwrap_or(ids.len().max(1));
     let prompt = arguments.context.unwrap_or(ids.len().max(1));
     let policy = loaded.policy.as_ref();

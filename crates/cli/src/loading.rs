@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow};
 use dropcap_engine::{Engine, EngineOptions};
 use dropcap_kernels::cuda::{Device, DeviceChoice};
-use dropcap_kernels::{KvFormat, Team};
+use dropcap_kernels::{DType, KvFormat, Team};
 use dropcap_methods::{GATES_FILE, MethodSpec, ModelFacts};
 use dropcap_model::chat::{ChatTemplate, template_of};
 use dropcap_model::device::{DeviceWeights, check_method};
@@ -16,6 +16,7 @@ use dropcap_policy::EvictionPolicy;
 use dropcap_weights::Fingerprint;
 
 use crate::arguments::{MachineArguments, ModelArguments, SourceArguments};
+use crate::cache_choice::CacheChoice;
 use crate::default_model;
 use crate::device::chosen;
 use crate::progress::{Downloads, spinner, warn};
@@ -49,6 +50,14 @@ impl Compute {
         }
     }
 
+    /// How keys and values are stored.
+    pub fn kv_dtype(&self, choice: CacheChoice) -> KvFormat {
+        choice.beside(match self {
+            Self::Host { .. } => DType::F32,
+            Self::Device(weights) => weights.dtype(),
+        })
+    }
+
     /// How the weights are held: names of formats, that of the most bytes first.
     pub fn formats(&self) -> String {
         match self {
@@ -69,7 +78,7 @@ impl Loaded {
         EngineOptions {
             chunk: chunk.unwrap_or(self.compute.chunk()),
             max_batch,
-            kv_dtype: machine.kv_dtype,
+            kv_dtype: self.compute.kv_dtype(machine.kv_dtype),
             kv_limit: machine.kv_limit,
             ..EngineOptions::default()
         }
@@ -236,8 +245,10 @@ pub fn load_as(
     Ok(Loaded { directory, config, compute, policy })
 }
 
-/// Warns of gates that are run with another cache than their biases were settled for.
-pub fn say_other_cache(policy: &dyn EvictionPolicy, kv_dtype: KvFormat) {
+/// Warns of gates for which somebody names another cache than their biases were settled for. What a device takes by itself is as
+/// exact as all else that it computes.
+pub fn say_other_cache(policy: &dyn EvictionPolicy, choice: CacheChoice) {
+    let CacheChoice::Named(kv_dtype) = choice else { return };
     for rule in policy.rules().into_iter().flatten() {
         if let Some(settled) =
             rule.action.settled_for().kv_dtype.filter(|&settled| KvFormat::from(settled) != kv_dtype)

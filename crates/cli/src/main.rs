@@ -2,6 +2,7 @@
 
 mod arguments;
 mod bench;
+mod cache_choice;
 mod chat;
 mod compress;
 mod data;

@@ -82,6 +82,7 @@ impl Subject {
         test: &Test,
     ) -> Result<Samples> {
         let MachineArguments { kv_dtype, kv_limit, .. } = arguments.model.machine;
+        let kv_dtype = self.compute.kv_dtype(kv_dtype);
         let (warmup, repeats) = (arguments.warmup, arguments.repeats);
         let chunk = arguments.chunk.unwrap_or(self.compute.chunk());
         match &self.compute {

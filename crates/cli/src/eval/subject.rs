@@ -42,6 +42,7 @@ impl Asking {
         let device = device_for(self.device, &config, methods.iter().map(|method| &method.policy))?;
         let compute = found.load(device, model)?;
         let chunk = self.chunk.unwrap_or(compute.chunk());
+        let kv_dtype = compute.kv_dtype(machine.kv_dtype);
         let (compute, team) = match compute {
             loading::Compute::Host { team, decoder } => (Compute::Host(decoder), team),
             loading::Compute::Device(weights) => {
@@ -61,7 +62,7 @@ impl Asking {
             template,
             start: generation.bos_token_id.or_else(|| generation.eos_token_ids.first().copied()),
             stop_tokens: generation.eos_token_ids,
-            kv_dtype: machine.kv_dtype,
+            kv_dtype,
             kv_limit: machine.kv_limit,
             chunk,
             max_batch: self.max_batch,
