@@ -1,4 +1,5 @@
 //! How fast the products of known models are on the first CUDA device, beside a plain reading of its memory.
+//! What is tuned is timed behind a small kernel, whose time is in it.
 //!
 //! `cargo run --release -p dropcap-kernels --example cuda_dense [Q8_0|Q4_0|Q4_1] [rows ...]`
 #![allow(clippy::print_stdout, reason = "that is its purpose")]

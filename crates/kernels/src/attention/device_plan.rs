@@ -29,7 +29,7 @@ fn width(specialisation: &Specialisation) -> usize {
 }
 
 /// Shared memory of which two blocks have no room in a multiprocessor of 228 KB, each with 1 KB of the system's. A block of
-/// `decode.cu` asks for so much there, although its rings take less: where kernels overlap, a multiprocessor that is free early would
+/// `decode.cu` asks for so much there, although its rings take less: where kernels overlap, a multiprocessor that is free early could
 /// take two of its blocks and another none, and the launch would last as long as those two (GPT-2-medium, 64 sequences of 4,096 entries:
 /// 7.9 ms a step, and 6.9 with it; H200). A block of the kernel behind still has room for its ring.
 const ALONE: usize = 115_840;

@@ -105,6 +105,20 @@ proptest! {
 }
 
 #[test]
+fn the_likeliest_token_is_the_first_of_the_largest() {
+    let team = Team::new(1).unwrap();
+    for length in [1, 5, 16, 33, 50] {
+        for at in 0..length {
+            let mut row: Vec<f32> = (0..length).map(|i| -((i * 7 % 5) as f32)).collect();
+            (row[at], row[length - 1]) = (3.0, 3.0);
+            let mut judged = [Judged::default()];
+            row_losses(&team, &row, length, &[IGNORE], None, &mut judged).unwrap();
+            assert_eq!(judged[0], Judged { loss: RowLoss::default(), likeliest: at as u32 });
+        }
+    }
+}
+
+#[test]
 fn forbidden_tokens_are_no_trouble() {
     let team = Team::new(1).unwrap();
     let mut x = [1.0, f32::NEG_INFINITY, 2.0, f32::NEG_INFINITY];

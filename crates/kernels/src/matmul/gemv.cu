@@ -16,7 +16,8 @@ struct Stream {
     void* out;                  // [ROWS][out_width], f32 or W
     u32 outputs, inputs;
     u32 out_width;              // outputs, or half of them where they are gates and ups
-    u32 split, depth;
+    u32 split;                  // warps that share a unit; in gemv_mma.cu blocks that share outputs
+    u32 depth;                  // of the ring, in steps
     u32 kind, activation;
     u32 rows, wide;             // of `stream_any` only: rows, and whether x and weights are f32
     float epsilon;

@@ -298,7 +298,7 @@ impl DeviceDecoder {
         let stride = self.weights.head().outputs();
         let rows: Vec<u32> = (span.first_row..span.first_row + span.queries).skip(from).collect();
         let mut first = from;
-        // Fresh memory for each chunk would cost more than the copy.
+        // For all chunks in turn.
         let mut logits = vec![0.0; room.min(rows.len()) * stride];
         for rows in rows.chunks(room.max(1)) {
             self.scratch.logit_rows.write(0, rows)?;
